@@ -1,0 +1,1 @@
+"""The command `yard` and the local services."""

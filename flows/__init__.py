@@ -1,0 +1,1 @@
+"""Recipes: the order of the steps, nothing else."""

@@ -1,0 +1,1 @@
+"""Devices and who may use them; knows nothing of what runs on them."""

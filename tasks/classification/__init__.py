@@ -1,0 +1,1 @@
+"""Image classification: split, augment, train and evaluate any folder of classes."""

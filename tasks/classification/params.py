@@ -1,0 +1,223 @@
+"""Parameters of the classification pipeline, one model per step; the names are the ones its users know."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tasks.params import Fraction, NoneText, Params, Seed
+
+Architecture = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "vit_b_16",
+    "vit_b_32",
+    "vit_l_16",
+    "vit_l_32",
+    "swin_v2_t",
+    "swin_v2_s",
+    "swin_v2_b",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]
+Part = Literal["train", "val", "test"]
+
+
+class SplitParams(Params):
+    """How a folder of classes becomes a training, a validation and a test part."""
+
+    train_ratio: Annotated[float, Field(gt=0, lt=1, description="Share of each class to train on")] = 0.7
+    val_ratio: Annotated[float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")] = 0.2
+    seed: Seed = 0
+    group_by: Annotated[
+        str | None,
+        NoneText,
+        Field(
+            description="Keeps frames of one recording on one side: a regular expression on the file name (its first "
+            "group, or the whole match, names the recording), or a CSV file with the columns path and group"
+        ),
+    ] = None
+    max_bad_share: Annotated[
+        Fraction, Field(description="The run fails when more than this share of the files cannot be used")
+    ] = 0.01
+    max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused as unusable")] = 100_000_000
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> Self:
+        if self.train_ratio + self.val_ratio >= 1 - 1e-9:
+            raise ValueError(
+                f"train_ratio {self.train_ratio} + val_ratio {self.val_ratio} leaves no test part; need a sum below 1"
+            )
+        return self
+
+
+class BlurParams(Params):
+    """AdvancedBlur: a generalised Gaussian kernel, turned and noisy."""
+
+    blur_limit: tuple[int, int] = (7, 13)
+    sigma_limit: tuple[float, float] = (7, 13)
+    rotate_limit: tuple[float, float] = (-90, 90)
+    beta_limit: tuple[float, float] = (0.5, 8)
+    noise_limit: tuple[float, float] = (2, 10)
+
+
+class ClaheParams(Params):
+    """CLAHE: contrast limited adaptive histogram equalisation."""
+
+    clip_limit: Annotated[float, Field(ge=1)] = 3
+    tile_grid_size: tuple[int, int] = (13, 13)
+
+
+class ColorJitterParams(Params):
+    """ColorJitter: brightness alone changes unless the others are opened."""
+
+    brightness: tuple[float, float] = (0.5, 1.5)
+    contrast: tuple[float, float] = (1, 1)
+    saturation: tuple[float, float] = (1, 1)
+    hue: tuple[float, float] = (0, 0)
+
+
+class GaussNoiseParams(Params):
+    """GaussNoise: variance on pixels of 0 to 255."""
+
+    variance: tuple[float, float] = (100, 500)
+
+
+class IsoNoiseParams(Params):
+    """ISONoise: the colour noise of a camera sensor."""
+
+    color_shift: tuple[float, float] = (0.01, 0.05)
+    intensity: tuple[float, float] = (0.2, 0.5)
+
+
+class SharpenParams(Params):
+    """Sharpen: blended with the original by alpha."""
+
+    alpha: tuple[float, float] = (0.2, 0.5)
+    lightness: tuple[float, float] = (0.5, 1)
+
+
+Method = Literal["AdvancedBlur", "CLAHE", "ColorJitter", "GaussNoise", "ISONoise", "Sharpen"]
+ALL_METHODS: tuple[Method, ...] = ("AdvancedBlur", "CLAHE", "ColorJitter", "GaussNoise", "ISONoise", "Sharpen")
+
+
+class AugmentParams(Params):
+    """Which altered copies every image gets; the original stays."""
+
+    enabled: bool = True
+    methods: tuple[Method, ...] = ALL_METHODS
+    parts: Annotated[tuple[Part, ...], Field(description="Parts that get copies; validating on them flatters")] = (
+        "train",
+    )
+    seed: Seed = 0
+    quality: Annotated[int, Field(ge=50, le=100, description="JPEG quality of the copies")] = 95
+    n_workers: Annotated[int, Field(ge=0, description="0: every core; the result does not depend on it")] = 0
+    AdvancedBlur: BlurParams = BlurParams()
+    CLAHE: ClaheParams = ClaheParams()
+    ColorJitter: ColorJitterParams = ColorJitterParams()
+    GaussNoise: GaussNoiseParams = GaussNoiseParams()
+    ISONoise: IsoNoiseParams = IsoNoiseParams()
+    Sharpen: SharpenParams = SharpenParams()
+
+
+def _size(value: object) -> object:
+    """Take "(224, 224)" or [224, 224] for 224, as configurations in the wild write it."""
+    if isinstance(value, str):
+        numbers = [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+        value = numbers if len(numbers) > 1 else (numbers[0] if numbers else value)
+    if isinstance(value, (list, tuple)):
+        if len({str(v) for v in value}) != 1:
+            raise ValueError(f"found the size {tuple(value)}, need a square one")
+        return value[0]
+    return value
+
+
+class TrainParams(Params):
+    """What to fit, on what device, and for how long."""
+
+    model: Architecture = "resnet18"
+    num_classes: Annotated[
+        int | None, NoneText, Field(ge=2, description="Checked against the classes found; empty: as found")
+    ] = None
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    num_epochs: Annotated[int, Field(ge=1)] = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ...")
+    ] = "cuda"
+    weight_path: Annotated[
+        Path | None, NoneText, Field(description="Start from these weights: a state dict, RFUAV's included")
+    ] = None
+    pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = True
+    shuffle: bool = True
+    task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
+    description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
+    schedule: Literal["none", "cosine"] = "none"
+    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Annotated[
+        Literal["none", "balanced"], Field(description="balanced: a rare class weighs more in the loss")
+    ] = "none"
+    mixup: Annotated[float, Field(ge=0, description="Alpha of the Beta distribution; 0: off")] = 0.0
+    ema_decay: Annotated[
+        float, Field(ge=0, lt=1, description="Moving average of the weights, used to validate; 0: off")
+    ] = 0.0
+    clip_grad_norm: Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")] = 0.0
+    accumulate: Annotated[int, Field(ge=1, description="Batches per optimiser step")] = 1
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(description="auto: measured at the start, the fastest the device does well"),
+    ] = "auto"
+    compile: Annotated[bool, Field(description="torch.compile: slow to start, faster for long runs")] = False
+    patience: Annotated[
+        int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")
+    ] = 0
+    horizontal_flip: Annotated[bool, Field(description="Mirror half of the training images; not for spectrograms")] = (
+        False
+    )
+    cache_size: Annotated[
+        int | None,
+        NoneText,
+        Field(ge=32, description="Side of the shrunk copies kept in the cache; empty: image_size"),
+    ] = None
+    n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
+    seed: Seed = 0
+    deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
+    checkpoint_every_s: Annotated[
+        float, Field(gt=0, description="Longest work a crash can cost, besides the end of each epoch; seconds")
+    ] = 300
+    keep_every_epoch: Annotated[bool, Field(description="Keep the weights of every epoch in MLflow")] = False
+
+
+class EvaluateParams(Params):
+    """How the test part is graded, and when a better model takes over."""
+
+    n_worst: Annotated[int, Field(ge=0, description="Worst mistakes shown in the gallery")] = 24
+    n_bins: Annotated[int, Field(ge=2, description="Bins of the calibration error")] = 15
+    register_model: Annotated[bool, Field(description="Register the model in MLflow")] = True
+    class_margin: Annotated[
+        Fraction, Field(description="A new champion's recall may fall by no more than this in any class")
+    ] = 0.05
+    confidence: Annotated[
+        float, Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better")
+    ] = 0.95
+
+
+class TrackParams(Params):
+    """Under which names the run is found again."""
+
+    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment, and name of the model")] = (
+        "classification"
+    )
+    run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
+    save_path: Annotated[
+        Path | None, NoneText, Field(description="A folder that also gets the weights, configuration and figures")
+    ] = None

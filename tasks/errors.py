@@ -1,0 +1,53 @@
+"""Everything a run can fail with, each error saying what was found, what was needed, and where.
+
+    TrainyardError
+    +-- ConfigError       a parameter, file of parameters or environment variable is wrong
+    +-- DatasetError      the data on disk cannot be used
+    |   +-- ImageError    one image file cannot be used
+    +-- WeightsError      a file of weights does not fit, or is not one
+    +-- TrainingError     the training went wrong: a loss that is not finite, a batch that does not fit
+    +-- StorageError      a folder cannot be written, or the disk is full
+    +-- TrackingError     MLflow could not be given what it must hold
+    +-- GpuError          a device does not exist or cannot be used
+        +-- GpuBusyError  the device is taken
+"""
+
+
+class TrainyardError(Exception):
+    """Base of all errors whose message is meant for the user; shown without a traceback on the terminal."""
+
+
+class ConfigError(TrainyardError):
+    """A parameter, a file of parameters or an environment variable is wrong."""
+
+
+class DatasetError(TrainyardError):
+    """The data on disk cannot be used."""
+
+
+class ImageError(DatasetError):
+    """One image file cannot be used; the message starts with what is wrong and ends with the path."""
+
+
+class WeightsError(TrainyardError):
+    """A file of weights does not fit the model, or is not a file of weights."""
+
+
+class TrainingError(TrainyardError):
+    """The training itself went wrong."""
+
+
+class StorageError(TrainyardError):
+    """A folder cannot be written, or the disk is full."""
+
+
+class TrackingError(TrainyardError):
+    """MLflow could not be given what it must hold."""
+
+
+class GpuError(TrainyardError):
+    """A device does not exist or cannot be used."""
+
+
+class GpuBusyError(GpuError):
+    """The device is taken."""

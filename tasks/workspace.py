@@ -1,0 +1,106 @@
+"""Where a run keeps its files: a stage is written under a temporary name and renamed when it is whole."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError, StorageError
+
+
+def home() -> Path:
+    """Return the folder that holds all state: TRAINYARD_HOME, else `.yard` in the current folder."""
+    return Path(os.environ.get("TRAINYARD_HOME", ".yard")).absolute()
+
+
+def run_dir(run_id: str) -> Path:
+    """Return (and make) the folder of one run."""
+    path = home() / "runs" / run_id
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def cache_dir(name: str) -> Path:
+    """Return (and make) a folder for what can be computed again."""
+    path = home() / "cache" / name
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def allowed_path(path: Path) -> Path:
+    """Return `path` resolved, if it lies under one of TRAINYARD_ALLOWED_ROOTS (separated by ':'; unset: any).
+
+    Raises:
+        ConfigError: the path, symbolic links followed, leads outside.
+    """
+    resolved = path.expanduser().resolve()
+    roots = os.environ.get("TRAINYARD_ALLOWED_ROOTS")
+    if roots:
+        allowed = [*(Path(r).resolve() for r in roots.split(":") if r), home().resolve()]
+        if not any(resolved.is_relative_to(root) for root in allowed):
+            raise ConfigError(f"{path} leads outside the allowed roots {roots} (TRAINYARD_ALLOWED_ROOTS)")
+    return resolved
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a StorageError that names the place and the way out."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(f"disk full while writing {exc.filename or path}: free room there") from exc
+        if exc.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+            raise StorageError(f"cannot write {exc.filename or path}: {exc.strerror}") from exc
+        if exc.errno in {errno.ENOTDIR, errno.EEXIST}:
+            raise StorageError(f"found a file where a folder is needed: {exc.filename or path}") from exc
+        raise
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Yield a fresh folder that becomes `target` when the block ends well and is removed when it does not.
+
+    A left-over of a killed earlier attempt is removed first; an existing `target` is replaced.
+    """
+    tmp = target.with_name(target.name + ".tmp")
+    with storage_errors(tmp):
+        shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir(parents=True)
+        try:
+            yield tmp
+        except BaseException:
+            shutil.rmtree(tmp, ignore_errors=True)
+            raise
+        if target.exists():
+            shutil.rmtree(target)
+        tmp.rename(target)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, also after a power cut."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(tmp, 0o644)
+            os.replace(tmp, path)
+        except BaseException:
+            Path(tmp).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
