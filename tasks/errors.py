@@ -1,15 +1,15 @@
 """Everything a run can fail with, each error saying what was found, what was needed, and where.
 
-    TrainyardError
-    +-- ConfigError       a parameter, file of parameters or environment variable is wrong
-    +-- DatasetError      the data on disk cannot be used
-    |   +-- ImageError    one image file cannot be used
-    +-- WeightsError      a file of weights does not fit, or is not one
-    +-- TrainingError     the training went wrong: a loss that is not finite, a batch that does not fit
-    +-- StorageError      a folder cannot be written, or the disk is full
-    +-- TrackingError     MLflow could not be given what it must hold
-    +-- GpuError          a device does not exist or cannot be used
-        +-- GpuBusyError  the device is taken
+TrainyardError
++-- ConfigError       a parameter, file of parameters or environment variable is wrong
++-- DatasetError      the data on disk cannot be used
+|   +-- ImageError    one image file cannot be used
++-- WeightsError      a file of weights does not fit, or is not one
++-- TrainingError     the training went wrong: a loss that is not finite, a batch that does not fit
++-- StorageError      a folder cannot be written, or the disk is full
++-- TrackingError     MLflow could not be given what it must hold
++-- GpuError          a device does not exist or cannot be used
+    +-- GpuBusyError  the device is taken
 """
 
 

@@ -84,7 +84,7 @@ def staged(target: Path) -> Iterator[Path]:
         tmp.rename(target)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old or the new content, also after a power cut."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,9 @@ class SplitParams(Params):
     """How a folder of classes becomes a training, a validation and a test part."""
 
     train_ratio: Annotated[float, Field(gt=0, lt=1, description="Share of each class to train on")] = 0.7
-    val_ratio: Annotated[float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")] = 0.2
+    val_ratio: Annotated[
+        float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")
+    ] = 0.2
     seed: Seed = 0
     group_by: Annotated[
         str | None,
@@ -43,7 +45,9 @@ class SplitParams(Params):
     max_bad_share: Annotated[
         Fraction, Field(description="The run fails when more than this share of the files cannot be used")
     ] = 0.01
-    max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused as unusable")] = 100_000_000
+    max_pixels: Annotated[
+        int, Field(ge=1, description="A picture with more pixels is refused as unusable")
+    ] = 100_000_000
 
     @model_validator(mode="after")
     def _leaves_a_test_part(self) -> Self:
@@ -101,7 +105,14 @@ class SharpenParams(Params):
 
 
 Method = Literal["AdvancedBlur", "CLAHE", "ColorJitter", "GaussNoise", "ISONoise", "Sharpen"]
-ALL_METHODS: tuple[Method, ...] = ("AdvancedBlur", "CLAHE", "ColorJitter", "GaussNoise", "ISONoise", "Sharpen")
+ALL_METHODS: tuple[Method, ...] = (
+    "AdvancedBlur",
+    "CLAHE",
+    "ColorJitter",
+    "GaussNoise",
+    "ISONoise",
+    "Sharpen",
+)
 
 
 class AugmentParams(Params):
@@ -109,9 +120,9 @@ class AugmentParams(Params):
 
     enabled: bool = True
     methods: tuple[Method, ...] = ALL_METHODS
-    parts: Annotated[tuple[Part, ...], Field(description="Parts that get copies; validating on them flatters")] = (
-        "train",
-    )
+    parts: Annotated[
+        tuple[Part, ...], Field(description="Parts that get copies; validating on them flatters")
+    ] = ("train",)
     seed: Seed = 0
     quality: Annotated[int, Field(ge=50, le=100, description="JPEG quality of the copies")] = 95
     n_workers: Annotated[int, Field(ge=0, description="0: every core; the result does not depend on it")] = 0
@@ -135,6 +146,19 @@ def _size(value: object) -> object:
     return value
 
 
+def _class_names(value: object) -> object:
+    """Take a map of names to numbers for a list, as configurations in the wild write it."""
+    if isinstance(value, str):
+        value = None if value.strip().lower() in {"", "none"} else [v.strip() for v in value.split(",")]
+    if isinstance(value, dict):
+        if sorted(value.values()) != list(range(len(value))):
+            raise ValueError(
+                f"found the numbers {sorted(value.values())}, need 0 to {len(value) - 1}, each once"
+            )
+        value = sorted(value, key=value.__getitem__)
+    return value
+
+
 class TrainParams(Params):
     """What to fit, on what device, and for how long."""
 
@@ -147,8 +171,32 @@ class TrainParams(Params):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
     device: Annotated[
-        str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ...")
+        str,
+        Field(
+            pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..."
+        ),
     ] = "cuda"
+    train_path: Annotated[
+        Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
+    ] = None
+    val_path: Annotated[
+        Path | None, NoneText, Field(description="Class folders to validate on; goes with train_path")
+    ] = None
+    test_path: Annotated[
+        Path | None, NoneText, Field(description="Class folders to grade on; empty: val_path")
+    ] = None
+    save_path: Annotated[
+        Path | None,
+        NoneText,
+        Field(description="A folder that gets a copy of weights, configuration and figures"),
+    ] = None
+    class_names: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_class_names),
+        Field(
+            description="The classes in the order of the head: a list, or a map of names to numbers; empty: sorted"
+        ),
+    ] = None
     weight_path: Annotated[
         Path | None, NoneText, Field(description="Start from these weights: a state dict, RFUAV's included")
     ] = None
@@ -161,7 +209,9 @@ class TrainParams(Params):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
     schedule: Literal["none", "cosine"] = "none"
-    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 0
+    warmup_epochs: Annotated[
+        float, Field(ge=0, description="Linear rise of the learning rate at the start")
+    ] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: Annotated[
         Literal["none", "balanced"], Field(description="balanced: a rare class weighs more in the loss")
@@ -180,21 +230,34 @@ class TrainParams(Params):
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")
     ] = 0
-    horizontal_flip: Annotated[bool, Field(description="Mirror half of the training images; not for spectrograms")] = (
-        False
-    )
-    cache_size: Annotated[
-        int | None,
-        NoneText,
-        Field(ge=32, description="Side of the shrunk copies kept in the cache; empty: image_size"),
-    ] = None
+    horizontal_flip: Annotated[
+        bool, Field(description="Mirror half of the training images; not for spectrograms")
+    ] = False
     n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
     seed: Seed = 0
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
     checkpoint_every_s: Annotated[
-        float, Field(gt=0, description="Longest work a crash can cost, besides the end of each epoch; seconds")
+        float,
+        Field(gt=0, description="Longest work a crash can cost, besides the end of each epoch; seconds"),
     ] = 300
     keep_every_epoch: Annotated[bool, Field(description="Keep the weights of every epoch in MLflow")] = False
+
+    @model_validator(mode="after")
+    def _paths_come_together(self) -> Self:
+        if (self.train_path is None) != (self.val_path is None):
+            raise ValueError("found one of train_path and val_path, need both or neither")
+        if self.test_path is not None and self.train_path is None:
+            raise ValueError("found test_path without train_path and val_path, need all three")
+        return self
+
+    def parts(self) -> dict[Part, Path] | None:
+        """Return the folders of data that is already split, or None when the parameters name none."""
+        if self.train_path is None or self.val_path is None:
+            return None
+        parts: dict[Part, Path] = {"train": self.train_path, "val": self.val_path}
+        if self.test_path is not None:
+            parts["test"] = self.test_path
+        return parts
 
 
 class EvaluateParams(Params):
@@ -207,17 +270,37 @@ class EvaluateParams(Params):
         Fraction, Field(description="A new champion's recall may fall by no more than this in any class")
     ] = 0.05
     confidence: Annotated[
-        float, Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better")
+        float,
+        Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better"),
     ] = 0.95
 
 
 class TrackParams(Params):
     """Under which names the run is found again."""
 
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment, and name of the model")] = (
-        "classification"
-    )
+    experiment: Annotated[
+        str, Field(min_length=1, description="MLflow experiment, and name of the model")
+    ] = "classification"
     run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
-    save_path: Annotated[
-        Path | None, NoneText, Field(description="A folder that also gets the weights, configuration and figures")
-    ] = None
+
+
+DataSource = Path | dict[Part, Path]
+"""A folder of class folders or of parts, or the folder of each part by its name."""
+
+
+def data_source(data: Path | None, train: TrainParams) -> DataSource:
+    """Return where the images are: the folder given, or the folders that the training parameters name.
+
+    Raises:
+        ValueError: neither, or both.
+    """
+    parts = train.parts()
+    if data is not None and parts is not None:
+        raise ValueError(f"found data={data} and train.train_path={train.train_path}, need one of them")
+    if data is not None:
+        return data
+    if parts is None:
+        raise ValueError(
+            "found no data: need data (a folder of class folders), or train.train_path and train.val_path"
+        )
+    return parts

@@ -1,0 +1,125 @@
+"""The command `yard`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from deployments.environment import prepare_environment, version
+from tasks.errors import ConfigError, TrainyardError
+
+app = typer.Typer(
+    help="Trainyard: vision training on shared GPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"yard {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    prepare_environment()
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help="classification, prepare_dataset, train_classifier")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of class folders, or of train/, val/, test/")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one value, e.g. train.num_epochs=3")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run in Prefect and MLflow")] = None,
+) -> None:
+    """Run a flow here and now, to its end, without any server."""
+    from tasks.config import override, read_parameters
+
+    parameters: dict[str, Any] = read_parameters(file) if file else {}
+    if data is not None:
+        parameters["data"] = str(data.absolute())
+    override(parameters, assignments or [])
+    from deployments.local import run_here
+
+    from deployments.outcome import print_outcome
+
+    print_outcome(run_here(flow, parameters, device=device, run_name=name))
+
+
+@app.command()
+def resume(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")
+    ] = None,
+) -> None:
+    """Go on with a run that was cut off, from its last checkpoint, in the same Prefect and MLflow run."""
+    from deployments.local import resume_here
+    from deployments.outcome import print_outcome
+
+    try:
+        wanted = UUID(run_id) if run_id else None
+    except ValueError as exc:
+        raise ConfigError(f"found {run_id!r}, need the id of a run such as its folder under runs/") from exc
+    print_outcome(resume_here(wanted))
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the signals go; TRAINYARD_HOME/demo without it")
+    ] = None,
+) -> None:
+    """Make drone-like radio signals, train on their spectrograms, and show where to look (3 minutes on 2 cores)."""
+    from deployments.demo import run_demo
+
+    run_demo(folder)
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages")] = 5000,
+) -> None:
+    """Show the pages of Prefect and MLflow on this machine until Ctrl-C."""
+    import signal
+
+    from deployments.stack import local_stack
+
+    with local_stack(prefect_port, mlflow_port) as services:
+        for service, what in zip(services, ("runs, logs, schedules", "figures, curves, models"), strict=True):
+            typer.echo(f"{service.url}  {what}")
+        typer.echo("Ctrl-C ends both; what they hold stays.")
+        ends = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # else Python's own handlers come first
+        signal.sigwait(ends)
+
+
+def main() -> None:
+    """Run the command; an error meant for the user is printed as what it says, without a traceback."""
+    try:
+        app()
+    except TrainyardError as exc:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(exc), err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; `yard resume` goes on from the last checkpoint", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Where the local services keep their state, and the settings they run with."""
+
+import os
+import tomllib
+from pathlib import Path
+
+from tasks.workspace import home
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout, which holds prefect.yaml and mlflow/server.env."""
+
+
+def prepare_environment() -> None:
+    """Point Prefect and MLflow at TRAINYARD_HOME; must come before either is imported. What is set already stays."""
+    state = home()
+    settings = {
+        "TRAINYARD_HOME": str(state),
+        "PREFECT_HOME": str(state / "prefect"),
+        # Both call home otherwise, and a lab without a network waits for the time-out.
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        # The engine reports a failed run as its traceback; the command adds one line that says what to do.
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def version() -> str:
+    """Return the project's version."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])

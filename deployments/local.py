@@ -1,0 +1,163 @@
+"""Runs a flow in this process, without a server of one's own."""
+
+import inspect
+import os
+import signal
+import typing
+from contextlib import nullcontext
+from importlib import import_module
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from deployments.environment import ROOT
+from deployments.stack import choose_api, running
+from tasks.config import override
+from tasks.display import console, log_through_console
+from tasks.errors import ConfigError
+from tasks.workspace import run_dir
+
+
+def entrypoints() -> dict[str, str]:
+    """Return flow name -> module.function, as prefect.yaml has them."""
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    return {entry["entrypoint"].rpartition(".")[2]: entry["entrypoint"] for entry in content["deployments"]}
+
+
+def load_flow(name: str) -> Any:
+    """Return the flow called `name`.
+
+    Raises:
+        ConfigError: prefect.yaml has none of that name.
+    """
+    known = entrypoints()
+    if name not in known:
+        raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
+    module, _, function = known[name].rpartition(".")
+    return getattr(import_module(module), function)
+
+
+def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters as the flow's types.
+
+    Raises:
+        ConfigError: names every wrong field, what was found and what is needed.
+    """
+    signature = inspect.signature(flow.fn).parameters
+    hints = typing.get_type_hints(flow.fn, include_extras=True)
+    checked: dict[str, Any] = {}
+    faults = [
+        f"{name}: found a parameter that {flow.name} does not have; have: {', '.join(signature)}"
+        for name in parameters
+        if name not in signature
+    ]
+    for name, parameter in signature.items():
+        if name in parameters:
+            try:
+                checked[name] = TypeAdapter(hints[name]).validate_python(parameters[name])
+            except ValidationError as exc:
+                faults += [_fault(name, error) for error in exc.errors()]
+        elif parameter.default is inspect.Parameter.empty:
+            faults.append(f"{name}: found nothing, need a value")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return checked
+
+
+def _fault(name: str, error: Any) -> str:
+    place = ".".join([name, *(str(part) for part in error["loc"])])
+    message = error["msg"].removeprefix("Value error, ")
+    return (
+        f"{place}: {message}"
+        if error["type"] == "value_error"
+        else f"{place}: found {error['input']!r}: {message}"
+    )
+
+
+def run_here(
+    name: str, parameters: dict[str, Any], *, device: str | None = None, run_name: str | None = None
+) -> UUID:
+    """Run a flow in this process to its end and return the run's id; Prefect and MLflow hold it as any other.
+
+    Args:
+        name: of the flow.
+        parameters: nested, as a file of parameters has them.
+        device: replaces train.device.
+        run_name: in Prefect and MLflow.
+
+    Raises:
+        ConfigError: no such flow, or it does not take these parameters; nothing was started then.
+    """
+    service = choose_api()
+    flow = load_flow(name)
+    if device is not None:
+        override(parameters, [f"train.device={device}"])
+    if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
+        override(parameters, [f"track.run_name={run_name}"])
+    checked = check_parameters(flow, parameters)
+    from prefect.client.orchestration import get_client
+    from prefect.states import Pending
+
+    with running(service) if service else nullcontext():
+        with get_client(sync_client=True) as client:
+            flow_run = client.create_flow_run(
+                flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
+            )
+        _run(flow, flow_run, checked)
+        return flow_run.id
+
+
+def resume_here(run_id: UUID | None) -> UUID:
+    """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
+
+    Raises:
+        ConfigError: there is no such run, or it is finished.
+    """
+    service = choose_api()
+    from prefect.client.orchestration import get_client
+    from prefect.states import Pending
+
+    with running(service) if service else nullcontext():
+        with get_client(sync_client=True) as client:
+            flow_run = _unfinished(client, run_id)
+            flow = load_flow(client.read_flow(flow_run.flow_id).name)
+            client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
+            flow_run = client.read_flow_run(flow_run.id)
+        _run(flow, flow_run, check_parameters(flow, flow_run.parameters))
+        return flow_run.id
+
+
+def _unfinished(client: Any, run_id: UUID | None) -> Any:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentTaskRunId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    if run_id is None:
+        wanted = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+    else:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    if not runs:
+        raise ConfigError(f"found no run {run_id or ''} in {os.environ['PREFECT_HOME']}")
+    if runs[0].state is not None and runs[0].state.is_completed():
+        raise ConfigError(f"run {runs[0].id} ({runs[0].name}) is completed: nothing is left to do")
+    return runs[0]
+
+
+def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
+    from prefect.flow_engine import run_flow
+
+    log_through_console()
+    console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_flow(flow, flow_run=flow_run, parameters=parameters)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    # As Ctrl-C: the steps end in order, the MLflow run is KILLED, the checkpoint stays.
+    raise KeyboardInterrupt

@@ -1,0 +1,73 @@
+"""Cuts the same box out of one image or of a tree of them."""
+
+from pathlib import Path
+
+import cv2
+
+from tasks.classification.files import find_images, in_threads
+from tasks.classification.images import MAX_PIXELS, read_rgb
+from tasks.errors import DatasetError, ImageError
+from tasks.workspace import storage_errors
+
+# Of the formats that lose something: JPEG near its best, WebP above 100 loses nothing.
+_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_WEBP_QUALITY, 101]
+
+
+def crop_tree(
+    source: Path, target: Path, x: int, y: int, width: int, height: int, *, max_pixels: int = MAX_PIXELS
+) -> int:
+    """Write the box of every image below the same name in `target`; return how many there were.
+
+    What is written is 8-bit RGB in the format of the name (grey for .pgm).
+
+    Args:
+        source: an image, or a folder whose structure is kept.
+        target: an existing empty folder.
+        x, y: upper left corner of the box, pixels from the upper left corner of the picture as it is seen,
+            that is with its EXIF orientation applied.
+        width, height: pixels.
+
+    Raises:
+        ImageError: the box reaches outside a picture, or a file is none.
+        DatasetError: there is nothing to crop.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"found a box of {width}x{height}, need at least 1x1")
+    base, paths = _find(source)
+
+    def crop(path: Path) -> None:
+        rgb = read_rgb(path, max_pixels)
+        n_rows, n_columns = rgb.shape[:2]
+        if x < 0 or y < 0 or x + width > n_columns or y + height > n_rows:
+            raise ImageError(
+                f"box x={x} y={y} width={width} height={height} reaches outside the "
+                f"{n_columns}x{n_rows} picture: {path}"
+            )
+        box = rgb[y : y + height, x : x + width]
+        _write(target / path.relative_to(base), cv2.cvtColor(box, cv2.COLOR_RGB2BGR))
+
+    with storage_errors(target):
+        return sum(1 for _ in in_threads(crop, paths))
+
+
+def _find(source: Path) -> tuple[Path, list[Path]]:
+    """Return the images, and the folder from which their names count."""
+    if source.is_file():
+        return source.parent, [source]
+    if not source.is_dir():
+        raise DatasetError(f"found nothing, need an image or a folder of them: {source}")
+    paths, _ = find_images(source)
+    if not paths:
+        raise DatasetError(f"found no image to crop in {source}")
+    return source, paths
+
+
+def _write(path: Path, bgr: cv2.typing.MatLike) -> None:
+    suffix = path.suffix.lower()
+    if suffix == ".pgm":
+        bgr = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    done, data = cv2.imencode(suffix, bgr, _QUALITY)
+    if not done:
+        raise ImageError(f"OpenCV cannot write {bgr.shape[1]}x{bgr.shape[0]} pixels in this format: {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())

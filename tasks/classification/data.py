@@ -1,0 +1,187 @@
+"""A split folder as batches of tensors, in an order that depends on the seed and the epoch alone."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.classification.images import IMAGE_SUFFIXES
+from tasks.errors import ConfigError, DatasetError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet, in RGB on a scale of 0 to 1; RFUAV and torchvision's weights expect these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The images of one part, sorted by path: `labels[i]` is the class number of `paths[i]`."""
+
+    paths: list[Path]
+    labels: list[int]
+
+
+def read_classes(root: Path) -> list[str]:
+    """Return the class names of a split dataset, sorted; the position of a name is its number.
+
+    Raises:
+        DatasetError: there is no training part, or it has fewer than two classes.
+    """
+    train = root / "train"
+    if not train.is_dir():
+        raise DatasetError(f"found no folder {train}: need a split dataset with train/<class>/<image>")
+    classes = _folders(train)
+    if len(classes) < 2:
+        raise DatasetError(f"found {len(classes)} class(es) {classes} in {train}, need at least 2")
+    return classes
+
+
+def _folders(parent: Path) -> list[str]:
+    if not parent.is_dir():
+        return []
+    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def check_num_classes(wanted: int | None, classes: Sequence[str], root: Path) -> None:
+    """Hold the number of classes asked for against the ones found.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if wanted is not None and wanted != len(classes):
+        raise ConfigError(
+            f"num_classes is {wanted}, but {root} has {len(classes)} classes: {', '.join(classes)}"
+        )
+
+
+def order_classes(found: Sequence[str], wanted: Sequence[str] | None, root: Path) -> list[str]:
+    """Return the classes in the order wanted, which is the order of the model's head.
+
+    Raises:
+        ConfigError: the names are not the ones found.
+    """
+    if wanted is None:
+        return list(found)
+    if sorted(wanted) != sorted(found):
+        missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+        raise ConfigError(
+            f"class_names do not match {root}: not in the data {missing or 'none'}, not named {extra or 'none'}"
+        )
+    return list(wanted)
+
+
+def read_part(root: Path, part: str, classes: Sequence[str]) -> Samples:
+    """Return the images of `root/part`.
+
+    Raises:
+        DatasetError: the part holds no image, or a class the training part does not have.
+    """
+    folder = root / part
+    if extra := sorted(set(_folders(folder)) - set(classes)):
+        raise DatasetError(f"found class(es) {extra} in {folder} that the training part does not have")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, name in enumerate(classes):
+        files = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths += files
+        labels += [number] * len(files)
+    if not paths:
+        raise DatasetError(f"found no image in {folder}, need at least one")
+    return Samples(paths, labels)
+
+
+def batch_indices(n: int, batch_size: int, order: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Cut `order` (a permutation of range(n)) into batches; a single left-over joins the batch before it.
+
+    Batch normalisation cannot be trained on one image.
+    """
+    cuts = list(range(batch_size, n, batch_size))
+    if batch_size > 1 and cuts and n - cuts[-1] == 1:
+        cuts.pop()
+    return np.split(np.asarray(order), cuts)
+
+
+class Batches:
+    """Batches of one part, loaded ahead by threads; the order is a function of (seed, epoch).
+
+    Args:
+        read: sample number -> (S, S, 3) uint8 RGB; called from several threads.
+        labels: (N,) class numbers.
+        batch_size: at least 1.
+        shuffle: another order every epoch, else the order given.
+        seed: of the order.
+        n_workers: threads; 0: as many as cores.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        labels: Sequence[int],
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        n_workers: int = 0,
+    ) -> None:
+        self._read = read
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._n_workers = n_workers or os.cpu_count() or 1
+
+    @property
+    def n_images(self) -> int:
+        """Return how many images one epoch has."""
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return len(batch_indices(self.n_images, self.batch_size, range(self.n_images)))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch from number `start` on.
+
+        Yields:
+            images (B, 3, S, S) uint8, channels last in memory; labels (B,) int64.
+        """
+        order = np.arange(self.n_images)
+        if self._shuffle:
+            order = np.random.default_rng((self._seed, epoch)).permutation(self.n_images)
+        todo = iter(batch_indices(self.n_images, self.batch_size, order)[start:])
+        with ThreadPoolExecutor(self._n_workers, thread_name_prefix="load") as pool:
+            # As many batches under way as threads: enough to hide the reading, bounded in memory.
+            waiting = [pool.submit(self._load, indices) for indices in islice(todo, self._n_workers + 1)]
+            try:
+                while waiting:
+                    batch = waiting.pop(0).result()
+                    waiting += [pool.submit(self._load, indices) for indices in islice(todo, 1)]
+                    yield batch
+            finally:
+                _cancel(waiting)
+
+    def _load(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = np.stack([self._read(int(i)) for i in indices])  # (B, S, S, 3)
+        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[torch.from_numpy(indices)]
+
+
+def _cancel(futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+class Normalise:
+    """Turn (B, 3, S, S) uint8 into the float32 the models take, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        scale = 255 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
+        self._shift = 255 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1) / scale
+        self._scale = 1 / scale
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self._scale).sub_(self._shift)

@@ -1,0 +1,187 @@
+"""The fourteen architectures, their heads, and weights from files."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from tasks.errors import WeightsError
+
+HEADS: dict[str, str] = {
+    "resnet": "fc",
+    "vit": "heads.head",
+    "swin": "head",
+    "mobilenet": "classifier",
+}
+"""Family -> the sub-module that is replaced by one of the size of the data."""
+
+
+def head_name(arch: str) -> str:
+    """Return the name of the head of `arch`, as in its state dict."""
+    return HEADS[arch.split("_")[0].rstrip("0123456789")]
+
+
+def build_model(arch: str, n_classes: int, image_size: int = 224) -> nn.Module:
+    """Return a freshly initialised torchvision model with a head for `n_classes`.
+
+    Vision transformers are built for `image_size`, so their position embedding has its length; the others take any.
+    The head of MobileNetV3 is RFUAV's: Linear(in, 512), ReLU, Dropout(0.2), Linear(512, classes).
+
+    Args:
+        arch: one of the fourteen names of `tasks.classification.params.Architecture`.
+        n_classes: at least 2.
+        image_size: pixels on a side; for ViT a multiple of its patch (16 or 32).
+
+    Raises:
+        WeightsError: a vision transformer cannot cut the size into patches.
+    """
+    extra: dict[str, int] = {}
+    if arch.startswith("vit"):
+        patch = int(arch.rsplit("_", 1)[1])
+        if image_size % patch:
+            raise WeightsError(f"image_size {image_size} does not fit {arch}: need a multiple of {patch}")
+        extra["image_size"] = image_size
+    model = cast(nn.Module, torchvision.models.get_model(arch, weights=None, **extra))
+    _set_head(model, arch, n_classes)
+    return model
+
+
+def _set_head(model: nn.Module, arch: str, n_classes: int) -> None:
+    parent, _, leaf = head_name(arch).rpartition(".")
+    owner = model.get_submodule(parent)
+    if arch.startswith("mobilenet"):
+        first = cast(nn.Linear, cast(nn.Sequential, owner.classifier)[0])
+        head: nn.Module = nn.Sequential(
+            nn.Linear(first.in_features, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, n_classes)
+        )
+    else:
+        head = nn.Linear(cast(nn.Linear, getattr(owner, leaf)).in_features, n_classes)
+    setattr(owner, leaf, head)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights: a plain state dict, RFUAV's, or one of our checkpoints.
+
+    Raises:
+        WeightsError: no such file; not a file of weights; or one that carries code, which is never run.
+    """
+    if not path.is_file():
+        raise WeightsError(f"found no file of weights at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as exc:  # torch raises UnpicklingError, RuntimeError, EOFError ... for what is not weights
+        raise WeightsError(
+            f"cannot read weights from {path}: need a state dict saved by torch.save, without pickled code ({_first_line(exc)})"
+        ) from exc
+    for key in ("state_dict", "model_state_dict", "model", "weights"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"found a {type(content).__name__} in {path}, need a mapping of names to tensors")
+    return {_bare(name): tensor for name, tensor in content.items()}
+
+
+def _first_line(exc: BaseException) -> str:
+    text = str(exc).strip().splitlines()
+    return text[0][:160] if text else type(exc).__name__
+
+
+def _bare(name: str) -> str:
+    # DataParallel, torch.compile and RFUAV's wrapper each put a word of their own before the names.
+    for prefix in ("module.", "_orig_mod.", "model."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def load_weights(model: nn.Module, arch: str, state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Copy `state` into `model`; a head of another size stays as initialised.
+
+    Args:
+        model: as `build_model` made it.
+        state: name -> tensor.
+        source: where the tensors come from, for the messages.
+
+    Returns:
+        Sentences on what was not taken over; empty when everything was.
+
+    Raises:
+        WeightsError: tensors outside the head are missing or have other shapes: another architecture.
+    """
+    own = model.state_dict()
+    head = head_name(arch) + "."
+    state = _fit_positions(state, own, arch)
+    wrong = [
+        f"{name} {tuple(state[name].shape) if name in state else 'missing'} (need {tuple(tensor.shape)})"
+        for name, tensor in own.items()
+        if not name.startswith(head)
+        and not name.endswith("num_batches_tracked")
+        and (name not in state or state[name].shape != tensor.shape)
+    ]
+    if wrong:
+        raise WeightsError(
+            f"weights from {source} do not fit {arch}: {len(wrong)} of {len(own)} tensors, first {wrong[0]}"
+        )
+    head_fits = all(
+        name in state and state[name].shape == t.shape for name, t in own.items() if name.startswith(head)
+    )
+    notes = []
+    if not head_fits:
+        found, need = head_classes(state, arch), _out_features(own, head)
+        notes.append(
+            f"head of {source} has {found if found else 'another shape'}"
+            f"{' classes' if found else ''}, need {need}: the head starts new"
+        )
+    taken = {n: t for n, t in state.items() if n in own and (head_fits or not n.startswith(head))}
+    model.load_state_dict({**own, **taken})
+    return notes
+
+
+def _fit_positions(state: Mapping[str, Tensor], own: Mapping[str, Tensor], arch: str) -> Mapping[str, Tensor]:
+    """Stretch a vision transformer's position embedding to another image size, as torchvision does."""
+    key = "encoder.pos_embedding"
+    if key not in own or key not in state or state[key].shape == own[key].shape:
+        return state
+    patch = int(arch.rsplit("_", 1)[1])
+    size = math.isqrt(own[key].shape[1] - 1) * patch
+    return dict(interpolate_embeddings(size, patch, OrderedDict(state)))
+
+
+def _out_features(state: Mapping[str, Tensor], head: str) -> int | None:
+    biases = [tensor for name, tensor in state.items() if name.startswith(head) and name.endswith("bias")]
+    return len(biases[-1]) if biases else None
+
+
+def head_classes(state: Mapping[str, Tensor], arch: str) -> int | None:
+    """Return how many classes the head in `state` tells apart, or None when it has no such head."""
+    return _out_features(state, head_name(arch) + ".")
+
+
+def pretrained_state(arch: str) -> tuple[dict[str, Tensor], str]:
+    """Return torchvision's ImageNet weights from torch's cache or the network, and their file name.
+
+    Raises:
+        WeightsError: neither has them; the message names the file and where to put it.
+    """
+    weights = torchvision.models.get_model_weights(arch).DEFAULT
+    url = str(weights.url)
+    name = url.rsplit("/", 1)[1]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (
+        OSError,
+        RuntimeError,
+    ) as exc:  # URLError is an OSError; a broken download fails its hash: RuntimeError
+        raise WeightsError(
+            f"pretrained weights of {arch} are not here and could not be fetched ({_first_line(exc)}): "
+            f"put {name} into {folder}, or set pretrained=false, or weight_path to a file"
+        ) from exc
+    return dict(state), name

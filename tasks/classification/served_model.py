@@ -1,0 +1,104 @@
+"""A trained classifier as MLflow serves it: encoded images in, classes and probabilities out.
+
+MLflow stores this file beside the weights and runs it where the model is loaded, so nothing is pickled, and
+nothing of this project needs to be installed there.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+from torch import Tensor, nn
+
+_BATCH = 32
+
+
+class ServedClassifier(PythonModel):
+    """Predicts the class of each image, on a GPU where there is one."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the network and load its weights.
+
+        Args:
+            context: MLflow's; its artifacts are `config` (JSON: model, classes, image_size, mean, std) and
+                `weights` (a state dict).
+        """
+        config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
+        self.classes: list[str] = config["classes"]
+        self.size: int = config["image_size"]
+        self.mean = torch.tensor(config["mean"]).view(3, 1, 1)
+        self.std = torch.tensor(config["std"]).view(3, 1, 1)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = build(config["model"], len(self.classes), self.size)
+        self.network.load_state_dict(torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True))
+        self.network.eval().to(self.device)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        """Return one row per image: class, probability, and the probabilities of all classes in their order.
+
+        Args:
+            context: unused.
+            model_input: the column `image` holds files as bytes (over REST: as base64).
+            params: unused.
+
+        Raises:
+            ValueError: a row holds no image.
+        """
+        rows = list(model_input["image"])
+        parts = [np.zeros((0, len(self.classes)))]
+        for start in range(0, len(rows), _BATCH):
+            batch = [self._tensor(content, start + i) for i, content in enumerate(rows[start : start + _BATCH])]
+            with torch.inference_mode():
+                logits = self.network(torch.stack(batch).to(self.device)).float()
+            parts.append(logits.softmax(1).cpu().numpy().astype(np.float64))
+        probabilities = np.concatenate(parts)
+        best = probabilities.argmax(1)
+        return pd.DataFrame(
+            {
+                "class": [self.classes[i] for i in best],
+                "probability": probabilities[np.arange(len(best)), best],
+                "probabilities": probabilities.tolist(),
+            },
+            index=model_input.index,
+        )
+
+    def _tensor(self, content: Any, row: int) -> Tensor:
+        if isinstance(content, str):
+            content = base64.b64decode(content)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        if image is None:
+            raise ValueError(f"found no image in row {row}, need the bytes of an image file in column 'image'")
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, S, S)
+        return (pixels - self.mean) / self.std
+
+
+def build(arch: str, n_classes: int, image_size: int) -> nn.Module:
+    """Return the network as it was trained: torchvision's body with a head for `n_classes`."""
+    extra = {"image_size": image_size} if arch.startswith("vit") else {}
+    model: nn.Module = torchvision.models.get_model(arch, weights=None, **extra)
+    if arch.startswith("mobilenet"):
+        first = model.get_submodule("classifier.0")
+        assert isinstance(first, nn.Linear)
+        model.classifier = nn.Sequential(
+            nn.Linear(first.in_features, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, n_classes)
+        )
+        return model
+    name = {"resnet": "fc", "vit": "heads.head", "swin": "head"}[arch.split("_")[0].rstrip("0123456789")]
+    parent, _, leaf = name.rpartition(".")
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    setattr(model.get_submodule(parent), leaf, nn.Linear(old.in_features, n_classes))
+    return model
+
+
+set_model(ServedClassifier())

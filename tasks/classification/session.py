@@ -1,0 +1,339 @@
+"""A training in its folder: resumes where a killed one stopped, and leaves weights that anyone can load."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from tasks.classification.cache import ResizeCache, read_entry
+from tasks.classification.data import (
+    MEAN,
+    STD,
+    Batches,
+    Samples,
+    check_num_classes,
+    order_classes,
+    read_classes,
+    read_part,
+)
+from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict
+from tasks.classification.optim import deterministic
+from tasks.classification.params import TrainParams
+from tasks.classification.precision import Precision, choose_precision
+from tasks.classification.train import BatchDone, EpochMetrics, Trainer
+from tasks.errors import ConfigError, StorageError
+from tasks.workspace import write_atomic, write_json
+
+# What may change between a crash and the resumption without changing the result.
+FREE_TO_CHANGE = {"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence a person should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Progress of filling the cache of shrunk images."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """An epoch that is safe on disk."""
+
+    metrics: EpochMetrics
+    timestamp_ms: int  # when it ended, Unix time
+
+
+Event = Note | Shrunk | BatchDone | EpochDone
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPart:
+    """One part of the dataset, shrunk: `entries[i]`, `digests[i]` and `samples.labels[i]` belong together."""
+
+    samples: Samples
+    entries: list[Path]
+    digests: list[str]
+
+    def batches(self, size: int, batch_size: int, *, shuffle: bool, seed: int, n_workers: int) -> Batches:
+        """Return the part as batches of (S, S, 3) images."""
+
+        def read(index: int) -> np.ndarray:
+            return read_entry(self.entries[index], size)
+
+        return Batches(read, self.samples.labels, batch_size, shuffle=shuffle, seed=seed, n_workers=n_workers)
+
+
+class Session:
+    """One training, from a split dataset to a folder with weights, configuration and history.
+
+    Args:
+        dataset: holds train/<class>/<image> and val/<class>/<image>.
+        folder: of this training alone; a checkpoint in it is gone on from.
+        params: as the run has them.
+        device: to train on.
+        cache: folder for shrunk images and measurements, shared by all runs.
+        clock_ms: Unix time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        folder: Path,
+        params: TrainParams,
+        device: torch.device,
+        *,
+        cache: Path,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.dataset, self.folder, self.params, self.device = dataset, folder, params, device
+        self.cache, self._clock_ms = cache, clock_ms
+        self.classes = order_classes(read_classes(dataset), params.class_names, dataset)
+        check_num_classes(params.num_classes, self.classes, dataset)
+        self.history: list[EpochDone] = []
+        self.parts: dict[str, LoadedPart] = {}
+        self.best: Path | None = None
+        self._saved_ms = clock_ms()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the file that a restart goes on from."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the folder already holds the finished training."""
+        return (self.folder / "finished.json").is_file()
+
+    def load_finished(self) -> None:
+        """Take the history of a training that was finished earlier from its folder."""
+        rows = json.loads((self.folder / "finished.json").read_text())["history"]
+        self.history = [_epoch_from(row) for row in rows]
+
+    def load_parts(self, names: Sequence[str]) -> Iterator[Event]:
+        """Fill the cache with the images of some parts."""
+        shrunk = ResizeCache(self.cache / "resized", self.params.image_size)
+        for name in names:
+            samples = read_part(self.dataset, name, self.classes)
+            entries: list[Path] = []
+            digests: list[str] = []
+            for _, entry in shrunk.prepare(samples.paths, self.params.n_workers):
+                entries.append(entry.path)
+                digests.append(entry.digest)
+                yield Shrunk(len(entries), len(samples.paths))
+            self.parts[name] = LoadedPart(samples, entries, digests)
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end; the state is on disk at every `EpochDone`.
+
+        Raises:
+            ConfigError: the checkpoint belongs to other parameters or other data.
+            DatasetError, WeightsError, TrainingError, StorageError: as their names say.
+        """
+        yield from self.load_parts(("train", "val"))
+        torch.manual_seed(self.params.seed)
+        saved = self._read_checkpoint()
+        precision, why = self._precision(saved)
+        yield Note(why)
+        trainer, notes = self._trainer(precision, fresh=saved is None)
+        for text in notes:
+            yield Note(text)
+        if saved is not None:
+            trainer.load_state_dict(saved["trainer"])
+            self.history = [_epoch_from(row) for row in saved["history"]]
+            self.best = self.folder / saved["best_file"] if saved["best_file"] else None
+            yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint}")
+        train = self._batches("train", shuffle=self.params.shuffle)
+        val = self._batches("val", shuffle=False)
+        with deterministic(self.params.deterministic):
+            for event in trainer.run(train, val):
+                yield from self._keep(trainer, event)
+        self._finish(trainer)
+
+    def _batches(self, part: str, *, shuffle: bool) -> Batches:
+        p = self.params
+        return self.parts[part].batches(
+            p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers
+        )
+
+    def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
+        if saved is not None:
+            precision: Precision = saved["trainer"]["precision"]
+            return precision, f"precision {precision}, as before"
+        p = self.params
+        return choose_precision(
+            p.precision,
+            self.device,
+            self._build,
+            (p.batch_size, p.image_size),
+            self.cache / "precision",
+            p.model,
+        )
+
+    def _build(self) -> nn.Module:
+        return build_model(self.params.model, len(self.classes), self.params.image_size)
+
+    def _trainer(self, precision: Precision, *, fresh: bool) -> tuple[Trainer, list[str]]:
+        p = self.params
+        model = self._build()
+        notes: list[str] = []
+        if fresh and p.weight_path is not None:
+            notes += load_weights(model, p.model, read_state_dict(p.weight_path), str(p.weight_path))
+            notes.append(f"starts from {p.weight_path}")
+        elif fresh and p.pretrained:
+            state, name = pretrained_state(p.model)
+            notes += load_weights(model, p.model, state, name)
+            notes.append(f"starts from {name}")
+        # A fork, so that the copy of the moving average draws no numbers that a run without one would not draw.
+        with torch.random.fork_rng(devices=[]):
+            ema_copy = self._build() if p.ema_decay > 0 else None
+        return Trainer(model, len(self.classes), p, self.device, precision, ema_copy=ema_copy), notes
+
+    def _keep(self, trainer: Trainer, event: BatchDone | EpochMetrics) -> Iterator[Event]:
+        """Put the state on disk when it is time, then pass the event on."""
+        now = self._clock_ms()
+        if isinstance(event, BatchDone):
+            if now - self._saved_ms >= 1000 * self.params.checkpoint_every_s:
+                self._save(trainer)
+            yield event
+            return
+        old_best = self.best
+        if event.is_best:
+            # Named by its epoch: the checkpoint points to it, so neither can be of another time than the other.
+            self.best = self.folder / f"best-{event.epoch:04d}.pt"
+            save_tensors(self.best, trainer.graded_model.state_dict())
+        if self.params.keep_every_epoch:
+            save_tensors(
+                self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict()
+            )
+        self.history.append(EpochDone(event, now))
+        self._save(trainer)
+        if old_best and old_best != self.best:
+            old_best.unlink(missing_ok=True)
+        for text in event.notes:
+            yield Note(text)
+        yield self.history[-1]
+
+    def _save(self, trainer: Trainer) -> None:
+        save_tensors(
+            self.checkpoint,
+            {
+                "trainer": trainer.state_dict(),
+                "history": [dataclasses.asdict(row) for row in self.history],
+                "best_file": self.best.name if self.best else None,
+                "fingerprint": self._fingerprint(),
+            },
+        )
+        self._saved_ms = self._clock_ms()
+
+    def _fingerprint(self) -> dict[str, str]:
+        """Return what the result depends on, as text."""
+        values = self.params.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+        return {"data": self.data_digest(), **{key: json.dumps(value) for key, value in values.items()}}
+
+    def data_digest(self) -> str:
+        """Return one digest over the images and labels trained and validated on, whatever their folder is called."""
+        total = hashlib.blake2b(digest_size=16)
+        for name in ("train", "val"):
+            part = self.parts[name]
+            for digest, label in zip(part.digests, part.samples.labels, strict=True):
+                total.update(f"{name} {digest} {label}\n".encode())
+        return total.hexdigest()
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        if not self.checkpoint.is_file():
+            return None
+        try:
+            saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as exc:  # torch raises half a dozen kinds for a file that is damaged
+            raise StorageError(
+                f"the checkpoint {self.checkpoint} cannot be read ({exc}): remove it to start anew"
+            ) from exc
+        now, then = self._fingerprint(), saved["fingerprint"]
+        changed = [
+            f"{key} {then.get(key, 'none')} -> {now.get(key, 'none')}"
+            for key in sorted(now.keys() | then.keys())
+            if now.get(key) != then.get(key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"the checkpoint {self.checkpoint} belongs to another training ({'; '.join(changed)}): start a new run"
+            )
+        return saved
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Write the files people use, then the mark that says they are whole."""
+        assert self.best is not None, "the first epoch is always the best so far"
+        if self.best.is_file():  # else a restart after the renaming
+            os.replace(self.best, self.folder / "best.pt")
+        save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
+        write_json(self.folder / "config.json", {**self.model_config(), "precision": trainer.precision})
+        # Trained on or chosen by: a later model is compared with this one on other files.
+        seen = {digest for part in self.parts.values() for digest in part.digests}
+        write_json(self.folder / "seen_digests.json", sorted(seen))
+        write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
+        write_json(
+            self.folder / "finished.json",
+            {
+                "history": [dataclasses.asdict(row) for row in self.history],
+                "stopped_early": trainer.stopped,
+                "best_epoch": trainer.best_epoch,
+                "best_acc": trainer.best_acc,
+                "data_digest": self.data_digest(),
+                "precision": trainer.precision,
+            },
+        )
+        self.checkpoint.unlink(missing_ok=True)
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what is needed to use the weights: architecture, classes and how to prepare an image."""
+        return {
+            "model": self.params.model,
+            "classes": self.classes,
+            "image_size": self.params.image_size,
+            "mean": list(MEAN),
+            "std": list(STD),
+        }
+
+
+def history_frame(history: Sequence[EpochDone]) -> pd.DataFrame:
+    """Return one row per epoch, the columns of `EpochMetrics` and the time it ended."""
+    rows = [{**dataclasses.asdict(row.metrics), "timestamp_ms": row.timestamp_ms} for row in history]
+    return pd.DataFrame(rows).drop(columns=["notes"])
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that `history_frame` wrote; what is not defined is None."""
+    frame = pd.read_csv(path)
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")
+    ]
+
+
+def _epoch_from(row: dict[str, Any]) -> EpochDone:
+    metrics = {**row["metrics"], "notes": tuple(row["metrics"]["notes"])}
+    return EpochDone(EpochMetrics(**metrics), row["timestamp_ms"])
+
+
+def save_tensors(path: Path, value: Any) -> None:
+    """Write what torch.save writes, atomically."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomic(path, buffer.getbuffer())

@@ -1,0 +1,291 @@
+"""The steps of the classification pipeline as Prefect tasks."""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger, task
+from prefect.exceptions import MissingContextError
+from prefect.runtime import flow_run
+
+from gpu_pools.probe import environment, get_probe, resolve_device
+from tasks.classification.params import (
+    AugmentParams,
+    DataSource,
+    EvaluateParams,
+    Part,
+    SplitParams,
+    TrackParams,
+    TrainParams,
+    data_source,
+)
+from tasks.display import bars
+from tasks.errors import ConfigError
+from tasks.prefect_page import Page, show_link, show_markdown
+from tasks.workspace import allowed_path, cache_dir, run_dir, staged, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from tasks.classification.split import SplitReport
+    from tasks.tracking import Tracker
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def run_key() -> str:
+    """Return the name of the running flow's folder under runs/."""
+    return str(flow_run.id)
+
+
+def name_training() -> str:
+    """Return the name of a training run: the one given, else model and data."""
+    values = flow_run.parameters
+    train, track = values.get("train") or TrainParams(), values.get("track") or TrackParams()
+    if track.run_name:
+        return str(track.run_name)
+    data = values.get("data") or values.get("dataset") or train.train_path
+    return f"{train.model}-{Path(data).name if data else 'data'}"
+
+
+def name_preparation() -> str:
+    """Return the name of a preparation run."""
+    data = flow_run.parameters.get("data")
+    return f"prepare-{Path(data).name}" if isinstance(data, (str, Path)) else "prepare"
+
+
+def logger() -> Logger:
+    """Return the running step's log, which Prefect shows; a plain one where a step is called as a function."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("trainyard")
+
+
+def stage_dir(run: str | None, stage: str) -> Path:
+    """Return the folder of a stage, below that of the run named, else of the running flow.
+
+    Raises:
+        ConfigError: the name could lead out of the folder of all runs.
+    """
+    key = run or run_key()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
+        raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
+    return run_dir(key) / stage
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def remember(folder: Path, made_with: dict[str, Any]) -> None:
+    """Write into a dataset what it was made with, so that the training can tell MLflow."""
+    write_json(folder / "made_with.json", made_with)
+
+
+def recall(dataset: Path) -> dict[str, Any]:
+    """Return what a dataset was made with; empty for one that was made by hand."""
+    path = dataset / "made_with.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dict[str, Any]:
+    """Return every parameter of a training, its preparation's included, for MLflow."""
+    return {
+        "dataset": str(dataset),
+        **recall(dataset),
+        "train": train.model_dump(mode="json"),
+        "evaluate": evaluate.model_dump(mode="json"),
+    }
+
+
+@contextmanager
+def tracked(
+    folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams, *, last: bool
+) -> Iterator[tuple["Tracker", "torch.device", Logger]]:
+    """Hold the MLflow run of a training, its device and its log file for the block.
+
+    Args:
+        folder: of the training; what restarts in it goes on in the same MLflow run.
+        parameters: all that the run records.
+        train: names the device.
+        track: names experiment and run.
+        last: the MLflow run ends with the block; else it stays open for the next step.
+    """
+    import torch
+
+    from tasks.system import SystemSampler
+    from tasks.tracking import Tracker
+
+    probe = get_probe()
+    gpu = resolve_device(train.device, probe)
+    os.environ.update(environment(gpu))
+    device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
+    tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
+    log = logger()
+    name = track.run_name or name_training()
+    with (
+        log_file(log, folder / "run.log"),
+        Tracker.open(folder, track.experiment, name, parameters, tags) as tracker,
+    ):
+        with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
+            yield tracker, device, log
+        tracker.artifact(folder / "run.log", "log")
+        if not last:
+            tracker.leave_open()
+
+
+@contextmanager
+def log_file(log: Logger, path: Path) -> Iterator[None]:
+    """Copy the step's log lines to a file for the block."""
+    target = log.logger if isinstance(log, logging.LoggerAdapter) else log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    target.addHandler(handler)
+    try:
+        yield
+    finally:
+        target.removeHandler(handler)
+        handler.close()
+
+
+def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:
+    """Return "70 train, 20 val, 10 test"."""
+    return ", ".join(f"{sum(classes.values())} {part}" for part, classes in counts.items())
+
+
+def split_markdown(report: "SplitReport") -> str:
+    """Return the table of images per class and part, and what was left out."""
+    parts = list(report.counts)
+    lines = [f"# {report.n_images} images of {len(report.classes)} classes", ""]
+    lines += [f"| class | {' | '.join(parts)} |", "|---" * (1 + len(parts)) + "|"]
+    for name in report.classes:
+        cells = " | ".join(str(report.counts[part].get(name, 0)) for part in parts)
+        lines.append(f"| {name} | {cells} |")
+    if report.bad:
+        lines += ["", "Left out:", "", *(f"- {bad.path}: {bad.reason}" for bad in report.bad)]
+    return "\n".join(lines)
+
+
+@task
+def check_start(data: Path | None, train: TrainParams) -> DataSource:
+    """Return where the images are, after a look at what would fail only hours later.
+
+    Raises:
+        ConfigError: a path leads outside the allowed roots, or no data is named.
+        WeightsError: the weights to start from cannot be had.
+    """
+    from tasks.classification.models import pretrained_state, read_state_dict
+
+    try:
+        source = data_source(data, train)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+    if train.weight_path is not None:
+        read_state_dict(allowed_path(train.weight_path))
+    elif train.pretrained:
+        pretrained_state(train.model)
+    return source
+
+
+@task(task_run_name="split")
+def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
+    """Split the classes into train, val and test; return the folder."""
+    from tasks.classification.split import split_dataset
+
+    source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
+    target = stage_dir(run, "split")
+    if not target.is_dir():  # a restart finds the stage whole or not at all
+        with staged(target) as folder:
+            report = split_dataset(source, folder, params)
+            remember(folder, {"data": source, "split": params.model_dump(mode="json")})
+        for bad in report.bad:
+            logger().warning("left out %s: %s", bad.path, bad.reason)
+        logger().info(
+            "%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts)
+        )
+        show_markdown("split", split_markdown(report))
+    return target
+
+
+@task(task_run_name="augment-{params.methods}")
+def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
+    """Add the altered copies; return the folder of originals and copies."""
+    from tasks.classification.augment import augment_dataset
+
+    target = stage_dir(run, "augmented")
+    if not target.is_dir():
+        with staged(target) as folder:
+            report = augment_dataset(split_dir, folder, params)
+            remember(folder, {**recall(split_dir), "augment": params.model_dump(mode="json")})
+        logger().info(
+            "%d original and %d altered images by %s",
+            report.original_images,
+            report.augmented_images,
+            ", ".join(report.methods_used),
+        )
+    return target
+
+
+@task(task_run_name="train-{params.model}")
+def train(
+    dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None
+) -> Path:
+    """Fit the model, every epoch going to MLflow as it happens; return the folder of the training."""
+    from tasks.classification.session import Session
+    from tasks.classification.tracked import train_tracked
+
+    folder = stage_dir(run, "training")
+    with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (
+        tracker,
+        device,
+        log,
+    ):
+        show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
+        session = Session(
+            allowed_path(dataset), folder, params, device, cache=cache_dir("."), clock_ms=now_ms
+        )
+        with Page("training") as page, bars() as shown:
+            train_tracked(session, tracker, page, shown, log)
+    return folder
+
+
+@task(task_run_name="evaluate-{train.model}")
+def evaluate(
+    dataset: Path, training: Path, train: TrainParams, params: EvaluateParams, track: TrackParams
+) -> str:
+    """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
+    from tasks.classification.session import read_history
+    from tasks.classification.tracked import copy_results, grade_tracked, summary
+
+    with tracked(training, recorded(dataset, train, params), train, track, last=True) as (
+        tracker,
+        device,
+        log,
+    ):
+        report, decision = grade_tracked(
+            dataset,
+            training,
+            tracker,
+            params,
+            device,
+            config=json.loads((training / "config.json").read_text()),
+            history=read_history(training / "history.csv"),
+            model_name=track.experiment,
+            cache=cache_dir("."),
+            log=log.warning,
+        )
+        show_markdown("summary", summary(report, decision, train, tracker.url))
+        log.info("test accuracy %.2f %%", 100 * report.grades.accuracy)
+        if train.save_path is not None:
+            copy_results(training, allowed_path(train.save_path))
+    log.info("MLflow: %s", tracker.url)
+    return tracker.run_id

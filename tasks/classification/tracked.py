@@ -1,0 +1,284 @@
+"""A training and its grading as MLflow holds them: which figure goes where, which file under which name."""
+
+import logging
+import shutil
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks import registry
+from tasks.classification import succession
+from tasks.classification.champion import Decision
+from tasks.classification.evaluate import TestReport, report_figures
+from tasks.classification.grading import (
+    answer,
+    graded_part,
+    graded_samples,
+    load_model,
+    report_on,
+    write_pictures,
+)
+from tasks.classification.images import encode_jpeg, read_rgb
+from tasks.classification.params import EvaluateParams, TrainParams
+from tasks.classification.session import EpochDone, Note, Session, Shrunk
+from tasks.classification.train import BatchDone, EpochMetrics
+from tasks.display import Bars
+from tasks.prefect_page import Page
+from tasks.tracking import Tracker
+from tasks.workspace import storage_errors
+
+# EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
+METRIC_KEYS: dict[str, str] = {
+    "epoch": "progress/epoch",
+    "total_epochs": "progress/total_epochs",
+    "train_loss": "loss/train",
+    "train_acc": "accuracy/train",
+    "val_loss": "loss/val",
+    "val_acc": "accuracy/val",
+    "macro_f1": "f1/val_macro",
+    "micro_f1": "f1/val_micro",
+    "mAP": "average_precision/val",
+    "top1_acc": "top_k/val_1",
+    "top3_acc": "top_k/val_3",
+    "top5_acc": "top_k/val_5",
+    "precision": "precision/val",
+    "recall": "recall/val",
+    "learning_rate": "learning_rate/last",
+    "best_acc": "accuracy/best",
+}
+# report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
+TEST_KEYS: dict[str, str] = {
+    "loss": "loss/test",
+    "accuracy": "accuracy/test",
+    "f1_macro": "f1/test_macro",
+    "f1_micro": "f1/test_micro",
+    "average_precision": "average_precision/test",
+    "top1": "top_k/test_1",
+    "top3": "top_k/test_3",
+    "top5": "top_k/test_5",
+    "precision": "precision/test",
+    "recall": "recall/test",
+    "calibration_error": "calibration_error/test",
+}
+
+
+def train_tracked(
+    session: Session,
+    tracker: Tracker,
+    page: Page,
+    bars: Bars,
+    log: logging.Logger | logging.LoggerAdapter[Any],
+) -> None:
+    """Run a training to its end, every epoch going to MLflow, the page and the terminal as it happens."""
+    if session.finished:
+        log.info("the training in %s is finished", session.folder)
+        session.load_finished()
+    else:
+        recorder = _Recorder(session, tracker, page, bars, log)
+        for event in session.run():
+            recorder.take(event)
+    # Rows of epochs that a crash kept from MLflow; what is logged already is left out by the tracker.
+    for epoch in session.history:
+        log_epoch(tracker, epoch)
+    for name, folder in {
+        "best.pt": "weights",
+        "last.pt": "weights",
+        "history.csv": "figures",
+        "seen_digests.json": "dataset",
+    }.items():
+        tracker.artifact(session.folder / name, folder)
+    tracker.text((session.folder / "config.json").read_text(), succession.CONFIG)
+    if (session.folder / "epochs").is_dir():
+        tracker.artifact(session.folder / "epochs", "weights/epochs")
+
+
+class _Recorder:
+    """Hands each event of a training to those it concerns."""
+
+    def __init__(
+        self,
+        session: Session,
+        tracker: Tracker,
+        page: Page,
+        bars: Bars,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self._session, self._tracker, self._page, self._bars, self._log = session, tracker, page, bars, log
+        self._caption = ""
+        self._described = False
+
+    def take(self, event: Note | Shrunk | BatchDone | EpochDone) -> None:
+        """Pass on one event."""
+        if isinstance(event, Note):
+            self._log.info(event.text)
+        elif isinstance(event, Shrunk):
+            self._bars.move("shrink", event.done, event.total)
+        elif isinstance(event, BatchDone):
+            total = self._session.params.num_epochs * event.n_batches
+            done = (event.epoch - 1) * event.n_batches + event.batch
+            self._page.progress(done / total)
+            self._bars.move("train", done, total, self._caption)
+        else:
+            self._take_epoch(event)
+
+    def _take_epoch(self, event: EpochDone) -> None:
+        if not self._described:
+            describe_data(self._session, self._tracker)
+            self._described = True
+        log_epoch(self._tracker, event)
+        metrics = event.metrics
+        self._page.row(epoch_row(metrics))
+        self._caption = f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
+        self._log.info(epoch_line(metrics, self._left(metrics)))
+
+    def _left(self, metrics: EpochMetrics) -> float:
+        seconds = statistics.median(row.metrics.seconds for row in self._session.history)
+        return seconds * (metrics.total_epochs - metrics.epoch)
+
+
+def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
+    """Log the sixteen figures of an epoch, with the time it ended."""
+    values = asdict(epoch.metrics)
+    tracker.metrics(
+        {key: values[field] for field, key in METRIC_KEYS.items()}, epoch.metrics.epoch, epoch.timestamp_ms
+    )
+
+
+def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
+    """Return a row of the epoch table: the sixteen figures, rounded."""
+    values = asdict(metrics)
+    return {
+        field: round(values[field], 5) if isinstance(values[field], float) else values[field]
+        for field in METRIC_KEYS
+    }
+
+
+def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
+    """Return the line the log has for an epoch."""
+    star = " (best)" if metrics.is_best else ""
+    return (
+        f"epoch {metrics.epoch}/{metrics.total_epochs}: loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
+        f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{star}; macro F1 {metrics.macro_f1:.3f}; "
+        f"{metrics.seconds:.1f} s, about {left_s:.0f} s left"
+    )
+
+
+def describe_data(session: Session, tracker: Tracker) -> None:
+    """Record the dataset of a training with its digest and the images per class."""
+    contexts = {"train": "training", "val": "validation"}
+    for name, context in contexts.items():
+        part = session.parts[name]
+        counts = torch.bincount(torch.tensor(part.samples.labels), minlength=len(session.classes)).tolist()
+        tracker.input(
+            session.dataset.name,
+            str(session.dataset / name),
+            session.data_digest(),
+            context=context,
+            profile={
+                "images": len(part.samples.paths),
+                "classes": dict(zip(session.classes, counts, strict=True)),
+            },
+        )
+
+
+def grade_tracked(
+    dataset: Path,
+    training: Path,
+    tracker: Tracker,
+    params: EvaluateParams,
+    device: torch.device,
+    *,
+    config: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    model_name: str,
+    cache: Path,
+    log: Callable[[str], None],
+) -> tuple[TestReport, Decision | None]:
+    """Grade the best weights, give MLflow the figures, pictures and the model, and settle who is champion."""
+    part = graded_part(dataset)
+    if part != "test":
+        log(
+            "the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter"
+        )
+    tracker.tag("graded_on", part)
+    classes = config["classes"]
+    model = load_model(training / "best.pt", config)
+    answers = answer(model, config, graded_samples(dataset, classes), device, cache=cache)
+    report = report_on(answers, dataset, classes, params)
+    target = training / "report"
+    write_pictures(report, history, dataset, target)
+    best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
+    figures = report_figures(report)
+    tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, int(best["epoch"]))
+    tracker.artifact(target, "report")
+    digest = registry_digest(answers.digests)
+    tracker.input(
+        dataset.name, str(dataset / part), digest, context="testing", profile={"images": len(answers.paths)}
+    )
+    example = encode_jpeg(read_rgb(answers.paths[0], min_side=config["image_size"]), 95)
+    served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
+    model_uri = registry.log_served_model(
+        tracker.run_id, training / "best.pt", served, example, step=int(best["epoch"])
+    )
+    if not params.register_model:
+        return report, None
+    tracker.flush()  # a later comparison reads the weights from MLflow
+    tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
+    version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
+    decision = succession.succeed(model_name, version, answers, config, params, device, cache=cache)
+    tracker.tag("model_version", f"{model_name} {version}")
+    tracker.tag("decision", decision.reason)
+    return report, decision
+
+
+def registry_digest(digests: list[str]) -> str:
+    """Return one digest over the digests of files, whatever their order."""
+    import hashlib
+
+    return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=16).hexdigest()
+
+
+def copy_results(training: Path, save_path: Path) -> None:
+    """Copy weights, configuration and report to the folder the user named."""
+    with storage_errors(save_path):
+        save_path.mkdir(parents=True, exist_ok=True)
+        for name in ("best.pt", "last.pt", "config.json", "history.csv"):
+            shutil.copy2(training / name, save_path / name)
+        shutil.copytree(training / "report", save_path / "report", dirs_exist_ok=True)
+
+
+def summary(report: TestReport, decision: Decision | None, params: TrainParams, url: str) -> str:
+    """Return the markdown summary of a run for its Prefect page."""
+    g = report.grades
+    lines = [
+        f"# {params.model}: {g.accuracy:.1%} of {int(report.confusion.sum())} test images right",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(f"| {name} | {_shown(value)} |" for name, value in report_figures(report).items()),
+        "",
+        "| class | precision | recall | F1 | images |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {_shown(row.precision)} | {_shown(row.recall)} | {_shown(row.f1)} | {row.support} |"
+            for name, row in report.per_class.items()
+        ),
+        "",
+    ]
+    if decision is not None:
+        lines += [
+            ("**New champion.** " if decision.promote else "**The champion stays.** ") + decision.reason,
+            "",
+        ]
+    return "\n".join([*lines, f"Pictures, weights and curves: {url}", ""])
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return "null"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,352 @@
+"""The training loop: a generator of batches and epochs whose whole state can be put on disk at any of its yields."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.classification.data import Batches, Normalise
+from tasks.classification.metrics import Grader
+from tasks.classification.optim import (
+    MovingAverage,
+    balanced_weights,
+    build_optimizer,
+    learning_rate,
+)
+from tasks.classification.params import TrainParams
+from tasks.classification.precision import Precision, autocast
+from tasks.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """Progress within an epoch; yielded after every optimiser step."""
+
+    epoch: int  # from 1
+    batch: int  # done in this epoch
+    n_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMetrics:
+    """What an epoch came to. Shares are in [0, 1], losses in nats; None: not defined for so few classes."""
+
+    epoch: int
+    total_epochs: int
+    train_loss: float  # mean per image, of the loss that is minimised (smoothed, weighted, mixed)
+    train_acc: float
+    val_loss: float  # mean cross-entropy per image
+    val_acc: float
+    macro_f1: float
+    micro_f1: float
+    mAP: float
+    top1_acc: float
+    top3_acc: float | None
+    top5_acc: float | None
+    precision: float
+    recall: float
+    learning_rate: float  # of the last step
+    best_acc: float  # highest val_acc so far
+    is_best: bool  # this epoch's weights are the best so far
+    seconds: float  # spent on the epoch, training and validation, in all processes that worked on it
+    notes: tuple[str, ...] = ()  # what a person should know: a halved batch, an early stop
+
+
+class Trainer:
+    """Everything a training consists of: weights, optimiser, position, sums of the running epoch, best so far.
+
+    The order of images, their mirroring and mixing are functions of (seed, epoch, batch), so the position is their
+    whole state; dropout draws from torch's generators, whose states are kept.
+
+    Args:
+        model: (B, 3, S, S) float32 -> (B, n_classes) logits, on `device`.
+        ema_copy: a second model of the same shape when `params.ema_decay` is above 0.
+        n_classes: at least 2.
+        params: as the run has them.
+        device: where `model` is.
+        precision: format of the forward pass.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        n_classes: int,
+        params: TrainParams,
+        device: torch.device,
+        precision: Precision,
+        *,
+        ema_copy: nn.Module | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.params, self.device, self.precision = params, device, precision
+        self.optimizer = build_optimizer(self.model, params)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.ema = MovingAverage(self.model, ema_copy.to(device), params.ema_decay) if ema_copy else None
+        self._forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.model) if params.compile else self.model
+        )
+        self._normalise = Normalise(device)
+        self._grader = Grader(n_classes)
+        self._n_classes = n_classes
+        self._clock = clock
+        self.epoch, self.batch, self.step = 1, 0, 0
+        self.n_chunks = 1  # pieces a batch is cut into, once it did not fit into the GPU's memory
+        self.best_acc, self.best_loss, self.best_epoch = -1.0, float("inf"), 0
+        self.stopped = False
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right answers, images
+        self._seconds = 0.0
+        self._notes: list[str] = []
+
+    @property
+    def graded_model(self) -> nn.Module:
+        """Return the model that is validated and kept: the moving average when there is one."""
+        return self.ema.model if self.ema else self.model
+
+    @property
+    def done(self) -> bool:
+        """Return whether all epochs are over, or the training stopped early."""
+        return self.stopped or self.epoch > self.params.num_epochs
+
+    def run(self, train: Batches, val: Batches) -> Iterator[BatchDone | EpochMetrics]:
+        """Train from where the state stands; at every yield `state_dict` is whole.
+
+        Raises:
+            TrainingError: the loss is not finite, or one image does not fit into the GPU's memory.
+        """
+        weights = None
+        if self.params.class_weights == "balanced":
+            weights = balanced_weights(train.labels, self._n_classes).to(self.device)
+        while not self.done:
+            started = self._clock()
+            for done in self._train_epoch(train, weights):
+                self._seconds += self._clock() - started
+                yield done
+                started = self._clock()
+            metrics = self._finish_epoch(val, started)
+            yield metrics
+
+    def _train_epoch(self, train: Batches, weights: Tensor | None) -> Iterator[BatchDone]:
+        n_batches, group = len(train), self.params.accumulate
+        steps_per_epoch = -(-n_batches // group)
+        self.model.train()
+        for number, (images, labels) in enumerate(train.epoch(self.epoch, self.batch), self.batch):
+            first = number - number % group
+            share = 1 / (min(group, n_batches - first))
+            self._backward(images, labels, weights, share, number)
+            if number + 1 - first == group or number + 1 == n_batches:
+                rate = learning_rate(self.params, self.step, steps_per_epoch)
+                self._update(rate)
+                self.batch = number + 1
+                if self.step % 50 == 0:
+                    self._check_finite()
+                yield BatchDone(self.epoch, self.batch, n_batches)
+        self._check_finite()
+
+    def _backward(
+        self, images: Tensor, labels: Tensor, weights: Tensor | None, share: float, number: int
+    ) -> None:
+        """Add the gradients of one batch; cut it in halves for as long as the GPU's memory asks for it."""
+        rng = _rng_states(self.device)
+        while True:
+            try:
+                sums = torch.zeros_like(self._sums)
+                for piece in torch.arange(len(labels)).chunk(self.n_chunks):
+                    sums += self._backward_piece(
+                        images[piece], labels[piece], weights, share / len(labels), number
+                    )
+                self._sums += sums
+                return
+            except torch.OutOfMemoryError as exc:
+                if self.n_chunks >= len(labels):
+                    raise TrainingError(
+                        f"one image of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: "
+                        f"take a smaller image_size or model ({exc})"
+                    ) from exc
+                self._drop_half_done(share)
+                self.n_chunks *= 2
+                self._notes.append(
+                    f"out of memory at {len(labels)} images: the batch now runs in {self.n_chunks} pieces, "
+                    "gradients added up; batch norm sees the pieces"
+                )
+                _set_rng_states(rng, self.device)
+
+    def _drop_half_done(self, share: float) -> None:
+        if share < 1:
+            # Gradients of earlier batches of the group are mixed with those of the failed one.
+            raise TrainingError(
+                "out of memory while gradients were being accumulated: take a smaller batch_size and a larger accumulate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _backward_piece(
+        self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, number: int
+    ) -> Tensor:
+        """Backpropagate `scale` times the summed loss; return (3,): summed loss, right answers, images."""
+        x = self._normalise(images.to(self.device, non_blocking=True))
+        y = labels.to(self.device, non_blocking=True)
+        rng = np.random.default_rng((self.params.seed, self.epoch, number, len(labels)))
+        if self.params.horizontal_flip:
+            flipped = torch.from_numpy(rng.random(len(y)) < 0.5).to(self.device)
+            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
+        mix, other = 1.0, y
+        if self.params.mixup > 0:  # arXiv:1710.09412
+            mix = float(rng.beta(self.params.mixup, self.params.mixup))
+            order = torch.from_numpy(rng.permutation(len(y))).to(self.device)
+            x, other = mix * x + (1 - mix) * x[order], y[order]
+        with autocast(self.device, self.precision):
+            logits = self._forward(x)
+        logits = logits.float()
+        loss = mix * self._loss(logits, y, weights)
+        if mix < 1:
+            loss = loss + (1 - mix) * self._loss(logits, other, weights)
+        self.scaler.scale(loss * scale).backward()
+        answers = logits.detach().argmax(1)
+        right = mix * (answers == y).sum() + (1 - mix) * (answers == other).sum()
+        return torch.stack([loss.detach().double(), right.double(), y.new_tensor(len(y)).double()])
+
+    def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        return F.cross_entropy(
+            logits, labels, weight=weights, label_smoothing=self.params.label_smoothing, reduction="sum"
+        )
+
+    def _update(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.params.clip_grad_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(self.step)
+        self.step += 1
+
+    def _check_finite(self) -> None:
+        loss = float(self._sums[0])
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.epoch}, by batch {self.batch}, at learning rate "
+                f"{self.optimizer.param_groups[0]['lr']:g} in {self.precision}: need a finite one; lower the learning "
+                "rate, clip the gradients or use fp32"
+            )
+
+    def _finish_epoch(self, val: Batches, started: float) -> EpochMetrics:
+        """Validate, compare with the best so far, and move on to the next epoch."""
+        for logits, labels in self.predict(val):
+            self._grader.update(logits, labels)
+        grades = self._grader.compute()
+        self._grader.reset()
+        is_best = (grades.accuracy, -grades.loss) > (self.best_acc, -self.best_loss)
+        if is_best:
+            self.best_acc, self.best_loss, self.best_epoch = grades.accuracy, grades.loss, self.epoch
+        elif self.params.patience and self.epoch - self.best_epoch >= self.params.patience:
+            self.stopped = True
+            self._notes.append(
+                f"stopped early: no better epoch since {self.best_epoch} (patience {self.params.patience})"
+            )
+        loss, right, images = (float(value) for value in self._sums)
+        metrics = EpochMetrics(
+            epoch=self.epoch,
+            total_epochs=self.params.num_epochs,
+            train_loss=loss / images,
+            train_acc=right / images,
+            val_loss=grades.loss,
+            val_acc=grades.accuracy,
+            macro_f1=grades.f1_macro,
+            micro_f1=grades.f1_micro,
+            mAP=grades.average_precision,
+            top1_acc=grades.top1,
+            top3_acc=grades.top3,
+            top5_acc=grades.top5,
+            precision=grades.precision,
+            recall=grades.recall,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            best_acc=self.best_acc,
+            is_best=is_best,
+            seconds=self._seconds + self._clock() - started,
+            notes=tuple(self._notes),
+        )
+        self._sums.zero_()
+        self._notes.clear()
+        self._seconds = 0.0
+        self.epoch, self.batch = self.epoch + 1, 0
+        return metrics
+
+    def predict(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (logits (B, n_classes) float32, labels (B,)) of the graded model, both on the device."""
+        yield from predict(self.graded_model, batches, self.device, self.precision)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state as tensors and plain values, so that `weights_only` loading takes it.
+
+        Raises:
+            TrainingError: the loss is not finite; such a state is not worth keeping.
+        """
+        self._check_finite()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.model.state_dict() if self.ema else None,
+            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
+            "n_chunks": self.n_chunks,
+            "best": {"acc": self.best_acc, "loss": self.best_loss, "epoch": self.best_epoch},
+            "stopped": self.stopped,
+            "sums": self._sums,
+            "seconds": self._seconds,
+            "notes": list(self._notes),
+            "rng": _rng_states(self.device),
+            "precision": self.precision,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave; the next batch is the one that would have come."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"])
+        self.epoch, self.batch, self.step = (state["position"][k] for k in ("epoch", "batch", "step"))
+        self.n_chunks = state["n_chunks"]
+        self.best_acc, self.best_loss, self.best_epoch = (state["best"][k] for k in ("acc", "loss", "epoch"))
+        self.stopped = state["stopped"]
+        self._sums.copy_(state["sums"])
+        self._seconds = state["seconds"]
+        self._notes = list(state["notes"])
+        _set_rng_states(state["rng"], self.device)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Batches, device: torch.device, precision: Precision
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches."""
+    model.eval()
+    normalise = Normalise(device)
+    for images, labels in batches.epoch(0):
+        with autocast(device, precision):
+            logits = model(normalise(images.to(device, non_blocking=True)))
+        yield logits.float(), labels.to(device, non_blocking=True)
+
+
+def _rng_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_rng_states(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

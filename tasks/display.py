@@ -1,0 +1,69 @@
+"""What a person at a terminal sees of a running step: bars with the time left; nothing where there is no terminal."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True)
+"""Shared by bars and log lines, so that neither overwrites the other."""
+
+
+class Bars:
+    """Named bars; each is made at its first move and keeps the caption last given."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def move(self, name: str, done: int, total: int, caption: str = "") -> None:
+        """Set the bar `name` to `done` of `total`."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, caption=caption)
+        self._progress.update(self._tasks[name], completed=done, total=total, caption=caption)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Show bars for the block; without a terminal they stay unseen, and the log lines tell the story."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[caption]}"),
+    )
+    # The steps run inside Prefect's engine, whose log lines go through the same console; redirecting the standard
+    # streams as well would hand other people's output to Rich's markup.
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        yield Bars(progress)
+
+
+def log_through_console() -> None:
+    """Send Prefect's log lines through the shared console, so that they stand above the bars."""
+    handler = RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)
+    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%X"))
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        for old in [h for h in logger.handlers if type(h).__name__ == "PrefectConsoleHandler"]:
+            logger.removeHandler(old)
+            logger.addHandler(handler)

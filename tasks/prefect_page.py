@@ -1,0 +1,139 @@
+"""What the Prefect page of a running step shows: a moving progress bar, a table, links and a summary.
+
+The page is a courtesy to who watches: where Prefect's API does not answer, the work goes on and the log says so once.
+"""
+
+import contextvars
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectException
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+def inside_run() -> bool:
+    """Return whether this code runs in a Prefect task or flow; a step called as a plain function has no page."""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+class Page:
+    """Artifacts of the running step; progress and table are sent from a thread, the newest state only.
+
+    Args:
+        key: of the artifacts, which Prefect lists over all runs: lower case letters, digits and dashes.
+        every_s: seconds between two updates.
+    """
+
+    def __init__(self, key: str, *, every_s: float = 3.0) -> None:
+        self._key, self._every_s = key, every_s
+        self._on = inside_run()
+        self._share = 0.0
+        self._rows: list[Row] = []
+        self._sent: tuple[float, int] = (-1.0, 0)
+        self._ids: dict[str, UUID] = {}
+        self._complained = False
+        self._stop = threading.Event()
+        # A copy of the context: Prefect finds out from it which run an artifact belongs to.
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._loop,), name="prefect-page", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        if self._on:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._on:
+            self._stop.set()
+            self._thread.join()
+            self._send()
+
+    def progress(self, share: float) -> None:
+        """Move the progress bar to `share` in [0, 1]."""
+        self._share = share
+
+    def row(self, row: Row) -> None:
+        """Add a row to the table."""
+        self._rows.append(row)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._send()
+
+    def _send(self) -> None:
+        state = (round(100 * self._share, 1), len(self._rows))
+        if state == self._sent:
+            return
+        try:
+            self._send_progress(state[0])
+            if self._rows and state[1] != self._sent[1]:
+                self._send_table(list(self._rows))
+            self._sent = state
+        except (httpx.HTTPError, PrefectException, RuntimeError) as exc:
+            if not self._complained:
+                _complain(exc)
+            self._complained = True
+
+    def _send_progress(self, percent: float) -> None:
+        if "progress" in self._ids:
+            update_progress_artifact(self._ids["progress"], progress=percent)
+        else:
+            found = create_progress_artifact(progress=percent, key=f"{self._key}-progress")
+            assert isinstance(found, UUID)
+            self._ids["progress"] = found
+
+    def _send_table(self, rows: Sequence[Row]) -> None:
+        table = [dict(row) for row in rows]
+        if "table" not in self._ids:
+            found = create_table_artifact(table=table, key=f"{self._key}-epochs")
+            assert isinstance(found, UUID)
+            self._ids["table"] = found
+            return
+        # Rewritten in place: one artifact per epoch would bury the page.
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._ids["table"], ArtifactUpdate(data=json.dumps(table)))
+
+
+def show_link(key: str, url: str, text: str) -> None:
+    """Put a link on the page of the running step."""
+    _courtesy(lambda: create_link_artifact(link=url, link_text=text, key=key))
+
+
+def show_markdown(key: str, text: str) -> None:
+    """Put a formatted text on the page of the running step."""
+    _courtesy(lambda: create_markdown_artifact(markdown=text, key=key))
+
+
+def _courtesy(create: Callable[[], object]) -> None:
+    if not inside_run():
+        return
+    try:
+        create()
+    except (httpx.HTTPError, PrefectException, RuntimeError) as exc:
+        _complain(exc)
+
+
+def _complain(exc: BaseException) -> None:
+    logger.warning("the Prefect page was not updated (%s); the run goes on", exc)

@@ -1,0 +1,300 @@
+"""One run in MLflow: written to a local journal at once, sent to MLflow from a thread.
+
+Training never waits for MLflow and loses nothing to its outages; a run that was killed goes on in the same
+MLflow run.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from tasks import store
+from tasks.errors import TrackingError
+from tasks.journal import Card, Journal, now_ms, open_card, read_card, sole_writer
+from tasks.names import check_name, flatten, param_value, tag_value
+from tasks.provenance import redacted, standard_tags
+from tasks.shipper import Shipper, not_sent
+from tasks.workspace import storage_errors
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_MAX_DIGEST = 36
+_KILLED_PATIENCE_S = 10.0  # who cancels waits for the process to end, and kills it after 30 s
+_CONNECT_S = 10.0  # the start of a run waits no longer for a server
+_CONNECT_FILE_S = 120.0  # a new database file on a busy machine takes a while to be laid out
+
+
+class Tracker:
+    """One MLflow run, from `open` until the end of the `with` block."""
+
+    def __init__(self, folder: Path, card: Card, journal: Journal, uri: str) -> None:
+        """Use `Tracker.open`."""
+        self.folder = folder
+        self._journal = journal
+        self._held = ExitStack()
+        self._over = False
+        self._more_follows = False
+        self._shipper = Shipper(folder, card, journal, uri)
+        self._steps: dict[str, set[int]] = defaultdict(set)
+        for entry, _ in journal.entries():
+            if entry["op"] == "metrics":
+                for key in entry["values"]:
+                    self._steps[key].add(entry["step"])
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Start a run, or go on with the one `folder` already holds.
+
+        Waits a few seconds for MLflow; a run starts without it, too.
+
+        Args:
+            folder: this run's own; it must survive a crash. Holds the run's id, the journal and unsent files.
+            experiment: made when missing.
+            run_name: shown in the UI.
+            params: nested mappings become names with dots; all in full in the artifact config/params.json.
+            tags: besides those that say where the run comes from.
+
+        Raises:
+            TrackingError: the folder holds a run of another experiment or with other parameters, another
+                process writes it, or MLflow will never take it.
+            StorageError: the folder cannot be written.
+        """
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(sole_writer(folder))
+            flat = flatten(params)
+            card = open_card(folder, experiment, run_name, flat)
+            journal = Journal(folder)
+            stack.callback(journal.close)
+            tracker = cls(folder, card, journal, store.tracking_uri())
+            tracker._begin(params, flat, tags or {})
+            tracker._held = stack.pop_all()
+        return tracker
+
+    def __enter__(self) -> Self:
+        """Return the tracker; it runs since `open`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run: FINISHED, FAILED after an exception, KILLED after a cancel or Ctrl-C.
+
+        Raises:
+            TrackingError: not all of it could be sent; says how to send it later. When the block itself
+                failed, that is what is raised, and this is noted on it.
+        """
+        if exc is None and self._more_follows:
+            with self._held:
+                self._over = True
+                if not self._shipper.finish():
+                    logger.warning("%s", not_sent(self._shipper, self._journal))  # the next step sends the rest
+            return
+        if exc is None:
+            self.end("FINISHED")
+            return
+        # Prefect's cancel, Ctrl-C and SystemExit are BaseExceptions; what went wrong is an Exception.
+        status: Status = "FAILED" if isinstance(exc, Exception) else "KILLED"
+        try:
+            self.end(status)
+        except TrackingError as unsent:
+            logger.warning("%s", unsent)
+            exc.add_note(str(unsent))
+
+    @property
+    def run_id(self) -> str:
+        """The id of the MLflow run.
+
+        Raises:
+            TrackingError: MLflow has not answered since the run began.
+        """
+        run_id = self._shipper.card.run_id
+        if run_id is None:
+            raise not_sent(self._shipper, self._journal)
+        return run_id
+
+    @property
+    def url(self) -> str:
+        """The page of the run in MLflow's UI, or how to get there."""
+        card = self._shipper.card
+        if card.run_id is None or card.experiment_id is None:
+            return f"no run yet: MLflow at {store.public_uri(self._shipper.uri)} has not answered"
+        return store.run_url(self._shipper.uri, card.experiment_id, card.run_id)
+
+    def metrics(self, values: Mapping[str, float | None], step: int, timestamp_ms: int | None = None) -> None:
+        """Log one row; takes microseconds. None is left out; what was logged before for a key and step stays.
+
+        Args:
+            values: the part of a key before "/" becomes the section of MLflow's charts.
+            step: the epoch, usually.
+            timestamp_ms: since 1970; empty: now.
+        """
+        fresh = {}
+        for key, value in values.items():
+            if value is None or step in self._steps[key]:
+                continue
+            if not self._steps[key]:
+                check_name("metric", key)
+            fresh[key] = float(value)
+        if not fresh:
+            return
+        moment = now_ms() if timestamp_ms is None else timestamp_ms
+        self._append({"op": "metrics", "time": moment, "step": step, "values": fresh})
+        for key in fresh:
+            self._steps[key].add(step)
+
+    def logged_steps(self, key: str) -> set[int]:
+        """Return the steps for which `key` is logged, those of the attempts before a crash included."""
+        return set(self._steps.get(key, ()))
+
+    def sync(self) -> None:
+        """Return when the rows so far would survive a power cut; to be called before a checkpoint."""
+        self._journal.sync()
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+        check_name("tag", key)
+        self._append({"op": "tags", "values": {key: tag_value(value)}})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or all below a folder, with the run as it is now; it may be removed right after."""
+        self._append({"op": "files", "place": self._journal.stow(path), "folder": folder})
+
+    def text(self, content: str, name: str) -> None:
+        """Keep `content` with the run as the file `name`, which may lie in a folder: config/params.json."""
+        place = self._journal.new_place()
+        folder, _, leaf = name.rpartition("/")
+        with storage_errors(place):
+            (place / leaf).write_text(content, encoding="utf-8")
+        self._append({"op": "files", "place": place.name, "folder": folder})
+
+    def image(self, key: str, step: int, path: Path) -> None:
+        """Add a PNG file to the series `key` of MLflow's image grid."""
+        check_name("image", key)
+        place = self._journal.new_place()
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{now_ms()}+{uuid.uuid4()}.png"
+        with storage_errors(place):
+            shutil.copyfile(path, place / name)
+        self._append({"op": "image", "place": place.name})
+
+    def input(
+        self,
+        name: str,
+        source: str,
+        digest: str,
+        *,
+        context: str = "training",
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a data set the run read, by its name.
+
+        Args:
+            source: where it lies.
+            digest: of its content; MLflow keeps 36 characters.
+            context: training, validation or testing.
+            profile: what to know of it: number of images, classes ...
+        """
+        self._append(
+            {
+                "op": "input",
+                "name": name,
+                "digest": digest[:_MAX_DIGEST],
+                "source": json.dumps({"uri": source}),
+                "context": context,
+                "profile": json.dumps(profile or {}, default=str),
+            }
+        )
+
+    def leave_open(self) -> None:
+        """Let the run go on after the `with` block, unless the block fails: another step opens it again."""
+        self._more_follows = True
+
+    def flush(self) -> None:
+        """Return when MLflow has all there is so far.
+
+        Raises:
+            TrackingError: it does not take it, or does not answer for long.
+        """
+        if not self._shipper.flush():
+            raise not_sent(self._shipper, self._journal)
+
+    def end(self, status: Status) -> None:
+        """Send the rest and set the run's status; called by the end of the `with` block.
+
+        Raises:
+            TrackingError: not all of it could be sent; says how to send it later.
+        """
+        with self._held:
+            self._append({"op": "end", "status": status, "time": now_ms()})
+            self._over = True
+            patience = {"patience_s": _KILLED_PATIENCE_S, "longest_s": _KILLED_PATIENCE_S}
+            if not self._shipper.finish(**(patience if status == "KILLED" else {})):
+                raise not_sent(self._shipper, self._journal)
+            shutil.rmtree(self._journal.outbox, ignore_errors=True)
+
+    def _begin(self, params: Mapping[str, Any], flat: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        self._append({"op": "begin", "time": now_ms()})
+        if not any(entry["op"] == "params" for entry, _ in self._journal.entries()):
+            self.text(redacted(json.dumps(params, indent=2, default=str)) + "\n", "config/params.json")
+            self._append({"op": "params", "values": {key: param_value(value) for key, value in flat.items()}})
+        values = {**standard_tags(), **tags}
+        self._append({"op": "tags", "values": {key: tag_value(value) for key, value in values.items()}})
+        self._shipper.start(_CONNECT_S if self._shipper.uri.startswith("http") else _CONNECT_FILE_S)
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._over:
+            raise TrackingError(f"the run in {self.folder} has ended, found more to log: {entry['op']}")
+        self._journal.append(entry)
+        self._shipper.wake()
+
+
+def ship(folder: Path, status: Status | None = None) -> str:
+    """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
+
+    Args:
+        folder: as given to `Tracker.open`.
+        status: what became of the run, where its process could not say so itself.
+
+    Raises:
+        TrackingError: there is no run; its process still lives; or MLflow does not take it.
+    """
+    card = read_card(folder)
+    if card is None:
+        raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
+    with sole_writer(folder), ExitStack() as stack:
+        journal = Journal(folder)
+        stack.callback(journal.close)
+        if status and not journal.ended:
+            journal.append({"op": "end", "status": status, "time": now_ms()})
+        shipper = Shipper(folder, card, journal, store.tracking_uri())
+        try:
+            shipper.send_all()
+        except store.TRANSIENT as exc:
+            shipper.error = exc
+            raise not_sent(shipper, journal) from exc
+        shutil.rmtree(journal.outbox, ignore_errors=True)
+        assert shipper.card.run_id is not None
+        return shipper.card.run_id
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(ship(Path(argument)))

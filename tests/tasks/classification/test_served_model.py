@@ -1,0 +1,144 @@
+"""A logged classifier loads and predicts where nothing of this project is installed."""
+
+import base64
+import json
+import subprocess
+import sys
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tasks import store
+from tasks.classification import served_model
+from tasks.classification.models import build_model
+from tasks.errors import TrackingError
+from tasks.registry import log_served_model
+from tasks.tracking import Tracker
+
+CONFIG = {
+    "model": "mobilenet_v3_small",
+    "classes": ["fpv", "dji"],
+    "image_size": 32,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.2],
+}
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory, image):
+    """A run with a logged model, and the network it was made from."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINYARD_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        torch.manual_seed(0)
+        network = build_model("mobilenet_v3_small", 2).eval()
+        torch.save(network.state_dict(), home / "w.pt")
+        with Tracker.open(home / "run", "exp", "r", {}) as tracker:
+            model_uri = log_served_model(tracker.run_id, home / "w.pt", CONFIG, image, step=3)
+            yield store.client(), tracker.run_id, model_uri, home / "w.pt", network
+
+
+def local_path(client, model_uri):
+    """Return the folder of a logged model."""
+    location = client.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
+    return location.removeprefix("file://")
+
+
+def test_prediction_is_the_networks_own(logged, image):
+    client, _, model_uri, _, network = logged
+    answer = mlflow.pyfunc.load_model(local_path(client, model_uri)).predict(pd.DataFrame({"image": [image] * 2}))
+    pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    pixels = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_AREA) / 255
+    x = ((pixels - CONFIG["mean"]) / CONFIG["std"]).transpose(2, 0, 1)[None]
+    with torch.inference_mode():
+        wanted = network(torch.tensor(x, dtype=torch.float32)).softmax(1)[0].tolist()
+    assert answer["probabilities"][0] == pytest.approx(wanted, abs=1e-6)
+    assert answer["class"].tolist() == [CONFIG["classes"][int(np.argmax(wanted))]] * 2
+    assert answer["probability"][1] == pytest.approx(max(wanted), abs=1e-6)
+
+
+def test_model_is_ready_and_linked_to_its_run(logged):
+    client, run_id, model_uri, *_ = logged
+    model = client.get_logged_model(model_uri.removeprefix("models:/"))
+    assert model.status.name == "READY"
+    assert [out.model_id for out in client.get_run(run_id).outputs.model_outputs] == [model.model_id]
+
+
+def test_model_holds_no_pickle_and_names_its_requirements(logged):
+    client, _, model_uri, *_ = logged
+    flavor = mlflow.models.Model.load(local_path(client, model_uri)).flavors["python_function"]
+    assert "python_model" not in flavor
+    assert flavor["model_code_path"].endswith("served_model.py")
+    needs = mlflow.pyfunc.get_model_dependencies(local_path(client, model_uri))
+    with open(needs) as file:
+        assert {line.split("==")[0].strip() for line in file} >= {"torch", "torchvision", "mlflow"}
+
+
+def test_model_loads_without_this_project(logged, image, tmp_path):
+    client, _, model_uri, *_ = logged
+    code = (
+        "import sys, base64, mlflow, pandas as pd\n"
+        "m = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "out = m.predict(pd.DataFrame({'image': [base64.b64decode(sys.argv[2])]}))\n"
+        "assert 'tasks' not in sys.modules\n"
+        "print(out.to_json(orient='records'))"
+    )
+    argv = [sys.executable, "-I", "-c", code, local_path(client, model_uri), base64.b64encode(image).decode()]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)[0]["class"] in CONFIG["classes"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # its successor starts a server with an environment of its own
+def test_images_come_as_base64_over_rest(logged, image):
+    client, _, model_uri, *_ = logged
+    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(image).decode()]]}})
+    answer = mlflow.models.validate_serving_input(local_path(client, model_uri), body)
+    assert answer["class"][0] in CONFIG["classes"]
+
+
+def test_logging_again_is_the_same_model(logged, image):
+    client, run_id, model_uri, weights, _ = logged
+    assert log_served_model(run_id, weights, CONFIG, image) == model_uri
+
+
+def test_what_is_no_image_is_named_by_its_row(logged, image):
+    client, _, model_uri, *_ = logged
+    model = mlflow.pyfunc.load_model(local_path(client, model_uri))
+    with pytest.raises(ValueError, match="found no image in row 1"):
+        model.predict(pd.DataFrame({"image": [image, b"text"]}))
+
+
+def test_no_images_give_no_rows(logged):
+    client, _, model_uri, *_ = logged
+    empty = pd.DataFrame({"image": pd.Series([], dtype=object)})
+    model = mlflow.pyfunc.load_model(local_path(client, model_uri)).unwrap_python_model()
+    assert list(model.predict(None, empty).columns) == ["class", "probability", "probabilities"]
+
+
+def test_weights_that_do_not_fit_leave_no_model(logged, image, tmp_path):
+    client, run_id, model_uri, *_ = logged
+    torch.save({"x": torch.zeros(1)}, tmp_path / "bad.pt")
+    with pytest.raises(TrackingError, match="do not make a model that predicts"):
+        log_served_model(run_id, tmp_path / "bad.pt", CONFIG, image, name="other")
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment])
+    assert [f"models:/{model.model_id}" for model in found] == [model_uri]
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vit_b_32", "swin_v2_t", "mobilenet_v3_large", "mobilenet_v3_small"])
+def test_network_takes_the_state_dicts_of_training(arch):
+    with torch.device("meta"):
+        trained = build_model(arch, 3, 64)
+        served = served_model.build(arch, 3, 64)
+    assert {k: v.shape for k, v in trained.state_dict().items()} == {k: v.shape for k, v in served.state_dict().items()}

@@ -1,0 +1,78 @@
+"""Registered models: one version per run, one champion, decisions that can be read later."""
+
+import pytest
+
+from tasks import store
+from tasks.registry import annotate, champion, promote, register
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """A client of a store of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINYARD_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield store.client()
+
+
+@pytest.fixture
+def logged(client):
+    """A function that makes a run with a logged model: (run id, address)."""
+
+    def make():
+        run_id = client.create_run("0").info.run_id
+        model = client.create_logged_model("0", source_run_id=run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        return run_id, f"models:/{model.model_id}"
+
+    return make
+
+
+def test_a_model_is_registered_once_per_run(client, logged):
+    first, second = logged(), logged()
+    assert register("once", *first, description="a", tags={"accuracy": "0.9"}) == 1
+    assert register("once", *first, description="b") == 1
+    assert register("once", *second) == 2
+    assert len(client.search_model_versions("name = 'once'")) == 2
+    version = client.get_model_version("once", "1")
+    assert (version.description, version.tags, version.run_id) == ("b", {"accuracy": "0.9"}, first[0])
+
+
+def test_without_a_model_or_an_alias_there_is_no_champion(logged):
+    assert champion("nobody") is None
+    register("somebody", *logged())
+    assert champion("somebody") is None
+
+
+def test_the_champion_is_who_was_promoted_last(logged):
+    for number in (1, 2):
+        register("race", *logged())
+        assert promote("race", number, instead_of=number - 1 or None)
+        found = champion("race")
+        assert found is not None
+        assert int(found.version) == number
+
+
+def test_a_promotion_against_an_older_champion_changes_nothing(logged):
+    for _ in range(3):
+        register("late", *logged())
+    assert promote("late", 1, instead_of=None)
+    assert promote("late", 2, instead_of=1)
+    assert not promote("late", 3, instead_of=1)
+    assert promote("late", 2, instead_of=1)
+    found = champion("late")
+    assert found is not None
+    assert int(found.version) == 2
+
+
+def test_a_decision_is_written_on_the_version(client, logged):
+    register("told", *logged())
+    annotate("told", 1, tags={"decision": "kept"}, description="0.91 against 0.92 on 100 files")
+    version = client.get_model_version("told", "1")
+    assert version.tags == {"decision": "kept"}
+    assert version.description == "0.91 against 0.92 on 100 files"
+
+
+def test_a_name_that_would_break_the_search_is_refused(logged):
+    with pytest.raises(ValueError, match="quote"):
+        register("ann's", *logged())
