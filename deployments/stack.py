@@ -76,7 +76,8 @@ def mlflow_service(port: int) -> Service:
     argv = (
         *(_program("mlflow"), "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
-        *("--artifacts-destination", str(state / "artifacts"), "--serve-artifacts"),
+        # Runs write their files themselves: with and without a server they read and write the same experiments.
+        *("--default-artifact-root", str(state / "artifacts"), "--no-serve-artifacts"),
     )
     return Service(f"mlflow-{port}", argv, port, "/health", _settings(ROOT / "mlflow" / "server.env"))
 

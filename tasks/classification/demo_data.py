@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.signals import KINDS, Kind, make_recording
 from tasks.classification.spectrogram import write_spectrograms
+from tasks.classification.waveforms import Samples
 from tasks.workspace import staged, storage_errors
 
 SAMPLE_RATE_HZ = 4e6  # a scale model, 1:25, of 100 MS/s in frames of 0.1 s: see signals.py
@@ -56,6 +57,29 @@ def make_demo_dataset(
             f"found {n_recordings_per_class} recordings per class, {frames_per_recording} frames each, "
             f"{len(snrs_db)} SNRs; need at least 1 of each"
         )
+    duration_s = frames_per_recording * FRAME_S
+    jobs = list(product(range(n_recordings_per_class), KINDS))
+    n_images = 0
+    with staged(target) as tmp, ThreadPoolExecutor(n_workers) as pool:
+
+        def make(job: tuple[int, Kind]) -> tuple[str, int]:
+            number, kind = job
+            snr_db = snrs_db[number % len(snrs_db)]
+            name = f"{kind}_rec{number:03d}_snr{snr_db:+03d}"
+            iq = make_recording(kind, snr_db, seed * 1_000_003 + number, SAMPLE_RATE_HZ, duration_s)
+            return name, _write(tmp, kind, name, iq, size)
+
+        for done, (name, n) in enumerate(pool.map(make, jobs), start=1):
+            n_images += n
+            yield DemoProgress(done, len(jobs), n_images, name)
+
+
+def _write(folder: Path, kind: Kind, name: str, iq: Samples, size: int) -> int:
+    """Write a recording, and from its file the pictures; return their number."""
+    path = folder / "iq" / kind / f"{name}.iq"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(iq.astype("<c8").tobytes())  # complex64 is interleaved float32
     params = SpectrogramParams(
         sample_rate_hz=SAMPLE_RATE_HZ,
         frame_s=FRAME_S,
@@ -65,21 +89,4 @@ def make_demo_dataset(
         width=size,
         height=size,
     )
-    jobs = list(product(range(n_recordings_per_class), KINDS))
-    n_images = 0
-    with staged(target) as tmp, ThreadPoolExecutor(n_workers) as pool:
-
-        def make(job: tuple[int, Kind]) -> tuple[str, int]:
-            number, kind = job
-            snr_db = snrs_db[number % len(snrs_db)]
-            name = f"{kind}_rec{number:03d}_snr{snr_db:+03d}"
-            iq = make_recording(kind, snr_db, seed * 1_000_003 + number, SAMPLE_RATE_HZ, frames_per_recording * FRAME_S)
-            path = tmp / "iq" / kind / f"{name}.iq"
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(iq.astype("<c8").tobytes())  # complex64 is interleaved float32
-            return name, len(list(write_spectrograms(path, tmp / "images" / kind, params)))
-
-        for done, (name, n) in enumerate(pool.map(make, jobs), start=1):
-            n_images += n
-            yield DemoProgress(done, len(jobs), n_images, name)
+    return len(list(write_spectrograms(path, folder / "images" / kind, params)))

@@ -157,6 +157,8 @@ class Session:
             yield Note(text)
         if saved is not None:
             trainer.load_state_dict(saved["trainer"])
+            # Sums depend, in their last bits, on how many threads share them.
+            torch.set_num_threads(saved["threads"])
             self.history = [_epoch_from(row) for row in saved["history"]]
             self.best = self.folder / saved["best_file"] if saved["best_file"] else None
             yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint}")
@@ -238,6 +240,7 @@ class Session:
                 "trainer": trainer.state_dict(),
                 "history": [dataclasses.asdict(row) for row in self.history],
                 "best_file": self.best.name if self.best else None,
+                "threads": torch.get_num_threads(),
                 "fingerprint": self._fingerprint(),
             },
         )

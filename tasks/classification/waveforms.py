@@ -10,13 +10,13 @@ def fsk(rng: np.random.Generator, n: int, width: float) -> Samples:
     """Return `n` samples of Gaussian frequency-shift keying of random bits, the modulation of most remote controls.
 
     Args:
-        width: occupied band (Carson: two deviations + two bit-rate halves), in cycles per sample, in (0, 1).
+        width: occupied band in cycles per sample, in (0, 1); Carson: bit rate + two deviations.
     """
-    per_bit = max(2, round(2 / width))  # bit rate = width / 2, deviation = width / 4: modulation index 1
+    per_bit = max(2, round(1.5 / width))  # deviation = bit rate / 4: modulation index 0.5, no spectral lines
     bits = rng.integers(0, 2, n // per_bit + 3) * 2.0 - 1.0
-    smooth = np.hanning(per_bit + 2)  # a Gaussian filter of BT 0.5 in all but name
+    smooth = np.hanning(per_bit + 2)  # one bit long: close to a Gaussian filter
     shape = np.convolve(np.repeat(bits, per_bit), smooth / smooth.sum(), mode="same")
-    frequency = shape[per_bit : per_bit + n] * (width / 4)
+    frequency = shape[per_bit : per_bit + n] * (width / 6)
     return _soft_edges(np.exp(2j * np.pi * np.cumsum(frequency)), per_bit)
 
 

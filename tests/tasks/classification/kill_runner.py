@@ -1,0 +1,75 @@
+"""Runs a training in forked processes that are killed at given batches: `kill_runner.py HOME DATASET RUN N_EPOCHS KILL ...`.
+
+The heavy imports are made once, before the forks; nothing is computed in the parent.
+"""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import tasks.classification.session  # noqa: F401  (imported before the forks)
+import tasks.classification.tracked
+from tasks.classification import steps
+from tasks.classification.params import TrackParams, TrainParams
+from tasks.display import Bars
+
+
+class DeadlyBars(Bars):
+    """Kills the process at the n-th batch that it is shown."""
+
+    def __init__(self, kill_at: int) -> None:
+        self._left = kill_at
+
+    def move(self, name: str, done: int, total: int, caption: str = "") -> None:
+        if name != "train":
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> None:
+    params = TrainParams(
+        model="mobilenet_v3_small",
+        pretrained=False,
+        image_size=32,
+        batch_size=4,
+        num_epochs=n_epochs,
+        learning_rate=1e-3,
+        schedule="cosine",
+        mixup=0.2,
+        ema_decay=0.9,
+        precision="fp32",
+        device="cpu",
+        checkpoint_every_s=0.15,
+    )
+    from tasks.classification.session import Session
+    from tasks.workspace import cache_dir
+
+    torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
+    track = TrackParams(experiment="kill", run_name=run)
+    folder = steps.stage_dir(run, "training")
+    with steps.tracked(folder, {"lr": 1}, params, track, last=True) as (tracker, device, log):
+        log = logging.getLogger("quiet")
+        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=steps.now_ms)
+        with steps.Page("training") as page:
+            tasks.classification.tracked.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
+
+
+def main() -> None:
+    dataset, run, n_epochs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    for number, kill_at in enumerate(int(k) for k in sys.argv[4:]):
+        child = os.fork()
+        if child == 0:
+            attempt(dataset, run, n_epochs, kill_at, number)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""kill -9 at any batch and start again: the same weights, the same MLflow run, every epoch once."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+RUNNER = Path(__file__).with_name("kill_runner.py")
+N_EPOCHS, N_BATCHES = 4, 6
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 12), ("val", 4)):
+        for number, name in enumerate(("a", "b")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                image = rng.integers(0, 150, (32, 32, 3), dtype=np.uint8)
+                image[..., number] += 100
+                cv2.imwrite(str(root / part / name / f"{i}.png"), image)
+    return root
+
+
+def run(home, dataset, name, kills):
+    done = subprocess.run(
+        [sys.executable, str(RUNNER), str(dataset), name, str(N_EPOCHS), *map(str, kills)],
+        env={**os.environ, "TRAINYARD_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+def training(home, name):
+    return home / "runs" / name / "training"
+
+
+def epochs(home, name):
+    rows = json.loads((training(home, name) / "finished.json").read_text())["history"]
+    return [{k: v for k, v in row["metrics"].items() if k != "seconds"} for row in rows]
+
+
+def logged_rows(home, name):
+    """Return MLflow's rows per (key, step) of the one run called `name`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("kill")
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == name]
+    assert [r.info.status for r in runs] == ["FINISHED"]
+    keys = [key for key in runs[0].data.metrics if not key.startswith("system/")]
+    return Counter((key, m.step) for key in keys for m in client.get_metric_history(runs[0].info.run_id, key))
+
+
+def check_same(home, dataset, kills):
+    assert run(home, dataset, "whole", [0]) == [0]
+    ends = run(home, dataset, "killed", [*kills, 0])
+    assert ends == [9] * len(kills) + [0]
+    assert epochs(home, "killed") == epochs(home, "whole")
+    for name in ("best.pt", "last.pt"):
+        ours, theirs = (torch.load(training(home, run) / name, weights_only=True) for run in ("killed", "whole"))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    rows = logged_rows(home, "killed")
+    assert rows == logged_rows(home, "whole")
+    assert {step for key, step in rows if key == "loss/train"} == set(range(1, N_EPOCHS + 1))
+    assert set(rows.values()) == {1}
+
+
+def test_five_kills_at_random_batches_change_nothing(tmp_path, dataset):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    # Within the epoch that an attempt starts in, or after it: each attempt may get one epoch further, or none.
+    kills = [random.Random(seed).randint(1, N_BATCHES + 1) for _ in range(5)]
+    if sum(kills) >= N_EPOCHS * N_BATCHES:
+        kills = [min(k, 4) for k in kills]
+    check_same(tmp_path, dataset, kills)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(6))
+def test_many_kills_change_nothing(tmp_path, dataset, seed):
+    kills = [random.Random(seed).choice([1, 1, 2, 2, 3]) for _ in range(10)]
+    check_same(tmp_path, dataset, kills)
