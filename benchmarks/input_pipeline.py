@@ -1,6 +1,6 @@
 """How much of the rate on synthetic data the training keeps on real JPEG files of 1800x1200, with the cache warm.
 
-    python benchmarks/input_pipeline.py [--repeats 3] [--images 192] [--size 224]
+python benchmarks/input_pipeline.py [--repeats 3] [--images 192] [--size 224]
 """
 
 import argparse
@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tasks.classification.cache import ResizeCache, read_entry
 from tasks.classification.data import Batches
+from tasks.classification.events import BatchDone
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
-from tasks.classification.train import BatchDone, Trainer
+from tasks.classification.train import Trainer
 
 BATCH = 32
 CPU = torch.device("cpu")

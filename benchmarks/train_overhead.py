@@ -1,7 +1,7 @@
 """What the whole train step costs over a bare PyTorch loop: same model, same pixels, same process, in turn.
 
-The step decodes from the cache, counts its figures, writes checkpoints, ships to MLflow and shows progress in Prefect; the
-bare loop has everything in memory and keeps nothing but a loss. Both validate once per epoch.
+The step decodes from the cache, counts its figures, writes checkpoints, ships to MLflow and shows progress in Prefect;
+the bare loop has everything in memory and keeps nothing but a loss. Both validate once per epoch.
 
     python benchmarks/train_overhead.py [--repeats 3] [--images 1920] [--epochs 3]
 """

@@ -34,9 +34,7 @@ def _main(
 @app.command()
 def run(
     flow: Annotated[str, typer.Argument(help="classification, prepare_dataset, train_classifier")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of class folders, or of train/, val/, test/")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of class folders, or of train/, val/, test/")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
     ] = None,
@@ -54,7 +52,6 @@ def run(
         parameters["data"] = str(data.absolute())
     override(parameters, assignments or [])
     from deployments.local import run_here
-
     from deployments.outcome import print_outcome
 
     print_outcome(run_here(flow, parameters, device=device, run_name=name))
@@ -62,9 +59,7 @@ def run(
 
 @app.command()
 def resume(
-    run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")
-    ] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")] = None,
 ) -> None:
     """Go on with a run that was cut off, from its last checkpoint, in the same Prefect and MLflow run."""
     from deployments.local import resume_here
@@ -79,9 +74,7 @@ def resume(
 
 @app.command()
 def demo(
-    folder: Annotated[
-        Path | None, typer.Option(help="Where the signals go; TRAINYARD_HOME/demo without it")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the signals go; TRAINYARD_HOME/demo without it")] = None,
 ) -> None:
     """Make drone-like radio signals, train on their spectrograms, and show where to look (3 minutes on 2 cores)."""
     from deployments.demo import run_demo

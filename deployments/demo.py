@@ -8,8 +8,9 @@ from rich.console import Console
 from deployments.local import run_here
 from deployments.outcome import print_outcome
 from tasks.display import bars
-GROUP_BY = r"^(.*_rec\d+)"  # as tasks.classification.demo_data names its files; importing that takes seconds
 from tasks.workspace import home
+
+GROUP_BY = r"^(.*_rec\d+)"  # as tasks.classification.demo_data names its files; importing that takes seconds
 
 PARAMETERS: dict[str, Any] = {
     "split": {"group_by": GROUP_BY},
@@ -44,7 +45,7 @@ def run_demo(folder: Path | None) -> None:
         "  Prefect   the run's timeline, its epoch table, the link to MLflow and the summary under Artifacts\n"
         "  MLflow    experiment `demo`: curves by section under Model metrics; confusion matrix, worst mistakes and\n"
         "            samples under Artifacts > report; the model and why it is champion under Models\n"
-        f"Your own images: yard run classification --data FOLDER --device cpu"
+        "Your own images: yard run classification --data FOLDER --device cpu"
         " --set train.pretrained=false",
         highlight=False,
         soft_wrap=True,

@@ -19,10 +19,11 @@ def prepare_environment() -> None:
         # Both call home otherwise, and a lab without a network waits for the time-out.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",  # its notes on database tables would stand between the lines of a run
         "DO_NOT_TRACK": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
-        # The engine reports a failed run as its traceback; the command adds one line that says what to do.
-        "PREFECT_LOGGING_LEVEL": "INFO",
+        # A run without a server prints links all the same: `yard up` shows them.
+        "PREFECT_UI_URL": "http://127.0.0.1:4200",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     }
     for name, value in settings.items():

@@ -1,6 +1,7 @@
 """Runs a flow in this process, without a server of one's own."""
 
 import inspect
+import json
 import os
 import signal
 import typing
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deployments.environment import ROOT
 from deployments.stack import choose_api, running
+from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
 from tasks.display import console, log_through_console
 from tasks.errors import ConfigError
@@ -68,18 +70,14 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(name: str, error: Any) -> str:
-    place = ".".join([name, *(str(part) for part in error["loc"])])
+    # A union puts the schema of each of its sides into the place; a person has never seen those.
+    parts = [str(part) for part in error["loc"] if "[" not in str(part)]
+    place = ".".join([name, *parts])
     message = error["msg"].removeprefix("Value error, ")
-    return (
-        f"{place}: {message}"
-        if error["type"] == "value_error"
-        else f"{place}: found {error['input']!r}: {message}"
-    )
+    return f"{place}: {message}" if error["type"] == "value_error" else f"{place}: found {error['input']!r}: {message}"
 
 
-def run_here(
-    name: str, parameters: dict[str, Any], *, device: str | None = None, run_name: str | None = None
-) -> UUID:
+def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None, run_name: str | None = None) -> UUID:
     """Run a flow in this process to its end and return the run's id; Prefect and MLflow hold it as any other.
 
     Args:
@@ -90,14 +88,17 @@ def run_here(
 
     Raises:
         ConfigError: no such flow, or it does not take these parameters; nothing was started then.
+        GpuError: this machine does not have the device.
     """
     service = choose_api()
     flow = load_flow(name)
     if device is not None:
-        override(parameters, [f"train.device={device}"])
+        override(parameters, [f"train.device={json.dumps(device)}"])
     if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
-        override(parameters, [f"track.run_name={run_name}"])
+        override(parameters, [f"track.run_name={json.dumps(run_name)}"])
     checked = check_parameters(flow, parameters)
+    if "train" in checked:
+        resolve_device(checked["train"].device, get_probe())  # here and now, not after hours of preparation
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
@@ -150,12 +151,22 @@ def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
     from prefect.flow_engine import run_flow
 
     log_through_console()
-    console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False)
+    console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         run_flow(flow, flow_run=flow_run, parameters=parameters)
     finally:
         signal.signal(signal.SIGTERM, before)
+        _send_the_rest()
+
+
+def _send_the_rest() -> None:
+    """Hand Prefect the log lines and events still under way; its service ends next, and they would wait for it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

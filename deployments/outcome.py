@@ -24,18 +24,14 @@ def print_outcome(run_id: UUID) -> None:
         console.print(f"files: {folder}", highlight=False, soft_wrap=True)
     prefix = "" if running_stack() else "`yard up`, then "
     stack = running_stack() or {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
-    console.print(
-        f"see the run: {prefix}{stack['prefect']}/runs/flow-run/{run_id}", highlight=False, soft_wrap=True
-    )
+    console.print(f"see the run: {prefix}{stack['prefect']}/runs/flow-run/{run_id}", highlight=False, soft_wrap=True)
     card = folder / "training" / "run.json"
     if card.is_file():
-        console.print(
-            f"see curves:  {prefix}{stack['mlflow']}/{_page(card)}", highlight=False, soft_wrap=True
-        )
+        console.print(f"see curves:  {prefix}{stack['mlflow']}/{_page(card)}", highlight=False, soft_wrap=True)
 
 
 def _table(figures: dict[str, float | int | None]) -> Table:
-    table = Table(title="on the test part, shares from 0 to 1")
+    table = Table(title="on the test part")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():

@@ -200,6 +200,9 @@ def choose_api() -> Service | None:
         os.environ.setdefault("MLFLOW_TRACKING_URI", stack["mlflow"])
         return None
     service = prefect_service(free_port(), ui=False)
+    state = Path(os.environ.get("PREFECT_HOME", home() / "prefect"))
+    with storage_errors(state):
+        state.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only, and warns
     os.environ["PREFECT_API_URL"] = service.env["PREFECT_API_URL"]
     return service
 

@@ -98,10 +98,8 @@ def override(parameters: dict[str, Any], assignments: Sequence[str]) -> None:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as exc:
-            raise ConfigError(
-                f"the value in {assignment!r} is not YAML: {' '.join(str(exc).split())}"
-            ) from exc
-        if isinstance(value, str):
+            raise ConfigError(f"the value in {assignment!r} is not YAML: {' '.join(str(exc).split())}") from exc
+        if isinstance(value, str) and value == text.strip():  # else it was quoted: text on purpose
             value = _number(value)
         *parents, leaf = dotted.split(".")
         place = parameters

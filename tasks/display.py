@@ -59,11 +59,32 @@ def bars() -> Iterator[Bars]:
 
 
 def log_through_console() -> None:
-    """Send Prefect's log lines through the shared console, so that they stand above the bars."""
-    handler = RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)
-    handler.setFormatter(logging.Formatter("%(message)s", datefmt="%X"))
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        logger = logging.getLogger(name)
-        for old in [h for h in logger.handlers if type(h).__name__ == "PrefectConsoleHandler"]:
-            logger.removeHandler(old)
-            logger.addHandler(handler)
+    """Send log lines through the shared console, so that they stand above the bars; leave out MLflow's chatter."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%X"))
+    else:  # a file or a pipe: one line each, never cut at the width of a screen
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%X"))
+    handler.addFilter(_worth_showing)
+    root = logging.getLogger()  # Prefect's own loggers pass their lines up to it
+    for old in [h for h in root.handlers if type(h).__name__ == "PrefectConsoleHandler"]:
+        root.removeHandler(old)
+        root.addHandler(handler)
+
+
+_SAID_ELSEWHERE = (
+    "View at ",  # the command says where to look, once
+    "Finished in state Completed(",
+    "Finished in state Failed(",
+    # The error reaches the command, which shows it once; the run's page has it with its traceback.
+    "Task run failed with exception",
+    "Encountered exception during execution",
+)
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_SAID_ELSEWHERE)

@@ -48,6 +48,10 @@ for _name, _value in _CLIENT_SETTINGS.items():
 set_telemetry_client()  # reads the switch again: mlflow itself was imported before it was set
 
 
+UI = "http://127.0.0.1:5000"
+"""Where `yard up` shows MLflow unless told otherwise; runs that know no server link there."""
+
+
 def tracking_uri() -> str:
     """Return where MLflow is: MLFLOW_TRACKING_URI, else a database under TRAINYARD_HOME, made if missing."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -76,11 +80,11 @@ def public_uri(uri: str) -> str:
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """Return the page of the run in MLflow's UI, or, without a server, the command that shows it."""
+    """Return the page of the run in MLflow's UI; without a server, where `yard up` will show it."""
     page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith(("http://", "https://")):
         return f"{public_uri(uri).rstrip('/')}/{page}"
-    return f"mlflow server --backend-store-uri {public_uri(uri)}, then http://127.0.0.1:5000/{page}"
+    return f"{UI}/{page}"
 
 
 def is_hopeless(error: BaseException) -> bool:

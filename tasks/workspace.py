@@ -57,6 +57,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageError(f"disk full while writing {exc.filename or path}: free room there") from exc
+        if exc.errno == errno.EFBIG:
+            raise StorageError(
+                f"file too large while writing {exc.filename or path}: raise the limit (ulimit -f)"
+            ) from exc
         if exc.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise StorageError(f"cannot write {exc.filename or path}: {exc.strerror}") from exc
         if exc.errno in {errno.ENOTDIR, errno.EEXIST}:
@@ -104,3 +108,14 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def remember(folder: Path, made_with: dict[str, Any]) -> None:
+    """Write into the folder of a stage what it was made with, so that later stages can tell."""
+    write_json(folder / "made_with.json", made_with)
+
+
+def recall(folder: Path) -> dict[str, Any]:
+    """Return what a folder was made with; empty for one that was made by hand."""
+    path = folder / "made_with.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}

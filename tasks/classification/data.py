@@ -55,9 +55,7 @@ def check_num_classes(wanted: int | None, classes: Sequence[str], root: Path) ->
         ConfigError: they differ.
     """
     if wanted is not None and wanted != len(classes):
-        raise ConfigError(
-            f"num_classes is {wanted}, but {root} has {len(classes)} classes: {', '.join(classes)}"
-        )
+        raise ConfigError(f"num_classes is {wanted}, but {root} has {len(classes)} classes: {', '.join(classes)}")
 
 
 def order_classes(found: Sequence[str], wanted: Sequence[str] | None, root: Path) -> list[str]:

@@ -75,11 +75,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"found no file of weights at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as exc:  # torch raises UnpicklingError, RuntimeError, EOFError ... for what is not weights
+    except Exception as exc:  # torch raises UnpicklingError, RuntimeError, EOFError ... for what is not weights
         raise WeightsError(
-            f"cannot read weights from {path}: need a state dict saved by torch.save, without pickled code ({_first_line(exc)})"
+            f"cannot read weights from {path}: need a state dict saved by torch.save, without pickled code "
+            f"({_first_line(exc)})"
         ) from exc
     for key in ("state_dict", "model_state_dict", "model", "weights"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -129,9 +128,7 @@ def load_weights(model: nn.Module, arch: str, state: Mapping[str, Tensor], sourc
         raise WeightsError(
             f"weights from {source} do not fit {arch}: {len(wrong)} of {len(own)} tensors, first {wrong[0]}"
         )
-    head_fits = all(
-        name in state and state[name].shape == t.shape for name, t in own.items() if name.startswith(head)
-    )
+    head_fits = all(name in state and state[name].shape == t.shape for name, t in own.items() if name.startswith(head))
     notes = []
     if not head_fits:
         found, need = head_classes(state, arch), _out_features(own, head)

@@ -30,9 +30,7 @@ class SplitParams(Params):
     """How a folder of classes becomes a training, a validation and a test part."""
 
     train_ratio: Annotated[float, Field(gt=0, lt=1, description="Share of each class to train on")] = 0.7
-    val_ratio: Annotated[
-        float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")
-    ] = 0.2
+    val_ratio: Annotated[float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")] = 0.2
     seed: Seed = 0
     group_by: Annotated[
         str | None,
@@ -45,9 +43,9 @@ class SplitParams(Params):
     max_bad_share: Annotated[
         Fraction, Field(description="The run fails when more than this share of the files cannot be used")
     ] = 0.01
-    max_pixels: Annotated[
-        int, Field(ge=1, description="A picture with more pixels is refused as unusable")
-    ] = 100_000_000
+    max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused as unusable")] = (
+        100_000_000
+    )
 
     @model_validator(mode="after")
     def _leaves_a_test_part(self) -> Self:
@@ -120,9 +118,9 @@ class AugmentParams(Params):
 
     enabled: bool = True
     methods: tuple[Method, ...] = ALL_METHODS
-    parts: Annotated[
-        tuple[Part, ...], Field(description="Parts that get copies; validating on them flatters")
-    ] = ("train",)
+    parts: Annotated[tuple[Part, ...], Field(description="Parts that get copies; validating on them flatters")] = (
+        "train",
+    )
     seed: Seed = 0
     quality: Annotated[int, Field(ge=50, le=100, description="JPEG quality of the copies")] = 95
     n_workers: Annotated[int, Field(ge=0, description="0: every core; the result does not depend on it")] = 0
@@ -152,9 +150,7 @@ def _class_names(value: object) -> object:
         value = None if value.strip().lower() in {"", "none"} else [v.strip() for v in value.split(",")]
     if isinstance(value, dict):
         if sorted(value.values()) != list(range(len(value))):
-            raise ValueError(
-                f"found the numbers {sorted(value.values())}, need 0 to {len(value) - 1}, each once"
-            )
+            raise ValueError(f"found the numbers {sorted(value.values())}, need 0 to {len(value) - 1}, each once")
         value = sorted(value, key=value.__getitem__)
     return value
 
@@ -172,9 +168,7 @@ class TrainParams(Params):
     image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
     device: Annotated[
         str,
-        Field(
-            pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..."
-        ),
+        Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..."),
     ] = "cuda"
     train_path: Annotated[
         Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
@@ -182,9 +176,7 @@ class TrainParams(Params):
     val_path: Annotated[
         Path | None, NoneText, Field(description="Class folders to validate on; goes with train_path")
     ] = None
-    test_path: Annotated[
-        Path | None, NoneText, Field(description="Class folders to grade on; empty: val_path")
-    ] = None
+    test_path: Annotated[Path | None, NoneText, Field(description="Class folders to grade on; empty: val_path")] = None
     save_path: Annotated[
         Path | None,
         NoneText,
@@ -193,9 +185,7 @@ class TrainParams(Params):
     class_names: Annotated[
         tuple[str, ...] | None,
         BeforeValidator(_class_names),
-        Field(
-            description="The classes in the order of the head: a list, or a map of names to numbers; empty: sorted"
-        ),
+        Field(description="The classes in the order of the head: a list, or a map of names to numbers; empty: sorted"),
     ] = None
     weight_path: Annotated[
         Path | None, NoneText, Field(description="Start from these weights: a state dict, RFUAV's included")
@@ -209,9 +199,7 @@ class TrainParams(Params):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
     schedule: Literal["none", "cosine"] = "none"
-    warmup_epochs: Annotated[
-        float, Field(ge=0, description="Linear rise of the learning rate at the start")
-    ] = 0
+    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: Annotated[
         Literal["none", "balanced"], Field(description="balanced: a rare class weighs more in the loss")
@@ -227,12 +215,10 @@ class TrainParams(Params):
         Field(description="auto: measured at the start, the fastest the device does well"),
     ] = "auto"
     compile: Annotated[bool, Field(description="torch.compile: slow to start, faster for long runs")] = False
-    patience: Annotated[
-        int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")
-    ] = 0
-    horizontal_flip: Annotated[
-        bool, Field(description="Mirror half of the training images; not for spectrograms")
-    ] = False
+    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
+    horizontal_flip: Annotated[bool, Field(description="Mirror half of the training images; not for spectrograms")] = (
+        False
+    )
     n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
     seed: Seed = 0
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
@@ -278,9 +264,9 @@ class EvaluateParams(Params):
 class TrackParams(Params):
     """Under which names the run is found again."""
 
-    experiment: Annotated[
-        str, Field(min_length=1, description="MLflow experiment, and name of the model")
-    ] = "classification"
+    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment, and name of the model")] = (
+        "classification"
+    )
     run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
 
 
@@ -300,7 +286,5 @@ def data_source(data: Path | None, train: TrainParams) -> DataSource:
     if data is not None:
         return data
     if parts is None:
-        raise ValueError(
-            "found no data: need data (a folder of class folders), or train.train_path and train.val_path"
-        )
+        raise ValueError("found no data: need data (a folder of class folders), or train.train_path and train.val_path")
     return parts

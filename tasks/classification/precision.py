@@ -66,9 +66,7 @@ def _as_precision(name: str) -> Precision:
     raise ConfigError(f"found precision {name!r}, need auto, fp32, bf16 or fp16")
 
 
-def _measured(
-    build: Callable[[], nn.Module], batch: tuple[int, int], cache: Path, key: str
-) -> tuple[Precision, str]:
+def _measured(build: Callable[[], nn.Module], batch: tuple[int, int], cache: Path, key: str) -> tuple[Precision, str]:
     n_images, size = min(batch[0], 32), batch[1]
     where = f"{_cpu_name()}|{torch.__version__}|{torch.get_num_threads()}|{key}|{n_images}|{size}"
     path = cache / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.json"

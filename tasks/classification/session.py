@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -26,42 +25,26 @@ from tasks.classification.data import (
     read_classes,
     read_part,
 )
+from tasks.classification.events import (
+    BatchDone,
+    EpochDone,
+    EpochMetrics,
+    Event,
+    Note,
+    Shrunk,
+    epoch_from,
+    history_frame,
+)
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict
 from tasks.classification.optim import deterministic
 from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, choose_precision
-from tasks.classification.train import BatchDone, EpochMetrics, Trainer
+from tasks.classification.train import Trainer
 from tasks.errors import ConfigError, StorageError
 from tasks.workspace import write_atomic, write_json
 
 # What may change between a crash and the resumption without changing the result.
 FREE_TO_CHANGE = {"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence a person should read."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shrunk:
-    """Progress of filling the cache of shrunk images."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class EpochDone:
-    """An epoch that is safe on disk."""
-
-    metrics: EpochMetrics
-    timestamp_ms: int  # when it ended, Unix time
-
-
-Event = Note | Shrunk | BatchDone | EpochDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +108,7 @@ class Session:
     def load_finished(self) -> None:
         """Take the history of a training that was finished earlier from its folder."""
         rows = json.loads((self.folder / "finished.json").read_text())["history"]
-        self.history = [_epoch_from(row) for row in rows]
+        self.history = [epoch_from(row) for row in rows]
 
     def load_parts(self, names: Sequence[str]) -> Iterator[Event]:
         """Fill the cache with the images of some parts."""
@@ -159,7 +142,7 @@ class Session:
             trainer.load_state_dict(saved["trainer"])
             # Sums depend, in their last bits, on how many threads share them.
             torch.set_num_threads(saved["threads"])
-            self.history = [_epoch_from(row) for row in saved["history"]]
+            self.history = [epoch_from(row) for row in saved["history"]]
             self.best = self.folder / saved["best_file"] if saved["best_file"] else None
             yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint}")
         train = self._batches("train", shuffle=self.params.shuffle)
@@ -171,9 +154,7 @@ class Session:
 
     def _batches(self, part: str, *, shuffle: bool) -> Batches:
         p = self.params
-        return self.parts[part].batches(
-            p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers
-        )
+        return self.parts[part].batches(p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers)
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
@@ -222,9 +203,7 @@ class Session:
             self.best = self.folder / f"best-{event.epoch:04d}.pt"
             save_tensors(self.best, trainer.graded_model.state_dict())
         if self.params.keep_every_epoch:
-            save_tensors(
-                self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict()
-            )
+            save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
         self.history.append(EpochDone(event, now))
         self._save(trainer)
         if old_best and old_best != self.best:
@@ -314,25 +293,6 @@ class Session:
             "mean": list(MEAN),
             "std": list(STD),
         }
-
-
-def history_frame(history: Sequence[EpochDone]) -> pd.DataFrame:
-    """Return one row per epoch, the columns of `EpochMetrics` and the time it ended."""
-    rows = [{**dataclasses.asdict(row.metrics), "timestamp_ms": row.timestamp_ms} for row in history]
-    return pd.DataFrame(rows).drop(columns=["notes"])
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that `history_frame` wrote; what is not defined is None."""
-    frame = pd.read_csv(path)
-    return [
-        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")
-    ]
-
-
-def _epoch_from(row: dict[str, Any]) -> EpochDone:
-    metrics = {**row["metrics"], "notes": tuple(row["metrics"]["notes"])}
-    return EpochDone(EpochMetrics(**metrics), row["timestamp_ms"])
 
 
 def save_tensors(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.exceptions import MissingContextError
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 
 from gpu_pools.probe import environment, get_probe, resolve_device
 from tasks.classification.params import (
@@ -28,7 +28,7 @@ from tasks.classification.params import (
 from tasks.display import bars
 from tasks.errors import ConfigError
 from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.workspace import allowed_path, cache_dir, run_dir, staged, write_json
+from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +50,25 @@ def name_training() -> str:
     train, track = values.get("train") or TrainParams(), values.get("track") or TrackParams()
     if track.run_name:
         return str(track.run_name)
-    data = values.get("data") or values.get("dataset") or train.train_path
+    data = values.get("data") or _origin(values.get("dataset")) or train.train_path
     return f"{train.model}-{Path(data).name if data else 'data'}"
+
+
+def _origin(dataset: Path | None) -> Path | None:
+    """Return the data a prepared dataset was made from: its own folder is called like that of any other run."""
+    data = recall(Path(dataset)).get("data", dataset) if dataset else None
+    return Path(data["train"] if isinstance(data, dict) else data) if data else None
 
 
 def name_preparation() -> str:
     """Return the name of a preparation run."""
     data = flow_run.parameters.get("data")
     return f"prepare-{Path(data).name}" if isinstance(data, (str, Path)) else "prepare"
+
+
+def name_augmentation() -> str:
+    """Return the name of the step that makes altered copies."""
+    return "-".join(["augment", *task_run.parameters["params"].methods])
 
 
 def logger() -> Logger:
@@ -83,17 +94,6 @@ def stage_dir(run: str | None, stage: str) -> Path:
 def now_ms() -> int:
     """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def remember(folder: Path, made_with: dict[str, Any]) -> None:
-    """Write into a dataset what it was made with, so that the training can tell MLflow."""
-    write_json(folder / "made_with.json", made_with)
-
-
-def recall(dataset: Path) -> dict[str, Any]:
-    """Return what a dataset was made with; empty for one that was made by hand."""
-    path = dataset / "made_with.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dict[str, Any]:
@@ -209,14 +209,12 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
             remember(folder, {"data": source, "split": params.model_dump(mode="json")})
         for bad in report.bad:
             logger().warning("left out %s: %s", bad.path, bad.reason)
-        logger().info(
-            "%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts)
-        )
+        logger().info("%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts))
         show_markdown("split", split_markdown(report))
     return target
 
 
-@task(task_run_name="augment-{params.methods}")
+@task(task_run_name=name_augmentation)
 def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
     from tasks.classification.augment import augment_dataset
@@ -236,9 +234,7 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 
 
 @task(task_run_name="train-{params.model}")
-def train(
-    dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None
-) -> Path:
+def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
     """Fit the model, every epoch going to MLflow as it happens; return the folder of the training."""
     from tasks.classification.session import Session
     from tasks.classification.tracked import train_tracked
@@ -250,20 +246,16 @@ def train(
         log,
     ):
         show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
-        session = Session(
-            allowed_path(dataset), folder, params, device, cache=cache_dir("."), clock_ms=now_ms
-        )
+        session = Session(allowed_path(dataset), folder, params, device, cache=cache_dir("."), clock_ms=now_ms)
         with Page("training") as page, bars() as shown:
             train_tracked(session, tracker, page, shown, log)
     return folder
 
 
 @task(task_run_name="evaluate-{train.model}")
-def evaluate(
-    dataset: Path, training: Path, train: TrainParams, params: EvaluateParams, track: TrackParams
-) -> str:
+def evaluate(dataset: Path, training: Path, train: TrainParams, params: EvaluateParams, track: TrackParams) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
-    from tasks.classification.session import read_history
+    from tasks.classification.events import read_history
     from tasks.classification.tracked import copy_results, grade_tracked, summary
 
     with tracked(training, recorded(dataset, train, params), train, track, last=True) as (
@@ -283,7 +275,9 @@ def evaluate(
             cache=cache_dir("."),
             log=log.warning,
         )
-        show_markdown("summary", summary(report, decision, train, tracker.url))
+        text = summary(report, decision, train, tracker.url)
+        show_markdown("summary", text)
+        tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * report.grades.accuracy)
         if train.save_path is not None:
             copy_results(training, allowed_path(train.save_path))

@@ -77,11 +77,7 @@ def _compare(
     if now is not None:
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
             weights, their_config, seen = (
-                Path(
-                    mlflow.artifacts.download_artifacts(
-                        run_id=now.run_id, artifact_path=name, dst_path=folder
-                    )
-                )
+                Path(mlflow.artifacts.download_artifacts(run_id=now.run_id, artifact_path=name, dst_path=folder))
                 for name in (WEIGHTS, CONFIG, SEEN)
             )
             champion_config = json.loads(their_config.read_text())

@@ -1,10 +1,10 @@
 """A training and its grading as MLflow holds them: which figure goes where, which file under which name."""
 
+import hashlib
 import logging
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tasks import registry
 from tasks.classification import succession
 from tasks.classification.champion import Decision
 from tasks.classification.evaluate import TestReport, report_figures
+from tasks.classification.events import BatchDone, EpochDone, EpochMetrics, Note, Shrunk
 from tasks.classification.grading import (
     answer,
     graded_part,
@@ -25,12 +26,11 @@ from tasks.classification.grading import (
 )
 from tasks.classification.images import encode_jpeg, read_rgb
 from tasks.classification.params import EvaluateParams, TrainParams
-from tasks.classification.session import EpochDone, Note, Session, Shrunk
-from tasks.classification.train import BatchDone, EpochMetrics
+from tasks.classification.session import Session
 from tasks.display import Bars
 from tasks.prefect_page import Page
 from tasks.tracking import Tracker
-from tasks.workspace import storage_errors
+from tasks.workspace import recall, storage_errors
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS: dict[str, str] = {
@@ -133,7 +133,9 @@ class _Recorder:
         log_epoch(self._tracker, event)
         metrics = event.metrics
         self._page.row(epoch_row(metrics))
-        self._caption = f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
+        self._caption = (
+            f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
+        )
         self._log.info(epoch_line(metrics, self._left(metrics)))
 
     def _left(self, metrics: EpochMetrics) -> float:
@@ -144,17 +146,14 @@ class _Recorder:
 def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
     """Log the sixteen figures of an epoch, with the time it ended."""
     values = asdict(epoch.metrics)
-    tracker.metrics(
-        {key: values[field] for field, key in METRIC_KEYS.items()}, epoch.metrics.epoch, epoch.timestamp_ms
-    )
+    tracker.metrics({key: values[field] for field, key in METRIC_KEYS.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
 
 
 def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
     """Return a row of the epoch table: the sixteen figures, rounded."""
     values = asdict(metrics)
     return {
-        field: round(values[field], 5) if isinstance(values[field], float) else values[field]
-        for field in METRIC_KEYS
+        field: round(values[field], 5) if isinstance(values[field], float) else values[field] for field in METRIC_KEYS
     }
 
 
@@ -162,10 +161,17 @@ def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
     """Return the line the log has for an epoch."""
     star = " (best)" if metrics.is_best else ""
     return (
-        f"epoch {metrics.epoch}/{metrics.total_epochs}: loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
+        f"epoch {metrics.epoch}/{metrics.total_epochs}: "
+        f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
         f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{star}; macro F1 {metrics.macro_f1:.3f}; "
         f"{metrics.seconds:.1f} s, about {left_s:.0f} s left"
     )
+
+
+def name_of(dataset: Path) -> str:
+    """Return what people call a prepared dataset: the folder it was made from."""
+    source = recall(dataset).get("data", dataset)
+    return Path(source).name if isinstance(source, (str, Path)) else Path(source["train"]).parent.name
 
 
 def describe_data(session: Session, tracker: Tracker) -> None:
@@ -175,7 +181,7 @@ def describe_data(session: Session, tracker: Tracker) -> None:
         part = session.parts[name]
         counts = torch.bincount(torch.tensor(part.samples.labels), minlength=len(session.classes)).tolist()
         tracker.input(
-            session.dataset.name,
+            name_of(session.dataset),
             str(session.dataset / name),
             session.data_digest(),
             context=context,
@@ -202,9 +208,7 @@ def grade_tracked(
     """Grade the best weights, give MLflow the figures, pictures and the model, and settle who is champion."""
     part = graded_part(dataset)
     if part != "test":
-        log(
-            "the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter"
-        )
+        log("the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter")
     tracker.tag("graded_on", part)
     classes = config["classes"]
     model = load_model(training / "best.pt", config)
@@ -216,9 +220,9 @@ def grade_tracked(
     figures = report_figures(report)
     tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, int(best["epoch"]))
     tracker.artifact(target, "report")
-    digest = registry_digest(answers.digests)
+    digest = joint_digest(answers.digests)
     tracker.input(
-        dataset.name, str(dataset / part), digest, context="testing", profile={"images": len(answers.paths)}
+        name_of(dataset), str(dataset / part), digest, context="testing", profile={"images": len(answers.paths)}
     )
     example = encode_jpeg(read_rgb(answers.paths[0], min_side=config["image_size"]), 95)
     served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
@@ -236,10 +240,8 @@ def grade_tracked(
     return report, decision
 
 
-def registry_digest(digests: list[str]) -> str:
+def joint_digest(digests: list[str]) -> str:
     """Return one digest over the digests of files, whatever their order."""
-    import hashlib
-
     return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=16).hexdigest()
 
 

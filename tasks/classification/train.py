@@ -1,8 +1,7 @@
 """The training loop: a generator of batches and epochs whose whole state can be put on disk at any of its yields."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.classification.data import Batches, Normalise
+from tasks.classification.events import BatchDone, EpochMetrics
 from tasks.classification.metrics import Grader
 from tasks.classification.optim import (
     MovingAverage,
@@ -21,40 +21,6 @@ from tasks.classification.optim import (
 from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, autocast
 from tasks.errors import TrainingError
-
-
-@dataclass(frozen=True, slots=True)
-class BatchDone:
-    """Progress within an epoch; yielded after every optimiser step."""
-
-    epoch: int  # from 1
-    batch: int  # done in this epoch
-    n_batches: int
-
-
-@dataclass(frozen=True, slots=True)
-class EpochMetrics:
-    """What an epoch came to. Shares are in [0, 1], losses in nats; None: not defined for so few classes."""
-
-    epoch: int
-    total_epochs: int
-    train_loss: float  # mean per image, of the loss that is minimised (smoothed, weighted, mixed)
-    train_acc: float
-    val_loss: float  # mean cross-entropy per image
-    val_acc: float
-    macro_f1: float
-    micro_f1: float
-    mAP: float
-    top1_acc: float
-    top3_acc: float | None
-    top5_acc: float | None
-    precision: float
-    recall: float
-    learning_rate: float  # of the last step
-    best_acc: float  # highest val_acc so far
-    is_best: bool  # this epoch's weights are the best so far
-    seconds: float  # spent on the epoch, training and validation, in all processes that worked on it
-    notes: tuple[str, ...] = ()  # what a person should know: a halved batch, an early stop
 
 
 class Trainer:
@@ -89,9 +55,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.ema = MovingAverage(self.model, ema_copy.to(device), params.ema_decay) if ema_copy else None
-        self._forward: Callable[[Tensor], Tensor] = (
-            torch.compile(self.model) if params.compile else self.model
-        )
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if params.compile else self.model
         self._normalise = Normalise(device)
         self._grader = Grader(n_classes)
         self._n_classes = n_classes
@@ -133,59 +97,54 @@ class Trainer:
             yield metrics
 
     def _train_epoch(self, train: Batches, weights: Tensor | None) -> Iterator[BatchDone]:
-        n_batches, group = len(train), self.params.accumulate
-        steps_per_epoch = -(-n_batches // group)
+        n_batches, group_size = len(train), self.params.accumulate
+        steps_per_epoch = -(-n_batches // group_size)
         self.model.train()
-        for number, (images, labels) in enumerate(train.epoch(self.epoch, self.batch), self.batch):
-            first = number - number % group
-            share = 1 / (min(group, n_batches - first))
-            self._backward(images, labels, weights, share, number)
-            if number + 1 - first == group or number + 1 == n_batches:
-                rate = learning_rate(self.params, self.step, steps_per_epoch)
-                self._update(rate)
-                self.batch = number + 1
-                if self.step % 50 == 0:
-                    self._check_finite()
-                yield BatchDone(self.epoch, self.batch, n_batches)
+        group: list[tuple[Tensor, Tensor]] = []
+        for number, batch in enumerate(train.epoch(self.epoch, self.batch), self.batch + 1):
+            group.append(batch)
+            if len(group) < group_size and number < n_batches:
+                continue
+            self._backward(group, weights)
+            group.clear()
+            self._update(learning_rate(self.params, self.step, steps_per_epoch))
+            self.batch = number
+            if self.step % 50 == 0:
+                self._check_finite()
+            yield BatchDone(self.epoch, self.batch, n_batches)
         self._check_finite()
 
-    def _backward(
-        self, images: Tensor, labels: Tensor, weights: Tensor | None, share: float, number: int
-    ) -> None:
-        """Add the gradients of one batch; cut it in halves for as long as the GPU's memory asks for it."""
+    def _backward(self, group: Sequence[tuple[Tensor, Tensor]], weights: Tensor | None) -> None:
+        """Leave the gradient of the mean loss of a group of batches; cut them as the GPU's memory asks for it."""
         rng = _rng_states(self.device)
         while True:
             try:
                 sums = torch.zeros_like(self._sums)
-                for piece in torch.arange(len(labels)).chunk(self.n_chunks):
-                    sums += self._backward_piece(
-                        images[piece], labels[piece], weights, share / len(labels), number
-                    )
+                for number, (images, labels) in enumerate(group, self.batch):
+                    scale = 1 / (len(group) * len(labels))
+                    for piece in torch.arange(len(labels)).chunk(self.n_chunks):
+                        sums += self._backward_piece(images[piece], labels[piece], weights, scale, number)
                 self._sums += sums
                 return
             except torch.OutOfMemoryError as exc:
-                if self.n_chunks >= len(labels):
-                    raise TrainingError(
-                        f"one image of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: "
-                        f"take a smaller image_size or model ({exc})"
-                    ) from exc
-                self._drop_half_done(share)
-                self.n_chunks *= 2
-                self._notes.append(
-                    f"out of memory at {len(labels)} images: the batch now runs in {self.n_chunks} pieces, "
-                    "gradients added up; batch norm sees the pieces"
-                )
+                self._halve(group[0][0], exc)
                 _set_rng_states(rng, self.device)
 
-    def _drop_half_done(self, share: float) -> None:
-        if share < 1:
-            # Gradients of earlier batches of the group are mixed with those of the failed one.
+    def _halve(self, images: Tensor, exc: torch.OutOfMemoryError) -> None:
+        """Drop the gradients so far and cut batches into twice as many pieces from now on."""
+        if self.n_chunks >= len(images):
             raise TrainingError(
-                "out of memory while gradients were being accumulated: take a smaller batch_size and a larger accumulate"
-            )
+                f"one image of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: "
+                f"take a smaller image_size or model ({exc})"
+            ) from exc
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.n_chunks *= 2
+        self._notes.append(
+            f"out of memory at {len(images)} images: a batch now runs in {self.n_chunks} pieces, gradients added up; "
+            "batch norm sees the pieces"
+        )
 
     def _backward_piece(
         self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, number: int

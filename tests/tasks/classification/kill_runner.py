@@ -1,4 +1,4 @@
-"""Runs a training in forked processes that are killed at given batches: `kill_runner.py HOME DATASET RUN N_EPOCHS KILL ...`.
+"""Runs a training in forked processes that are killed at given batches: `kill_runner.py DATASET RUN N_EPOCHS KILL ...`.
 
 The heavy imports are made once, before the forks; nothing is computed in the parent.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-import tasks.classification.session  # noqa: F401  (imported before the forks)
+import tasks.classification.session
 import tasks.classification.tracked
 from tasks.classification import steps
 from tasks.classification.params import TrackParams, TrainParams

@@ -1,0 +1,200 @@
+"""The whole pipeline on 24 pictures: what a person finds in the folder, in MLflow and in Prefect afterwards."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.classification import classification
+from tasks import store
+from tasks.classification.params import AugmentParams, SplitParams, TrackParams, TrainParams
+from tasks.classification.tracked import METRIC_KEYS, TEST_KEYS
+
+SPLIT = SplitParams(train_ratio=0.5, val_ratio=0.25)
+AUGMENT = AugmentParams(methods=("Sharpen",), n_workers=1)
+TRAIN = TrainParams(
+    model="mobilenet_v3_small",
+    image_size=32,
+    num_epochs=2,
+    device="cpu",
+    pretrained=False,
+    precision="fp32",
+    n_workers=1,
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended: its folder, its id in MLflow, its pages in Prefect."""
+
+    folder: Path
+    run_id: str
+    pages: list[Artifact]
+    names: list[str]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "bands"
+    for number, name in enumerate(("calm", "loud")):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(100 * number + i).integers(0, 60, (40, 40, 3)) + 150 * number
+            cv2.imwrite(str(root / name / f"{i:02}.png"), pixels.astype(np.uint8))
+    return root
+
+
+def run(pictures, home, name) -> Done:
+    track = TrackParams(experiment="bands", run_name=name)
+    run_id = classification(pictures, SPLIT, AUGMENT, TRAIN, track=track)
+    flow_run_id = store.client().get_run(run_id).data.tags["prefect.flow_run_id"]
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
+        tasks = client.read_task_runs(flow_run_filter=wanted)
+        ids = [found.id for found in client.read_flow_runs()]
+        pages = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids)))
+    assert str(runs[-1].id) == flow_run_id or str(runs[0].id) == flow_run_id
+    (folder,) = [home / "runs" / str(found.id) for found in runs if (home / "runs" / str(found.id)).is_dir()]
+    return Done(folder, run_id, pages, [task.name for task in tasks])
+
+
+@pytest.fixture(scope="session")
+def first(prefect_api, yard_home, pictures):
+    return run(pictures, yard_home, "first")
+
+
+@pytest.fixture(scope="session")
+def second(first, yard_home, pictures):
+    return run(pictures, yard_home, "second")
+
+
+def count(folder):
+    return {part: len(list((folder / part).rglob("*.*"))) for part in ("train", "val", "test")}
+
+
+def test_every_stage_lies_whole_in_the_folder_of_the_run(first):
+    assert {path.name for path in first.folder.iterdir()} >= {"split", "augmented", "training"}
+    assert count(first.folder / "split") == {"train": 12, "val": 6, "test": 6}
+    assert count(first.folder / "augmented") == {"train": 24, "val": 6, "test": 6}
+    made_with = json.loads((first.folder / "augmented" / "made_with.json").read_text())
+    assert made_with["augment"]["methods"] == ["Sharpen"]
+    assert made_with["split"]["train_ratio"] == 0.5
+    training = {path.name for path in (first.folder / "training").iterdir()}
+    assert training >= {"best.pt", "last.pt", "config.json", "history.csv", "finished.json", "report", "run.log"}
+    assert "checkpoint.pt" not in training
+    assert not list(first.folder.rglob("*.tmp"))
+
+
+def test_mlflow_holds_every_figure_of_every_epoch(first):
+    client = store.client()
+    found = client.get_run(first.run_id)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "first")
+    assert len(METRIC_KEYS) == 16
+    no_top = {"top_k/val_3", "top_k/val_5", "top_k/test_3", "top_k/test_5"}  # of two classes: not defined
+    for key in set(METRIC_KEYS.values()) - no_top:
+        assert [row.step for row in client.get_metric_history(first.run_id, key)] == [1, 2], key
+    for key in set(TEST_KEYS.values()) - no_top:
+        assert len(client.get_metric_history(first.run_id, key)) == 1, key
+    assert not no_top & set(found.data.metrics)
+    history = pd.read_csv(first.folder / "training" / "history.csv")
+    rows = client.get_metric_history(first.run_id, "loss/val")
+    assert [row.value for row in rows] == pytest.approx(history["val_loss"].tolist())
+    assert [row.timestamp for row in rows] == history["timestamp_ms"].tolist()
+
+
+def test_mlflow_holds_every_parameter_and_the_data(first, pictures):
+    found = store.client().get_run(first.run_id)
+    assert found.data.params["train.model"] == "mobilenet_v3_small"
+    assert found.data.params["split.val_ratio"] == "0.25"
+    assert found.data.params["augment.methods"] == '["Sharpen"]'
+    assert found.data.params["data"] == str(pictures)
+    contexts = sorted(given.tags[0].value for given in found.inputs.dataset_inputs)
+    assert contexts == ["testing", "training", "validation"]
+
+
+def test_mlflow_holds_the_files(first):
+    client = store.client()
+    paths = {
+        item.path
+        for folder in ("weights", "report", "config", "log", "figures", "dataset")
+        for item in client.list_artifacts(first.run_id, folder)
+    }
+    assert paths >= {
+        "weights/best.pt",
+        "weights/last.pt",
+        "report/confusion_matrix.png",
+        "report/learning_curves.png",
+        "report/samples.png",
+        "report/metrics.json",
+        "config/params.json",
+        "config/model.json",
+        "figures/history.csv",
+        "dataset/seen_digests.json",
+        "log/run.log",
+    }
+    log = Path(client.download_artifacts(first.run_id, "log/run.log")).read_text()
+    assert log.count("epoch 1/2: loss") == 1
+    assert log.count("epoch 2/2: loss") == 1
+
+
+def test_the_first_model_is_champion_and_predicts(first, pictures, monkeypatch):
+    client = store.client()
+    version = client.get_model_version_by_alias("bands", "champion")
+    assert version.run_id == first.run_id
+    assert version.tags["promoted"] == "true"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri())
+    served = mlflow.pyfunc.load_model("models:/bands@champion")
+    files = [next((pictures / name).glob("*.png")).read_bytes() for name in ("calm", "loud")]
+    answer = served.predict(pd.DataFrame({"image": files}))
+    assert set(answer["class"]) <= {"calm", "loud"}
+    assert [sum(row) for row in answer["probabilities"]] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_prefect_shows_progress_a_table_a_link_and_a_summary(first):
+    shown = {page.key: page for page in first.pages}
+    assert shown["training-progress"].data == 100
+    rows = json.loads(shown["training-epochs"].data)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]) == set(METRIC_KEYS)
+    assert first.run_id in shown["mlflow-run"].data
+    assert "# mobilenet_v3_small: " in shown["summary"].data
+    assert "| calm | 6 | 3 | 3 |" in shown["split"].data
+
+
+def test_steps_have_names_a_person_reads(first):
+    assert {name.partition("-")[0] for name in first.names} <= {
+        "check_start",
+        "train",
+        "evaluate",
+        "prepare_dataset",
+        "train_classifier",
+        "first",
+    }
+    assert "train-mobilenet_v3_small" in first.names
+
+
+def test_the_same_again_gives_the_same_figures_and_does_not_become_champion(first, second):
+    client = store.client()
+    both = [client.get_run(done.run_id).data.metrics for done in (first, second)]
+    for key in (*METRIC_KEYS.values(), *TEST_KEYS.values()):
+        assert both[0].get(key) == both[1].get(key), key
+    assert client.get_model_version_by_alias("bands", "champion").run_id == first.run_id
+    (version,) = [v for v in client.search_model_versions("name='bands'") if v.run_id == second.run_id]
+    assert version.tags["promoted"] == "false"
+    assert version.tags["compared_with"] == "1"
+    assert version.description
+    assert client.get_run(second.run_id).data.tags["decision"] == version.description
+
+
+def test_a_run_writes_nothing_outside_its_home(second, yard_home, monkeypatch):
+    assert {path.name for path in yard_home.iterdir()} <= {"runs", "cache", "mlflow", "prefect", "logs"}

@@ -1,0 +1,219 @@
+"""What a run leaves on disk is whole or absent, and what the disk refuses is said in words."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import ConfigError, StorageError
+from tasks.workspace import allowed_path, cache_dir, home, run_dir, staged, storage_errors, write_atomic, write_json
+
+
+def files(root):
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+def test_a_stage_that_ends_well_is_renamed_into_place(tmp_path):
+    with staged(tmp_path / "deep" / "split") as folder:
+        assert folder.name == "split.tmp"
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "deep" / "split").exists()
+    assert files(tmp_path) == ["deep/split/a.txt"]
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_stage_that_fails_leaves_nothing(tmp_path, raised):
+    with pytest.raises(raised), staged(tmp_path / "split") as folder:
+        (folder / "a.txt").write_text("a")
+        raise raised
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_stage_leaves_the_earlier_one_alone(tmp_path):
+    with staged(tmp_path / "split") as folder:
+        (folder / "a.txt").write_text("old")
+    with pytest.raises(ValueError, match="stop"), staged(tmp_path / "split") as folder:
+        (folder / "a.txt").write_text("new")
+        raise ValueError("stop")
+    assert (tmp_path / "split" / "a.txt").read_text() == "old"
+
+
+def test_what_a_killed_attempt_left_is_not_taken_over(tmp_path):
+    (tmp_path / "split.tmp" / "train").mkdir(parents=True)
+    (tmp_path / "split.tmp" / "train" / "half.png").write_text("half")
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "old.png").write_text("old")
+    with staged(tmp_path / "split") as folder:
+        (folder / "a.txt").write_text("a")
+    assert files(tmp_path) == ["split/a.txt"]
+
+
+def test_a_file_is_replaced_whole_and_can_be_read_by_others(tmp_path):
+    path = tmp_path / "new" / "best.pt"
+    write_atomic(path, b"old")
+    write_atomic(path, memoryview(b"new"))
+    assert path.read_bytes() == b"new"
+    assert files(tmp_path) == ["new/best.pt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_other(tmp_path):
+    path = tmp_path / "best.pt"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, "no bytes")
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["best.pt"]
+
+
+def test_json_holds_paths_as_text(tmp_path):
+    write_json(tmp_path / "made_with.json", {"data": tmp_path, "n": 3})
+    assert json.loads((tmp_path / "made_with.json").read_text()) == {"data": str(tmp_path), "n": 3}
+
+
+def test_all_state_lies_under_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "state"))
+    assert home() == tmp_path / "state"
+    assert run_dir("abc") == tmp_path / "state" / "runs" / "abc"
+    assert cache_dir("resized") == tmp_path / "state" / "cache" / "resized"
+    assert run_dir("abc").is_dir()
+
+
+def test_without_a_setting_the_home_is_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRAINYARD_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert home() == tmp_path / ".yard"
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """Two allowed roots and a home beside a folder that is not allowed."""
+    for name in ("data", "more", "home", "secret"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TRAINYARD_ALLOWED_ROOTS", f"{tmp_path}/data:{tmp_path}/more")
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["data", "data/drones/new", "more/x", "home/runs/abc", "data/../more"])
+def test_a_path_below_a_root_or_the_home_is_taken(roots, place):
+    assert allowed_path(roots / place) == (roots / place).resolve()
+
+
+@pytest.mark.parametrize("place", ["secret", "data/../secret", "data-2", ".", "/etc"])
+def test_a_path_that_leads_outside_is_refused(roots, place):
+    with pytest.raises(ConfigError, match=r"leads outside the allowed roots .*/data:.*/more"):
+        allowed_path(roots / place)
+
+
+def test_a_link_that_leads_outside_is_refused(roots):
+    (roots / "data" / "link").symlink_to(roots / "secret")
+    with pytest.raises(ConfigError, match="leads outside"):
+        allowed_path(roots / "data" / "link" / "x.png")
+
+
+def test_a_link_that_stays_inside_is_taken(roots):
+    (roots / "data" / "link").symlink_to(roots / "more")
+    assert allowed_path(roots / "data" / "link" / "x") == roots / "more" / "x"
+
+
+def test_a_root_that_is_a_link_itself_allows_what_it_points_to(roots, monkeypatch):
+    (roots / "alias").symlink_to(roots / "secret")
+    monkeypatch.setenv("TRAINYARD_ALLOWED_ROOTS", str(roots / "alias"))
+    assert allowed_path(roots / "alias" / "x") == roots / "secret" / "x"
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_without_roots_any_path_is_taken(tmp_path, monkeypatch, unset):
+    monkeypatch.delenv("TRAINYARD_ALLOWED_ROOTS", raising=False)
+    if unset is not None:
+        monkeypatch.setenv("TRAINYARD_ALLOWED_ROOTS", unset)
+    assert allowed_path(tmp_path / "a" / ".." / "b") == tmp_path.resolve() / "b"
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    message = rf"found a file where a folder is needed: {tmp_path}/home"
+    with pytest.raises(StorageError, match=message):
+        run_dir("abc")
+    with pytest.raises(StorageError, match=message):
+        write_atomic(tmp_path / "home" / "x.json", b"{}")
+    with pytest.raises(StorageError, match=message), staged(tmp_path / "home" / "split"):
+        pass
+
+
+def test_an_error_that_is_not_of_the_disk_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
+        (tmp_path / "none").read_text()
+
+
+def test_a_full_device_is_a_full_disk(tmp_path):
+    with (
+        pytest.raises(StorageError, match=rf"disk full while writing {tmp_path}/weights\.pt: free room there"),
+        storage_errors(tmp_path / "weights.pt"),
+        open("/dev/full", "wb") as full,
+    ):
+        full.write(b"x" * 100_000)
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from tasks.errors import StorageError
+from tasks.workspace import staged, write_atomic
+disk = Path(sys.argv[1])
+write_atomic(disk / "best.pt", b"old" * 1000)
+for attempt in ("file", "stage"):
+    try:
+        if attempt == "file":
+            write_atomic(disk / "best.pt", b"x" * 300_000)
+        else:
+            with staged(disk / "split") as folder:
+                for i in range(100):
+                    (folder / f"{i}.png").write_bytes(b"x" * 10_000)
+        print("written")
+    except StorageError as exc:
+        print(exc)
+print(sorted(p.relative_to(disk).as_posix() for p in disk.rglob("*")), (disk / "best.pt").stat().st_size)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run([shutil.which("unshare") or "false", "-rm", "true"], capture_output=True, check=False).returncode
+    != 0,
+    reason="needs a name space of its own to mount a small disk in",
+)
+def test_a_full_disk_is_named_and_leaves_the_old_file_and_no_half_stage(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = 'mount -t tmpfs -o size=128k tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command, "sh", str(disk), sys.executable, FULL_DISK],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    first, second, left = done.stdout.splitlines()
+    assert first.startswith(f"disk full while writing {disk}/best.pt")
+    assert second.startswith(f"disk full while writing {disk}/split.tmp")
+    assert left == "['best.pt'] 3000"
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n" + FULL_DISK
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    first, second, left = done.stdout.splitlines()
+    assert first == f"file too large while writing {tmp_path}/best.pt: raise the limit (ulimit -f)"
+    assert second == "written"  # a hundred small files are no large one
+    assert left.endswith("3000")

@@ -1,0 +1,78 @@
+"""The file of deployments says what can be deployed."""
+
+from importlib import import_module
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.client.schemas.schedules import CronSchedule
+
+SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
+DEPLOYMENTS = SPEC["deployments"]
+QUEUES = {"cpu.preparation", "cpu.pipeline", "cuda.training", "cuda.inference"}
+each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(".")[2])
+
+
+def flow_of(deployment):
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@each
+def test_a_deployment_names_a_flow_of_a_module(deployment):
+    flow = flow_of(deployment)
+    assert isinstance(flow, Flow)
+    assert flow.name == deployment["entrypoint"].rpartition(".")[2]
+    assert deployment["description"]
+
+
+@each
+def test_parameters_are_those_of_the_flow(deployment):
+    flow = flow_of(deployment)
+    required = flow.parameters.required or []
+    placeholders = dict.fromkeys(set(required) - set(deployment["parameters"]), "/data")
+    flow.validate_parameters({**placeholders, **deployment["parameters"]})
+
+
+@each
+def test_a_deployment_waits_in_a_queue_of_the_pool(deployment):
+    assert deployment["work_pool"]["name"] == "gpu"
+    assert deployment["work_pool"]["work_queue_name"] in QUEUES
+
+
+@each
+def test_a_schedule_can_be_named_and_is_switched_off(deployment):
+    for schedule in deployment.get("schedules", []):
+        assert schedule["slug"]
+        assert schedule["active"] is False
+        assert ZoneInfo(schedule["timezone"])
+        assert CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+@each
+def test_no_deployment_pulls_a_relative_folder(deployment):
+    assert "pull" not in deployment
+    assert "pull" not in SPEC
+
+
+def test_names_are_unique():
+    names = [(d["entrypoint"], d["name"]) for d in DEPLOYMENTS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_flow_of_the_flows_is_deployed():
+    flows = {
+        f"flows.{path.stem}.{name}"
+        for path in (Path(__file__).parents[1] / "flows").glob("*.py")
+        for name, value in vars(import_module(f"flows.{path.stem}")).items()
+        if isinstance(value, Flow)
+    }
+    assert {d["entrypoint"] for d in DEPLOYMENTS} == flows
+
+
+def test_it_is_for_the_prefect_that_is_installed():
+    import prefect
+
+    assert SPEC["prefect-version"] == prefect.__version__.split("+")[0]
