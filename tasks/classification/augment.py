@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.classification.files import find_images, in_threads, link_or_copy, n_cores, subfolders
-from tasks.classification.images import MAX_PIXELS, read_rgb, write_jpeg
+from tasks.classification.images import read_rgb, write_jpeg
 from tasks.classification.params import AugmentParams, Method, Part
 from tasks.classification.sources import PARTS
 from tasks.errors import ConfigError, DatasetError
@@ -92,9 +92,7 @@ def apply_seeded(transform: A.BasicTransform, image: NDArray[np.uint8], seed: in
     return altered
 
 
-def augment_dataset(
-    source: Path, target: Path, params: AugmentParams, *, max_pixels: int = MAX_PIXELS
-) -> AugmentReport:
+def augment_dataset(source: Path, target: Path, params: AugmentParams) -> AugmentReport:
     """Fill `target` with every image of `source`, and a copy by each method in the chosen parts.
 
     Originals are hard links where possible. A copy is named <stem>__<Method>.jpg and made from 8-bit RGB,
@@ -118,7 +116,7 @@ def augment_dataset(
     def work(image: _Image) -> int:
         transforms = free.get()
         try:
-            _write_copies(source / image.key, target / image.key, image, transforms, params, max_pixels)
+            _write_copies(source / image.key, target / image.key, image, transforms, params)
         finally:
             free.put(transforms)
         return len(image.copies)
@@ -180,11 +178,9 @@ def _carry_over(source: Path, target: Path, images: Sequence[_Image]) -> None:
         shutil.copyfile(source / "files.csv", target / "files.csv")
 
 
-def _write_copies(
-    source: Path, target: Path, image: _Image, transforms: Transforms, params: AugmentParams, max_pixels: int
-) -> None:
+def _write_copies(source: Path, target: Path, image: _Image, transforms: Transforms, params: AugmentParams) -> None:
     """Decode one original and write all of its copies."""
-    rgb = read_rgb(source, max_pixels)
+    rgb = read_rgb(source)
     for method, name in image.copies.items():
         altered = apply_seeded(transforms[method], rgb, params.seed, f"{image.key}/{method}")
         write_jpeg(target.with_name(name), altered, params.quality)

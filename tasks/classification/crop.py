@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 
 from tasks.classification.files import find_images, in_threads
-from tasks.classification.images import MAX_PIXELS, read_rgb
+from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError, ImageError
 from tasks.workspace import storage_errors
 
@@ -13,9 +13,7 @@ from tasks.workspace import storage_errors
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_WEBP_QUALITY, 101]
 
 
-def crop_tree(
-    source: Path, target: Path, x: int, y: int, width: int, height: int, *, max_pixels: int = MAX_PIXELS
-) -> int:
+def crop_tree(source: Path, target: Path, x: int, y: int, width: int, height: int) -> int:
     """Write the box of every image below the same name in `target`; return how many there were.
 
     What is written is 8-bit RGB in the format of the name (grey for .pgm).
@@ -36,7 +34,7 @@ def crop_tree(
     base, paths = _find(source)
 
     def crop(path: Path) -> None:
-        rgb = read_rgb(path, max_pixels)
+        rgb = read_rgb(path)
         n_rows, n_columns = rgb.shape[:2]
         if x < 0 or y < 0 or x + width > n_columns or y + height > n_rows:
             raise ImageError(

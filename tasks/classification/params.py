@@ -43,9 +43,6 @@ class SplitParams(Params):
     max_bad_share: Annotated[
         Fraction, Field(description="The run fails when more than this share of the files cannot be used")
     ] = 0.01
-    max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused as unusable")] = (
-        100_000_000
-    )
 
     @model_validator(mode="after")
     def _leaves_a_test_part(self) -> Self:
