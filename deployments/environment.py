@@ -28,6 +28,9 @@ def prepare_environment() -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # The services are on this machine: a lab's proxy would be asked for them, and cannot reach them.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
 
 
 def version() -> str:

@@ -7,6 +7,7 @@ import signal
 import typing
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -69,6 +70,13 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def _check_folder(data: Path | dict[str, Path] | None) -> None:
+    for path in data.values() if isinstance(data, dict) else [data]:
+        if path is not None and not path.is_dir():
+            found = "a file" if path.exists() else "nothing"
+            raise ConfigError(f"found {found} at {path}, need a folder of pictures")
+
+
 def _fault(name: str, error: Any) -> str:
     # A union puts the schema of each of its sides into the place; a person has never seen those.
     parts = [str(part) for part in error["loc"] if "[" not in str(part)]
@@ -87,7 +95,8 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
         run_name: in Prefect and MLflow.
 
     Raises:
-        ConfigError: no such flow, or it does not take these parameters; nothing was started then.
+        ConfigError: no such flow, it does not take these parameters, or there is no such folder; nothing was
+            started then.
         GpuError: this machine does not have the device.
     """
     service = choose_api()
@@ -97,6 +106,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
         override(parameters, [f"track.run_name={json.dumps(run_name)}"])
     checked = check_parameters(flow, parameters)
+    _check_folder(checked.get("data", checked.get("dataset")))
     if "train" in checked:
         resolve_device(checked["train"].device, get_probe())  # here and now, not after hours of preparation
     from prefect.client.orchestration import get_client

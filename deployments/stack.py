@@ -100,6 +100,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def check_port(service: Service) -> None:
+    """Hold the port of a service against who listens on this machine.
+
+    Raises:
+        ServiceError: somebody does.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex((LOOPBACK, service.port)) == 0:
+            raise ServiceError(
+                f"port {service.port} is taken, {service.name} needs it: choose another one, or stop who listens there"
+            )
+
+
 @contextmanager
 def running(service: Service) -> Iterator[Service]:
     """Run a service for the block; it ends with this process however that ends.
@@ -107,11 +120,7 @@ def running(service: Service) -> Iterator[Service]:
     Raises:
         ServiceError: its port is taken, or it ends or stays silent instead of answering.
     """
-    with socket.socket() as probe:
-        if probe.connect_ex((LOOPBACK, service.port)) == 0:
-            raise ServiceError(
-                f"port {service.port} is taken, {service.name} needs it: choose another one, or stop who listens there"
-            )
+    check_port(service)
     with storage_errors(service.log):
         service.log.parent.mkdir(parents=True, exist_ok=True)
         with service.log.open("ab") as log:
@@ -217,11 +226,12 @@ def local_stack(prefect_port: int, mlflow_port: int) -> Iterator[Sequence[Servic
     """
     if urls := running_stack():
         raise ConfigError(f"the services are up already: {', '.join(urls.values())}")
+    services = [prefect_service(prefect_port, ui=True), mlflow_service(mlflow_port)]
+    for service in services:
+        check_port(service)  # all of them before the first one takes its seconds to start
     with ExitStack() as stack:
-        services = [
-            stack.enter_context(running(prefect_service(prefect_port, ui=True))),
-            stack.enter_context(running(mlflow_service(mlflow_port))),
-        ]
+        for service in services:
+            stack.enter_context(running(service))
         write_json(services_file(), {"prefect": services[0].url, "mlflow": services[1].url})
         try:
             yield services

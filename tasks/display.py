@@ -38,7 +38,7 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Show bars for the block; without a terminal they stay unseen, and the log lines tell the story."""
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<12}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -54,6 +54,7 @@ class Note:
 class Shrunk:
     """Progress of filling the cache of shrunk images."""
 
+    part: str
     done: int
     total: int
 

@@ -146,8 +146,8 @@ def _class_names(value: object) -> object:
     if isinstance(value, str):
         value = None if value.strip().lower() in {"", "none"} else [v.strip() for v in value.split(",")]
     if isinstance(value, dict):
-        if sorted(value.values()) != list(range(len(value))):
-            raise ValueError(f"found the numbers {sorted(value.values())}, need 0 to {len(value) - 1}, each once")
+        if sorted(value.values(), key=str) != sorted(range(len(value)), key=str):
+            raise ValueError(f"found the numbers {list(value.values())}, need 0 to {len(value) - 1}, each once")
         value = sorted(value, key=value.__getitem__)
     return value
 
@@ -157,7 +157,10 @@ class TrainParams(Params):
 
     model: Architecture = "resnet18"
     num_classes: Annotated[
-        int | None, NoneText, Field(ge=2, description="Checked against the classes found; empty: as found")
+        # The bound belongs to the number alone: an explicit None, as a resumed run has it, must pass.
+        Annotated[int, Field(ge=2)] | None,
+        NoneText,
+        Field(description="Checked against the classes found; empty: as found"),
     ] = None
     batch_size: Annotated[int, Field(ge=1)] = 8
     num_epochs: Annotated[int, Field(ge=1)] = 100

@@ -120,7 +120,7 @@ class Session:
             for _, entry in shrunk.prepare(samples.paths, self.params.n_workers):
                 entries.append(entry.path)
                 digests.append(entry.digest)
-                yield Shrunk(len(entries), len(samples.paths))
+                yield Shrunk(name, len(entries), len(samples.paths))
             self.parts[name] = LoadedPart(samples, entries, digests)
 
     def run(self) -> Iterator[Event]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import torch
 from mlflow.entities.model_registry import ModelVersion
 
@@ -16,6 +15,7 @@ from tasks.classification.data import Samples
 from tasks.classification.grading import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.errors import TrackingError
+from tasks.store import client as store_client
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
 """Where a run keeps what a later comparison needs, below its artifacts."""
@@ -77,8 +77,7 @@ def _compare(
     if now is not None:
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
             weights, their_config, seen = (
-                Path(mlflow.artifacts.download_artifacts(run_id=now.run_id, artifact_path=name, dst_path=folder))
-                for name in (WEIGHTS, CONFIG, SEEN)
+                Path(store_client().download_artifacts(now.run_id, name, folder)) for name in (WEIGHTS, CONFIG, SEEN)
             )
             champion_config = json.loads(their_config.read_text())
             classes = champion_config["classes"]

@@ -117,7 +117,7 @@ class _Recorder:
         if isinstance(event, Note):
             self._log.info(event.text)
         elif isinstance(event, Shrunk):
-            self._bars.move("shrink", event.done, event.total)
+            self._bars.move(f"shrink {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
             total = self._session.params.num_epochs * event.n_batches
             done = (event.epoch - 1) * event.n_batches + event.batch
@@ -183,7 +183,7 @@ def describe_data(session: Session, tracker: Tracker) -> None:
         tracker.input(
             name_of(session.dataset),
             str(session.dataset / name),
-            session.data_digest(),
+            joint_digest(part.digests),  # its own: MLflow takes inputs of the same digest for one
             context=context,
             profile={
                 "images": len(part.samples.paths),

@@ -18,14 +18,13 @@ from deployments.stack import (
     ServiceError,
     free_port,
     healthy,
-    local_stack,
     mlflow_service,
     prefect_service,
     running,
     running_stack,
     services_file,
 )
-from tasks.errors import ConfigError, StorageError
+from tasks.errors import StorageError
 
 YARD = Path(sys.executable).parent / "yard"
 FILES = (sys.executable, "-m", "http.server", "--bind", LOOPBACK)
@@ -61,21 +60,6 @@ def wait_for(condition, seconds=20.0):
     return condition()
 
 
-def test_both_services_answer_and_end_with_the_block(home):
-    ports = free_port(), free_port()
-    with local_stack(*ports) as services:
-        assert [service.port for service in services] == list(ports)
-        assert all(healthy(service.url + service.health) for service in services)
-        assert running_stack() == {"prefect": services[0].url, "mlflow": services[1].url}
-        message = rf"the services are up already: {services[0].url}, {services[1].url}"
-        with pytest.raises(ConfigError, match=message), local_stack(free_port(), free_port()):
-            pass
-    assert not any(healthy(service.url + service.health) for service in services)
-    assert not services_file().exists()
-    assert running_stack() == {}
-    assert {path.name for path in (home / "logs").iterdir()} == {f"{service.name}.log" for service in services}
-
-
 def test_the_services_do_not_outlive_a_killed_command(home):
     ports = free_port(), free_port()
     command = [str(YARD), "up", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
@@ -87,6 +71,7 @@ def test_the_services_do_not_outlive_a_killed_command(home):
         assert [line.split()[0] for line in said[:2]] == [f"http://{LOOPBACK}:{port}" for port in ports]
         assert "Ctrl-C" in said[2]
         assert all(healthy(url) for url in urls)
+        assert list(running_stack().values()) == [f"http://{LOOPBACK}:{port}" for port in ports]
         again = subprocess.run(command, capture_output=True, text=True, check=False)
         assert again.returncode == 1
         assert again.stderr.startswith("error: the services are up already: ")

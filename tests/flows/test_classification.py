@@ -60,10 +60,10 @@ def run(pictures, home, name) -> Done:
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
-        tasks = client.read_task_runs(flow_run_filter=wanted)
+        tasks = client.read_task_runs()
         ids = [found.id for found in client.read_flow_runs()]
         pages = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids)))
-    assert str(runs[-1].id) == flow_run_id or str(runs[0].id) == flow_run_id
+    assert flow_run_id in {str(found.id) for found in runs}
     (folder,) = [home / "runs" / str(found.id) for found in runs if (home / "runs" / str(found.id)).is_dir()]
     return Done(folder, run_id, pages, [task.name for task in tasks])
 
@@ -172,15 +172,8 @@ def test_prefect_shows_progress_a_table_a_link_and_a_summary(first):
 
 
 def test_steps_have_names_a_person_reads(first):
-    assert {name.partition("-")[0] for name in first.names} <= {
-        "check_start",
-        "train",
-        "evaluate",
-        "prepare_dataset",
-        "train_classifier",
-        "first",
-    }
-    assert "train-mobilenet_v3_small" in first.names
+    wanted = {"split", "augment-Sharpen", "train-mobilenet_v3_small", "evaluate-mobilenet_v3_small"}
+    assert wanted <= set(first.names)
 
 
 def test_the_same_again_gives_the_same_figures_and_does_not_become_champion(first, second):

@@ -213,3 +213,8 @@ def test_data_named_twice_is_refused():
 def test_data_named_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"found no data: need data .*, or train\.train_path and train\.val_path"):
         data_source(None, TrainParams())
+
+
+@pytest.mark.parametrize("model", [SplitParams, AugmentParams, TrainParams, EvaluateParams, TrackParams])
+def test_parameters_written_out_in_full_are_read_back_the_same(model):
+    assert model(**model().model_dump(mode="json")) == model()
