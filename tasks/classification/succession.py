@@ -75,6 +75,8 @@ def _compare(
 ) -> Decision:
     theirs, classes, mask = None, None, None
     if now is not None:
+        assert now.run_id is not None, "every version here is registered from a run"
+        download = store_client().download_artifacts
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
             weights, their_config, seen = (
                 Path(store_client().download_artifacts(now.run_id, name, folder)) for name in (WEIGHTS, CONFIG, SEEN)
