@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tasks.progress import R, Steps
+
 console = Console(stderr=True)
 """Shared by bars and log lines, so that neither overwrites the other."""
 
@@ -32,6 +34,16 @@ class Bars:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, caption=caption)
         self._progress.update(self._tasks[name], completed=done, total=total, caption=caption)
+
+    def watch(self, name: str, work: Steps[R]) -> R:
+        """Do all of the work, the bar `name` following it, and return the result."""
+        while True:
+            try:
+                done, total = next(work)
+            except StopIteration as stop:
+                result: R = stop.value
+                return result
+            self.move(name, done, total)
 
 
 @contextmanager

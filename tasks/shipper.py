@@ -88,18 +88,21 @@ class Shipper:
                 break
         return self._done.is_set() and self._journal.all_sent and self.error is None
 
-    def flush(self, patience_s: float = _PATIENCE_S) -> bool:
+    def flush(self, patience_s: float = _PATIENCE_S, longest_s: float = _LONGEST_END_S) -> bool:
         """Return whether all there is now has arrived; wait while MLflow takes it.
 
         Args:
-            patience_s: give up when nothing was taken for so long.
+            patience_s: give up when MLflow has not answered for so long.
+            longest_s: give up in any case: one large file moves nothing forward until it has arrived.
         """
-        quiet_since, sent = time.monotonic(), self._journal.sent
+        begin = time.monotonic()
+        quiet_since, sent = begin, self._journal.sent
         self._wake.set()
         while not self._journal.all_sent:
-            if self._journal.sent != sent:
-                quiet_since, sent = time.monotonic(), self._journal.sent
-            if self._is_hopeless() or self._done.is_set() or time.monotonic() - quiet_since > patience_s:
+            now = time.monotonic()
+            if self._journal.sent != sent or self.error is None:
+                quiet_since, sent = now, self._journal.sent
+            if self._is_hopeless() or self._done.is_set() or now - quiet_since > patience_s or now - begin > longest_s:
                 return False
             time.sleep(0.05)
         return True

@@ -22,6 +22,7 @@ from tasks.classification.images import read_rgb, write_jpeg
 from tasks.classification.params import AugmentParams, Method, Part
 from tasks.classification.sources import PARTS
 from tasks.errors import ConfigError, DatasetError
+from tasks.progress import Steps, finish
 from tasks.workspace import storage_errors, write_json
 
 _MAX_NAME = 255  # bytes, of most file systems
@@ -93,7 +94,12 @@ def apply_seeded(transform: A.BasicTransform, image: NDArray[np.uint8], seed: in
 
 
 def augment_dataset(source: Path, target: Path, params: AugmentParams) -> AugmentReport:
-    """Fill `target` with every image of `source`, and a copy by each method in the chosen parts.
+    """As `augmenting`, all at once."""
+    return finish(augmenting(source, target, params))
+
+
+def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[AugmentReport]:
+    """Fill `target` with every image of `source`, and a copy by each method in the chosen parts; yield per image.
 
     Originals are hard links where possible. A copy is named <stem>__<Method>.jpg and made from 8-bit RGB,
     whatever the original was; each image is decoded once. files.csv is carried over as it is: it lists the
@@ -124,7 +130,10 @@ def augment_dataset(source: Path, target: Path, params: AugmentParams) -> Augmen
     with storage_errors(target):
         _carry_over(source, target, images)
         to_alter = [image for image in images if image.copies]
-        n_augmented = sum(in_threads(work, to_alter, n_workers))
+        n_augmented = 0
+        for number, n_copies in enumerate(in_threads(work, to_alter, n_workers), 1):
+            n_augmented += n_copies
+            yield number, len(to_alter)
         report = AugmentReport(
             original_images=len(images),
             augmented_images=n_augmented,

@@ -1,6 +1,5 @@
 """A split folder as batches of tensors, in an order that depends on the seed and the epoch alone."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.classification.files import n_cores
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import ConfigError, DatasetError
 
@@ -132,7 +132,7 @@ class Batches:
         self.batch_size = batch_size
         self._shuffle = shuffle
         self._seed = seed
-        self._n_workers = n_workers or os.cpu_count() or 1
+        self._n_workers = n_workers or n_cores()
 
     @property
     def n_images(self) -> int:

@@ -80,7 +80,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"cannot read weights from {path}: need a state dict saved by torch.save, without pickled code "
             f"({_first_line(exc)})"
         ) from exc
-    for key in ("state_dict", "model_state_dict", "model", "weights"):
+    for key in ("trainer", "state_dict", "model_state_dict", "model", "weights"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):

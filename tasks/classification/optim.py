@@ -1,6 +1,7 @@
 """What turns gradients into better weights: optimiser, learning-rate schedule, moving average, class weights."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -76,6 +77,9 @@ class MovingAverage:
 def deterministic(enabled: bool) -> Iterator[None]:
     """Make CUDA choose kernels that give the same result every time, for the block; the CPU's always do."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if enabled:
+        # cuBLAS reads it at its first product; without it torch up to 2.14 refuses every matrix product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled, warn_only=False)
     torch.backends.cudnn.benchmark = not enabled
     try:

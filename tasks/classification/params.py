@@ -236,6 +236,14 @@ class TrainParams(Params):
             raise ValueError("found test_path without train_path and val_path, need all three")
         return self
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model.startswith("vit") and self.image_size % (patch := int(self.model.rsplit("_", 1)[1])):
+            raise ValueError(f"image_size {self.image_size} does not fit {self.model}: need a multiple of {patch}")
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
+        return self
+
     def parts(self) -> dict[Part, Path] | None:
         """Return the folders of data that is already split, or None when the parameters name none."""
         if self.train_path is None or self.val_path is None:
@@ -264,9 +272,11 @@ class EvaluateParams(Params):
 class TrackParams(Params):
     """Under which names the run is found again."""
 
-    experiment: Annotated[str, Field(min_length=1, description="MLflow experiment, and name of the model")] = (
-        "classification"
-    )
+    experiment: Annotated[
+        str,
+        # MLflow takes no slash or colon in the name of a model, its search no quote: said now, not after the training.
+        Field(pattern=r"^[^/:']+$", description="MLflow experiment, and name of the model"),
+    ] = "classification"
     run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
 
 

@@ -117,12 +117,12 @@ def learning_curves_figure(history: Sequence[Mapping[str, Any]], *, best_epoch: 
 
     Args:
         history: one mapping per epoch with `epoch` and any of the keys in CURVES; None: no figure that epoch.
-        best_epoch: None: the first one of the highest `val_acc`.
+        best_epoch: None: the first one of the highest `val_acc`, of those the lowest `val_loss`, as training chooses.
     """
     epochs = [int(row["epoch"]) for row in history]
     graded = [row for row in history if row.get("val_acc") is not None]
     if best_epoch is None and graded:
-        best_epoch = int(max(graded, key=lambda row: row["val_acc"])["epoch"])
+        best_epoch = int(max(graded, key=lambda row: (row["val_acc"], -row.get("val_loss", 0.0)))["epoch"])
     fig = _figure(11, 7)
     for ax, (title, curves) in zip(fig.subplots(2, 2).flat, CURVES, strict=True):
         for key, name, colour, style in curves:

@@ -73,11 +73,15 @@ class ServedClassifier(PythonModel):
     def _tensor(self, content: Any, row: int) -> Tensor:
         if isinstance(content, str):
             content = base64.b64decode(content)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
         if image is None:
             raise ValueError(f"found no image in row {row}, need the bytes of an image file in column 'image'")
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        # As in training: shrinking averages over areas, enlarging is linear.
+        height, width = image.shape[:2]
+        if height > self.size or width > self.size:
+            smaller = (min(width, self.size), min(height, self.size))
+            image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, S, S)
         return (pixels - self.mean) / self.std
 

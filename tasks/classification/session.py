@@ -133,6 +133,7 @@ class Session:
         yield from self.load_parts(("train", "val"))
         torch.manual_seed(self.params.seed)
         saved = self._read_checkpoint()
+        self._sweep(saved["best_file"] if saved else None)
         precision, why = self._precision(saved)
         yield Note(why)
         trainer, notes = self._trainer(precision, fresh=saved is None)
@@ -151,6 +152,13 @@ class Session:
             for event in trainer.run(train, val):
                 yield from self._keep(trainer, event)
         self._finish(trainer)
+
+    def _sweep(self, best_file: str | None) -> None:
+        """Remove what a killed attempt left: files half written, and weights that no checkpoint points to."""
+        for pattern in (".*.pt.*", "epochs/.*.pt.*", "best-*.pt"):
+            for path in self.folder.glob(pattern):
+                if path.name != best_file:
+                    path.unlink(missing_ok=True)
 
     def _batches(self, part: str, *, shuffle: bool) -> Batches:
         p = self.params

@@ -13,6 +13,7 @@ from tasks.classification.params import Part, SplitParams
 from tasks.classification.partition import assign_groups
 from tasks.classification.sources import PARTS, SourceImage, Sources, find_sources, group_names
 from tasks.errors import DatasetError, ImageError
+from tasks.progress import Steps, finish
 from tasks.workspace import storage_errors, write_json
 
 FILE_COLUMNS = ("part", "class", "group", "name", "source", "digest")
@@ -109,7 +110,14 @@ def _check_enough(images: Mapping[str, Sequence[Path]], counts: Mapping[str, Cou
 def split_dataset(
     source: Path | Mapping[Part, Path], target: Path, params: SplitParams, n_workers: int = 0
 ) -> SplitReport:
-    """Fill `target` with {train,val,test}/<class>/<name>, files.csv and report.json.
+    """As `splitting`, all at once."""
+    return finish(splitting(source, target, params, n_workers))
+
+
+def splitting(
+    source: Path | Mapping[Part, Path], target: Path, params: SplitParams, n_workers: int = 0
+) -> Steps[SplitReport]:
+    """Fill `target` with {train,val,test}/<class>/<name>, files.csv and report.json; yield per file checked.
 
     Files are hard links to the originals where the file system allows, else copies. Files of identical
     content stay on one side. Data that is already split is taken as it is, and what leaks between its parts
@@ -125,7 +133,7 @@ def split_dataset(
         ConfigError: `group_by` cannot be used.
     """
     sources = find_sources(source)
-    digests, bad = _check_files(sources, params, n_workers)
+    digests, bad = yield from _check_files(sources, params, n_workers)
     usable = [image for image in sources.images if image.path in digests]
     groups = group_names(usable, params.group_by) if params.group_by else {}
     parts = _place(sources, usable, digests, groups, params)
@@ -140,7 +148,7 @@ def split_dataset(
     return report
 
 
-def _check_files(sources: Sources, params: SplitParams, n_workers: int) -> tuple[dict[Path, str], list[BadFile]]:
+def _check_files(sources: Sources, params: SplitParams, n_workers: int) -> Steps[tuple[dict[Path, str], list[BadFile]]]:
     """Return the digest of each file that can be decoded, and the others with the reason."""
 
     def check(image: SourceImage) -> str | ImageError:
@@ -154,11 +162,13 @@ def _check_files(sources: Sources, params: SplitParams, n_workers: int) -> tuple
 
     digests: dict[Path, str] = {}
     bad: list[BadFile] = []
-    for image, found in zip(sources.images, in_threads(check, sources.images, n_workers), strict=True):
+    checked = in_threads(check, sources.images, n_workers)
+    for number, (image, found) in enumerate(zip(sources.images, checked, strict=True), 1):
         if isinstance(found, str):
             digests[image.path] = found
         else:
             bad.append(BadFile(image.relative, str(found)))
+        yield number, len(sources.images)
     if len(bad) > params.max_bad_share * len(sources.images):
         named = "; ".join(file.reason for file in bad[:5])
         raise DatasetError(

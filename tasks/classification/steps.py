@@ -91,6 +91,17 @@ def stage_dir(run: str | None, stage: str) -> Path:
     return run_dir(key) / stage
 
 
+def check_paths(train: TrainParams) -> None:
+    """Refuse a training whose files lie outside the allowed roots.
+
+    Raises:
+        ConfigError: names the path.
+    """
+    for path in (train.weight_path, train.save_path):
+        if path is not None:
+            allowed_path(path)
+
+
 def now_ms() -> int:
     """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
@@ -135,9 +146,11 @@ def tracked(
         log_file(log, folder / "run.log"),
         Tracker.open(folder, track.experiment, name, parameters, tags) as tracker,
     ):
-        with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
-            yield tracker, device, log
-        tracker.artifact(folder / "run.log", "log")
+        try:
+            with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
+                yield tracker, device, log
+        finally:  # the log of a run that failed is the one that is read
+            tracker.artifact(folder / "run.log", "log")
         if not last:
             tracker.leave_open()
 
@@ -189,8 +202,9 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
         source = data_source(data, train)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
+    check_paths(train)
     if train.weight_path is not None:
-        read_state_dict(allowed_path(train.weight_path))
+        read_state_dict(train.weight_path)
     elif train.pretrained:
         pretrained_state(train.model)
     return source
@@ -199,13 +213,15 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
 @task(task_run_name="split")
 def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
     """Split the classes into train, val and test; return the folder."""
-    from tasks.classification.split import split_dataset
+    from tasks.classification.split import splitting
 
     source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
     target = stage_dir(run, "split")
     if not target.is_dir():  # a restart finds the stage whole or not at all
-        with staged(target) as folder:
-            report = split_dataset(source, folder, params)
+        if params.group_by and params.group_by.lower().endswith(".csv"):
+            allowed_path(Path(params.group_by))
+        with staged(target) as folder, bars() as shown:
+            report = shown.watch("split", splitting(source, folder, params))
             remember(folder, {"data": source, "split": params.model_dump(mode="json")})
         for bad in report.bad:
             logger().warning("left out %s: %s", bad.path, bad.reason)
@@ -217,12 +233,12 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
 @task(task_run_name=name_augmentation)
 def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
-    from tasks.classification.augment import augment_dataset
+    from tasks.classification.augment import augmenting
 
     target = stage_dir(run, "augmented")
     if not target.is_dir():
-        with staged(target) as folder:
-            report = augment_dataset(split_dir, folder, params)
+        with staged(target) as folder, bars() as shown:
+            report = shown.watch("augment", augmenting(split_dir, folder, params))
             remember(folder, {**recall(split_dir), "augment": params.model_dump(mode="json")})
         logger().info(
             "%d original and %d altered images by %s",
@@ -240,6 +256,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     from tasks.classification.tracked import train_tracked
 
     folder = stage_dir(run, "training")
+    check_paths(params)
     with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (
         tracker,
         device,

@@ -51,14 +51,15 @@ def succeed(
         if now is not None and int(now.version) == version:
             return Decision(True, now.description or "promoted before a restart")
         decision = _compare(now, answers, config, params, device, cache)
+        # Written before the alias moves: killed in between, the next attempt decides again and loses no reason.
+        tags = {
+            "promoted": str(decision.promote).lower(),
+            "compared_with": "none" if now is None else str(now.version),
+        }
+        registry.annotate(model_name, version, tags=tags, description=decision.reason)
         if not decision.promote or registry.promote(
             model_name, version, instead_of=None if now is None else int(now.version)
         ):
-            tags = {
-                "promoted": str(decision.promote).lower(),
-                "compared_with": "none" if now is None else str(now.version),
-            }
-            registry.annotate(model_name, version, tags=tags, description=decision.reason)
             return decision
     raise TrackingError(
         f"the champion of {model_name} changed {_ATTEMPTS} times while version {version} was compared: compare again"
@@ -76,7 +77,6 @@ def _compare(
     theirs, classes, mask = None, None, None
     if now is not None:
         assert now.run_id is not None, "every version here is registered from a run"
-        download = store_client().download_artifacts
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
             weights, their_config, seen = (
                 Path(store_client().download_artifacts(now.run_id, name, folder)) for name in (WEIGHTS, CONFIG, SEEN)

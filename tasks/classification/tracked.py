@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -111,9 +112,13 @@ class _Recorder:
         self._session, self._tracker, self._page, self._bars, self._log = session, tracker, page, bars, log
         self._caption = ""
         self._described = False
+        self._n_shown = 0  # epochs logged and in the table
 
     def take(self, event: Note | Shrunk | BatchDone | EpochDone) -> None:
         """Pass on one event."""
+        if not isinstance(event, Shrunk) and not self._described:  # all images are read, nothing is trained yet
+            describe_data(self._session, self._tracker)
+            self._described = True
         if isinstance(event, Note):
             self._log.info(event.text)
         elif isinstance(event, Shrunk):
@@ -127,12 +132,12 @@ class _Recorder:
             self._take_epoch(event)
 
     def _take_epoch(self, event: EpochDone) -> None:
-        if not self._described:
-            describe_data(self._session, self._tracker)
-            self._described = True
-        log_epoch(self._tracker, event)
+        # After a restart the table is a new one, and an epoch may have been saved but not logged before the kill.
+        for epoch in self._session.history[self._n_shown :]:
+            log_epoch(self._tracker, epoch)
+            self._page.row(epoch_row(epoch.metrics))
+        self._n_shown = len(self._session.history)
         metrics = event.metrics
-        self._page.row(epoch_row(metrics))
         self._caption = (
             f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
         )
@@ -250,8 +255,14 @@ def copy_results(training: Path, save_path: Path) -> None:
     with storage_errors(save_path):
         save_path.mkdir(parents=True, exist_ok=True)
         for name in ("best.pt", "last.pt", "config.json", "history.csv"):
-            shutil.copy2(training / name, save_path / name)
-        shutil.copytree(training / "report", save_path / "report", dirs_exist_ok=True)
+            _copy_whole(training / name, save_path / name)
+        shutil.copytree(training / "report", save_path / "report", copy_function=_copy_whole, dirs_exist_ok=True)
+
+
+def _copy_whole(source: str | Path, target: str | Path) -> None:
+    tmp = Path(target).with_name(f".{Path(target).name}.tmp")
+    shutil.copy2(source, tmp)
+    os.replace(tmp, target)
 
 
 def summary(report: TestReport, decision: Decision | None, params: TrainParams, url: str) -> str:

@@ -54,8 +54,15 @@ class Trainer:
         self.params, self.device, self.precision = params, device, precision
         self.optimizer = build_optimizer(self.model, params)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.ema = MovingAverage(self.model, ema_copy.to(device), params.ema_decay) if ema_copy else None
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if params.compile else self.model
+        self.ema: MovingAverage | None = None
+        if ema_copy is not None:
+            ema_copy.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.ema = MovingAverage(self.model, ema_copy, params.ema_decay)
+        # One graph per batch size: with dynamic ones, which graph a size runs depends on the sizes before it, and a
+        # resumed training would differ in its last bits.
+        self._forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.model, dynamic=False) if params.compile else self.model
+        )
         self._normalise = Normalise(device)
         self._grader = Grader(n_classes)
         self._n_classes = n_classes
@@ -128,7 +135,10 @@ class Trainer:
                 return
             except torch.OutOfMemoryError as exc:
                 self._halve(group[0][0], exc)
-                _set_rng_states(rng, self.device)
+            # Not before the error is gone: its traceback holds the tensors of the attempt.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            _set_rng_states(rng, self.device)
 
     def _halve(self, images: Tensor, exc: torch.OutOfMemoryError) -> None:
         """Drop the gradients so far and cut batches into twice as many pieces from now on."""
@@ -138,8 +148,6 @@ class Trainer:
                 f"take a smaller image_size or model ({exc})"
             ) from exc
         self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         self.n_chunks *= 2
         self._notes.append(
             f"out of memory at {len(images)} images: a batch now runs in {self.n_chunks} pieces, gradients added up; "

@@ -17,9 +17,10 @@ from PIL import Image
 from gpu_pools.probe import SimulatedProbe
 from tasks import store
 from tasks.errors import StorageError, TrackingError
-from tasks.journal import Journal, read_card, write_card
+from tasks.journal import Card, Journal, read_card, write_card
 from tasks.names import flatten
 from tasks.provenance import command_line, git_revision
+from tasks.shipper import Shipper
 from tasks.system import SystemSampler
 from tasks.tracking import Tracker, ship
 
@@ -459,3 +460,15 @@ def test_a_run_without_the_server_may_use_an_experiment_made_through_it(server, 
     with Tracker.open(tmp_path / "b", "mixed", "r", {}) as tracker:
         tracker.text("x", "x.txt")
     assert [item.path for item in store.client().list_artifacts(tracker.run_id)] == ["config", "x.txt"]
+
+
+def test_a_large_file_that_is_still_under_way_is_waited_for(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append({"op": "begin", "time": 0})
+    shipper = Shipper(tmp_path, Card("t", "e", "r", 0), journal, "sqlite://")  # not started: nothing ever arrives
+    begin = time.monotonic()
+    assert not shipper.flush(patience_s=0.1, longest_s=0.6)
+    assert time.monotonic() - begin > 0.5
+    shipper.error = OSError("no answer")
+    assert not shipper.flush(patience_s=0.1, longest_s=30)
+    journal.close()

@@ -66,8 +66,13 @@ def logged_rows(home, name):
 
 def check_same(home, dataset, kills):
     assert run(home, dataset, "whole", [0]) == [0]
+    left = [training(home, "killed") / name for name in (".checkpoint.pt.torn", ".best-0001.pt.torn", "best-0099.pt")]
+    left[0].parent.mkdir(parents=True)
+    for path in left:
+        path.write_bytes(b"what a kill leaves")
     ends = run(home, dataset, "killed", [*kills, 0])
     assert ends == [9] * len(kills) + [0]
+    assert not [path.name for path in training(home, "killed").iterdir() if path.name.startswith((".", "best-"))]
     assert epochs(home, "killed") == epochs(home, "whole")
     for name in ("best.pt", "last.pt"):
         ours, theirs = (torch.load(training(home, run) / name, weights_only=True) for run in ("killed", "whole"))

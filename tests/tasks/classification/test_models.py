@@ -44,7 +44,14 @@ def test_a_size_a_transformer_cannot_cut_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}]
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {"trainer": {"model": s, "ema": None}, "history": []},
+    ],
+    ids=["plain", "wrapped", "data parallel", "our checkpoint"],
 )
 def test_weights_are_read_plain_wrapped_and_from_data_parallel(tmp_path, wrap):
     model = build_model("resnet18", 3)

@@ -1,10 +1,18 @@
 """Schedules, weights and averages, in figures one can work out by hand."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
-from tasks.classification.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
+from tasks.classification.optim import (
+    MovingAverage,
+    balanced_weights,
+    build_optimizer,
+    deterministic,
+    learning_rate,
+)
 from tasks.classification.params import TrainParams
 
 
@@ -49,3 +57,11 @@ def test_biases_and_norms_are_not_decayed(name):
     optimizer = build_optimizer(model, TrainParams(optimizer=name, weight_decay=0.5))
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert [decays[id(p)] for p in model.parameters()] == [0.5, 0, 0, 0]
+
+
+def test_determinism_holds_for_the_block_and_sets_up_cublas(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -218,3 +218,16 @@ def test_data_named_nowhere_is_refused():
 @pytest.mark.parametrize("model", [SplitParams, AugmentParams, TrainParams, EvaluateParams, TrackParams])
 def test_parameters_written_out_in_full_are_read_back_the_same(model):
     assert model(**model().model_dump(mode="json")) == model()
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "o'clock", ""])
+def test_an_experiment_that_cannot_name_a_model_is_refused(name):
+    with pytest.raises(ValidationError, match="experiment"):
+        TrackParams(experiment=name)
+
+
+def test_what_cannot_be_trained_together_is_refused():
+    with pytest.raises(ValidationError, match="image_size 100 does not fit vit_b_32: need a multiple of 32"):
+        TrainParams(model="vit_b_32", image_size=100)
+    with pytest.raises(ValidationError, match="precision fp16 needs a GPU, found device cpu"):
+        TrainParams(precision="fp16", device="cpu")

@@ -159,3 +159,8 @@ def test_no_state_shared_with_other_threads_is_touched():
     plots.confusion_matrix_figure(confusion(2), ["a", "b"])
     assert dict(matplotlib.rcParams) == before
     assert not Gcf.figs  # the figures that pyplot would keep alive
+
+
+def test_of_epochs_equally_right_the_one_of_lowest_loss_is_marked():
+    rows = [{**row, "val_acc": 1.0, "val_loss": loss} for row, loss in zip(history(3), (0.3, 0.1, 0.2), strict=True)]
+    assert "best epoch (2)" in texts(plots.learning_curves_figure(rows))

@@ -14,6 +14,7 @@ import torch
 
 from tasks import store
 from tasks.classification import served_model
+from tasks.classification.images import resize_rgb
 from tasks.classification.models import build_model
 from tasks.errors import TrackingError
 from tasks.registry import log_served_model
@@ -142,3 +143,13 @@ def test_network_takes_the_state_dicts_of_training(arch):
         trained = build_model(arch, 3, 64)
         served = served_model.build(arch, 3, 64)
     assert {k: v.shape for k, v in trained.state_dict().items()} == {k: v.shape for k, v in served.state_dict().items()}
+
+
+@pytest.mark.parametrize("shape", [(20, 16), (40, 60), (20, 60), (32, 32)])
+def test_an_image_is_sized_as_in_training(shape):
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    model = served_model.ServedClassifier()
+    model.size, model.mean, model.std = 32, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    wanted = torch.from_numpy(resize_rgb(pixels, 32)).permute(2, 0, 1).float() / 255
+    assert torch.equal(model._tensor(content, 0), wanted)

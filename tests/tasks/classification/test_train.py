@@ -231,3 +231,25 @@ def test_running_out_of_memory_while_accumulating_starts_the_group_again():
     cut = toy_trainer(toy_params(optimizer="sgd", accumulate=3), Hungry(linear(), room=5))
     run(whole), run(cut)
     torch.testing.assert_close(cut.model.inner[1].weight, whole.model[1].weight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_moving_average_lies_in_memory_as_the_weights_do():
+    trainer = toy_trainer(toy_params(ema_decay=0.9))
+    strides = [[p.stride() for p in model.parameters()] for model in (trainer.model, trainer.graded_model)]
+    assert strides[0] == strides[1]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own parts
+def test_a_compiled_training_cut_before_the_smaller_batch_ends_with_the_same_weights():
+    options = {"compile": True, "num_epochs": 2}
+    whole = toy_trainer(toy_params(**options))
+    run(whole)
+    before = toy_trainer(toy_params(**options))
+    list(itertools.islice(before.run(toy_batches(), toy_batches(9, shuffle=False, seed=5)), 3))
+    state = through_disk(before.state_dict())
+    torch.compiler.reset()  # as in a new process
+    after = toy_trainer(toy_params(**options))
+    after.load_state_dict(state)
+    run(after)
+    assert_same_weights(after.model, whole.model)
