@@ -3,34 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-STAMP := $(VENV)/.installed
-
-.PHONY: demo test test-long lint lock clean help
+.PHONY: environment demo test test-long lint lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# The stamp holds the lock's digest and the interpreter: a changed lock or another Python makes the environment stale,
-# a touched file or a fresh checkout does not.
-$(STAMP): requirements.lock pyproject.toml
+# Asked every time, done when needed: a changed lock or another Python makes the environment stale, a touched file does not.
+environment:
 	@.ci/environment $(PYTHON) $(VENV)
 
-demo: $(STAMP)  ## make signals, train on them, show where to look (about 3 minutes on 2 cores)
+demo: environment  ## make signals, train on them, show where to look (about 3 minutes on 2 cores)
 	@$(BIN)/yard demo
 
-test: $(STAMP) lint  ## lint, types and every test that needs no GPU (under 10 minutes on 2 cores)
+test: environment lint  ## lint, types and every test that needs no GPU (under 10 minutes on 2 cores)
 	@$(BIN)/pytest -q -m "not long and not gpu"
 
-test-long: $(STAMP)  ## the checks that take longer: Fashion-MNIST, many kill points
+test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed
 	@$(BIN)/pytest -q -m "long and not gpu"
 
-lint: $(STAMP)
+lint: environment
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-lock: $(STAMP)  ## resolve requirements.lock again from pyproject.toml
+lock: environment  ## resolve requirements.lock again from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade -o requirements.lock
 

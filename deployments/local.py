@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import typing
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
 from tasks.display import console, log_through_console
 from tasks.errors import ConfigError
-from tasks.workspace import run_dir
+from tasks.workspace import held, run_dir
 
 
 def entrypoints() -> dict[str, str]:
@@ -117,7 +117,8 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             flow_run = client.create_flow_run(
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
             )
-        _run(flow, flow_run, checked)
+        with _sole(flow_run):
+            _run(flow, flow_run, checked)
         return flow_run.id
 
 
@@ -125,7 +126,7 @@ def resume_here(run_id: UUID | None) -> UUID:
     """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
 
     Raises:
-        ConfigError: there is no such run, or it is finished.
+        ConfigError: there is no such run, it is finished, or its process lives.
     """
     service = choose_api()
     from prefect.client.orchestration import get_client
@@ -134,11 +135,17 @@ def resume_here(run_id: UUID | None) -> UUID:
     with running(service) if service else nullcontext():
         with get_client(sync_client=True) as client:
             flow_run = _unfinished(client, run_id)
-            flow = load_flow(client.read_flow(flow_run.flow_id).name)
-            client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
-            flow_run = client.read_flow_run(flow_run.id)
-        _run(flow, flow_run, check_parameters(flow, flow_run.parameters))
+            with _sole(flow_run):
+                flow = load_flow(client.read_flow(flow_run.flow_id).name)
+                client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
+                flow_run = client.read_flow_run(flow_run.id)
+                _run(flow, flow_run, check_parameters(flow, flow_run.parameters))
         return flow_run.id
+
+
+def _sole(flow_run: Any) -> AbstractContextManager[None]:
+    """Hold a run, so that nobody resumes it while it lives."""
+    return held(run_dir(str(flow_run.id)) / "lock", f"run {flow_run.id} ({flow_run.name})")
 
 
 def _unfinished(client: Any, run_id: UUID | None) -> Any:

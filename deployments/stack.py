@@ -72,6 +72,9 @@ def prefect_service(port: int, *, ui: bool) -> Service:
 
 def mlflow_service(port: int) -> Service:
     """Return MLflow's server on the store that runs write to, with the settings of mlflow/server.env."""
+    from tasks.store import tracking_uri
+
+    tracking_uri()  # lays the database out as runs do; MLflow's own way makes writers wait for each other
     state = home() / "mlflow"
     argv = (
         *(_program("mlflow"), "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"),

@@ -1,6 +1,7 @@
 """Where a run keeps its files: a stage is written under a temporary name and renamed when it is whole."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -24,6 +25,35 @@ def run_dir(run_id: str) -> Path:
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def held(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path`, a lock file, for the block; the kernel lets go of it when the process is gone, however.
+
+    Args:
+        path: made when missing.
+        what: is held, for the message.
+        wait: until whoever holds it lets go, instead of raising.
+
+    Raises:
+        ConfigError: another living process holds it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as exc:
+            file.seek(0)
+            raise ConfigError(
+                f"{what} is held by process {file.read().strip() or 'unknown'}, which still runs"
+            ) from exc
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def cache_dir(name: str) -> Path:

@@ -1,9 +1,35 @@
 """Settings of every test: no calls home, and one thread per process, so that tests share the cores in peace."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
 
 # Two torch processes with two threads each on two cores run many times slower than with one each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture
+def as_nobody():
+    """Yield a folder, and a function that calls another one without root's right to read everything."""
+    folder = Path(tempfile.mkdtemp(prefix="trainyard-nobody-"))
+    folder.chmod(0o777)
+
+    def call(function, *args):
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            return function(*args)
+        finally:
+            os.seteuid(user)
+
+    yield folder, call
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o777)
+    shutil.rmtree(folder)

@@ -86,7 +86,7 @@ def read_part(root: Path, part: str, classes: Sequence[str]) -> Samples:
     paths: list[Path] = []
     labels: list[int] = []
     for number, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(p for p in (folder / name).glob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
         paths += files
         labels += [number] * len(files)
     if not paths:
@@ -115,6 +115,7 @@ class Batches:
         shuffle: another order every epoch, else the order given.
         seed: of the order.
         n_workers: threads; 0: as many as cores.
+        pin: load into page-locked memory, which a GPU fetches while it computes.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         n_workers: int = 0,
+        pin: bool = False,
     ) -> None:
         self._read = read
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -133,6 +135,7 @@ class Batches:
         self._shuffle = shuffle
         self._seed = seed
         self._n_workers = n_workers or n_cores()
+        self._pin = pin
 
     @property
     def n_images(self) -> int:
@@ -164,8 +167,11 @@ class Batches:
                 _cancel(waiting)
 
     def _load(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = np.stack([self._read(int(i)) for i in indices])  # (B, S, S, 3)
-        return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[torch.from_numpy(indices)]
+        images = torch.from_numpy(np.stack([self._read(int(i)) for i in indices]))  # (B, S, S, 3)
+        labels = self.labels[torch.from_numpy(indices)]
+        if self._pin:
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return images.permute(0, 3, 1, 2), labels
 
 
 def _cancel(futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> None:

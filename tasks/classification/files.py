@@ -14,6 +14,7 @@ import cv2
 
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import DatasetError
+from tasks.workspace import allowed_path
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,14 +32,22 @@ _COPY_INSTEAD = {
 }
 
 
+def _inside(path: Path) -> Path:
+    """Return the path, if it is a file here or a link that stays within the allowed roots."""
+    if path.is_symlink():
+        allowed_path(path)
+    return path
+
+
 def find_images(folder: Path) -> tuple[list[Path], int]:
     """Return the pictures below `folder` by their suffix, sorted, and how many other files were left out.
 
-    Names that start with a dot are passed over. A symbolic link to a file counts as that file, wherever it
-    leads; one to a folder is not followed (it could lead in circles) and counts as left out.
+    Names that start with a dot are passed over. A symbolic link to a file counts as that file, as long
+    as it leads to an allowed root; one to a folder is not followed (it could lead in circles) and counts as left out.
 
     Raises:
         DatasetError: a folder cannot be read.
+        ConfigError: a link leads outside the allowed roots.
     """
 
     def refuse(error: OSError) -> None:
@@ -53,7 +62,7 @@ def find_images(folder: Path) -> tuple[list[Path], int]:
             if name.startswith("."):
                 continue
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                images.append(Path(root, name))
+                images.append(_inside(Path(root, name)))
             else:
                 n_other += 1
     return sorted(images), n_other

@@ -129,8 +129,8 @@ def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dat
 def _samples(dataset: Path, classes: Sequence[str], per_class: int = 3) -> Any:
     """Return a gallery with a few training images of every class, evenly spaced in the sorted list."""
     images, captions = [], []
+    samples = read_part(dataset, "train", classes)
     for number, name in enumerate(classes):
-        samples = read_part(dataset, "train", classes)
         paths = [p for p, label in zip(samples.paths, samples.labels, strict=True) if label == number]
         for path in paths[:: max(1, len(paths) // per_class)][:per_class]:
             images.append(_thumbnail(path))

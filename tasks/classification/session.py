@@ -55,13 +55,13 @@ class LoadedPart:
     entries: list[Path]
     digests: list[str]
 
-    def batches(self, size: int, batch_size: int, *, shuffle: bool, seed: int, n_workers: int) -> Batches:
+    def batches(self, size: int, batch_size: int, *, shuffle: bool, seed: int, n_workers: int, pin: bool) -> Batches:
         """Return the part as batches of (S, S, 3) images."""
 
         def read(index: int) -> np.ndarray:
             return read_entry(self.entries[index], size)
 
-        return Batches(read, self.samples.labels, batch_size, shuffle=shuffle, seed=seed, n_workers=n_workers)
+        return Batches(read, self.samples.labels, batch_size, shuffle=shuffle, seed=seed, n_workers=n_workers, pin=pin)
 
 
 class Session:
@@ -93,6 +93,7 @@ class Session:
         self.history: list[EpochDone] = []
         self.parts: dict[str, LoadedPart] = {}
         self.best: Path | None = None
+        self._digest: str | None = None
         self._saved_ms = clock_ms()
 
     @property
@@ -162,7 +163,10 @@ class Session:
 
     def _batches(self, part: str, *, shuffle: bool) -> Batches:
         p = self.params
-        return self.parts[part].batches(p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers)
+        pin = self.device.type == "cuda"
+        return self.parts[part].batches(
+            p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers, pin=pin
+        )
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
@@ -240,12 +244,15 @@ class Session:
 
     def data_digest(self) -> str:
         """Return one digest over the images and labels trained and validated on, whatever their folder is called."""
+        if self._digest is not None:
+            return self._digest
         total = hashlib.blake2b(digest_size=16)
         for name in ("train", "val"):
             part = self.parts[name]
             for digest, label in zip(part.digests, part.samples.labels, strict=True):
                 total.update(f"{name} {digest} {label}\n".encode())
-        return total.hexdigest()
+        self._digest = total.hexdigest()
+        return self._digest
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         if not self.checkpoint.is_file():

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +27,13 @@ from tasks.classification.params import (
     data_source,
 )
 from tasks.display import bars
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, TrackingError
 from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged
+from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
 
 if TYPE_CHECKING:
     import torch
+    from prefect.client.schemas.objects import State
 
     from tasks.classification.split import SplitReport
     from tasks.tracking import Tracker
@@ -97,9 +99,18 @@ def check_paths(train: TrainParams) -> None:
     Raises:
         ConfigError: names the path.
     """
-    for path in (train.weight_path, train.save_path):
-        if path is not None:
-            allowed_path(path)
+    if train.weight_path is not None:
+        allowed_path(train.weight_path)
+    if train.save_path is not None:
+        target = allowed_path(train.save_path)
+        with storage_errors(target):  # now, not after hours of training
+            target.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target).close()
+
+
+def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
+    """Return whether a step failed because MLflow did not take or give something."""
+    return isinstance(state.result(raise_on_failure=False), TrackingError)
 
 
 def now_ms() -> int:
@@ -137,6 +148,7 @@ def tracked(
 
     probe = get_probe()
     gpu = resolve_device(train.device, probe)
+    before = {name: os.environ.get(name) for name in environment(gpu)}
     os.environ.update(environment(gpu))
     device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
     tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
@@ -151,6 +163,8 @@ def tracked(
                 yield tracker, device, log
         finally:  # the log of a run that failed is the one that is read
             tracker.artifact(folder / "run.log", "log")
+            for key, value in before.items():  # the next run in this process may ask for another device
+                os.environ.pop(key, None) if value is None else os.environ.update({key: value})
         if not last:
             tracker.leave_open()
 
@@ -196,13 +210,18 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
         ConfigError: a path leads outside the allowed roots, or no data is named.
         WeightsError: the weights to start from cannot be had.
     """
+    from tasks.classification.data import check_num_classes, order_classes
     from tasks.classification.models import pretrained_state, read_state_dict
+    from tasks.classification.sources import find_sources
 
     try:
         source = data_source(data, train)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
     check_paths(train)
+    where = Path(source) if isinstance(source, (str, Path)) else source["train"]
+    classes = sorted({image.label for image in find_sources(source).images})
+    check_num_classes(train.num_classes, order_classes(classes, train.class_names, where), where)
     if train.weight_path is not None:
         read_state_dict(train.weight_path)
     elif train.pretrained:
@@ -269,7 +288,8 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     return folder
 
 
-@task(task_run_name="evaluate-{train.model}")
+# Grading can be done again, and what fails it for a while is MLflow alone.
+@task(task_run_name="evaluate-{train.model}", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def evaluate(dataset: Path, training: Path, train: TrainParams, params: EvaluateParams, track: TrackParams) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
     from tasks.classification.events import read_history

@@ -16,6 +16,7 @@ from tasks.classification.grading import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.errors import TrackingError
 from tasks.store import client as store_client
+from tasks.workspace import held, home
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
 """Where a run keeps what a later comparison needs, below its artifacts."""
@@ -46,6 +47,21 @@ def succeed(
     Raises:
         TrackingError: other runs kept promoting theirs while this one was compared.
     """
+    lock = home() / "locks" / f"champion-{model_name}"
+    # One decision at a time on this host; runs of other hosts are noticed when the alias is to move.
+    with held(lock, f"the champion of {model_name}", wait=True):
+        return _decide(model_name, version, answers, config, params, device, cache)
+
+
+def _decide(
+    model_name: str,
+    version: int,
+    answers: Answers,
+    config: Mapping[str, Any],
+    params: EvaluateParams,
+    device: torch.device,
+    cache: Path,
+) -> Decision:
     for _ in range(_ATTEMPTS):
         now = registry.champion(model_name)
         if now is not None and int(now.version) == version:

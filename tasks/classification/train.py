@@ -130,17 +130,20 @@ class Trainer:
                 for number, (images, labels) in enumerate(group, self.batch):
                     scale = 1 / (len(group) * len(labels))
                     for piece in torch.arange(len(labels)).chunk(self.n_chunks):
-                        sums += self._backward_piece(images[piece], labels[piece], weights, scale, number)
+                        draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
+                        sums += self._backward_piece(images[piece], labels[piece], weights, scale, draws)
                 self._sums += sums
                 return
-            except torch.OutOfMemoryError as exc:
+            except RuntimeError as exc:
+                if not ran_out_of_memory(exc):
+                    raise
                 self._halve(group[0][0], exc)
             # Not before the error is gone: its traceback holds the tensors of the attempt.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             _set_rng_states(rng, self.device)
 
-    def _halve(self, images: Tensor, exc: torch.OutOfMemoryError) -> None:
+    def _halve(self, images: Tensor, exc: RuntimeError) -> None:
         """Drop the gradients so far and cut batches into twice as many pieces from now on."""
         if self.n_chunks >= len(images):
             raise TrainingError(
@@ -155,12 +158,11 @@ class Trainer:
         )
 
     def _backward_piece(
-        self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, number: int
+        self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, rng: np.random.Generator
     ) -> Tensor:
         """Backpropagate `scale` times the summed loss; return (3,): summed loss, right answers, images."""
         x = self._normalise(images.to(self.device, non_blocking=True))
         y = labels.to(self.device, non_blocking=True)
-        rng = np.random.default_rng((self.params.seed, self.epoch, number, len(labels)))
         if self.params.horizontal_flip:
             flipped = torch.from_numpy(rng.random(len(y)) < 0.5).to(self.device)
             x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
@@ -178,7 +180,8 @@ class Trainer:
         self.scaler.scale(loss * scale).backward()
         answers = logits.detach().argmax(1)
         right = mix * (answers == y).sum() + (1 - mix) * (answers == other).sum()
-        return torch.stack([loss.detach().double(), right.double(), y.new_tensor(len(y)).double()])
+        n_images = torch.full_like(loss, len(y), dtype=torch.float64)
+        return torch.stack([loss.detach().double(), right.double(), n_images])
 
     def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         return F.cross_entropy(
@@ -300,10 +303,29 @@ def predict(
     """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches."""
     model.eval()
     normalise = Normalise(device)
+    n_chunks = 1
     for images, labels in batches.epoch(0):
-        with autocast(device, precision):
-            logits = model(normalise(images.to(device, non_blocking=True)))
-        yield logits.float(), labels.to(device, non_blocking=True)
+        logits = None
+        while logits is None:
+            try:
+                with autocast(device, precision):
+                    pieces = [
+                        model(normalise(piece.to(device, non_blocking=True))).float()
+                        for piece in images.chunk(n_chunks)
+                    ]
+                logits = torch.cat(pieces)
+            except RuntimeError as exc:
+                if not ran_out_of_memory(exc) or n_chunks >= len(images):
+                    raise
+                n_chunks *= 2
+        yield logits, labels.to(device, non_blocking=True)
+
+
+def ran_out_of_memory(exc: RuntimeError) -> bool:
+    """Return whether the device had no memory left; cuDNN and cuBLAS say so in errors of their own."""
+    if isinstance(exc, torch.OutOfMemoryError):
+        return True
+    return any(word in str(exc) for word in ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def _rng_states(device: torch.device) -> dict[str, Tensor]:

@@ -191,13 +191,14 @@ def test_a_damaged_line_is_named_with_its_place(tmp_path):
 
 def test_a_full_disk_leaves_whole_lines_only(tmp_path):
     code = (
-        "import resource, signal, sys; from pathlib import Path; from tasks.journal import Journal\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from tasks.errors import StorageError; from tasks.journal import Journal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "try:\n"
         "    while True: journal.append({'op': 'x' * 93})\n"
-        "except OSError as exc: print(journal.path.stat().st_size)\n"
+        "except StorageError: print(journal.path.stat().st_size)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True

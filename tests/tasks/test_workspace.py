@@ -1,6 +1,7 @@
 """What a run leaves on disk is whole or absent, and what the disk refuses is said in words."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import allowed_path, cache_dir, home, run_dir, staged, storage_errors, write_atomic, write_json
+from tasks.workspace import (
+    allowed_path,
+    cache_dir,
+    held,
+    home,
+    run_dir,
+    staged,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
 
 
 def files(root):
@@ -217,3 +228,25 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path):
     assert first == f"file too large while writing {tmp_path}/best.pt: raise the limit (ulimit -f)"
     assert second == "written"  # a hundred small files are no large one
     assert left.endswith("3000")
+
+
+def test_a_lock_is_held_for_the_block_and_names_its_holder(tmp_path):
+    with held(tmp_path / "locks/a", "the run"):
+        code = (
+            "from pathlib import Path; from tasks.workspace import held\n"
+            f"with held(Path({str(tmp_path)!r}, 'locks/a'), 'it'): pass"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"it is held by process {os.getpid()}, which still runs" in other.stderr
+    with held(tmp_path / "locks/a", "the run"):
+        pass
+
+
+def test_a_lock_is_free_once_its_holder_was_killed(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from tasks.workspace import held\n"
+        f"with held(Path({str(tmp_path / 'a')!r}), 'it'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with held(tmp_path / "a", "it", wait=True):
+        pass

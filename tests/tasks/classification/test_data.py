@@ -102,4 +102,4 @@ def test_an_unreadable_image_ends_the_epoch_with_its_error():
 
 def test_threads_are_as_many_as_the_cores_this_process_may_use(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
-    assert Batches(lambda i: np.zeros((8, 8, 3), np.uint8), [0, 1])._n_workers == 3
+    assert Batches(lambda i: np.zeros((8, 8, 3), np.uint8), [0, 1], 2)._n_workers == 3

@@ -204,11 +204,11 @@ def test_a_symbolic_link_is_followed_and_a_broken_one_named(tmp_path):
         read_rgb(tmp_path / "broken.png")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_refused(tmp_path):
-    save(tmp_path / "a.png", picture()).chmod(0)
+def test_a_file_without_permission_is_refused(as_nobody):
+    folder, call = as_nobody
+    save(folder / "a.png", picture()).chmod(0)
     with pytest.raises(ImageError, match="Permission denied"):
-        read_rgb(tmp_path / "a.png")
+        call(read_rgb, folder / "a.png")
 
 
 def test_min_side_reads_a_jpeg_smaller_but_at_least_twice_that_size(tmp_path):

@@ -405,12 +405,12 @@ def test_a_missing_folder_and_a_file_fail(tmp_path, target):
         split_dataset(tmp_path / "file", target, PARAMS)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_without_permission_fails(source, target):
+def test_a_folder_without_permission_fails(as_nobody, target):
+    source, call = as_nobody
     dataset(source, n=3)
     (source / "fpv").chmod(0)
     with pytest.raises(DatasetError, match=r"cannot read the folder .*fpv: Permission denied"):
-        split_dataset(source, target, PARAMS)
+        call(split_dataset, source, target, PARAMS)
 
 
 def test_every_kind_of_picture_is_accepted(source, target):

@@ -12,7 +12,7 @@ from torch import nn
 from tasks.classification.data import Batches
 from tasks.classification.events import BatchDone, EpochMetrics
 from tasks.classification.params import TrainParams
-from tasks.classification.train import Trainer
+from tasks.classification.train import Trainer, predict
 from tasks.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -253,3 +253,18 @@ def test_a_compiled_training_cut_before_the_smaller_batch_ends_with_the_same_wei
     after.load_state_dict(state)
     run(after)
     assert_same_weights(after.model, whole.model)
+
+
+def test_predicting_runs_in_pieces_when_memory_is_short():
+    class Small(Hungry):
+        def forward(self, x):
+            if len(x) > self.room:
+                raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+            return self.inner(x)
+
+    model, batches = toy_model(), toy_batches(9, shuffle=False)
+    whole = torch.cat([logits for logits, _ in predict(model, batches, CPU, "fp32")])
+    pieces = torch.cat([logits for logits, _ in predict(Small(model, room=3), batches, CPU, "fp32")])
+    torch.testing.assert_close(pieces, whole)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        list(predict(Small(model, room=0), batches, CPU, "fp32"))
