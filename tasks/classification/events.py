@@ -61,7 +61,7 @@ class Shrunk:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """An epoch that is safe on disk."""
+    """An epoch, with its place in time; after a crash it may be trained again, with the same figures."""
 
     metrics: EpochMetrics
     timestamp_ms: int  # when it ended, Unix time

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +40,9 @@ from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, choose_precision
 from tasks.classification.train import Trainer
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import write_atomic, write_json
+from tasks.workspace import replacing, write_atomic, write_json
 
+CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints at the ends of epochs
 # What may change between a crash and the resumption without changing the result.
 FREE_TO_CHANGE = {"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
 
@@ -95,6 +95,7 @@ class Session:
         self.best: Path | None = None
         self._digest: str | None = None
         self._saved_ms = clock_ms()
+        self._save_cost_ms = 0
 
     @property
     def checkpoint(self) -> Path:
@@ -125,7 +126,7 @@ class Session:
             self.parts[name] = LoadedPart(samples, entries, digests)
 
     def run(self) -> Iterator[Event]:
-        """Train to the end; the state is on disk at every `EpochDone`.
+        """Train to the end, the state going to disk on the way.
 
         Raises:
             ConfigError: the checkpoint belongs to other parameters or other data.
@@ -209,7 +210,6 @@ class Session:
                 self._save(trainer)
             yield event
             return
-        old_best = self.best
         if event.is_best:
             # Named by its epoch: the checkpoint points to it, so neither can be of another time than the other.
             self.best = self.folder / f"best-{event.epoch:04d}.pt"
@@ -217,14 +217,15 @@ class Session:
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
         self.history.append(EpochDone(event, now))
-        self._save(trainer)
-        if old_best and old_best != self.best:
-            old_best.unlink(missing_ok=True)
+        # Of epochs shorter than that, several are trained again after a crash, with the same figures.
+        if now - self._saved_ms >= self._save_cost_ms / CHECKPOINT_SHARE:
+            self._save(trainer)
         for text in event.notes:
             yield Note(text)
         yield self.history[-1]
 
     def _save(self, trainer: Trainer) -> None:
+        begun = self._clock_ms()
         save_tensors(
             self.checkpoint,
             {
@@ -235,7 +236,10 @@ class Session:
                 "fingerprint": self._fingerprint(),
             },
         )
+        for stale in set(self.folder.glob("best-*.pt")) - {self.best}:
+            stale.unlink()
         self._saved_ms = self._clock_ms()
+        self._save_cost_ms = self._saved_ms - begun
 
     def _fingerprint(self) -> dict[str, str]:
         """Return what the result depends on, as text."""
@@ -298,6 +302,8 @@ class Session:
             },
         )
         self.checkpoint.unlink(missing_ok=True)
+        for stale in self.folder.glob("best-*.pt"):
+            stale.unlink()
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""
@@ -312,6 +318,5 @@ class Session:
 
 def save_tensors(path: Path, value: Any) -> None:
     """Write what torch.save writes, atomically."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write_atomic(path, buffer.getbuffer())
+    with replacing(path) as file:
+        torch.save(value, file)
