@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deployments.stack import mlflow_service
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,9 +24,11 @@ def test_import_from_the_root_finds_the_installed_package():
     assert Path(done.stdout.strip()).parts[-3:] == ("site-packages", "mlflow", "__init__.py")
 
 
-def test_server_listens_on_this_machine_only_and_calls_nobody():
+def test_server_listens_on_this_machine_only_and_calls_nobody(tmp_path, monkeypatch):
     lines = (ROOT / "mlflow" / "server.env").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert settings["MLFLOW_HOST"] == "127.0.0.1"
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    argv = mlflow_service(5000).argv
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert settings["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert settings["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

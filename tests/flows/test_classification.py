@@ -190,4 +190,4 @@ def test_the_same_again_gives_the_same_figures_and_does_not_become_champion(firs
 
 
 def test_a_run_writes_nothing_outside_its_home(second, yard_home, monkeypatch):
-    assert {path.name for path in yard_home.iterdir()} <= {"runs", "cache", "mlflow", "prefect", "logs"}
+    assert {path.name for path in yard_home.iterdir()} <= {"runs", "cache", "mlflow", "prefect", "logs", "locks"}
