@@ -20,7 +20,7 @@ PARAMETERS: dict[str, Any] = {
         "pretrained": False,
         "image_size": 64,
         "batch_size": 32,
-        "num_epochs": 7,
+        "num_epochs": 5,
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warmup_epochs": 1,
