@@ -43,7 +43,7 @@ class Page:
         every_s: seconds between two updates.
     """
 
-    def __init__(self, key: str, *, every_s: float = 3.0) -> None:
+    def __init__(self, key: str, *, every_s: float = 5.0) -> None:
         self._key, self._every_s = key, every_s
         self._on = inside_run()
         self._share = 0.0
