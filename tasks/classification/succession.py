@@ -50,36 +50,25 @@ def succeed(
     lock = home() / "locks" / f"champion-{model_name}"
     # One decision at a time on this host; runs of other hosts are noticed when the alias is to move.
     with held(lock, f"the champion of {model_name}", wait=True):
-        return _decide(model_name, version, answers, config, params, device, cache)
-
-
-def _decide(
-    model_name: str,
-    version: int,
-    answers: Answers,
-    config: Mapping[str, Any],
-    params: EvaluateParams,
-    device: torch.device,
-    cache: Path,
-) -> Decision:
-    for _ in range(_ATTEMPTS):
-        now = registry.champion(model_name)
-        if now is not None and int(now.version) == version:
-            return Decision(True, now.description or "promoted before a restart")
-        decision = _compare(now, answers, config, params, device, cache)
-        # Written before the alias moves: killed in between, the next attempt decides again and loses no reason.
-        tags = {
-            "promoted": str(decision.promote).lower(),
-            "compared_with": "none" if now is None else str(now.version),
-        }
-        registry.annotate(model_name, version, tags=tags, description=decision.reason)
-        if not decision.promote or registry.promote(
-            model_name, version, instead_of=None if now is None else int(now.version)
-        ):
-            return decision
-    raise TrackingError(
-        f"the champion of {model_name} changed {_ATTEMPTS} times while version {version} was compared: compare again"
-    )
+        for _ in range(_ATTEMPTS):
+            now = registry.champion(model_name)
+            if now is not None and int(now.version) == version:
+                return Decision(True, now.description or "promoted before a restart")
+            decision = _compare(now, answers, config, params, device, cache)
+            # Written before the alias moves: killed in between, the next attempt decides again, no reason is lost.
+            tags = {
+                "promoted": str(decision.promote).lower(),
+                "compared_with": "none" if now is None else str(now.version),
+            }
+            registry.annotate(model_name, version, tags=tags, description=decision.reason)
+            if not decision.promote or registry.promote(
+                model_name, version, instead_of=None if now is None else int(now.version)
+            ):
+                return decision
+        raise TrackingError(
+            f"the champion of {model_name} changed {_ATTEMPTS} times while version {version} was compared: "
+            "compare again"
+        )
 
 
 def _compare(
