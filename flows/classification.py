@@ -4,6 +4,9 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.halves import half
+from gpu_pools.occupy import on_device
+from gpu_pools.queues import Queue, device_queue
 from tasks.classification import steps
 from tasks.classification.params import (
     AugmentParams,
@@ -15,7 +18,7 @@ from tasks.classification.params import (
 )
 
 
-@flow(name="prepare_dataset", flow_run_name=steps.name_preparation)
+@flow(name="prepare_dataset", flow_run_name=steps.name_preparation, persist_result=True, result_serializer="json")
 def prepare_dataset(
     data: DataSource,
     split: SplitParams = SplitParams(),
@@ -37,7 +40,7 @@ def prepare_dataset(
     return steps.augment(split_dir, augment, run) if augment.enabled else split_dir
 
 
-@flow(name="train_classifier", flow_run_name=steps.name_training)
+@flow(name="train_classifier", flow_run_name=steps.name_training, persist_result=True, result_serializer="json")
 def train_classifier(
     dataset: Path,
     train: TrainParams = TrainParams(),
@@ -57,8 +60,9 @@ def train_classifier(
     Returns:
         The id of the MLflow run.
     """
-    training = steps.train(dataset, train, evaluate, track, run)
-    return steps.evaluate(dataset, training, train, evaluate, track)
+    with on_device(train.device, "training"):
+        training = steps.train(dataset, train, evaluate, track, run)
+        return steps.evaluate(dataset, training, train, evaluate, track)
 
 
 @flow(name="classification", flow_run_name=steps.name_training)
@@ -84,5 +88,7 @@ def classification(
         The id of the MLflow run.
     """
     source = steps.check_start(data, train)
-    dataset = prepare_dataset(source, split, augment, run=steps.run_key())
-    return train_classifier(dataset, train, evaluate, track, run=steps.run_key())
+    run = steps.run_key()
+    dataset = half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
+    training = {"dataset": dataset, "train": train, "evaluate": evaluate, "track": track, "run": run}
+    return half(train_classifier, device_queue(train.device, "training"), **training)

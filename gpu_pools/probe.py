@@ -1,62 +1,32 @@
 """The devices of this host: what they are, how busy they are, and which one a name means."""
 
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import pynvml
 
+from gpu_pools.devices import Device, GpuProcess, listed, occupied, simulated
 from tasks.errors import ConfigError, GpuError
 
+__all__ = [
+    "Device",
+    "GpuProcess",
+    "NvmlProbe",
+    "Probe",
+    "SimulatedProbe",
+    "environment",
+    "foreign",
+    "get_probe",
+    "resolve_device",
+    "visible",
+]
+
 _MIB = 2**20
-
-
-_SIMULATED = "GPU-simulated-"
-
-
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
-    """A process that computes on a GPU."""
-
-    pid: int
-    user: str  # "?": not a process this one can see, as between containers
-    name: str
-    memory_mib: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A GPU as it is now."""
-
-    index: int  # the host's own number, whatever CUDA_VISIBLE_DEVICES says
-    uuid: str
-    name: str
-    compute_capability: str
-    memory_total_mib: int
-    memory_used_mib: int
-    memory_free_mib: int
-    utilisation_percent: int | None
-    power_w: float | None
-    temperature_c: int | None
-    processes: tuple[GpuProcess, ...]
-
-    @property
-    def tag(self) -> str:
-        """The name people use: cuda:0."""
-        return f"cuda:{self.index}"
-
-    @property
-    def simulated(self) -> bool:
-        """Whether there is no such hardware: what runs on it computes on the CPU."""
-        return self.uuid.startswith(_SIMULATED)
-
-    @property
-    def load(self) -> tuple[int, int, int, int]:
-        """Sorts devices by how busy they are: processes, then memory, then utilisation, then number."""
-        return (len(self.processes), self.memory_used_mib, self.utilisation_percent or 0, self.index)
 
 
 class Probe(Protocol):
@@ -117,14 +87,32 @@ class NvmlProbe:
 
 
 class SimulatedProbe:
-    """Devices that do not exist, for trying and for tests; their names say so."""
+    """Devices that do not exist, for trying and for tests; their names say so.
 
-    def __init__(self, n_devices: int) -> None:
-        self._devices = [_simulated(index) for index in range(n_devices)]
+    Args:
+        n_devices: how many.
+        state: a JSON file, read at every call, that makes them busy; one that is not there leaves them idle:
+            {"cuda:0": {"processes": [{"pid": 1, "user": "ben", "name": "python", "memory_mib": 900}],
+            "memory_used_mib": 900, "utilisation_percent": 50}}
+    """
+
+    def __init__(self, n_devices: int, state: Path | None = None) -> None:
+        self._devices = [simulated(index) for index in range(n_devices)]
+        self._state = state
 
     def devices(self) -> list[Device]:
-        """Return all of them, idle."""
-        return list(self._devices)
+        """Return all of them.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        if self._state is None or not self._state.is_file():
+            return list(self._devices)
+        try:
+            state = json.loads(self._state.read_text())
+            return [occupied(device, state.get(device.tag, {})) for device in self._devices]
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise ConfigError(f"found no state of simulated GPUs in {self._state} ({exc}), need JSON") from exc
 
     def device(self, uuid: str) -> Device:
         """Return the one called `uuid`.
@@ -132,14 +120,14 @@ class SimulatedProbe:
         Raises:
             GpuError: there is none.
         """
-        for device in self._devices:
+        for device in self.devices():
             if device.uuid == uuid:
                 return device
-        raise GpuError(f"found no GPU {uuid}, have: {_listed(self._devices)}")
+        raise GpuError(f"found no GPU {uuid}, have: {listed(self._devices)}")
 
 
 def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:
-    """Return the probe of this host; TRAINYARD_SIMULATE_GPUS=2 makes two devices up.
+    """Return the probe of this host; TRAINYARD_SIMULATE_GPUS=2 makes two up, TRAINYARD_SIMULATED_STATE their load.
 
     Raises:
         ConfigError: TRAINYARD_SIMULATE_GPUS is not a number.
@@ -149,7 +137,8 @@ def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:
         return NvmlProbe()
     if not wanted.isdigit():
         raise ConfigError(f"found TRAINYARD_SIMULATE_GPUS={wanted!r}, need a number of devices, 0 or more")
-    return SimulatedProbe(int(wanted))
+    state = environ.get("TRAINYARD_SIMULATED_STATE")
+    return SimulatedProbe(int(wanted), Path(state) if state else None)
 
 
 def resolve_device(device: str, probe: Probe, environ: Mapping[str, str] = os.environ) -> Device | None:
@@ -178,7 +167,7 @@ def resolve_device(device: str, probe: Probe, environ: Mapping[str, str] = os.en
     for found in devices:
         if found.tag == device:
             return found
-    raise GpuError(f"found no device {device!r}{limited}; have: cpu, {_listed(devices)}")
+    raise GpuError(f"found no device {device!r}{limited}; have: cpu, {listed(devices)}")
 
 
 def visible(devices: Sequence[Device], spec: str | None) -> list[Device]:
@@ -208,14 +197,25 @@ def environment(device: Device | None) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": device.uuid if device else "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def foreign(device: Device, own_pids: Collection[int]) -> tuple[GpuProcess, ...]:
+    """Return the processes on a GPU that are not one of `own_pids` and descend from none of them."""
+    own = frozenset(own_pids)
+    return tuple(process for process in device.processes if not _belongs(process.pid, own))
+
+
+def _belongs(pid: int, own: frozenset[int]) -> bool:
+    if pid in own:
+        return True
+    try:
+        return any(parent.pid in own for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False  # not to be seen from here, as in another container: not one that was started here
+
+
 def _is_named(device: Device, entry: str) -> bool:
     if entry.isdigit():
         return device.index == int(entry)
     return entry.startswith("GPU-") and device.uuid.startswith(entry)  # CUDA takes the beginning of a UUID, too
-
-
-def _listed(devices: Sequence[Device]) -> str:
-    return ", ".join(f"{device.tag} ({device.name})" for device in devices) or "none"
 
 
 def _read(handle: Any) -> Device:
@@ -260,10 +260,7 @@ def _owner(pid: int) -> tuple[str, str]:
     try:
         process = psutil.Process(pid)
         return process.username(), process.name()
-    except (
-        psutil.Error,
-        KeyError,
-    ):  # gone, of another user or another container, or a user id without a name
+    except (psutil.Error, KeyError):  # gone, of another user or container, or a user id without a name
         return "?", "?"
 
 
@@ -272,19 +269,3 @@ def _if_supported(read: Any, *args: Any) -> Any:
         return read(*args)
     except pynvml.NVMLError_NotSupported:
         return None
-
-
-def _simulated(index: int) -> Device:
-    return Device(
-        index=index,
-        uuid=f"{_SIMULATED}{index}",
-        name=f"simulated GPU {index}",
-        compute_capability="0.0",
-        memory_total_mib=24576,
-        memory_used_mib=0,
-        memory_free_mib=24576,
-        utilisation_percent=0,
-        power_w=None,
-        temperature_c=None,
-        processes=(),
-    )

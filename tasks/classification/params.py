@@ -168,7 +168,10 @@ class TrainParams(Params):
     image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
     device: Annotated[
         str,
-        Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..."),
+        Field(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
+            description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
+        ),
     ] = "cuda"
     train_path: Annotated[
         Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
@@ -205,9 +208,7 @@ class TrainParams(Params):
         Literal["none", "balanced"], Field(description="balanced: a rare class weighs more in the loss")
     ] = "none"
     mixup: Annotated[float, Field(ge=0, description="Alpha of the Beta distribution; 0: off")] = 0.0
-    ema_decay: Annotated[
-        float, Field(ge=0, lt=1, description="Moving average of the weights, used to validate; 0: off")
-    ] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1, description="Average of the weights, used to validate; 0: off")] = 0.0
     clip_grad_norm: Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")] = 0.0
     accumulate: Annotated[int, Field(ge=1, description="Batches per optimiser step")] = 1
     precision: Annotated[
@@ -216,9 +217,7 @@ class TrainParams(Params):
     ] = "auto"
     compile: Annotated[bool, Field(description="torch.compile: slow to start, faster for long runs")] = False
     patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
-    horizontal_flip: Annotated[bool, Field(description="Mirror half of the training images; not for spectrograms")] = (
-        False
-    )
+    horizontal_flip: Annotated[bool, Field(description="Mirror half of the images; not for spectrograms")] = False
     n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
     seed: Seed = 0
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False

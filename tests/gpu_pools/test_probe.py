@@ -1,5 +1,10 @@
 """Which device a name means, and what is known of it; NVIDIA's library is the only thing made up."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,6 +17,7 @@ from gpu_pools.probe import (
     NvmlProbe,
     SimulatedProbe,
     environment,
+    foreign,
     get_probe,
     resolve_device,
     visible,
@@ -203,3 +209,60 @@ def test_the_real_gpu_is_found_and_chosen():
     assert chosen.uuid.startswith("GPU-")
     assert 0 < chosen.memory_free_mib <= chosen.memory_total_mib
     assert probe.device(chosen.uuid).name == chosen.name
+
+
+def occupying(*pids: int) -> Device:
+    """Return a device on which these processes compute."""
+    return replace(gpu(0), processes=tuple(GpuProcess(pid, "ben", "python", 100) for pid in pids))
+
+
+def test_a_run_and_what_it_starts_are_not_foreign():
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    try:
+        device = occupying(run.pid, child)
+        assert foreign(device, [run.pid]) == ()
+        assert foreign(device, [os.getpid()]) == ()
+        assert [process.pid for process in foreign(device, [])] == [run.pid, child]
+        assert [process.pid for process in foreign(device, {child})] == [run.pid]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        run.kill()
+        run.communicate()
+
+
+def test_a_process_that_cannot_be_seen_from_here_is_foreign():
+    assert [process.pid for process in foreign(occupying(2**22 + 1), [os.getpid()])] == [2**22 + 1]
+
+
+def test_on_an_idle_gpu_nothing_is_foreign():
+    assert foreign(gpu(0), []) == ()
+
+
+def test_a_file_makes_simulated_devices_busy_and_is_read_at_every_call(tmp_path):
+    state = tmp_path / "state.json"
+    probe = get_probe({"TRAINYARD_SIMULATE_GPUS": "2", "TRAINYARD_SIMULATED_STATE": str(state)})
+    assert [device.processes for device in probe.devices()] == [(), ()]
+    process = {"pid": 1, "user": "ben", "name": "python", "memory_mib": 900}
+    state.write_text(
+        json.dumps({"cuda:1": {"processes": [process], "memory_used_mib": 900, "utilisation_percent": 50}})
+    )
+    idle, busy = probe.devices()
+    assert (idle.processes, idle.memory_used_mib) == ((), 0)
+    assert busy.processes == (GpuProcess(1, "ben", "python", 900),)
+    assert (busy.memory_used_mib, busy.memory_free_mib, busy.utilisation_percent) == (900, 23676, 50)
+    assert probe.device(busy.uuid) == busy
+    state.write_text("{}")
+    assert probe.device(busy.uuid).processes == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cuda:0": 1}', '{"cuda:0": {"processes": [{"pid": 1}]}}'])
+def test_a_file_of_simulated_devices_that_makes_no_sense_is_an_error_that_names_it(tmp_path, text):
+    state = tmp_path / "state.json"
+    state.write_text(text)
+    with pytest.raises(ConfigError, match=r"state\.json"):
+        SimulatedProbe(1, state).devices()

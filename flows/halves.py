@@ -1,0 +1,69 @@
+"""How a pipeline starts its halves: as runs of their own where it was deployed itself, else in its own process."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.runtime import deployment, flow_run
+from prefect.states import raise_state_exception
+
+from gpu_pools.queues import Queue
+
+DEPLOYMENT = "yard"
+_POLL_S = 1.0
+# A half whose process died is Crashed for a moment, until the worker puts it back to go on from its checkpoint.
+_PATIENCE_S = 30.0
+_INHERITED = ("priority", "owner", "time_limit")
+
+
+def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> Any:
+    """Run a half of the running pipeline to its end and return what it returns.
+
+    A pipeline that was started from a deployment hands its half to a queue and waits, without a slot of a device;
+    when it is started again, it finds the half it had started. One that runs in a person's own process calls it.
+
+    Args:
+        recipe: the flow; its deployment is called `yard`.
+        queue: of the half.
+        parameters: of the flow.
+
+    Raises:
+        the half's own error; UnfinishedRun, FailedRun or CancelledRun of Prefect where there is none.
+    """
+    if deployment.id is None:
+        return recipe(**parameters)
+    parent = str(flow_run.id)
+    with get_client(sync_client=True) as client:
+        variables = client.read_flow_run(flow_run.id).job_variables or {}
+        started: Any = run_deployment(
+            f"{recipe.name}/{DEPLOYMENT}",
+            parameters=recipe.serialize_parameters(parameters),
+            work_queue_name=queue.name,
+            idempotency_key=f"{parent}-{recipe.name}",
+            job_variables={name: variables[name] for name in _INHERITED if name in variables},
+            timeout=0,
+        )
+        ended = _wait(client, started)
+        assert ended.state is not None
+        raise_state_exception(ended.state)
+        return ended.state.result()
+
+
+def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = time.sleep) -> FlowRun:
+    crashed_at: float | None = None
+    while True:
+        found = client.read_flow_run(started.id)
+        assert found.state is not None
+        if not found.state.is_final():
+            crashed_at = None
+        elif not found.state.is_crashed():
+            return found
+        else:
+            crashed_at = crashed_at or time.monotonic()
+            if time.monotonic() - crashed_at > _PATIENCE_S:
+                return found
+        sleep(_POLL_S)

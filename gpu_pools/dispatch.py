@@ -1,0 +1,247 @@
+"""One host's share of the pool: starts what may start, says why the rest waits, and leaves nothing half ended."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+
+from gpu_pools import launch, supervise
+from gpu_pools.hostview import HostView
+from gpu_pools.lease import Holder, acquire
+from gpu_pools.ledger import Entry, Ledger
+from gpu_pools.placement import Refuse, Start, Wait, place
+from gpu_pools.queues import Queue, parse_duration, parse_queue
+from gpu_pools.ready import Ready
+from gpu_pools.server import Run, Server, ended, waiting
+from gpu_pools.undertaker import Undertaker
+from gpu_pools.waitlist import WaitList
+from tasks.errors import ConfigError, TrainyardError
+from tasks.workspace import run_dir
+
+logger = logging.getLogger("trainyard.worker")
+
+HEARTBEAT_S = 15.0
+SENTENCE_EVERY_S = 10.0  # a waiting run's state is written at most so often
+INTRUDERS_EVERY_S = 10.0
+_SENTENCES_PER_TICK = 20
+
+
+class Dispatcher:
+    """Call `tick` about twice a second.
+
+    Args:
+        name: of the worker, HOST or HOST:NAME, by which the others know what hosts there are.
+        server: Prefect's.
+        host: this host's devices.
+        ledger: what has been started.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, name: str, server: Server, host: HostView, ledger: Ledger, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.name, self._server, self._host, self._clock = name, server, host, clock
+        self._ledger = ledger
+        self._ready = Ready()
+        self._runs = Undertaker(server, ledger, clock)
+        self._waitlist = WaitList(server, clock)
+        self._said: dict[str, tuple[str, float]] = {}
+        self._beat = self._looked_at = float("-inf")
+        self._noted: set[tuple[str, str]] = set()
+        self._draining = False
+        self._complained = False
+
+    @property
+    def active(self) -> list[Entry]:
+        """Return the runs this worker takes care of."""
+        return self._runs.entries()
+
+    @property
+    def busy(self) -> bool:
+        """Return whether anything is left to be brought to its end."""
+        return self._runs.busy
+
+    def close(self) -> None:
+        """Let another worker take over what is left."""
+        self._ready.close()
+        self._ledger.close()
+
+    def drain(self) -> None:
+        """Start nothing more; pipelines, which wait for runs that will not start, go back to the queue."""
+        self._draining = True
+        for entry in self.active:
+            if parse_queue(entry.queue).kind == "pipeline":
+                self._runs.end(entry.run_id, "stop")
+
+    def stop_runs(self) -> None:
+        """Let every run save its state and end, and put it back into its queue."""
+        self._draining = True
+        for entry in self.active:
+            self._runs.end(entry.run_id, "stop")
+
+    def tick(self) -> None:
+        """Do once whatever is to be done now; a server that does not answer is asked again at the next tick."""
+        try:
+            self._runs.collect()
+            self._heartbeat()
+            if not self._draining:
+                self._place()
+                self._ready.refill()
+            self._note_intruders()
+            if self._complained:
+                logger.info("Prefect's server answers again")
+                self._complained = False
+        except httpx.HTTPError as exc:
+            if not self._complained:
+                logger.warning("Prefect's server does not answer (%s); runs go on, nothing starts", exc)
+                self._complained = True
+
+    def _heartbeat(self) -> None:
+        if self._clock() - self._beat >= HEARTBEAT_S:
+            self._server.heartbeat(self.name, HEARTBEAT_S)
+            self._beat = self._clock()
+
+    def _note_intruders(self) -> None:
+        """Write on a run that something else computes on its GPU: its times and its memory are not its own then."""
+        if self._clock() - self._looked_at < INTRUDERS_EVERY_S:
+            return
+        self._looked_at = self._clock()
+        intruders = self._host.intruders() if self.active else {}
+        for entry in self.active:
+            for process, where in intruders.get(entry.run_id, []):
+                if (entry.run_id, process) not in self._noted:
+                    self._noted.add((entry.run_id, process))
+                    self._server.add_tag(entry.run_id, f"GPU shared with process {process}{where}")
+                    logger.warning("run %s shares %s with process %s", entry.run_id, entry.tag, process)
+
+    def _place(self) -> None:
+        due = [run for run in self._waitlist.read() if self._runs.get(run.id) is None]
+        if not due:
+            return
+        mine, queues = [], self._host.queues(self._server)
+        for run in due:
+            try:
+                queue = parse_queue(run.queue)
+            except ConfigError as exc:
+                self._refuse(run, str(exc))
+                continue
+            if self._host.serves(queue):
+                mine.append((run, queue))
+            elif unknown := self._host.unknown_host(queue, self._server):
+                self._refuse(run, unknown)
+        if mine:
+            self._decide(mine, queues)
+
+    def _decide(self, mine: list[tuple[Run, Queue]], queues: Any) -> None:
+        runs = {run.id: run for run, _ in mine}
+        asked = [self._host.asks(run, queue) for run, queue in mine]
+        decisions = place(asked, self._host.devices(queues), host=self._host.name, now=self._clock())
+        n_said = 0
+        for decision in decisions:
+            run = runs[decision.run_id]
+            match decision:
+                case Start(uuid=uuid):
+                    self._start(run, uuid, queues)
+                case Refuse(reason=reason) if self._host.hosts(self._server) == {self._host.name}:
+                    self._refuse(run, reason)
+                case Refuse():
+                    continue  # another host may have the device
+                case Wait(reason=reason) if run.job_variables.get("when_busy") == "refuse":
+                    self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", f"refused: {reason}"))
+                    self._waitlist.drop(run.id)
+                case Wait(reason=reason) if n_said < _SENTENCES_PER_TICK:
+                    n_said += self._say(run, reason, len(mine))
+        for gone in self._said.keys() - runs.keys():
+            del self._said[gone]
+
+    def _refuse(self, run: Run, reason: str) -> None:
+        logger.warning("run %s (%s): %s", run.id, run.name, reason)
+        self._server.force(run.id, ended(StateType.FAILED, "Failed", reason))
+        self._waitlist.drop(run.id)
+
+    def _say(self, run: Run, reason: str, n_waiting: int) -> bool:
+        """Write on a waiting run why it waits; return whether that took a call."""
+        text, when = self._said.get(run.id, (run.message if run.state_name == "Waiting" else "", 0.0))
+        # A thousand runs that wait must not keep the server busy with the minutes of the one they wait for.
+        if text == reason or self._clock() - when < max(SENTENCE_EVERY_S, 0.2 * n_waiting):
+            return False
+        self._server.propose(run.id, waiting(reason, run.since))
+        self._said[run.id] = (reason, self._clock())
+        return True
+
+    def _start(self, run: Run, uuid: str, queues: Any) -> None:
+        """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
+        queue, device = parse_queue(run.queue), self._host.device(uuid)
+        tag = device.tag if device else "cpu"
+        try:
+            limit_s = parse_duration(run.job_variables["time_limit"]) if run.job_variables.get("time_limit") else None
+        except ConfigError as exc:
+            self._refuse(run, f"time_limit: {exc}")
+            return
+        holder = Holder(
+            *(run.id, run.name, self._host.owner(run), tag, uuid, queue.kind, -1, os.getpid(), self._clock(), None)
+        )
+        lease = acquire(uuid, queue.kind, self._host.limit(tag, queue.kind, queues), holder)
+        if lease is None:
+            return  # somebody else was faster
+        run_lock = launch.lock_run(run.id)
+        if run_lock is None:
+            lease.release()  # a process of it still lives
+            return
+        entry = Entry(
+            *(run.id, run.name, holder.owner, run.queue, tag, uuid, lease.holder.number),
+            phase="claimed",
+            attempt=launch.read_attempt(run.id),
+            began=self._clock(),
+            limit_s=limit_s,
+        )
+        try:
+            self._launch(run, entry, lease, run_lock)
+        except TrainyardError as exc:  # its own folder cannot be written, say
+            lease.release()
+            self._ledger.remove(run.id)
+            self._refuse(run, str(exc))
+        except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
+            lease.release()
+            self._runs.add(entry, None, None)
+            raise
+        finally:
+            os.close(run_lock)
+            self._waitlist.drop(run.id)
+
+    def _launch(self, run: Run, entry: Entry, lease: Any, run_lock: int) -> None:
+        self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
+        try:
+            claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
+        except ObjectNotFound:
+            claim = None
+        if claim is None:
+            lease.release()
+            self._ledger.remove(entry.run_id)
+            return
+        deployment = self._server.deployment(run.deployment)
+        env = launch.process_environment(
+            entry,
+            lease,
+            self._host.device(entry.uuid),
+            entrypoint=deployment.entrypoint,
+            extra={**deployment.env, **(run.job_variables.get("env") or {})},
+            threads=self._host.threads,
+        )
+        folder = run_dir(run.id)
+        process = self._ready.give(
+            run.id, claim, env=env, folder=folder, output=folder / "output.log", fds=(lease.run_fd, run_lock)
+        )
+        lease.record(pid=process.pid)
+        lease.hand_over()
+        os.ftruncate(run_lock, 0)
+        os.pwrite(run_lock, str(process.pid).encode(), 0)
+        entry = entry.but(phase="running", pid=process.pid, create_time=supervise.create_time(process.pid))
+        self._ledger.write(entry)
+        self._runs.add(entry, lease, process)
+        logger.info("run %s (%s) starts on %s, process %d", run.id, run.name, entry.tag, process.pid)

@@ -1,0 +1,159 @@
+"""What this host has to offer, as placement wants to know it."""
+
+import getpass
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+
+import psutil
+
+from gpu_pools import lease
+from gpu_pools.placement import DeviceState, Waiting
+from gpu_pools.probe import Device, Probe, foreign, visible
+from gpu_pools.queues import Kind, Queue, default_limit, default_priority, host_queues
+from gpu_pools.server import QueueState, Run, Server
+
+logger = logging.getLogger("trainyard.worker")
+
+CPU = "cpu"
+_QUEUES_EVERY_S = 3.0
+_WORKERS_EVERY_S = 30.0
+
+Queues = Mapping[str, QueueState]
+
+
+class HostView:
+    """The devices of a host with their limits, and which waiting runs are for them.
+
+    Args:
+        name: of the host, as in `boxb/cuda:1`.
+        probe: of its GPUs.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, name: str, probe: Probe, clock: Callable[[], float] = time.time) -> None:
+        self.name, self._probe, self._clock = name, probe, clock
+        self._gpus = {
+            device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        }
+        self._queues: tuple[float, Queues] = (float("-inf"), {})
+        self._workers: tuple[float, list[str]] = (float("-inf"), [])
+
+    @property
+    def tags(self) -> list[str]:
+        """Return the names of the devices."""
+        return [*(device.tag for device in self._gpus.values()), CPU]
+
+    @property
+    def threads(self) -> int:
+        """Return how many cores a run that computes on the CPU gets: two runs with all of them each crawl."""
+        cores = len(os.sched_getaffinity(0))
+        simulated = sum(device.simulated for device in self._gpus.values())
+        at_once = simulated or len(self._gpus) or default_limit("training", None)
+        return max(1, cores // at_once)
+
+    def ensure_queues(self, server: Server) -> None:
+        """Make the queues of these devices that are missing, with their default limits."""
+        known = {queue.name for queue in server.queues()}
+        for queue, limit in host_queues(list(self._gpus.values())).items():
+            if queue.name not in known:
+                server.create_queue(queue.name, limit)
+
+    def queues(self, server: Server) -> Queues:
+        """Return the queues as they are set in Prefect, a few seconds old at most."""
+        if self._clock() - self._queues[0] >= _QUEUES_EVERY_S:
+            self._queues = (self._clock(), {queue.name: queue for queue in server.queues()})
+        return self._queues[1]
+
+    def limit(self, tag: str, kind: Kind, queues: Queues) -> int:
+        """Return how many runs of a kind a device of this host takes at once."""
+        for name in (Queue(tag, kind, self.name).name, Queue(tag, kind).name):
+            if name in queues and queues[name].limit is not None:
+                return queues[name].limit or 0
+        gpu = next((device for device in self._gpus.values() if device.tag == tag), None)
+        return default_limit(kind, gpu.memory_total_mib if gpu else None)
+
+    def device(self, uuid: str) -> Device | None:
+        """Return a GPU; None for the CPU."""
+        return None if uuid == CPU else self._gpus[uuid]
+
+    def devices(self, queues: Queues) -> list[DeviceState]:
+        """Return every device with who holds it."""
+        held = lease.holders()
+        paused = frozenset(queue.name for queue in queues.values() if queue.paused)
+        return [*(self._gpu(uuid, held, queues, paused) for uuid in self._gpus), self._cpu(held, queues, paused)]
+
+    def intruders(self) -> dict[str, list[tuple[str, str]]]:
+        """Return, by run, what computes on its GPU and is no run: the process, and since which epoch of the run."""
+        held = lease.holders()
+        own = [holder.pid for holder in held]
+        found: dict[str, list[tuple[str, str]]] = {}
+        for holder in held:
+            if holder.uuid in self._gpus:
+                when = f", epoch {holder.progress.epoch}" if holder.progress else ""
+                processes = foreign(self._probe.device(holder.uuid), own)
+                found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
+        return found
+
+    def serves(self, queue: Queue) -> bool:
+        """Return whether runs of a queue are for this host."""
+        return queue.host in {None, self.name}
+
+    def unknown_host(self, queue: Queue, server: Server) -> str | None:
+        """Return what to say of a queue whose host has no worker, None if it has one."""
+        hosts = self.hosts(server)
+        if queue.host in hosts:
+            return None
+        return f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(hosts))}"
+
+    def hosts(self, server: Server) -> set[str]:
+        """Return the hosts that have, or had, a worker: a worker is called HOST or HOST:NAME."""
+        if self._clock() - self._workers[0] >= _WORKERS_EVERY_S:
+            self._workers = (self._clock(), server.workers())
+        return {name.partition(":")[0] for name in self._workers[1]} | {self.name}
+
+    def asks(self, run: Run, queue: Queue) -> Waiting:
+        """Return a waiting run as placement wants it."""
+        asked = run.job_variables.get("priority")
+        valid = isinstance(asked, int) and 1 <= asked <= 10
+        return Waiting(
+            run_id=run.id,
+            run_name=run.name,
+            queue=queue,
+            priority=asked if valid and isinstance(asked, int) else default_priority(queue.kind),
+            since=run.since,
+            owner=self.owner(run),
+        )
+
+    def owner(self, run: Run) -> str:
+        """Return who started a run; one from Prefect's page belongs to who runs the yard."""
+        return str(run.job_variables.get("owner") or f"{getpass.getuser()}@{self.name}")
+
+    def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
+        device = self._probe.device(uuid)
+        return DeviceState(
+            tag=device.tag,
+            uuid=uuid,
+            name=device.name,
+            limits={kind: self.limit(device.tag, kind, queues) for kind in ("training", "inference")},
+            holders=tuple(holder for holder in held if holder.uuid == uuid),
+            memory_used_mib=device.memory_used_mib,
+            utilisation_percent=device.utilisation_percent,
+            foreign=foreign(device, [holder.pid for holder in held]),
+            paused=paused,
+        )
+
+    def _cpu(self, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
+        kinds: tuple[Kind, ...] = ("training", "inference", "preparation", "pipeline")
+        return DeviceState(
+            tag=CPU,
+            uuid=CPU,
+            name="CPU",
+            limits={kind: self.limit(CPU, kind, queues) for kind in kinds},
+            holders=tuple(holder for holder in held if holder.uuid == CPU),
+            memory_used_mib=psutil.virtual_memory().used // 2**20,
+            utilisation_percent=None,
+            foreign=(),
+            paused=paused,
+        )

@@ -1,0 +1,115 @@
+"""What the process of a run is started with: its device, its locks, its folders, its share of the cores."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpu_pools.lease import Lease
+from gpu_pools.ledger import Entry
+from gpu_pools.probe import Device, environment
+from gpu_pools.supervise import MARK
+from tasks.workspace import home, run_dir, storage_errors
+
+DEVICE = "TRAINYARD_DEVICE"
+"""Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""
+
+STOP_FILE = "TRAINYARD_STOP_FILE"
+"""Names the file whose appearance asks a run to save its state and to end, so that it can go on later."""
+
+EXIT_STOPPED = 75
+"""A run that was asked to stop has saved its state and ends without a word to the server."""
+
+
+def stop_file(run_id: str) -> Path:
+    """Return the file that asks the run to stop at its next checkpoint."""
+    return run_dir(run_id) / "stop"
+
+
+def lock_run(run_id: str) -> int | None:
+    """Return a descriptor that holds the run for whoever inherits it, or None while a process of it lives.
+
+    `yard run` and `yard resume` hold the same file.
+    """
+    path = lock_path(run_id)
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def lock_path(run_id: str) -> Path:
+    """Return the file that every process of a run keeps open."""
+    return run_dir(run_id) / "lock"
+
+
+def run_is_dead(run_id: str) -> bool:
+    """Return whether no process of the run is left on this host."""
+    fd = lock_run(run_id)
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
+def process_environment(
+    entry: Entry, lease: Lease, device: Device | None, *, entrypoint: str | None, extra: Mapping[str, str], threads: int
+) -> dict[str, str]:
+    """Return the variables of the run's process.
+
+    Args:
+        entry: of the run.
+        lease: its slot.
+        device: its GPU; None: it sees none.
+        entrypoint: of the flow, as Prefect writes it; None: Prefect looks it up.
+        extra: as run and deployment ask for; what makes the run its own cannot be overridden.
+        threads: for computing on the CPU, unless set for the worker or by `extra`.
+    """
+    scratch = run_dir(entry.run_id) / "tmp"
+    with storage_errors(scratch):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+    own = {
+        "PREFECT__FLOW_RUN_ID": entry.run_id,
+        MARK: entry.run_id,
+        "TRAINYARD_HOME": str(home()),
+        "TRAINYARD_OWNER": entry.owner,
+        DEVICE: "cuda" if device else "cpu",
+        STOP_FILE: str(stop_file(entry.run_id)),
+        "TMPDIR": str(scratch),
+        **environment(device),
+        **lease.env,
+    }
+    if entrypoint:
+        own["PREFECT__FLOW_ENTRYPOINT"] = entrypoint
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **extra, **own}
+
+
+def sweep(run_id: str) -> None:
+    """Remove what a run leaves behind however it ends: its temporary files and the request to stop."""
+    shutil.rmtree(run_dir(run_id) / "tmp", ignore_errors=True)
+    stop_file(run_id).unlink(missing_ok=True)
+
+
+def read_attempt(run_id: str) -> int:
+    """Return which attempt comes next, 1 for the first."""
+    path = run_dir(run_id) / "attempt"
+    return int(path.read_text()) if path.is_file() else 1
+
+
+def write_attempt(run_id: str, attempt: int) -> None:
+    """Remember which attempt comes next, for any worker on this home."""
+    path = run_dir(run_id) / "attempt"
+    with storage_errors(path):
+        path.write_text(str(attempt))
+
+
+def files_of(run_id: str) -> Path:
+    """Return the folder the run works in: its own, or that of the pipeline it is a half of."""
+    link = run_dir(run_id) / "files"
+    return link.resolve() if link.is_symlink() else run_dir(run_id)

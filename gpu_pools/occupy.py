@@ -1,0 +1,111 @@
+"""A slot for what runs in a person's own process: the same lease, waited for in the same order of sentences."""
+
+import getpass
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx
+
+from gpu_pools.hostview import HostView, Queues
+from gpu_pools.launch import DEVICE
+from gpu_pools.lease import Holder, Lease, acquire
+from gpu_pools.names import host_name
+from gpu_pools.placement import Refuse, Start, Waiting, place
+from gpu_pools.probe import environment, get_probe
+from gpu_pools.queues import Kind, Queue, default_priority, device_queue
+from gpu_pools.server import Server
+from tasks.errors import GpuBusyError, GpuError
+
+logger = logging.getLogger("trainyard")
+
+WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
+"""`refuse`: a run in a person's own process ends at once where it would have to wait."""
+
+_POLL_S = 1.0
+
+
+@contextmanager
+def on_device(device: str, kind: Kind, *, run_id: str = "", run_name: str = "") -> Iterator[None]:
+    """Hold a slot for the block, in which the process sees that one device as `cuda`, or none.
+
+    A run that the worker started has its slot already.
+
+    Args:
+        device: `cpu`, `cuda` (the least loaded GPU) or `cuda:N`.
+        kind: of the work.
+        run_id, run_name: for those who wait for the slot.
+
+    Raises:
+        GpuError: there is no such device here.
+        GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
+    """
+    if "TRAINYARD_LEASE" in os.environ:
+        yield
+        return
+    host = HostView(host_name(), get_probe())
+    queue = device_queue(device, kind)
+    if not host.serves(queue):
+        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    owner = os.environ.get("TRAINYARD_OWNER") or f"{getpass.getuser()}@{host.name}"
+    asks = Waiting(run_id, run_name, queue, default_priority(kind), time.time(), owner)
+    with _slot(host, queue, asks) as lease:
+        gpu = host.device(lease.holder.uuid)
+        with _environ({**environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}):
+            yield
+
+
+def _slot(host: HostView, queue: Queue, asks: Waiting) -> Lease:
+    queues = _limits()
+    said = ""
+    while True:
+        (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time())
+        if isinstance(decision, Refuse):
+            raise GpuError(decision.reason)
+        if isinstance(decision, Start):
+            gpu = host.device(decision.uuid)
+            tag = gpu.tag if gpu else "cpu"
+            holder = Holder(
+                run_id=asks.run_id,
+                run_name=asks.run_name,
+                owner=asks.owner,
+                device=tag,
+                uuid=decision.uuid,
+                kind=queue.kind,
+                number=-1,
+                pid=os.getpid(),
+                since=time.time(),
+                progress=None,
+            )
+            lease = acquire(decision.uuid, queue.kind, host.limit(tag, queue.kind, queues), holder)
+            if lease is not None:
+                return lease
+        elif decision.reason != said:
+            said = decision.reason
+            if os.environ.get(WHEN_BUSY) == "refuse":
+                raise GpuBusyError(said)
+            logger.info("waits: %s", said)
+        time.sleep(_POLL_S)
+
+
+def _limits() -> Queues:
+    """Return the queues with the limits set in Prefect; without a work pool the default ones hold."""
+    try:
+        return {queue.name: queue for queue in Server().queues()}
+    except httpx.HTTPStatusError as exc:
+        if exc.response.status_code != 404:
+            raise
+        return {}
+
+
+@contextmanager
+def _environ(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:  # the next run in this process may ask for another device
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -1,0 +1,104 @@
+"""The process of one run, started by the worker before there is a run for it: `python -m gpu_pools.process FD`.
+
+Imports take seconds, a slot that just became free should not wait for them: the worker keeps one such process ready
+and hands it its run over a socket, with the kernel locks that the run holds from then on.
+"""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.engine import handle_engine_signals
+from prefect.flow_engine import load_flow, load_flow_run, run_flow
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Failed
+
+from gpu_pools.settle import EXIT_SUPERSEDED
+
+PATIENCE_S = 300  # with a server that is away while a run begins
+HEADER = 8  # bytes: the length of what follows, big-endian
+
+
+def receive(channel: socket.socket) -> dict[str, Any] | None:
+    """Wait for a run; return what is known of it, or None where the worker is gone.
+
+    The locks that come with it stay open, and are inherited by every child that is forked.
+    """
+    header, fds, _, _ = socket.recv_fds(channel, HEADER, 8)
+    if not header:
+        return None
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    left = int.from_bytes(header, "big")
+    parts = []
+    while left and (part := channel.recv(left)):
+        parts.append(part)
+        left -= len(part)
+    return None if left else dict(json.loads(b"".join(parts)))
+
+
+def become(job: dict[str, Any]) -> None:
+    """Take on the environment, the folder and the output of the run."""
+    os.environ.clear()
+    os.environ.update(job["env"])
+    tempfile.tempdir = None  # remembered from before, perhaps
+    os.chdir(job["folder"])
+    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+
+
+def run(run_id: UUID, claim: UUID) -> None:
+    """Run the flow, if the run still is in the state in which the worker claimed it."""
+    with handle_engine_signals(run_id):
+        flow_run = _when_the_server_answers(lambda: load_flow_run(run_id))
+        # Between the claim and this line a person may have cancelled the run, or a worker that was stopped for a
+        # while may have written over the claim: two processes of one run must not be.
+        if flow_run.state is None or flow_run.state.id != claim:
+            found = flow_run.state.name if flow_run.state else "no state"
+            print(f"run {run_id} is not claimed for this process any more ({found})", file=sys.stderr)
+            sys.exit(EXIT_SUPERSEDED)
+        log: Any = flow_run_logger(flow_run=flow_run)
+        try:
+            flow = load_flow(flow_run)
+        except Exception as exc:  # any code may run at the import of a flow; raised again, after the run has it
+            log.exception("cannot load the flow")
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(run_id, Failed(message=f"cannot load the flow: {exc}"))
+            raise
+        run_flow(flow, flow_run=flow_run, error_logger=log)
+
+
+def _when_the_server_answers(ask: Callable[[], FlowRun]) -> FlowRun:
+    # Prefect's client is patient once it has had an answer, but not with its first question.
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def main() -> None:
+    """Wait for a run, and run it."""
+    with socket.socket(fileno=int(sys.argv[1])) as channel:
+        job = receive(channel)
+    if job is not None:
+        become(job)
+        run(UUID(job["run_id"]), UUID(job["claim"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What the worker asks of Prefect's server, and tells it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
+
+from gpu_pools.queues import POOL
+
+_PAGE = 200  # the most the server gives at once
+_IN_POOL = {"work_pool_name": POOL}
+_ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A flow run as the server has it; times in Unix seconds."""
+
+    id: str
+    name: str
+    queue: str
+    deployment: str | None
+    state: str  # RUNNING, SCHEDULED ...
+    state_name: str
+    state_id: str
+    message: str
+    since: float  # it is due
+    job_variables: Mapping[str, Any]
+    infrastructure: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue of the pool: its limit as set in Prefect, None for none."""
+
+    name: str
+    limit: int | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How the runs of a deployment are started."""
+
+    entrypoint: str | None  # module.function or /file.py:function; None: Prefect looks it up
+    env: Mapping[str, str]
+
+
+class Server:
+    """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer."""
+
+    def __init__(self) -> None:
+        self._client: SyncPrefectClient = get_client(sync_client=True)
+
+    def heartbeat(self, worker: str, every_s: float) -> None:
+        """Say that the worker lives; makes the pool when it is missing."""
+        self._client.send_worker_heartbeat(POOL, worker, heartbeat_interval_seconds=every_s)
+
+    def queues(self) -> list[QueueState]:
+        """Return the queues of the pool."""
+        answer = self._client.request(
+            "POST", "/work_pools/{work_pool_name}/queues/filter", path_params=_IN_POOL, json={"limit": _PAGE}
+        )
+        return [QueueState(q["name"], q["concurrency_limit"], q["is_paused"]) for q in answer.json()]
+
+    def create_queue(self, name: str, limit: int | None) -> None:
+        """Make a queue that is missing."""
+        body = {"name": name, "concurrency_limit": limit}
+        self._client.request("POST", "/work_pools/{work_pool_name}/queues", path_params=_IN_POOL, json=body)
+
+    def due(self, after: float | None = None) -> list[Run]:
+        """Return the runs of the pool that wait and are due, oldest first.
+
+        Args:
+            after: only those due since then, Unix seconds.
+        """
+        window = {"before_": _iso(time.time())} | ({"after_": _iso(after)} if after is not None else {})
+        return self._runs({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window})
+
+    def in_state(self, *types: str) -> list[Run]:
+        """Return the runs of the pool whose state is of one of these types."""
+        return self._runs({"state": {"type": {"any_": list(types)}}})
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Run]:
+        """Return runs by their ids, without those that are deleted."""
+        return {run.id: run for run in self._runs({"id": {"any_": list(ids)}})} if ids else {}
+
+    def children(self, run_id: str) -> list[Run]:
+        """Return the runs that a run has started and that are not at their end."""
+        return self._runs({"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": list(_ALIVE)}}})
+
+    def propose(self, run_id: str, state: State[Any]) -> str | None:
+        """Ask for a state; return the new state's id, or None where the server refuses."""
+        result = self._client.set_flow_run_state(UUID(run_id), state)
+        accepted = result.status.value == "ACCEPT" and result.state is not None
+        return str(result.state.id) if accepted and result.state is not None else None
+
+    def force(self, run_id: str, state: State[Any]) -> None:
+        """Set a state whatever the server thinks; a run that was deleted stays so."""
+        try:
+            self._client.set_flow_run_state(UUID(run_id), state, force=True)
+        except ObjectNotFound:
+            return
+
+    def set_infrastructure(self, run_id: str, text: str) -> None:
+        """Say where the process of a run is; Prefect cancels only runs that have one in two steps."""
+        self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
+
+    def deployment(self, deployment_id: str | None) -> Deployment:
+        """Return what a deployment says about starting its runs."""
+        if deployment_id is None:
+            return Deployment(None, {})
+        try:
+            found = self._client.read_deployment(UUID(deployment_id))
+        except ObjectNotFound:
+            return Deployment(None, {})
+        env = {str(key): str(value) for key, value in (found.job_variables.get("env") or {}).items()}
+        if found.pull_steps or not found.entrypoint:
+            return Deployment(None, env)  # steps of its own come first: Prefect has to load the flow
+        file, colon, function = found.entrypoint.partition(":")
+        # Named in full, as Prefect copies the whole folder of a deployment whose flow it looks up in a file.
+        return Deployment(f"{Path(found.path or '.') / file}:{function}" if colon else file, env)
+
+    def workers(self) -> list[str]:
+        """Return the names of all workers of the pool, those that are away included."""
+        answer = self._client.request(
+            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_IN_POOL, json={"limit": _PAGE}
+        )
+        return [worker["name"] for worker in answer.json()]
+
+    def add_tag(self, run_id: str, tag: str) -> None:
+        """Add a tag to a run."""
+        found = self._client.read_flow_run(UUID(run_id))
+        self._client.update_flow_run(found.id, tags=sorted({*found.tags, tag}))
+
+    def ensure_pool(self, kind: str, template: Mapping[str, Any]) -> None:
+        """Make the work pool when it is missing."""
+        body = {"name": POOL, "type": kind, "base_job_template": dict(template)}
+        try:
+            self._client.request("GET", "/work_pools/{name}", path_params={"name": POOL})
+        except httpx.HTTPStatusError as exc:
+            if exc.response.status_code != 404:
+                raise
+            self._client.request("POST", "/work_pools/", json=body)
+
+    def _runs(self, flow_runs: Mapping[str, Any]) -> list[Run]:
+        return list(self._pages({"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}}))
+
+    def _pages(self, body: Mapping[str, Any]) -> Iterator[Run]:
+        offset = 0
+        while True:
+            page = {**body, "sort": "EXPECTED_START_TIME_ASC", "limit": _PAGE, "offset": offset}
+            found = self._client.request("POST", "/flow_runs/filter", json=page).json()
+            yield from map(_run, found)
+            if len(found) < _PAGE:
+                return
+            offset += _PAGE
+
+
+def waiting(message: str, since: float) -> State[Any]:
+    """Return the state of a run that waits, with the sentence why."""
+    return _state(StateType.SCHEDULED, "Waiting", message, since)
+
+
+def ended(kind: StateType, name: str, message: str) -> State[Any]:
+    """Return a last state."""
+    return _state(kind, name, message)
+
+
+def _state(kind: StateType, name: str, message: str, scheduled: float | None = None) -> State[Any]:
+    state: State[Any] = State(type=kind, name=name, message=message)
+    if scheduled is not None:
+        state.state_details.scheduled_time = datetime.fromtimestamp(scheduled, UTC)  # type: ignore[assignment]
+    return state
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    state = row["state"] or {}
+    return Run(
+        id=row["id"],
+        name=row["name"],
+        queue=row["work_queue_name"] or "",
+        deployment=row["deployment_id"],
+        state=state.get("type", ""),
+        state_name=state.get("name", ""),
+        state_id=state.get("id", ""),
+        message=state.get("message") or "",
+        since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
+        job_variables=row["job_variables"] or {},
+        infrastructure=row["infrastructure_pid"] or "",
+    )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,277 @@
+"""Runs on this host from their start to their last state: cancelled, out of time, died, or ended by themselves."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+from prefect.client.schemas.objects import StateType
+
+from gpu_pools import launch, supervise
+from gpu_pools.lease import Lease
+from gpu_pools.ledger import Ending, Entry, Ledger
+from gpu_pools.queues import parse_queue
+from gpu_pools.server import Run, Server, ended, waiting
+from gpu_pools.settle import Settlement, settle
+
+logger = logging.getLogger("trainyard.worker")
+
+INTERRUPT_S = 6.0  # from the request to end to the kill of all that is left
+CHECKPOINT_S = 120.0  # the same, for a run that saves its state first
+_ORPHANS_EVERY_S = 20.0
+_TAKE_OVER_EVERY_S = 5.0
+_CANCELLING_EVERY_S = 1.0
+_CLOSE_AGAIN_S = 30.0
+
+# What MLflow calls the end of a run that could not say so itself.
+_MLFLOW = {"cancelled": "KILLED", "timed out": "KILLED", "crashed": "FAILED"}
+
+
+@dataclass(slots=True)
+class _Care:
+    """A run in care: what is on disk, and what only this process knows."""
+
+    entry: Entry
+    lease: Lease | None  # None: taken over from another worker; the run's own process holds the slot
+    process: subprocess.Popen[bytes] | None
+    told: bool = False  # the server knows where the process is
+    asked_at: float | None = None  # to end
+    exit_code: int | None = None
+    not_before: float = 0.0  # of the next try to close its books
+
+    @property
+    def closing(self) -> bool:
+        return self.entry.phase == "closing"
+
+
+class Undertaker:
+    """Takes over what an earlier worker left, and brings every run of the ledger to its end."""
+
+    def __init__(self, server: Server, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+        self._server, self._ledger, self._clock = server, ledger, clock
+        self._care = {entry.run_id: _Care(entry, None, None) for entry in ledger.entries()}
+        self._orphans_at = self._taken_at = self._cancelling_at = float("-inf")
+
+    def entries(self) -> list[Entry]:
+        """Return the runs that have, or may have, a process."""
+        return [care.entry for care in self._care.values() if not care.closing]
+
+    @property
+    def busy(self) -> bool:
+        """Return whether anything is in care, the closing of books included."""
+        return bool(self._care)
+
+    def get(self, run_id: str) -> Entry | None:
+        """Return the entry of a run in care."""
+        care = self._care.get(run_id)
+        return care.entry if care and not care.closing else None
+
+    def add(self, entry: Entry, lease: Lease | None, process: subprocess.Popen[bytes] | None) -> None:
+        """Take a run into care."""
+        self._care[entry.run_id] = _Care(entry, lease, process)
+
+    def end(self, run_id: str, ending: Ending, reason: str = "") -> None:
+        """Ask a run to end; the first reason given counts."""
+        care = self._care[run_id]
+        if care.entry.ending is not None or care.closing:
+            return
+        care.entry = care.entry.but(ending=ending, reason=reason)
+        self._ledger.write(care.entry)
+        care.asked_at = self._clock()
+        logger.info("run %s is asked to end: %s", run_id, reason or ending)
+        if ending == "stop":
+            launch.stop_file(run_id).touch()
+        elif care.entry.pid is not None and self._alive(care):
+            supervise.interrupt(care.entry.pid)
+
+    def collect(self) -> None:
+        """Look at every run in care once.
+
+        Raises:
+            httpx.HTTPError: the server does not answer; the next call goes on.
+        """
+        now = self._clock()
+        if now - self._taken_at >= _TAKE_OVER_EVERY_S:
+            for entry in self._ledger.take_over():
+                logger.info("takes over run %s (%s)", entry.run_id, entry.run_name)
+                self._care.setdefault(entry.run_id, _Care(entry, None, None))
+            self._taken_at = now
+        for care in list(self._care.values()):
+            self._watch_clock(care)
+        gone = [care for care in list(self._care.values()) if care.closing or self._is_gone(care)]
+        for care in gone:  # frees the slots, server or not
+            self._free(care)
+        if now - self._cancelling_at >= _CANCELLING_EVERY_S:
+            self._cancel(self._server.in_state("CANCELLING"))
+            self._cancelling_at = now
+        self._settle([care for care in gone if not care.closing])
+        for care in [care for care in gone if care.closing]:
+            self._close(care)
+        self._tell()
+        if now - self._orphans_at >= _ORPHANS_EVERY_S:
+            self._orphans()
+            self._orphans_at = now
+
+    def _watch_clock(self, care: _Care) -> None:
+        """End what is over its time; kill what was asked to end and does not."""
+        entry, now = care.entry, self._clock()
+        if care.closing:
+            return
+        if entry.ending is None:
+            if entry.limit_s is not None and now - entry.began > entry.limit_s:
+                text = f"stopped after {_duration(entry.limit_s)}, its time limit; its checkpoint is kept"
+                self.end(entry.run_id, "time limit", text)
+            return
+        if care.asked_at is None:  # asked by a worker that is gone
+            care.asked_at = now
+        saves = entry.ending == "stop" and parse_queue(entry.queue).kind == "training"
+        patience = CHECKPOINT_S if saves else 0.0 if entry.ending == "stop" else INTERRUPT_S
+        if now - care.asked_at >= patience:
+            _kill(entry)
+
+    def _alive(self, care: _Care) -> bool:
+        if care.process is not None:
+            care.exit_code = care.process.poll()
+            return care.exit_code is None
+        pid = care.entry.pid
+        return pid is not None and supervise.alive(pid, care.entry.create_time)
+
+    def _is_gone(self, care: _Care) -> bool:
+        """Return whether no process of the run is left; the stragglers of an ended one are killed."""
+        if self._alive(care):
+            return False
+        if launch.run_is_dead(care.entry.run_id):
+            return True
+        left = _members(care.entry)
+        main = [p for p in left if "gpu_pools.process" in supervise.command_line(p)]
+        if main and care.entry.pid is None:  # a worker was killed between the start and its note of it
+            pid = main[0].pid
+            care.entry = care.entry.but(phase="running", pid=pid, create_time=supervise.create_time(pid))
+            self._ledger.write(care.entry)
+        else:
+            _kill(care.entry)
+        return False
+
+    def _free(self, care: _Care) -> None:
+        if care.lease is not None:
+            care.lease.release()
+            care.lease = None
+
+    def _cancel(self, cancelling: list[Run]) -> None:
+        for run in cancelling:
+            care = self._care.get(run.id)
+            if care is not None:
+                self.end(run.id, "cancel", "cancelled")
+            elif self._is_ours(run) and launch.run_is_dead(run.id):
+                self._finish(run, Settlement("cancelled", "cancelled"))
+
+    def _settle(self, gone: list[_Care]) -> None:
+        known = self._server.by_id([care.entry.run_id for care in gone])
+        for care in gone:
+            entry = care.entry
+            run = known.get(entry.run_id)
+            if run is None:  # deleted
+                launch.sweep(entry.run_id)
+                self._drop(care)
+                continue
+            settlement = settle(
+                run.state,
+                phase=entry.phase,
+                attempt=entry.attempt,
+                ending=entry.ending,
+                reason=entry.reason,
+                exit_code=care.exit_code,
+            )
+            logger.info(
+                "run %s (%s) has ended on %s: %s %s",
+                *(entry.run_id, entry.run_name, entry.tag, run.state_name, settlement.message),
+            )
+            self._finish(run, settlement)
+            self._begin_closing(care, _MLFLOW.get(settlement.verdict))
+
+    def _finish(self, run: Run, settlement: Settlement) -> None:
+        """Put a run where it belongs, and what it started with it."""
+        launch.sweep(run.id)
+        match settlement.verdict:
+            case "nothing":
+                return
+            case "waits":
+                launch.write_attempt(run.id, settlement.attempt)
+                self._server.force(run.id, waiting(settlement.message, run.since))
+                return
+            case "cancelled":
+                state = ended(StateType.CANCELLED, "Cancelled", settlement.message)
+            case "timed out":
+                state = ended(StateType.FAILED, "TimedOut", settlement.message)
+            case "crashed":
+                state = ended(StateType.CRASHED, "Crashed", settlement.message)
+        self._server.force(run.id, state)
+        for child in self._server.children(run.id):
+            # Not forced: where a half waits, the server makes it Cancelled at once.
+            self._server.propose(child.id, ended(StateType.CANCELLING, "Cancelling", f"{run.name} has ended"))
+
+    def _begin_closing(self, care: _Care, status: str | None) -> None:
+        if status is None:
+            self._drop(care)
+            return
+        care.entry = care.entry.but(phase="closing", reason=status)
+        care.process = None
+        self._ledger.write(care.entry)
+        self._close(care)
+
+    def _close(self, care: _Care) -> None:
+        """Let MLflow know; in a process of its own, as that takes seconds and a library that is not for a worker."""
+        if care.process is not None:
+            code = care.process.poll()
+            if code is None:
+                return
+            care.process = None
+            if code == 0:
+                self._drop(care)
+                return
+            care.not_before = self._clock() + _CLOSE_AGAIN_S
+        if self._clock() >= care.not_before:
+            folder = launch.files_of(care.entry.run_id)
+            argv = [sys.executable, "-m", "tasks.closing", str(folder), care.entry.reason]
+            care.process = supervise.start(argv, os.environ, folder, folder / "output.log", ())
+
+    def _drop(self, care: _Care) -> None:
+        self._ledger.remove(care.entry.run_id)
+        self._care.pop(care.entry.run_id, None)
+
+    def _tell(self) -> None:
+        for care in self._care.values():
+            if not care.told and care.entry.pid is not None and not care.closing:
+                self._server.set_infrastructure(care.entry.run_id, f"{self._ledger.place}:{care.entry.pid}")
+                care.told = True
+
+    def _orphans(self) -> None:
+        """Settle what the server believes to run here and no ledger knows of."""
+        for run in self._server.in_state("RUNNING", "PENDING"):
+            known = run.id in self._care or self._ledger.knows(run.id)
+            if not known and self._is_ours(run) and launch.run_is_dead(run.id):
+                settlement = settle(*(run.state,), phase="running", attempt=launch.read_attempt(run.id), ending=None)
+                logger.warning("run %s (%s) has no process: %s", run.id, run.name, settlement.message)
+                self._finish(run, settlement)
+
+    def _is_ours(self, run: Run) -> bool:
+        return run.infrastructure.startswith(f"{self._ledger.place}:")
+
+
+def _members(entry: Entry) -> list[psutil.Process]:
+    return supervise.members(entry.run_id, entry.pid, entry.create_time, launch.lock_path(entry.run_id))
+
+
+def _kill(entry: Entry) -> None:
+    supervise.kill(entry.run_id, entry.pid, entry.create_time, launch.lock_path(entry.run_id))
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "min"), (left, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"

@@ -1,0 +1,242 @@
+"""The worker with a real server, real processes and simulated GPUs: what a person sees, and what dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deployments.services import free_port
+from tests.chaos.yard import Yard, yard
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with yard(tmp_path_factory.mktemp("yard"), free_port()) as running:
+        yield running
+
+
+def sees(made: Yard, run_id: str) -> str:
+    return made.of(run_id)[-1]["visible"]
+
+
+def test_pinned_and_free_runs_get_a_gpu_each_and_see_no_other(made):
+    pinned, free = made.hold("cuda:1.training"), made.hold("cuda.training")
+    for run in (pinned, free):
+        made.until(made.is_(run, "COMPLETED"), 90, "both run")
+    assert sees(made, pinned) == "GPU-simulated-1"
+    assert sees(made, free).startswith("GPU-simulated-")
+
+
+def test_a_run_on_the_cpu_sees_no_gpu(made):
+    run = made.hold("cpu.inference", 0.1)
+    made.until(made.is_(run, "COMPLETED"), 90, "it runs")
+    assert sees(made, run) == ""
+
+
+def test_a_waiting_run_says_why_and_starts_after_the_holder(made):
+    first = made.hold("cuda:0.training", 6, owner="anna@boxa")
+    made.until(made.begun(first), 90, "the first begins")
+    second = made.hold("cuda:0.training", 0.2)
+    made.until(lambda: made.state(second)["name"] == "Waiting", 90, "the second says why")
+    assert "of anna@boxa since" in made.state(second)["message"]
+    made.until(made.is_(second, "COMPLETED"), 90, "the second runs")
+    assert made.of(second)[0]["begin"] > made.of(first)[0]["last"]
+
+
+def test_training_and_inference_do_not_share_slots(made):
+    training = made.hold("cuda:0.training", 5)
+    made.until(made.begun(training), 90, "the training begins")
+    runs = [made.hold("cuda:0.inference", 2) for _ in range(4)]
+    for run in [training, *runs]:
+        made.until(made.is_(run, "COMPLETED"), 90, "all run")
+    spans = [made.of(run)[0] for run in runs]
+    begun_during = [span for span in spans if span["begin"] < made.of(training)[0]["last"]]
+    assert begun_during
+    at_once = max(sum(o["begin"] <= s["begin"] <= o["last"] for o in spans) for s in spans)
+    assert at_once <= 3
+
+
+def test_refuse_cancels_with_the_sentence(made):
+    holder = made.hold("cuda:0.training", 8, owner="ben@boxb")
+    made.until(made.begun(holder), 90, "the holder begins")
+    refused = made.hold("cuda:0.training", when_busy="refuse")
+    took = made.until(made.is_(refused, "CANCELLED"), 90, "it is refused")
+    assert "of ben@boxb" in made.state(refused)["message"]
+    assert made.of(refused) == []
+    print(f"refused after {took:.1f} s")
+    made.until(made.is_(holder, "COMPLETED"), 90, "the holder ends")
+
+
+@pytest.mark.parametrize("queue", ["cuda:7.training", "nohost.cuda:0.training", "nonsense"])
+def test_a_device_that_is_not_there_fails_the_run_at_once(made, queue):
+    run = made.hold(queue)
+    made.until(made.is_(run, "FAILED"), 90, "it fails")
+    assert "found" in made.state(run)["message"]
+    assert any(word in made.state(run)["message"] for word in ("have: ", "need "))
+
+
+def test_cancel_ends_the_whole_tree_and_frees_the_slot(made):
+    run = made.hold("cuda:0.training", 90, child=True)
+    made.until(made.begun(run), 90, "it begins")
+    pid = made.pid(run)
+    made.cancel(run)
+    took = made.until(made.is_(run, "CANCELLED"), 90, "it is cancelled")
+    assert not os.path.exists(f"/proc/{pid}")
+    after = made.hold("cuda:0.training", 0.1)
+    made.until(made.is_(after, "COMPLETED"), 90, "the slot is free")
+    assert not (made.home / "runs" / run / "tmp").exists()
+    print(f"cancelled after {took:.1f} s")
+
+
+def test_a_run_that_waits_is_cancelled_at_once(made):
+    holder = made.hold("cuda:0.training", 4)
+    made.until(made.begun(holder), 90, "the holder begins")
+    waits = made.hold("cuda:0.training")
+    made.cancel(waits)
+    made.until(made.is_(waits, "CANCELLED"), 10, "it is cancelled")
+    made.until(made.is_(holder, "COMPLETED"), 90, "the holder ends")
+    assert made.of(waits) == []
+
+
+def test_a_time_limit_stops_the_run_and_says_so(made):
+    run = made.hold("cuda:0.training", 90, time_limit="2s")
+    made.until(made.is_(run, "FAILED"), 90, "it is stopped")
+    state = made.state(run)
+    assert (state["name"], state["message"]) == (
+        "TimedOut",
+        "stopped after 2 s, its time limit; its checkpoint is kept",
+    )
+
+
+def test_a_killed_run_is_tried_again_and_given_up_after_three_times(made):
+    run = made.hold("cuda:0.training", 60)
+    for attempt in range(1, 5):
+        made.until(made.begun(run, attempt), 90, f"attempt {attempt} begins")
+        os.kill(made.pid(run), signal.SIGKILL)
+    made.until(made.is_(run, "CRASHED"), 90, "it is given up")
+    assert made.state(run)["message"].startswith("given up after 4 attempts: the process was killed by SIGKILL")
+    assert len(made.of(run)) == 4
+
+
+def test_a_failed_run_stays_failed(made):
+    run = made.submit("fail", "cuda:0.training", {})
+    made.until(made.is_(run, "FAILED"), 90, "it fails")
+    assert "found nothing, need something" in made.state(run)["message"]
+
+
+def test_a_flow_that_cannot_be_loaded_fails_at_once_and_says_why(made):
+    made.deploy("gone", str(made.home / "gone.py") + ":gone", "cpu.training")
+    run = made.submit("gone", "cpu.training", {})
+    made.until(made.is_(run, "FAILED"), 90, "it fails")
+    assert "cannot load the flow" in made.state(run)["message"]
+
+
+def test_a_limit_changed_in_prefect_counts_at_once(made):
+    made.set_queue("cuda:0.training", concurrency_limit=2)
+    runs = [made.hold("cuda:0.training", 6) for _ in range(2)]
+    made.until(lambda: all(made.of(run) for run in runs), 90, "both begin")
+    one, two = (made.of(run)[0] for run in runs)
+    assert one["slot"] != two["slot"]
+    made.set_queue("cuda:0.training", concurrency_limit=1)
+    for run in runs:
+        made.until(made.is_(run, "COMPLETED"), 90, "both end")
+
+
+def test_a_paused_queue_starts_nothing(made):
+    made.set_queue("cuda:1.training", is_paused=True)
+    time.sleep(4)  # the worker reads its queues every three
+    run = made.hold("cuda:1.training", 0.1)
+    made.until(lambda: "paused" in (made.state(run)["message"] or ""), 90, "it says so")
+    made.set_queue("cuda:1.training", is_paused=False)
+    made.until(made.is_(run, "COMPLETED"), 90, "it runs")
+
+
+def test_priority_decides_who_is_next(made):
+    holder = made.hold("cuda:1.training", 5)
+    made.until(made.begun(holder), 90, "the holder begins")
+    later = made.hold("cuda:1.training", 0.1, priority=9)
+    first = made.hold("cuda:1.training", 0.1, priority=1)
+    for run in (later, first):
+        made.until(made.is_(run, "COMPLETED"), 90, "both run")
+    assert made.of(first)[0]["begin"] < made.of(later)[0]["begin"]
+
+
+def test_a_run_outlives_its_worker_and_keeps_its_slot(made):
+    run = made.hold("cuda:0.training", 12)
+    made.until(made.begun(run), 90, "it begins")
+    made.kill(made.workers["one"])
+    after = made.hold("cuda:0.training", 0.1)
+    made.start_worker("one")
+    made.until(made.is_(run, "COMPLETED"), 90, "the orphan ends well")
+    made.until(made.is_(after, "COMPLETED"), 90, "the next one runs")
+    assert len(made.of(run)) == 1
+    assert made.of(after)[0]["begin"] > made.of(run)[0]["last"]
+
+
+def test_a_run_that_dies_without_a_worker_is_tried_again(made):
+    run = made.hold("cuda:0.training", 5)
+    made.until(made.begun(run), 90, "it begins")
+    made.kill(made.workers["one"])
+    os.kill(made.pid(run), signal.SIGKILL)
+    made.start_worker("one")
+    made.until(made.begun(run, 2), 90, "it is started again")
+    made.until(made.is_(run, "COMPLETED"), 90, "it ends well")
+
+
+def test_a_second_worker_takes_over_from_a_dead_one(made):
+    run = made.hold("cuda:0.training", 8)
+    made.until(made.begun(run), 90, "it begins")
+    made.start_worker("two")
+    made.until(lambda: made.serves("two"), 90, "the second worker serves")
+    made.kill(made.workers["one"])
+    made.cancel(run)
+    made.until(made.is_(run, "CANCELLED"), 90, "the second worker cancels it")
+    made.start_worker("one")
+    made.until(lambda: made.serves("one"), 90, "the first worker is back")
+    made.workers["two"].send_signal(signal.SIGTERM)
+    assert made.workers.pop("two").wait(60) == 0
+
+
+def test_runs_survive_the_servers_death(made):
+    run, waits = made.hold("cuda:0.training", 6), made.hold("cuda:0.training", 0.1)
+    made.until(made.begun(run), 90, "it begins")
+    made.kill(made.server)
+    time.sleep(2)
+    made.start_server()
+    for found in (run, waits):
+        made.until(made.is_(found, "COMPLETED"), 90, "both end well")
+    assert len(made.of(run)) == 1
+
+
+def test_sigterm_lets_runs_finish_and_a_second_one_puts_them_back(made):
+    worker, run = made.workers["one"], made.hold("cuda:0.training", 4)
+    made.until(made.begun(run), 90, "it begins")
+    worker.send_signal(signal.SIGTERM)
+    after = made.hold("cuda:1.training", 0.1)
+    assert worker.wait(60) == 0
+    assert made.state(run)["type"] == "COMPLETED"
+    assert made.state(after)["type"] == "SCHEDULED"
+    worker = made.start_worker("one")
+    inference = made.hold("cuda:0.inference", 30)
+    made.until(made.begun(inference), 90, "it begins")
+    worker.send_signal(signal.SIGUSR1)
+    assert worker.wait(60) == 0
+    assert made.state(inference)["message"] == "goes on from its checkpoint: the worker was stopped"
+    made.start_worker("one")
+    made.until(made.begun(inference, 2), 90, "it is started again")
+    made.cancel(inference)
+    made.until(made.is_(inference, "CANCELLED"), 90, "it is cancelled")
+    made.until(made.is_(after, "COMPLETED"), 90, "what waited meanwhile has run")
+
+
+def test_a_worker_of_the_same_name_is_refused(made):
+    made.until(lambda: made.serves("one"), 90, "the worker serves")
+    argv = [sys.executable, "-m", "gpu_pools.worker", "--name", "one"]
+    second = subprocess.run(argv, env=made.env, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 1
+    assert "found a running worker called 'one'" in second.stderr
