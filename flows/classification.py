@@ -18,7 +18,7 @@ from tasks.classification.params import (
 )
 
 
-@flow(name="prepare_dataset", flow_run_name=steps.name_preparation, persist_result=True, result_serializer="json")
+@flow(name="prepare_dataset", flow_run_name=steps.name_preparation)
 def prepare_dataset(
     data: DataSource,
     split: SplitParams = SplitParams(),
@@ -40,7 +40,7 @@ def prepare_dataset(
     return steps.augment(split_dir, augment, run) if augment.enabled else split_dir
 
 
-@flow(name="train_classifier", flow_run_name=steps.name_training, persist_result=True, result_serializer="json")
+@flow(name="train_classifier", flow_run_name=steps.name_training)
 def train_classifier(
     dataset: Path,
     train: TrainParams = TrainParams(),
@@ -89,6 +89,7 @@ def classification(
     """
     source = steps.check_start(data, train)
     run = steps.run_key()
-    dataset = half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
-    training = {"dataset": dataset, "train": train, "evaluate": evaluate, "track": track, "run": run}
-    return half(train_classifier, device_queue(train.device, "training"), **training)
+    half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
+    training = {"dataset": steps.prepared(augment, run), "train": train, "evaluate": evaluate, "track": track}
+    half(train_classifier, device_queue(train.device, "training"), **training, run=run)
+    return steps.mlflow_run(run)

@@ -9,9 +9,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
-from prefect.states import raise_state_exception
 
 from gpu_pools.queues import Queue
+from tasks.errors import TrainyardError
 
 DEPLOYMENT = "yard"
 _POLL_S = 1.0
@@ -20,8 +20,8 @@ _PATIENCE_S = 30.0
 _INHERITED = ("priority", "owner", "time_limit")
 
 
-def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> Any:
-    """Run a half of the running pipeline to its end and return what it returns.
+def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> None:
+    """Run a half of the running pipeline to its end; what it makes lies in the folder of the pipeline's run.
 
     A pipeline that was started from a deployment hands its half to a queue and waits, without a slot of a device;
     when it is started again, it finds the half it had started. One that runs in a person's own process calls it.
@@ -32,10 +32,11 @@ def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> Any:
         parameters: of the flow.
 
     Raises:
-        the half's own error; UnfinishedRun, FailedRun or CancelledRun of Prefect where there is none.
+        TrainyardError: the half failed, or was cancelled; says why. In a person's own process, the half's own error.
     """
     if deployment.id is None:
-        return recipe(**parameters)
+        recipe(**parameters)
+        return
     parent = str(flow_run.id)
     with get_client(sync_client=True) as client:
         variables = client.read_flow_run(flow_run.id).job_variables or {}
@@ -49,8 +50,9 @@ def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> Any:
         )
         ended = _wait(client, started)
         assert ended.state is not None
-        raise_state_exception(ended.state)
-        return ended.state.result()
+        if not ended.state.is_completed():
+            # The sentence is the half's own; its error lies in another process.
+            raise TrainyardError(f"{recipe.name} ({ended.name}) is {ended.state.name}: {ended.state.message}")
 
 
 def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = time.sleep) -> FlowRun:

@@ -12,8 +12,10 @@ from pathlib import Path
 from gpu_pools.process import HEADER
 from tasks.workspace import home, storage_errors
 
-# A run whose server is away for some minutes goes on when it is back, instead of failing at its next call.
-_SETTINGS = {"PREFECT_CLIENT_MAX_RETRIES": "8"}
+_SETTINGS = {
+    # A run whose server is away for some minutes goes on when it is back, instead of failing at its next call.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+}
 _DELAY_S = 1.0  # the run that has just been started comes first
 
 

@@ -10,6 +10,8 @@ TrainyardError
 +-- TrackingError     MLflow could not be given what it must hold
 +-- GpuError          a device does not exist or cannot be used
     +-- GpuBusyError  the device is taken
+
+StopAsked stands apart: it is no error, and nothing that handles errors may swallow it.
 """
 
 
@@ -51,3 +53,7 @@ class GpuError(TrainyardError):
 
 class GpuBusyError(GpuError):
     """The device is taken."""
+
+
+class StopAsked(BaseException):
+    """The run was asked to stop at its next checkpoint and go on later."""

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,8 +55,13 @@ def write_card(folder: Path, card: Card) -> None:
     write_json(folder / "run.json", asdict(card))
 
 
-def open_card(folder: Path, experiment: str, run_name: str, params: dict[str, str]) -> Card:
+def open_card(folder: Path, experiment: str, run_name: str, params: dict[str, str], free: Collection[str] = ()) -> Card:
     """Return the card of the run in `folder`, a new one written down before anything else can be lost.
+
+    Args:
+        folder: of the run.
+        experiment, run_name, params: of a new card; one that is there keeps its own.
+        free: names of parameters, as in `params`, that may differ from those the run began with.
 
     Raises:
         TrackingError: the folder holds a run of another experiment or with other parameters.
@@ -68,13 +73,18 @@ def open_card(folder: Path, experiment: str, run_name: str, params: dict[str, st
         return card
     if card.experiment != experiment:
         raise TrackingError(f"{folder} holds a run of experiment {card.experiment!r}, not of {experiment!r}")
-    if card.params != params:
-        key = next(k for k in sorted(card.params.keys() | params.keys()) if card.params.get(k) != params.get(k))
-        raise TrackingError(
-            f"{folder} holds a run with {key}={card.params.get(key)}, now it is {params.get(key)}: "
-            "a run goes on only with the parameters it began with; start a new one, or remove the folder"
-        )
+    for key in differing(card.params, params):
+        if key not in free:
+            raise TrackingError(
+                f"{folder} holds a run with {key}={card.params.get(key)}, now it is {params.get(key)}: "
+                "a run goes on only with the parameters it began with; start a new one, or remove the folder"
+            )
     return card
+
+
+def differing(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return the names, sorted, of what is not the same in both."""
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def now_ms() -> int:

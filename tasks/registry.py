@@ -4,7 +4,8 @@ import json
 import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from tasks.errors import TrackingError
+from tasks.shipper import first_line
 from tasks.store import TRANSIENT, public_uri, tracking_uri
 from tasks.store import client as store_client
+from tasks.workspace import storage_errors
 
 CHAMPION = "champion"
 
 _CODE = Path(__file__).parent / "classification" / "served_model.py"
-_NEEDS = ("mlflow", "torch", "torchvision", "opencv-python-headless", "numpy", "pandas")
+_DECODING = _CODE.with_name("decoding.py")
+_NEEDS = ("mlflow", "torch", "torchvision", "opencv-python-headless", "pillow", "numpy", "pandas")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -65,20 +69,16 @@ def log_served_model(
     Raises:
         TrackingError: the model does not predict, or MLflow does not take it.
     """
-    uri = uri or tracking_uri()
-    client = store_client(uri)
-    try:
-        run = client.get_run(run_id)
-        if ready := _ready_model(client, run.info.experiment_id, run_id, name):
+    with _telling(f"log the model of run {run_id}", uri), tempfile.TemporaryDirectory(prefix="trainyard-model-") as tmp:
+        client = store_client(uri)
+        experiment_id = client.get_run(run_id).info.experiment_id
+        if ready := _ready_model(client, experiment_id, run_id, name):
             return f"models:/{ready.model_id}"
-        with tempfile.TemporaryDirectory(prefix="trainyard-model-") as folder:
-            local = Path(folder) / "model"
-            _save(local, weights, config, example)
-            _check(local, weights, example)
-            model = client.create_logged_model(run.info.experiment_id, name, run_id, model_type="classifier")
-            _upload(client, model, run_id, local, step)
-    except TRANSIENT as exc:
-        raise TrackingError(f"cannot log the model of run {run_id} in MLflow at {public_uri(uri)}: {exc}") from exc
+        local = Path(tmp) / "model"
+        _save(local, weights, config, example)
+        _check(local, weights, example)
+        model = client.create_logged_model(experiment_id, name, run_id, model_type="classifier")
+        _upload(client, model, run_id, local, step)
     return f"models:/{model.model_id}"
 
 
@@ -103,20 +103,22 @@ def register(
 
     Raises:
         ValueError: the name cannot be searched for.
+        TrackingError: MLflow does not take it, or does not answer.
     """
     if "'" in model_name:
         raise ValueError(f"found a quote in the model name {model_name!r}, need one without")
-    client = store_client(uri)
-    try:
-        client.create_registered_model(model_name)
-    except MlflowException as exc:
-        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    found = _version_of(client, model_name, run_id)
-    if found is None:
-        # Its place, not its models:/ address, which MLflow would look up in the store of the environment.
-        model = client.get_logged_model(model_uri.removeprefix("models:/"))
-        found = client.create_model_version(model_name, model.artifact_location, run_id, model_id=model.model_id)
+    with _telling(f"register the model of run {run_id} as {model_name!r}", uri):
+        client = store_client(uri)
+        try:
+            client.create_registered_model(model_name)
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = _version_of(client, model_name, run_id)
+        if found is None:
+            # Its place, not its models:/ address, which MLflow would look up in the store of the environment.
+            model = client.get_logged_model(model_uri.removeprefix("models:/"))
+            found = client.create_model_version(model_name, model.artifact_location, run_id, model_id=model.model_id)
     number = int(found.version)
     annotate(model_name, number, tags=tags, description=description, uri=uri)
     return number
@@ -130,23 +132,33 @@ def annotate(
     description: str = "",
     uri: str | None = None,
 ) -> None:
-    """Write tags and a description, such as a decision and its reasons, on a version."""
-    client = store_client(uri)
-    for key, value in (tags or {}).items():
-        client.set_model_version_tag(model_name, str(version), key, value)
-    if description:
-        client.update_model_version(model_name, str(version), description)
+    """Write tags and a description, such as a decision and its reasons, on a version.
+
+    Raises:
+        TrackingError: MLflow does not take it, or does not answer.
+    """
+    with _telling(f"write on version {version} of {model_name!r}", uri):
+        client = store_client(uri)
+        for key, value in (tags or {}).items():
+            client.set_model_version_tag(model_name, str(version), key, value)
+        if description:
+            client.update_model_version(model_name, str(version), description)
 
 
 def champion(model_name: str, uri: str | None = None) -> ModelVersion | None:
-    """Return the version with the alias `champion`, or None while there is none."""
-    try:
-        return store_client(uri).get_model_version_by_alias(model_name, CHAMPION)
-    except MlflowException as exc:
-        # MLflow answers a missing model with one code and a missing alias with the other.
-        if exc.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        raise
+    """Return the version with the alias `champion`, or None while there is none.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    with _telling(f"ask for the champion of {model_name!r}", uri):
+        try:
+            return store_client(uri).get_model_version_by_alias(model_name, CHAMPION)
+        except MlflowException as exc:
+            # MLflow answers a missing model with one code and a missing alias with the other.
+            if exc.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
 
 
 def promote(model_name: str, version: int, *, instead_of: int | None, uri: str | None = None) -> bool:
@@ -158,6 +170,9 @@ def promote(model_name: str, version: int, *, instead_of: int | None, uri: str |
         instead_of: the version it was compared with, None if there was none. When another run has promoted
             its own model meanwhile, nothing changes, and the comparison is to be made again.
         uri: of MLflow; empty: `tracking_uri()`.
+
+    Raises:
+        TrackingError: MLflow does not take it, or does not answer.
     """
     now = champion(model_name, uri)
     number = None if now is None else int(now.version)
@@ -165,8 +180,57 @@ def promote(model_name: str, version: int, *, instead_of: int | None, uri: str |
         return True
     if number != instead_of:
         return False
-    store_client(uri).set_registered_model_alias(model_name, CHAMPION, str(version))
+    with _telling(f"make version {version} the champion of {model_name!r}", uri):
+        store_client(uri).set_registered_model_alias(model_name, CHAMPION, str(version))
     return True
+
+
+def why_lost(run_id: str | None, names: Sequence[str], uri: str | None = None) -> str | None:
+    """Return why files of a run cannot be had any more, or None when all are there.
+
+    Args:
+        run_id: of the run; a version that was registered by hand may have none.
+        names: of the files, each in a folder of the run's artifacts.
+        uri: of MLflow; empty: `tracking_uri()`.
+
+    Raises:
+        TrackingError: MLflow does not answer, so that nobody knows.
+    """
+    if not run_id:
+        return "it was registered without a run, which would have its files"
+    with _telling(f"look for the files of run {run_id}", uri):
+        client = store_client(uri)
+        try:
+            client.get_run(run_id)
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return f"its run {run_id} is gone from MLflow"
+        folders = sorted({name.rpartition("/")[0] for name in names})
+        found = {item.path for folder in folders for item in client.list_artifacts(run_id, folder)}
+    gone = [name for name in names if name not in found]
+    return f"{', '.join(gone)} of its run {run_id} is gone from MLflow" if gone else None
+
+
+def fetch(run_id: str, names: Sequence[str], folder: Path, uri: str | None = None) -> list[Path]:
+    """Download files of a run into `folder`; return where they are.
+
+    Raises:
+        TrackingError: MLflow does not give them.
+        StorageError: there is no room for them.
+    """
+    with _telling(f"read the files of run {run_id}", uri), storage_errors(folder):
+        return [Path(store_client(uri).download_artifacts(run_id, name, str(folder))) for name in names]
+
+
+@contextmanager
+def _telling(what: str, uri: str | None) -> Iterator[None]:
+    """Turn what MLflow refuses, or does not answer to, into a TrackingError: those are tried again."""
+    try:
+        yield
+    except TRANSIENT as exc:
+        where = public_uri(uri or tracking_uri())
+        raise TrackingError(f"cannot {what} in MLflow at {where}: {first_line(exc)}") from exc
 
 
 def _save(local: Path, weights: Path, config: Mapping[str, Any], example: bytes) -> None:
@@ -174,10 +238,15 @@ def _save(local: Path, weights: Path, config: Mapping[str, Any], example: bytes)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
     shutil.copyfile(weights, folder / "weights.pt")
+    shutil.copyfile(_DECODING, folder / "decoding.py")
     mlflow.pyfunc.save_model(
         path=str(local),
         python_model=str(_CODE),
-        artifacts={"config": str(folder / "config.json"), "weights": str(folder / "weights.pt")},
+        artifacts={
+            "config": str(folder / "config.json"),
+            "weights": str(folder / "weights.pt"),
+            "decoding": str(folder / "decoding.py"),
+        },
         signature=_SIGNATURE,
         input_example=pd.DataFrame({"image": [example]}),
         # Given, not inferred: inferring starts a process that imports everything, and asks PyPI.

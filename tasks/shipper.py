@@ -1,18 +1,21 @@
 """The thread that carries a journal to MLflow, for as long as that takes."""
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks import store
 from tasks.errors import TrackingError
-from tasks.journal import Card, Journal, write_card
+from tasks.journal import Card, Journal, now_ms, read_card, sole_writer, write_card
 
 logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _BATCH = 900  # values in one call; MLflow refuses more than 1000
 _GATHER_S = 0.5  # lines of one moment travel together
@@ -217,3 +220,32 @@ def not_sent(shipper: Shipper, journal: Journal) -> TrackingError:
         f"MLflow at {store.public_uri(shipper.uri)} did not take all of the run: {why}. Nothing is lost, "
         f"{journal.path} holds it. Send it with: python -m tasks.tracking {shipper.folder}"
     )
+
+
+def ship(folder: Path, status: Status | None = None) -> str:
+    """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
+
+    Args:
+        folder: as given to `Tracker.open`.
+        status: what became of the run, where its process could not say so itself.
+
+    Raises:
+        TrackingError: there is no run; its process still lives; or MLflow does not take it.
+    """
+    card = read_card(folder)
+    if card is None:
+        raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
+    with sole_writer(folder), ExitStack() as stack:
+        journal = Journal(folder)
+        stack.callback(journal.close)
+        if status and not journal.ended:
+            journal.append({"op": "end", "status": status, "time": now_ms()})
+        shipper = Shipper(folder, card, journal, store.tracking_uri())
+        try:
+            shipper.send_all()
+        except store.TRANSIENT as exc:
+            shipper.error = exc
+            raise not_sent(shipper, journal) from exc
+        shutil.rmtree(journal.outbox, ignore_errors=True)
+        assert shipper.card.run_id is not None
+        return shipper.card.run_id

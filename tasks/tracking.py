@@ -10,23 +10,22 @@ import shutil
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tasks import store
-from tasks.errors import TrackingError
-from tasks.journal import Card, Journal, now_ms, open_card, read_card, sole_writer
+from tasks.errors import StopAsked, TrackingError
+from tasks.journal import Card, Journal, differing, now_ms, open_card, sole_writer
 from tasks.names import check_name, flatten, param_value, tag_value
 from tasks.provenance import redacted, standard_tags
-from tasks.shipper import Shipper, not_sent
+from tasks.shipper import Shipper, Status, not_sent
+from tasks.shipper import ship as ship
 from tasks.workspace import storage_errors
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _MAX_DIGEST = 36
 _KILLED_PATIENCE_S = 10.0  # who cancels waits for the process to end, and kills it after 30 s
@@ -59,6 +58,8 @@ class Tracker:
         run_name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str] | None = None,
+        *,
+        free_to_change: Collection[str] = (),
     ) -> Self:
         """Start a run, or go on with the one `folder` already holds.
 
@@ -70,10 +71,11 @@ class Tracker:
             run_name: shown in the UI.
             params: nested mappings become names with dots; all in full in the artifact config/params.json.
             tags: besides those that say where the run comes from.
+            free_to_change: parameters, by their names with dots, that may differ from those the run began with.
+                MLflow keeps the first ones; the tag `resumed_with` says what the latest attempt changed.
 
         Raises:
-            TrackingError: the folder holds a run of another experiment or with other parameters, another
-                process writes it, or MLflow will never take it.
+            TrackingError: the folder holds another run, a process writes it, or MLflow will never take it.
             StorageError: the folder cannot be written.
         """
         with storage_errors(folder):
@@ -81,11 +83,12 @@ class Tracker:
         with ExitStack() as stack:
             stack.enter_context(sole_writer(folder))
             flat = flatten(params)
-            card = open_card(folder, experiment, run_name, flat)
+            card = open_card(folder, experiment, run_name, flat, free_to_change)
             journal = Journal(folder)
             stack.callback(journal.close)
             tracker = cls(folder, card, journal, store.tracking_uri())
-            tracker._begin(params, flat, tags or {})
+            changed = ", ".join(f"{key}={flat.get(key)}" for key in differing(card.params, flat))
+            tracker._begin(params, flat, {**(tags or {}), **({"resumed_with": changed} if changed else {})})
             tracker._held = stack.pop_all()
         return tracker
 
@@ -96,17 +99,14 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run: FINISHED, FAILED after an exception, KILLED after a cancel or Ctrl-C.
+        """End the run: FINISHED, FAILED after an exception, KILLED after a cancel or Ctrl-C; not by StopAsked.
 
         Raises:
             TrackingError: not all of it could be sent; says how to send it later. When the block itself
                 failed, that is what is raised, and this is noted on it.
         """
-        if exc is None and self._more_follows:
-            with self._held:
-                self._over = True
-                if not self._shipper.finish():
-                    logger.warning("%s", not_sent(self._shipper, self._journal))  # the next step sends the rest
+        if isinstance(exc, StopAsked) or (exc is None and self._more_follows):
+            self._pause(_in_a_hurry() if exc else {})
             return
         if exc is None:
             self.end("FINISHED")
@@ -245,10 +245,16 @@ class Tracker:
         with self._held:
             self._append({"op": "end", "status": status, "time": now_ms()})
             self._over = True
-            patience = {"patience_s": _KILLED_PATIENCE_S, "longest_s": _KILLED_PATIENCE_S}
-            if not self._shipper.finish(**(patience if status == "KILLED" else {})):
+            if not self._shipper.finish(**(_in_a_hurry() if status == "KILLED" else {})):
                 raise not_sent(self._shipper, self._journal)
             shutil.rmtree(self._journal.outbox, ignore_errors=True)
+
+    def _pause(self, patience: Mapping[str, float]) -> None:
+        """Send what can be sent and let go of the folder; who opens it next goes on, and sends the rest."""
+        with self._held:
+            self._over = True
+            if not self._shipper.finish(**patience):
+                logger.warning("%s", not_sent(self._shipper, self._journal))
 
     def _begin(self, params: Mapping[str, Any], flat: Mapping[str, str], tags: Mapping[str, str]) -> None:
         self._append({"op": "begin", "time": now_ms()})
@@ -266,33 +272,8 @@ class Tracker:
         self._shipper.wake()
 
 
-def ship(folder: Path, status: Status | None = None) -> str:
-    """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
-
-    Args:
-        folder: as given to `Tracker.open`.
-        status: what became of the run, where its process could not say so itself.
-
-    Raises:
-        TrackingError: there is no run; its process still lives; or MLflow does not take it.
-    """
-    card = read_card(folder)
-    if card is None:
-        raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
-    with sole_writer(folder), ExitStack() as stack:
-        journal = Journal(folder)
-        stack.callback(journal.close)
-        if status and not journal.ended:
-            journal.append({"op": "end", "status": status, "time": now_ms()})
-        shipper = Shipper(folder, card, journal, store.tracking_uri())
-        try:
-            shipper.send_all()
-        except store.TRANSIENT as exc:
-            shipper.error = exc
-            raise not_sent(shipper, journal) from exc
-        shutil.rmtree(journal.outbox, ignore_errors=True)
-        assert shipper.card.run_id is not None
-        return shipper.card.run_id
+def _in_a_hurry() -> dict[str, float]:
+    return {"patience_s": _KILLED_PATIENCE_S, "longest_s": _KILLED_PATIENCE_S}
 
 
 if __name__ == "__main__":

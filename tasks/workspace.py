@@ -13,6 +13,9 @@ from typing import Any, BinaryIO
 
 from tasks.errors import ConfigError, StorageError
 
+MADE_WITH = "made_with.json"
+"""The file of a stage that says what it was made with; the last one written, so a stage that has it is whole."""
+
 
 def home() -> Path:
     """Return the folder that holds all state: TRAINYARD_HOME, else `.yard` in the current folder."""
@@ -149,10 +152,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def remember(folder: Path, made_with: dict[str, Any]) -> None:
     """Write into the folder of a stage what it was made with, so that later stages can tell."""
-    write_json(folder / "made_with.json", made_with)
+    write_json(folder / MADE_WITH, made_with)
 
 
 def recall(folder: Path) -> dict[str, Any]:
     """Return what a folder was made with; empty for one that was made by hand."""
-    path = folder / "made_with.json"
+    path = folder / MADE_WITH
     return dict(json.loads(path.read_text())) if path.is_file() else {}

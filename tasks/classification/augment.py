@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -113,25 +113,14 @@ def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[Augme
         ConfigError: a value albumentations does not take.
         DatasetError: no such folders, or (ImageError) an image cannot be used.
     """
-    n_workers = params.n_workers or n_cores()
-    free: SimpleQueue[Transforms] = SimpleQueue()  # one set per thread: a transform holds its random state
-    for _ in range(n_workers):
-        free.put(build_transforms(params))
+    # One set per thread: a transform holds its random state. Made first: a value it refuses is told at once.
+    transforms = [build_transforms(params) for _ in range(params.n_workers or n_cores())]
     images, counts = _plan(source, params)
-
-    def work(image: _Image) -> int:
-        transforms = free.get()
-        try:
-            _write_copies(source / image.key, target / image.key, image, transforms, params)
-        finally:
-            free.put(transforms)
-        return len(image.copies)
-
+    to_alter = [image for image in images if image.copies]
     with storage_errors(target):
         _carry_over(source, target, images)
-        to_alter = [image for image in images if image.copies]
         n_augmented = 0
-        for number, n_copies in enumerate(in_threads(work, to_alter, n_workers), 1):
+        for number, n_copies in enumerate(_altering(source, target, to_alter, params, transforms), 1):
             n_augmented += n_copies
             yield number, len(to_alter)
         report = AugmentReport(
@@ -143,6 +132,25 @@ def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[Augme
         )
         write_json(target / "report.json", asdict(report))
     return report
+
+
+def _altering(
+    source: Path, target: Path, images: Sequence[_Image], params: AugmentParams, sets: Sequence[Transforms]
+) -> Iterator[int]:
+    """Write the copies of each image, a thread for each set of transforms; yield their number, in order."""
+    free: SimpleQueue[Transforms] = SimpleQueue()
+    for transforms in sets:
+        free.put(transforms)
+
+    def work(image: _Image) -> int:
+        transforms = free.get()
+        try:
+            _write_copies(source / image.key, target / image.key, image, transforms, params)
+        finally:
+            free.put(transforms)
+        return len(image.copies)
+
+    yield from in_threads(work, images, len(sets))
 
 
 def _plan(source: Path, params: AugmentParams) -> tuple[list[_Image], dict[Part, dict[str, int]]]:

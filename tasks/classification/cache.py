@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.classification.decoding import MAX_PIXELS, resize_rgb
 from tasks.classification.files import in_threads
-from tasks.classification.images import MAX_PIXELS, decode_rgb, read_bytes, resize_rgb
+from tasks.classification.images import decode_rgb, read_bytes
 from tasks.errors import DatasetError
 from tasks.workspace import storage_errors
 

@@ -22,6 +22,16 @@ class Decision:
     n_compared: int = 0  # test files
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a challenger takes over."""
+
+    class_margin: float  # recall a class may lose, in [0, 1]
+    confidence: float  # share of the draws in which the challenger must be better, in (0.5, 1)
+    seed: int = 0  # of the draws
+    n_draws: int = 2000  # of the bootstrap, at least 1
+
+
 def common_files(champion_train_digests: Collection[str], test_digests: Sequence[str]) -> NDArray[np.bool_]:
     """Return (N,) which test files are fair to compare on: those the champion was not trained on.
 
@@ -38,13 +48,10 @@ def decide(
     challenger_predicted: Ints,
     labels: Ints,
     class_names: Sequence[str],
+    rules: Rules,
     *,
-    class_margin: float,
-    confidence: float,
     champion_classes: Sequence[str] | None = None,
     mask: NDArray[np.bool_] | None = None,
-    seed: int = 0,
-    n_draws: int = 2000,
 ) -> Decision:
     """Decide whether the challenger replaces the champion.
 
@@ -57,12 +64,9 @@ def decide(
         challenger_predicted: (N,) class numbers in the order of `class_names`.
         labels: (N,) in the order of `class_names`.
         class_names: the challenger's.
-        class_margin: recall a class may lose, in [0, 1].
-        confidence: share of the draws in which the challenger must be better, in (0.5, 1).
+        rules: margin and certainty.
         champion_classes: the champion's; None: the same in the same order.
         mask: (N,) which files to compare on, from `common_files`; None: all.
-        seed: of the draws.
-        n_draws: bootstrap draws, at least 1.
 
     Raises:
         ValueError: the arrays do not fit together.
@@ -76,21 +80,33 @@ def decide(
         return Decision(False, _classes_differ(theirs, class_names))
     used = np.ones(len(labels), dtype=bool) if mask is None else mask
     _check_lengths(len(labels), champion_predicted, challenger_predicted, used)
-    n_left_out = int(len(used) - used.sum())
-    if not used.any():
+    translate = np.array([list(class_names).index(name) for name in theirs])
+    old, new = translate[champion_predicted] == labels, challenger_predicted == labels
+    return _decide_on(old[used], new[used], labels[used], class_names, rules, n_left_out=int((~used).sum()))
+
+
+def _decide_on(
+    old: NDArray[np.bool_],
+    new: NDArray[np.bool_],
+    labels: Ints,
+    class_names: Sequence[str],
+    rules: Rules,
+    *,
+    n_left_out: int,
+) -> Decision:
+    """Decide by which of the files compared the champion (`old`) and the challenger (`new`) answer rightly."""
+    n_files = len(labels)
+    if not n_files:
         left_out = f", {n_left_out} left out because the champion was trained on them" if n_left_out else ""
         return Decision(False, f"champion kept: there is no test file to compare on{left_out}")
-    translate = np.array([list(class_names).index(name) for name in theirs])
-    old = translate[champion_predicted[used]] == labels[used]
-    new = challenger_predicted[used] == labels[used]
-    better = probability_better(old, new, seed=seed, n_draws=n_draws)
-    falls = _recall_falls(old, new, labels[used], class_names)
-    too_far = {name: fall for name, fall in falls.items() if fall > class_margin + 1e-9}
-    promote = better >= confidence and not too_far
+    better = probability_better(old, new, seed=rules.seed, n_draws=rules.n_draws)
+    falls = _recall_falls(old, new, labels, class_names)
+    too_far = {name: fall for name, fall in falls.items() if fall > rules.class_margin + 1e-9}
+    promote = better >= rules.confidence and not too_far
     accuracies = float(old.mean()), float(new.mean())
-    figures = _figures(accuracies, better, int(used.sum()), n_left_out, n_draws)
-    verdict = _verdict(better, confidence, too_far, class_margin)
-    return Decision(promote, f"{verdict}; {figures}", *accuracies, better, falls=falls, n_compared=int(used.sum()))
+    figures = _figures(accuracies, better, n_files, n_left_out, rules.n_draws)
+    verdict = _verdict(better, rules.confidence, too_far, rules.class_margin)
+    return Decision(promote, f"{verdict}; {figures}", *accuracies, better, falls=falls, n_compared=n_files)
 
 
 def probability_better(

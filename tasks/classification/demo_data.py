@@ -57,21 +57,35 @@ def make_demo_dataset(
             f"found {n_recordings_per_class} recordings per class, {frames_per_recording} frames each, "
             f"{len(snrs_db)} SNRs; need at least 1 of each"
         )
-    duration_s = frames_per_recording * FRAME_S
-    jobs = list(product(range(n_recordings_per_class), KINDS))
+    jobs = [
+        _Job(kind, number, snrs_db[number % len(snrs_db)], seed * 1_000_003 + number)
+        for number, kind in product(range(n_recordings_per_class), KINDS)
+    ]
     n_images = 0
     with staged(target) as tmp, ThreadPoolExecutor(n_workers) as pool:
-
-        def make(job: tuple[int, Kind]) -> tuple[str, int]:
-            number, kind = job
-            snr_db = snrs_db[number % len(snrs_db)]
-            name = f"{kind}_rec{number:03d}_snr{snr_db:+03d}"
-            iq = make_recording(kind, snr_db, seed * 1_000_003 + number, SAMPLE_RATE_HZ, duration_s)
-            return name, _write(tmp, kind, name, iq, size)
-
-        for done, (name, n) in enumerate(pool.map(make, jobs), start=1):
+        counts = pool.map(lambda job: job.make(tmp, frames_per_recording, size), jobs)
+        for done, (job, n) in enumerate(zip(jobs, counts, strict=True), start=1):
             n_images += n
-            yield DemoProgress(done, len(jobs), n_images, name)
+            yield DemoProgress(done, len(jobs), n_images, job.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One recording to make."""
+
+    kind: Kind
+    number: int
+    snr_db: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_rec{self.number:03d}_snr{self.snr_db:+03d}"
+
+    def make(self, folder: Path, n_frames: int, size: int) -> int:
+        """Write the recording and its pictures; return their number."""
+        iq = make_recording(self.kind, self.snr_db, self.seed, SAMPLE_RATE_HZ, n_frames * FRAME_S)
+        return _write(folder, self.kind, self.name, iq, size)
 
 
 def _write(folder: Path, kind: Kind, name: str, iq: Samples, size: int) -> int:

@@ -90,21 +90,11 @@ def grade_predictions(
         ValueError: the arguments do not fit together, or the rows are not probabilities.
     """
     names = tuple(_text(name) for name in class_names)
-    _check_shapes(probabilities, labels, paths, digests, names)
-    check_answers(probabilities, labels)
-    _check_sums(probabilities)
+    _check(probabilities, labels, paths, digests, names)
     truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     losses = -np.log(np.maximum(truth, np.finfo(np.float32).tiny))
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     bins = calibration_bins(confidence, predicted == labels, params.n_bins)
-    columns = {
-        "path": [_text(os.fspath(path)) for path in paths],
-        "digest": list(digests),
-        "true": [names[label] for label in labels],
-        "predicted": [names[answer] for answer in predicted],
-        "confidence": confidence,
-    }
-    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(names)}
     return TestReport(
         class_names=names,
         grades=grade(probabilities, labels, losses=losses),
@@ -113,8 +103,22 @@ def grade_predictions(
         calibration_error=expected_calibration_error(bins),
         calibration=tuple(bins),
         mistakes=tuple(_worst(probabilities, labels, paths, digests, names, params.n_worst)),
-        predictions=pd.DataFrame(columns),
+        predictions=_table(probabilities, labels, paths, digests, names),
     )
+
+
+def _table(
+    probabilities: Floats, labels: Ints, paths: Sequence[Path | str], digests: Sequence[str], names: Sequence[str]
+) -> pd.DataFrame:
+    """Return one row per image, as TestReport.predictions has them."""
+    columns = {
+        "path": [_text(os.fspath(path)) for path in paths],
+        "digest": list(digests),
+        "true": [names[label] for label in labels],
+        "predicted": [names[answer] for answer in probabilities.argmax(axis=1)],
+        "confidence": probabilities.max(axis=1),
+    }
+    return pd.DataFrame(columns | {f"p_{name}": probabilities[:, number] for number, name in enumerate(names)})
 
 
 def calibration_bins(confidence: Floats, right: NDArray[np.bool_], n_bins: int) -> list[CalibrationBin]:
@@ -224,7 +228,7 @@ def _worst(
     ]
 
 
-def _check_shapes(
+def _check(
     probabilities: Floats,
     labels: Ints,
     paths: Sequence[Path | str],
@@ -241,6 +245,8 @@ def _check_shapes(
         raise ValueError(f"found {len(paths)} paths and {len(digests)} digests for {n_images} labels, need one each")
     if len(set(names)) != len(names) or len(names) < 2:
         raise ValueError(f"found the class names {list(names)}, need at least 2, all different")
+    check_answers(probabilities, labels)
+    _check_sums(probabilities)
 
 
 def _check_sums(probabilities: Floats) -> None:

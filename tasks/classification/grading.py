@@ -15,10 +15,10 @@ from tasks.classification.cache import ResizeCache, read_entry
 from tasks.classification.data import Batches, Samples, read_part
 from tasks.classification.evaluate import TestReport, grade_predictions, write_report
 from tasks.classification.images import read_rgb
+from tasks.classification.inference import predict
 from tasks.classification.models import build_model, head_classes, load_weights, read_state_dict
 from tasks.classification.params import EvaluateParams, Part
 from tasks.classification.precision import Precision
-from tasks.classification.train import predict
 from tasks.errors import DatasetError, WeightsError
 
 

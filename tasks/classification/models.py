@@ -1,5 +1,6 @@
 """The fourteen architectures, their heads, and weights from files."""
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tasks.errors import WeightsError
+
+logger = logging.getLogger(__name__)
 
 HEADS: dict[str, str] = {
     "resnet": "fc",
@@ -63,6 +66,20 @@ def _set_head(model: nn.Module, arch: str, n_classes: int) -> None:
     else:
         head = nn.Linear(cast(nn.Linear, getattr(owner, leaf)).in_features, n_classes)
     setattr(owner, leaf, head)
+
+
+def takes_one_image(arch: str, n_classes: int, image_size: int) -> bool:
+    """Return whether the model can be trained on a batch of one image.
+
+    Batch norm cannot where an image has shrunk to one pixel: it needs more than one value per channel.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes only: neither memory nor arithmetic
+        model = build_model(arch, n_classes, image_size).train()
+        try:
+            model(torch.zeros(1, 3, image_size, image_size))
+        except ValueError:
+            return False
+    return True
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -167,18 +184,19 @@ def pretrained_state(arch: str) -> tuple[dict[str, Tensor], str]:
     Raises:
         WeightsError: neither has them; the message names the file and where to put it.
     """
-    weights = torchvision.models.get_model_weights(arch).DEFAULT
-    url = str(weights.url)
+    url = str(torchvision.models.get_model_weights(arch).DEFAULT.url)
     name = url.rsplit("/", 1)[1]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-    ) as exc:  # URLError is an OSError; a broken download fails its hash: RuntimeError
-        raise WeightsError(
-            f"pretrained weights of {arch} are not here and could not be fetched ({_first_line(exc)}): "
-            f"put {name} into {folder}, or set pretrained=false, or weight_path to a file"
-        ) from exc
-    return dict(state), name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        logger.info("fetches the pretrained weights %s", url)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not load_state_dict_from_url, which prints to stdout. The name ends with the file's SHA-256.
+            digest = name.rpartition("-")[2].removesuffix(".pth")
+            torch.hub.download_url_to_file(url, str(path), digest, progress=False)
+        except (OSError, RuntimeError) as exc:  # URLError is an OSError; a broken download: RuntimeError
+            raise WeightsError(
+                f"pretrained weights of {arch} are not here and could not be fetched ({_first_line(exc)}): "
+                f"put {name} into {path.parent}, or set pretrained=false, or weight_path to a file"
+            ) from exc
+    return read_state_dict(path), name

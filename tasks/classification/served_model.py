@@ -7,9 +7,9 @@ nothing of this project needs to be installed there.
 import base64
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -28,9 +28,10 @@ class ServedClassifier(PythonModel):
         """Build the network and load its weights.
 
         Args:
-            context: MLflow's; its artifacts are `config` (JSON: model, classes, image_size, mean, std) and
-                `weights` (a state dict).
+            context: MLflow's; its artifacts are `config` (JSON: model, classes, image_size, mean, std), `weights`
+                (a state dict) and `decoding` (the code that made pixels of the pictures it was trained on).
         """
+        self.decoding = load_code(Path(context.artifacts["decoding"]))
         config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
         self.classes: list[str] = config["classes"]
         self.size: int = config["image_size"]
@@ -71,19 +72,23 @@ class ServedClassifier(PythonModel):
         )
 
     def _tensor(self, content: Any, row: int) -> Tensor:
-        if isinstance(content, str):
-            content = base64.b64decode(content)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
-        if image is None:
-            raise ValueError(f"found no image in row {row}, need the bytes of an image file in column 'image'")
-        # As in training: shrinking averages over areas, enlarging is linear.
-        height, width = image.shape[:2]
-        if height > self.size or width > self.size:
-            smaller = (min(width, self.size), min(height, self.size))
-            image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        try:
+            data = base64.b64decode(content) if isinstance(content, str) else bytes(content)
+            image = self.decoding.decode_sized(data, self.size)
+        except (self.decoding.UndecodableError, ValueError, TypeError) as exc:
+            raise ValueError(
+                f"found no image in row {row}, need the bytes of an image file in column 'image' ({exc})"
+            ) from exc
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, S, S)
         return (pixels - self.mean) / self.std
+
+
+def load_code(path: Path) -> ModuleType:
+    """Return the module in a file, under a name of its own: what is installed here may have one of the same."""
+    module = ModuleType("trainyard_decoding")
+    # Not imported: that would leave compiled code beside it, among the artifacts.
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
+    return module
 
 
 def build(arch: str, n_classes: int, image_size: int) -> nn.Module:

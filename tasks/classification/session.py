@@ -1,24 +1,22 @@
 """A training in its folder: resumes where a killed one stopped, and leaves weights that anyone can load."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from tasks.classification.cache import ResizeCache, read_entry
+from tasks.classification.cache import ResizeCache
+from tasks.classification.checkpoint import FREE_TO_CHANGE as FREE_TO_CHANGE
+from tasks.classification.checkpoint import fingerprint, read_checkpoint, save_tensors, sweep
 from tasks.classification.data import (
     MEAN,
     STD,
     Batches,
-    Samples,
     check_num_classes,
     order_classes,
     read_classes,
@@ -34,34 +32,21 @@ from tasks.classification.events import (
     epoch_from,
     history_frame,
 )
-from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict
+from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.optim import deterministic
 from tasks.classification.params import TrainParams
+from tasks.classification.parts import LoadedPart, digest_of
 from tasks.classification.precision import Precision, choose_precision
 from tasks.classification.train import Trainer
-from tasks.errors import ConfigError, StorageError
-from tasks.workspace import replacing, write_atomic, write_json
+from tasks.errors import ConfigError, StopAsked
+from tasks.workspace import write_atomic, write_json
 
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints at the ends of epochs
-# What may change between a crash and the resumption without changing the result.
-FREE_TO_CHANGE = {"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedPart:
-    """One part of the dataset, shrunk: `entries[i]`, `digests[i]` and `samples.labels[i]` belong together."""
-
-    samples: Samples
-    entries: list[Path]
-    digests: list[str]
-
-    def batches(self, size: int, batch_size: int, *, shuffle: bool, seed: int, n_workers: int, pin: bool) -> Batches:
-        """Return the part as batches of (S, S, 3) images."""
-
-        def read(index: int) -> np.ndarray:
-            return read_entry(self.entries[index], size)
-
-        return Batches(read, self.samples.labels, batch_size, shuffle=shuffle, seed=seed, n_workers=n_workers, pin=pin)
+def never() -> bool:
+    """Return False: nobody asks a training to stop."""
+    return False
 
 
 class Session:
@@ -74,6 +59,8 @@ class Session:
         device: to train on.
         cache: folder for shrunk images and measurements, shared by all runs.
         clock_ms: Unix time in milliseconds.
+        stop_asked: looked at after every image shrunk and every batch trained; once it is true, the state goes to
+            disk and `run` raises StopAsked.
     """
 
     def __init__(
@@ -85,9 +72,10 @@ class Session:
         *,
         cache: Path,
         clock_ms: Callable[[], int],
+        stop_asked: Callable[[], bool] = never,
     ) -> None:
         self.dataset, self.folder, self.params, self.device = dataset, folder, params, device
-        self.cache, self._clock_ms = cache, clock_ms
+        self.cache, self._clock_ms, self._stop_asked = cache, clock_ms, stop_asked
         self.classes = order_classes(read_classes(dataset), params.class_names, dataset)
         check_num_classes(params.num_classes, self.classes, dataset)
         self.history: list[EpochDone] = []
@@ -112,17 +100,32 @@ class Session:
         rows = json.loads((self.folder / "finished.json").read_text())["history"]
         self.history = [epoch_from(row) for row in rows]
 
+    def _check_batches(self, n_images: int) -> None:
+        """Refuse a batch of one image where batch norm would have one value per channel, before any work is done."""
+        p = self.params
+        alone = p.batch_size == 1 or n_images == 1
+        if alone and not takes_one_image(p.model, len(self.classes), p.image_size):
+            raise ConfigError(
+                f"{p.model} cannot be trained on batches of one image of image_size {p.image_size}: batch norm finds "
+                f"one value per channel, need at least 2; found batch_size {p.batch_size} and {n_images} training "
+                f"image(s): take a batch_size of 2 or more, or a larger image_size"
+            )
+
     def load_parts(self, names: Sequence[str]) -> Iterator[Event]:
         """Fill the cache with the images of some parts."""
         shrunk = ResizeCache(self.cache / "resized", self.params.image_size)
         for name in names:
             samples = read_part(self.dataset, name, self.classes)
+            if name == "train":
+                self._check_batches(len(samples.paths))
             entries: list[Path] = []
             digests: list[str] = []
             for _, entry in shrunk.prepare(samples.paths, self.params.n_workers):
                 entries.append(entry.path)
                 digests.append(entry.digest)
                 yield Shrunk(name, len(entries), len(samples.paths))
+                if self._stop_asked():
+                    raise StopAsked(f"stopped while reading the images of {name}, as asked")
             self.parts[name] = LoadedPart(samples, entries, digests)
 
     def run(self) -> Iterator[Event]:
@@ -131,11 +134,12 @@ class Session:
         Raises:
             ConfigError: the checkpoint belongs to other parameters or other data.
             DatasetError, WeightsError, TrainingError, StorageError: as their names say.
+            StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
         """
         yield from self.load_parts(("train", "val"))
         torch.manual_seed(self.params.seed)
-        saved = self._read_checkpoint()
-        self._sweep(saved["best_file"] if saved else None)
+        saved = read_checkpoint(self.checkpoint, self._fingerprint())
+        sweep(self.folder, saved["best_file"] if saved else None)
         precision, why = self._precision(saved)
         yield Note(why)
         trainer, notes = self._trainer(precision, fresh=saved is None)
@@ -153,14 +157,10 @@ class Session:
         with deterministic(self.params.deterministic):
             for event in trainer.run(train, val):
                 yield from self._keep(trainer, event)
+                if self._stop_asked() and not trainer.done:  # at its end, finishing is the faster way out
+                    self._save(trainer)
+                    raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
         self._finish(trainer)
-
-    def _sweep(self, best_file: str | None) -> None:
-        """Remove what a killed attempt left: files half written, and weights that no checkpoint points to."""
-        for pattern in (".*.pt.*", "epochs/.*.pt.*", "best-*.pt"):
-            for path in self.folder.glob(pattern):
-                if path.name != best_file:
-                    path.unlink(missing_ok=True)
 
     def _batches(self, part: str, *, shuffle: bool) -> Batches:
         p = self.params
@@ -172,6 +172,8 @@ class Session:
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
             precision: Precision = saved["trainer"]["precision"]
+            if precision == "fp16" and self.device.type == "cpu":
+                raise ConfigError(f"the training in {self.folder} began in fp16, which needs a GPU: found device cpu")
             return precision, f"precision {precision}, as before"
         p = self.params
         return choose_precision(
@@ -242,42 +244,13 @@ class Session:
         self._save_cost_ms = self._saved_ms - begun
 
     def _fingerprint(self) -> dict[str, str]:
-        """Return what the result depends on, as text."""
-        values = self.params.model_dump(mode="json", exclude=FREE_TO_CHANGE)
-        return {"data": self.data_digest(), **{key: json.dumps(value) for key, value in values.items()}}
+        return fingerprint(self.params, self.data_digest())
 
     def data_digest(self) -> str:
-        """Return one digest over the images and labels trained and validated on, whatever their folder is called."""
-        if self._digest is not None:
-            return self._digest
-        total = hashlib.blake2b(digest_size=16)
-        for name in ("train", "val"):
-            part = self.parts[name]
-            for digest, label in zip(part.digests, part.samples.labels, strict=True):
-                total.update(f"{name} {digest} {label}\n".encode())
-        self._digest = total.hexdigest()
+        """Return one digest over the images and labels trained and validated on."""
+        if self._digest is None:
+            self._digest = digest_of({name: self.parts[name] for name in ("train", "val")})
         return self._digest
-
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        if not self.checkpoint.is_file():
-            return None
-        try:
-            saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as exc:  # torch raises half a dozen kinds for a file that is damaged
-            raise StorageError(
-                f"the checkpoint {self.checkpoint} cannot be read ({exc}): remove it to start anew"
-            ) from exc
-        now, then = self._fingerprint(), saved["fingerprint"]
-        changed = [
-            f"{key} {then.get(key, 'none')} -> {now.get(key, 'none')}"
-            for key in sorted(now.keys() | then.keys())
-            if now.get(key) != then.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"the checkpoint {self.checkpoint} belongs to another training ({'; '.join(changed)}): start a new run"
-            )
-        return saved
 
     def _finish(self, trainer: Trainer) -> None:
         """Write the files people use, then the mark that says they are whole."""
@@ -314,9 +287,3 @@ class Session:
             "mean": list(MEAN),
             "std": list(STD),
         }
-
-
-def save_tensors(path: Path, value: Any) -> None:
-    """Write what torch.save writes, atomically."""
-    with replacing(path) as file:
-        torch.save(value, file)

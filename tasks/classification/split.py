@@ -1,14 +1,13 @@
 """Cuts a folder of classes into a training, a validation and a test part on disk."""
 
 import csv
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.classification.files import in_threads, link_or_copy
-from tasks.classification.images import MAX_PIXELS, decode_rgb, read_bytes
+from tasks.classification.checkers import Checkers
+from tasks.classification.files import in_threads, link_or_copy, n_cores
 from tasks.classification.params import Part, SplitParams
 from tasks.classification.partition import assign_groups
 from tasks.classification.sources import PARTS, SourceImage, Sources, find_sources, group_names
@@ -151,24 +150,24 @@ def splitting(
 def _check_files(sources: Sources, params: SplitParams, n_workers: int) -> Steps[tuple[dict[Path, str], list[BadFile]]]:
     """Return the digest of each file that can be decoded, and the others with the reason."""
 
-    def check(image: SourceImage) -> str | ImageError:
-        try:
-            data = read_bytes(image.path, MAX_PIXELS)
-            # An eighth of the size reads all of the file and takes half the time.
-            decode_rgb(data, image.path, MAX_PIXELS, min_side=1)
-        except ImageError as exc:
-            return exc
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
-
+    n_workers = n_workers or n_cores()
     digests: dict[Path, str] = {}
     bad: list[BadFile] = []
-    checked = in_threads(check, sources.images, n_workers)
-    for number, (image, found) in enumerate(zip(sources.images, checked, strict=True), 1):
-        if isinstance(found, str):
-            digests[image.path] = found
-        else:
-            bad.append(BadFile(image.relative, str(found)))
-        yield number, len(sources.images)
+    with Checkers(n_workers) as checkers:
+
+        def check(image: SourceImage) -> str | ImageError:
+            try:
+                return checkers.check(image.path)
+            except ImageError as exc:
+                return exc
+
+        checked = in_threads(check, sources.images, n_workers)
+        for number, (image, found) in enumerate(zip(sources.images, checked, strict=True), 1):
+            if isinstance(found, str):
+                digests[image.path] = found
+            else:
+                bad.append(BadFile(image.relative, str(found)))
+            yield number, len(sources.images)
     if len(bad) > params.max_bad_share * len(sources.images):
         named = "; ".join(file.reason for file in bad[:5])
         raise DatasetError(

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import MissingContextError
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run, task_run
 
-from gpu_pools.probe import environment, get_probe, resolve_device
+from gpu_pools.launch import DEVICE, EXIT_STOPPED, STOP_FILE
+from gpu_pools.probe import get_probe, resolve_device
+from gpu_pools.supervise import MARK
 from tasks.classification.params import (
     AugmentParams,
     DataSource,
@@ -27,7 +31,7 @@ from tasks.classification.params import (
     data_source,
 )
 from tasks.display import bars
-from tasks.errors import ConfigError, TrackingError
+from tasks.errors import ConfigError, StopAsked, TrackingError
 from tasks.prefect_page import Page, show_link, show_markdown
 from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
 
@@ -90,7 +94,26 @@ def stage_dir(run: str | None, stage: str) -> Path:
     key = run or run_key()
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
         raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
+    if MARK in os.environ and key != run_key():
+        link = run_dir(run_key()) / "files"  # who looks for the files of this half finds them
+        link.unlink(missing_ok=True)
+        link.symlink_to(run_dir(key))
     return run_dir(key) / stage
+
+
+def prepared(params: AugmentParams, run: str) -> Path:
+    """Return the folder that the preparation of a run leaves for its training."""
+    return run_dir(run) / ("augmented" if params.enabled else "split")
+
+
+def mlflow_run(run: str) -> str:
+    """Return the id of the MLflow run of a run's training."""
+    from tasks.journal import read_card
+
+    card = read_card(run_dir(run) / "training")
+    assert card is not None, "a training that has ended has a card"
+    assert card.run_id is not None, "a training ends once MLflow has all of it"
+    return card.run_id
 
 
 def check_paths(train: TrainParams) -> None:
@@ -111,6 +134,19 @@ def check_paths(train: TrainParams) -> None:
 def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
     """Return whether a step failed because MLflow did not take or give something."""
     return isinstance(state.result(raise_on_failure=False), TrackingError)
+
+
+def stop_asked() -> bool:
+    """Return whether the worker wants this run to save its state and end."""
+    path = os.environ.get(STOP_FILE)
+    return path is not None and os.path.exists(path)
+
+
+def leave_unended() -> None:
+    """End this process at once: run and MLflow run stay as they are, until the worker starts the run again."""
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=5)
+    os._exit(EXIT_STOPPED)
 
 
 def now_ms() -> int:
@@ -143,28 +179,27 @@ def tracked(
     """
     import torch
 
+    from tasks.classification.session import FREE_TO_CHANGE
     from tasks.system import SystemSampler
     from tasks.tracking import Tracker
 
+    free = {f"train.{name}" for name in FREE_TO_CHANGE}
     probe = get_probe()
-    gpu = resolve_device(train.device, probe)
-    before = {name: os.environ.get(name) for name in environment(gpu)}
-    os.environ.update(environment(gpu))
+    # The slot decides; a step called as a plain function has none.
+    gpu = resolve_device(os.environ.get(DEVICE, train.device), probe)
     device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
     tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
     log = logger()
     name = track.run_name or name_training()
     with (
         log_file(log, folder / "run.log"),
-        Tracker.open(folder, track.experiment, name, parameters, tags) as tracker,
+        Tracker.open(folder, track.experiment, name, parameters, tags, free_to_change=free) as tracker,
     ):
         try:
             with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
                 yield tracker, device, log
         finally:  # the log of a run that failed is the one that is read
             tracker.artifact(folder / "run.log", "log")
-            for key, value in before.items():  # the next run in this process may ask for another device
-                os.environ.pop(key, None) if value is None else os.environ.update({key: value})
         if not last:
             tracker.leave_open()
 
@@ -276,15 +311,16 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 
     folder = stage_dir(run, "training")
     check_paths(params)
-    with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (
-        tracker,
-        device,
-        log,
-    ):
-        show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
-        session = Session(allowed_path(dataset), folder, params, device, cache=cache_dir("."), clock_ms=now_ms)
-        with Page("training") as page, bars() as shown:
-            train_tracked(session, tracker, page, shown, log)
+    try:
+        with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (tracker, device, log):
+            show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
+            data, cache = allowed_path(dataset), cache_dir(".")
+            session = Session(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
+            with Page("training") as page, bars() as shown:
+                train_tracked(session, tracker, page, shown, log)
+    except StopAsked as exc:
+        logger().info("%s", exc)
+        leave_unended()
     return folder
 
 

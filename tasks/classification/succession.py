@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks import registry
-from tasks.classification.champion import Decision, common_files, decide
+from tasks.classification.champion import Decision, Rules, common_files, decide
 from tasks.classification.data import Samples
 from tasks.classification.grading import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.errors import TrackingError
-from tasks.store import client as store_client
 from tasks.workspace import held, home
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -23,70 +23,60 @@ WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_di
 _ATTEMPTS = 5
 
 
-def succeed(
-    model_name: str,
-    version: int,
-    answers: Answers,
-    config: Mapping[str, Any],
-    params: EvaluateParams,
-    device: torch.device,
-    *,
-    cache: Path,
-) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A new version of a registered model and what it answers on its test files."""
+
+    model_name: str
+    version: int
+    answers: Answers
+    config: Mapping[str, Any]
+
+
+def succeed(challenger: Challenger, params: EvaluateParams, device: torch.device, *, cache: Path) -> Decision:
     """Hold a new version against the champion and give it the alias if it is better; return the decision.
 
     Args:
-        model_name: of the registered model.
-        version: the new one.
-        answers: of the new model on its test files.
-        config: of the new model.
+        challenger: the new version.
         params: margin and confidence.
         device: to run the champion on.
         cache: folder for shrunk images.
 
     Raises:
-        TrackingError: other runs kept promoting theirs while this one was compared.
+        TrackingError: MLflow does not answer, or other runs kept promoting theirs while this one was compared.
     """
-    lock = home() / "locks" / f"champion-{model_name}"
+    name, version = challenger.model_name, challenger.version
     # One decision at a time on this host; runs of other hosts are noticed when the alias is to move.
-    with held(lock, f"the champion of {model_name}", wait=True):
+    with held(home() / "locks" / f"champion-{name}", f"the champion of {name}", wait=True):
         for _ in range(_ATTEMPTS):
-            now = registry.champion(model_name)
-            if now is not None and int(now.version) == version:
+            now = registry.champion(name)
+            number = None if now is None else int(now.version)
+            if now is not None and number == version:
                 return Decision(True, now.description or "promoted before a restart")
-            decision = _compare(now, answers, config, params, device, cache)
+            decision = _compare(now, challenger, params, device, cache)
             # Written before the alias moves: killed in between, the next attempt decides again, no reason is lost.
-            tags = {
-                "promoted": str(decision.promote).lower(),
-                "compared_with": "none" if now is None else str(now.version),
-            }
-            registry.annotate(model_name, version, tags=tags, description=decision.reason)
-            if not decision.promote or registry.promote(
-                model_name, version, instead_of=None if now is None else int(now.version)
-            ):
+            tags = {"promoted": str(decision.promote).lower(), "compared_with": str(number or "none")}
+            registry.annotate(name, version, tags=tags, description=decision.reason)
+            if not decision.promote or registry.promote(name, version, instead_of=number):
                 return decision
         raise TrackingError(
-            f"the champion of {model_name} changed {_ATTEMPTS} times while version {version} was compared: "
-            "compare again"
+            f"the champion of {name} changed {_ATTEMPTS} times while version {version} was compared: compare again"
         )
 
 
 def _compare(
-    now: ModelVersion | None,
-    answers: Answers,
-    config: Mapping[str, Any],
-    params: EvaluateParams,
-    device: torch.device,
-    cache: Path,
+    now: ModelVersion | None, challenger: Challenger, params: EvaluateParams, device: torch.device, cache: Path
 ) -> Decision:
+    answers = challenger.answers
     theirs, classes, mask = None, None, None
     if now is not None:
-        assert now.run_id is not None, "every version here is registered from a run"
+        # Without this, deleting an old run in MLflow would make every grading after it fail.
+        if lost := registry.why_lost(now.run_id, (WEIGHTS, CONFIG, SEEN)):
+            return Decision(True, f"promoted: version {now.version}, the champion, cannot be compared any more: {lost}")
+        assert now.run_id, "without one it counts as lost"
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
-            weights, their_config, seen = (
-                Path(store_client().download_artifacts(now.run_id, name, folder)) for name in (WEIGHTS, CONFIG, SEEN)
-            )
-            champion_config = json.loads(their_config.read_text())
+            weights, config, seen = registry.fetch(now.run_id, (WEIGHTS, CONFIG, SEEN), Path(folder))
+            champion_config = json.loads(config.read_text())
             classes = champion_config["classes"]
             mask = common_files(json.loads(seen.read_text()), answers.digests)
             model = load_model(weights, champion_config)
@@ -96,9 +86,8 @@ def _compare(
         theirs,
         answers.probabilities.argmax(1),
         answers.labels,
-        config["classes"],
-        class_margin=params.class_margin,
-        confidence=params.confidence,
+        challenger.config["classes"],
+        Rules(params.class_margin, params.confidence),
         champion_classes=classes,
         mask=mask,
     )

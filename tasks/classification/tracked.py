@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tasks.classification.champion import Decision
 from tasks.classification.evaluate import TestReport, report_figures
 from tasks.classification.events import BatchDone, EpochDone, EpochMetrics, Note, Shrunk
 from tasks.classification.grading import (
+    Answers,
     answer,
     graded_part,
     graded_samples,
@@ -98,53 +99,50 @@ def train_tracked(
         tracker.artifact(session.folder / "epochs", "weights/epochs")
 
 
+@dataclass(slots=True)
 class _Recorder:
     """Hands each event of a training to those it concerns."""
 
-    def __init__(
-        self,
-        session: Session,
-        tracker: Tracker,
-        page: Page,
-        bars: Bars,
-        log: logging.Logger | logging.LoggerAdapter[Any],
-    ) -> None:
-        self._session, self._tracker, self._page, self._bars, self._log = session, tracker, page, bars, log
-        self._caption = ""
-        self._described = False
-        self._n_shown = 0  # epochs logged and in the table
+    session: Session
+    tracker: Tracker
+    page: Page
+    bars: Bars
+    log: logging.Logger | logging.LoggerAdapter[Any]
+    _caption: str = field(default="", init=False)
+    _described: bool = field(default=False, init=False)
+    _n_shown: int = field(default=0, init=False)  # epochs logged and in the table
 
     def take(self, event: Note | Shrunk | BatchDone | EpochDone) -> None:
         """Pass on one event."""
         if not isinstance(event, Shrunk) and not self._described:  # all images are read, nothing is trained yet
-            describe_data(self._session, self._tracker)
+            describe_data(self.session, self.tracker)
             self._described = True
         if isinstance(event, Note):
-            self._log.info(event.text)
+            self.log.info(event.text)
         elif isinstance(event, Shrunk):
-            self._bars.move(f"shrink {event.part}", event.done, event.total)
+            self.bars.move(f"shrink {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
-            total = self._session.params.num_epochs * event.n_batches
+            total = self.session.params.num_epochs * event.n_batches
             done = (event.epoch - 1) * event.n_batches + event.batch
-            self._page.progress(done / total)
-            self._bars.move("train", done, total, self._caption)
+            self.page.progress(done / total)
+            self.bars.move("train", done, total, self._caption)
         else:
             self._take_epoch(event)
 
     def _take_epoch(self, event: EpochDone) -> None:
         # After a restart the table is a new one, and an epoch may have been saved but not logged before the kill.
-        for epoch in self._session.history[self._n_shown :]:
-            log_epoch(self._tracker, epoch)
-            self._page.row(epoch_row(epoch.metrics))
-        self._n_shown = len(self._session.history)
+        for epoch in self.session.history[self._n_shown :]:
+            log_epoch(self.tracker, epoch)
+            self.page.row(epoch_row(epoch.metrics))
+        self._n_shown = len(self.session.history)
         metrics = event.metrics
         self._caption = (
             f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
         )
-        self._log.info(epoch_line(metrics, self._left(metrics)))
+        self.log.info(epoch_line(metrics, self._left(metrics)))
 
     def _left(self, metrics: EpochMetrics) -> float:
-        seconds = statistics.median(row.metrics.seconds for row in self._session.history)
+        seconds = statistics.median(row.metrics.seconds for row in self.session.history)
         return seconds * (metrics.total_epochs - metrics.epoch)
 
 
@@ -219,30 +217,36 @@ def grade_tracked(
     model = load_model(training / "best.pt", config)
     answers = answer(model, config, graded_samples(dataset, classes), device, cache=cache)
     report = report_on(answers, dataset, classes, params)
-    target = training / "report"
-    write_pictures(report, history, dataset, target)
+    write_pictures(report, history, dataset, training / "report")
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
-    figures = report_figures(report)
-    tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, int(best["epoch"]))
-    tracker.artifact(target, "report")
-    digest = joint_digest(answers.digests)
-    tracker.input(
-        name_of(dataset), str(dataset / part), digest, context="testing", profile={"images": len(answers.paths)}
-    )
-    example = encode_jpeg(read_rgb(answers.paths[0], min_side=config["image_size"]), 95)
-    served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
-    model_uri = registry.log_served_model(
-        tracker.run_id, training / "best.pt", served, example, step=int(best["epoch"])
-    )
+    tracker.artifact(training / "report", "report")
+    _log_grades(tracker, report, answers, dataset, int(best["epoch"]))
+    model_uri = _log_model(tracker, training, answers.paths[0], config, int(best["epoch"]))
     if not params.register_model:
         return report, None
     tracker.flush()  # a later comparison reads the weights from MLflow
     tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
     version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
-    decision = succession.succeed(model_name, version, answers, config, params, device, cache=cache)
+    challenger = succession.Challenger(model_name, version, answers, config)
+    decision = succession.succeed(challenger, params, device, cache=cache)
     tracker.tag("model_version", f"{model_name} {version}")
     tracker.tag("decision", decision.reason)
     return report, decision
+
+
+def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset: Path, epoch: int) -> None:
+    """Log the figures of the test at the epoch of the best weights, and what was graded on."""
+    figures = report_figures(report)
+    tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, epoch)
+    source, digest = dataset / graded_part(dataset), joint_digest(answers.digests)
+    tracker.input(name_of(dataset), str(source), digest, context="testing", profile={"images": len(answers.paths)})
+
+
+def _log_model(tracker: Tracker, training: Path, picture: Path, config: Mapping[str, Any], epoch: int) -> str:
+    """Log the best weights as a model that MLflow serves, with a picture to try it on; return its address."""
+    example = encode_jpeg(read_rgb(picture, min_side=config["image_size"]), 95)
+    served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
+    return registry.log_served_model(tracker.run_id, training / "best.pt", served, example, step=epoch)
 
 
 def joint_digest(digests: list[str]) -> str:

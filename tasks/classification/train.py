@@ -9,15 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.classification.data import Batches, Normalise
+from tasks.classification.data import Batches, Normalise, batch_indices
 from tasks.classification.events import BatchDone, EpochMetrics
-from tasks.classification.metrics import Grader
-from tasks.classification.optim import (
-    MovingAverage,
-    balanced_weights,
-    build_optimizer,
-    learning_rate,
-)
+from tasks.classification.generators import generator_states, set_generator_states
+from tasks.classification.inference import predict, ran_out_of_memory
+from tasks.classification.metrics import Grader, Grades
+from tasks.classification.mixing import mirror_half, mix_pairs
+from tasks.classification.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
 from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, autocast
 from tasks.errors import TrainingError
@@ -81,6 +79,11 @@ class Trainer:
         return self.ema.model if self.ema else self.model
 
     @property
+    def _piece(self) -> int:
+        """Return how many images go through the model at once."""
+        return -(-self.params.batch_size // self.n_chunks)
+
+    @property
     def done(self) -> bool:
         """Return whether all epochs are over, or the training stopped early."""
         return self.stopped or self.epoch > self.params.num_epochs
@@ -123,13 +126,13 @@ class Trainer:
 
     def _backward(self, group: Sequence[tuple[Tensor, Tensor]], weights: Tensor | None) -> None:
         """Leave the gradient of the mean loss of a group of batches; cut them as the GPU's memory asks for it."""
-        rng = _rng_states(self.device)
+        rng = generator_states(self.device)
         while True:
             try:
                 sums = torch.zeros_like(self._sums)
                 for number, (images, labels) in enumerate(group, self.batch):
                     scale = 1 / (len(group) * len(labels))
-                    for piece in torch.arange(len(labels)).chunk(self.n_chunks):
+                    for piece in batch_indices(len(labels), self._piece, range(len(labels))):
                         draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
                         sums += self._backward_piece(images[piece], labels[piece], weights, scale, draws)
                 self._sums += sums
@@ -141,11 +144,11 @@ class Trainer:
             # Not before the error is gone: its traceback holds the tensors of the attempt.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            _set_rng_states(rng, self.device)
+            set_generator_states(rng, self.device)
 
     def _halve(self, images: Tensor, exc: RuntimeError) -> None:
         """Drop the gradients so far and cut batches into twice as many pieces from now on."""
-        if self.n_chunks >= len(images):
+        if self._piece == 1:
             raise TrainingError(
                 f"one image of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: "
                 f"take a smaller image_size or model ({exc})"
@@ -164,13 +167,10 @@ class Trainer:
         x = self._normalise(images.to(self.device, non_blocking=True))
         y = labels.to(self.device, non_blocking=True)
         if self.params.horizontal_flip:
-            flipped = torch.from_numpy(rng.random(len(y)) < 0.5).to(self.device)
-            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
+            x = mirror_half(x, rng)
         mix, other = 1.0, y
-        if self.params.mixup > 0:  # arXiv:1710.09412
-            mix = float(rng.beta(self.params.mixup, self.params.mixup))
-            order = torch.from_numpy(rng.permutation(len(y))).to(self.device)
-            x, other = mix * x + (1 - mix) * x[order], y[order]
+        if self.params.mixup > 0:
+            x, other, mix = mix_pairs(x, y, self.params.mixup, rng)
         with autocast(self.device, self.precision):
             logits = self._forward(x)
         logits = logits.float()
@@ -212,18 +212,11 @@ class Trainer:
 
     def _finish_epoch(self, val: Batches, started: float) -> EpochMetrics:
         """Validate, compare with the best so far, and move on to the next epoch."""
-        for logits, labels in self.predict(val):
+        for logits, labels in predict(self.graded_model, val, self.device, self.precision):
             self._grader.update(logits, labels)
         grades = self._grader.compute()
         self._grader.reset()
-        is_best = (grades.accuracy, -grades.loss) > (self.best_acc, -self.best_loss)
-        if is_best:
-            self.best_acc, self.best_loss, self.best_epoch = grades.accuracy, grades.loss, self.epoch
-        elif self.params.patience and self.epoch - self.best_epoch >= self.params.patience:
-            self.stopped = True
-            self._notes.append(
-                f"stopped early: no better epoch since {self.best_epoch} (patience {self.params.patience})"
-            )
+        is_best = self._compare(grades)
         loss, right, images = (float(value) for value in self._sums)
         metrics = EpochMetrics(
             epoch=self.epoch,
@@ -252,9 +245,17 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         return metrics
 
-    def predict(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (logits (B, n_classes) float32, labels (B,)) of the graded model, both on the device."""
-        yield from predict(self.graded_model, batches, self.device, self.precision)
+    def _compare(self, grades: Grades) -> bool:
+        """Return whether the epoch is the best so far; after too many that are not, the training stops."""
+        is_best = (grades.accuracy, -grades.loss) > (self.best_acc, -self.best_loss)
+        if is_best:
+            self.best_acc, self.best_loss, self.best_epoch = grades.accuracy, grades.loss, self.epoch
+        elif self.params.patience and self.epoch - self.best_epoch >= self.params.patience:
+            self.stopped = True
+            self._notes.append(
+                f"stopped early: no better epoch since {self.best_epoch} (patience {self.params.patience})"
+            )
+        return is_best
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as tensors and plain values, so that `weights_only` loading takes it.
@@ -275,7 +276,7 @@ class Trainer:
             "sums": self._sums,
             "seconds": self._seconds,
             "notes": list(self._notes),
-            "rng": _rng_states(self.device),
+            "rng": generator_states(self.device),
             "precision": self.precision,
         }
 
@@ -293,49 +294,4 @@ class Trainer:
         self._sums.copy_(state["sums"])
         self._seconds = state["seconds"]
         self._notes = list(state["notes"])
-        _set_rng_states(state["rng"], self.device)
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module, batches: Batches, device: torch.device, precision: Precision
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches."""
-    model.eval()
-    normalise = Normalise(device)
-    n_chunks = 1
-    for images, labels in batches.epoch(0):
-        logits = None
-        while logits is None:
-            try:
-                with autocast(device, precision):
-                    pieces = [
-                        model(normalise(piece.to(device, non_blocking=True))).float()
-                        for piece in images.chunk(n_chunks)
-                    ]
-                logits = torch.cat(pieces)
-            except RuntimeError as exc:
-                if not ran_out_of_memory(exc) or n_chunks >= len(images):
-                    raise
-                n_chunks *= 2
-        yield logits, labels.to(device, non_blocking=True)
-
-
-def ran_out_of_memory(exc: RuntimeError) -> bool:
-    """Return whether the device had no memory left; cuDNN and cuBLAS say so in errors of their own."""
-    if isinstance(exc, torch.OutOfMemoryError):
-        return True
-    return any(word in str(exc) for word in ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"))
-
-
-def _rng_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_rng_states(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+        set_generator_states(state["rng"], self.device)

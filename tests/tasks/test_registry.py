@@ -1,9 +1,13 @@
 """Registered models: one version per run, one champion, decisions that can be read later."""
 
+import socket
+from pathlib import Path
+
 import pytest
 
 from tasks import store
-from tasks.registry import annotate, champion, promote, register
+from tasks.errors import TrackingError
+from tasks.registry import annotate, champion, fetch, promote, register, why_lost
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +80,34 @@ def test_a_decision_is_written_on_the_version(client, logged):
 def test_a_name_that_would_break_the_search_is_refused(logged):
     with pytest.raises(ValueError, match="quote"):
         register("ann's", *logged())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda to: register("away", "r", "models:/m-1", uri=to),
+        lambda to: annotate("away", 1, description="x", uri=to),
+        lambda to: champion("away", uri=to),
+        lambda to: promote("away", 1, instead_of=None, uri=to),
+        lambda to: why_lost("r", ["weights/best.pt"], uri=to),
+        lambda to: fetch("r", ["weights/best.pt"], Path("."), uri=to),
+    ],
+    ids=["register", "annotate", "champion", "promote", "why_lost", "fetch"],
+)
+def test_without_mlflow_every_call_is_a_tracking_error_that_names_its_cause(call, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://ann:pw@127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(TrackingError, match=r"^cannot .* in MLflow at http://127\.0\.0\.1:\d+: ") as caught:
+        call(nobody)
+    assert isinstance(caught.value.__cause__, store.TRANSIENT)
+    assert "pw@" not in str(caught.value)
+
+
+def test_what_mlflow_refuses_is_a_tracking_error(logged):
+    run_id, address = logged()
+    with pytest.raises(TrackingError, match="cannot register the model of run .* as 'a/b'"):
+        register("a/b", run_id, address)
+    with pytest.raises(TrackingError, match="cannot write on version 7 of 'nobody'"):
+        annotate("nobody", 7, description="x")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gpu_pools.probe import SimulatedProbe
 from tasks import store
-from tasks.errors import StorageError, TrackingError
+from tasks.errors import StopAsked, StorageError, TrackingError
 from tasks.journal import Card, Journal, read_card, write_card
 from tasks.names import flatten
 from tasks.provenance import command_line, git_revision
@@ -157,6 +157,37 @@ def test_other_parameters_are_refused(tmp_path):
         pass
     with pytest.raises(TrackingError, match="lr=1, now it is 2"):
         Tracker.open(tmp_path / "run", "again", "r", {"lr": 2})
+
+
+def test_what_is_free_to_change_may_and_the_first_values_stay_in_mlflow(tmp_path):
+    def attempt(device, lr=1):
+        params = {"train": {"device": device, "lr": lr}, "data": "d"}
+        return Tracker.open(tmp_path / "run", "moved", "r", params, free_to_change={"train.device", "train.n_workers"})
+
+    for device in ("cuda:1", "cuda:1"):
+        with attempt(device) as tracker:
+            tracker.leave_open()
+        assert "resumed_with" not in store.client().get_run(tracker.run_id).data.tags
+    with attempt("cpu") as tracker:
+        tracker.metrics({"loss": 0.5}, step=1)
+    found = store.client().get_run(tracker.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"train.device": "cuda:1", "train.lr": "1", "data": "d"}
+    assert found.data.tags["resumed_with"] == "train.device=cpu"
+    with pytest.raises(TrackingError, match=r"train\.lr=1, now it is 2"):
+        attempt("cpu", lr=2)
+
+
+def test_a_run_stopped_to_go_on_later_has_not_ended(tmp_path):
+    tracker = Tracker.open(tmp_path / "run", "stopped", "r", {})
+    with pytest.raises(StopAsked), tracker:
+        tracker.metrics({"loss": 0.5}, step=1)
+        raise StopAsked("as asked")
+    found = store.client().get_run(tracker.run_id)
+    assert (found.info.status, found.data.metrics) == ("RUNNING", {"loss": 0.5})
+    with Tracker.open(tmp_path / "run", "stopped", "r", {}) as again:
+        assert again.run_id == tracker.run_id
+    assert store.client().get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_killed_before_the_id_was_written_down_it_finds_its_run(tmp_path):

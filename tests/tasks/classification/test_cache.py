@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from tasks.classification.cache import ResizeCache, read_entry
-from tasks.classification.images import read_rgb, resize_rgb
+from tasks.classification.decoding import resize_rgb
+from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError, ImageError, StorageError
 
 SIZE = 32

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.classification.champion import common_files, decide, probability_better
+from tasks.classification.champion import Rules, common_files, decide, probability_better
 
 NAMES = ["a", "b", "c"]
 
 
 def decision(champion, challenger, labels, **options):
-    settings = {"class_margin": 0.05, "confidence": 0.95} | options
-    names = settings.pop("class_names", NAMES)
+    rules = Rules(options.pop("class_margin", 0.05), options.pop("confidence", 0.95))
+    names = options.pop("class_names", NAMES)
     champion = None if champion is None else np.asarray(champion)
-    return decide(champion, np.asarray(challenger), np.asarray(labels), names, **settings)
+    return decide(champion, np.asarray(challenger), np.asarray(labels), names, rules, **options)
 
 
 def answers(labels, n_wrong):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks.classification.images import encode_jpeg, read_rgb, resize_rgb, write_jpeg
+from tasks.classification.decoding import resize_rgb
+from tasks.classification.images import encode_jpeg, read_rgb, write_jpeg
 from tasks.errors import ImageError
 
 

@@ -1,6 +1,7 @@
 """The fourteen models and weights from files."""
 
 import pickle
+import re
 from typing import get_args
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.classification.models import (
     load_weights,
     pretrained_state,
     read_state_dict,
+    takes_one_image,
 )
 from tasks.classification.params import Architecture
 from tasks.errors import WeightsError
@@ -30,6 +32,23 @@ def test_every_model_has_a_head_of_the_size_asked_for(arch):
 def test_one_model_of_each_family_answers(arch):
     with torch.inference_mode():
         assert build_model(arch, 3, 32).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "image_size", "can"),
+    [
+        ("resnet18", 32, False),
+        ("resnet50", 33, True),
+        ("mobilenet_v3_large", 32, False),
+        ("mobilenet_v3_small", 64, True),
+        ("vit_b_32", 32, True),
+        ("swin_v2_t", 32, True),
+    ],
+)
+def test_one_image_is_enough_unless_batch_norm_sees_a_single_pixel(arch, image_size, can):
+    before = torch.get_rng_state()
+    assert takes_one_image(arch, 3, image_size) == can
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_mobilenet_has_rfuavs_head():
@@ -113,11 +132,22 @@ def test_missing_weights_name_the_path(tmp_path):
         read_state_dict(tmp_path / "w.pth")
 
 
-def test_pretrained_weights_without_a_network_name_the_file_and_its_place(tmp_path, monkeypatch):
+def test_pretrained_weights_without_a_network_name_the_file_and_its_place(tmp_path, monkeypatch, capfd, caplog):
+    caplog.set_level("INFO", "tasks")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens: refused at once
     with pytest.raises(WeightsError, match=r"put resnet18-f37072fd\.pth into .*checkpoints, or set pretrained=false"):
         pretrained_state("resnet18")
+    assert capfd.readouterr() == ("", "")  # what a run prints is for who started it
+    assert "fetches the pretrained weights https://" in caplog.text
+
+
+def test_every_file_of_pretrained_weights_ends_with_its_digest():
+    import torchvision
+
+    for arch in get_args(Architecture):
+        name = str(torchvision.models.get_model_weights(arch).DEFAULT.url).rsplit("/", 1)[1]
+        assert re.fullmatch(r".*-[0-9a-f]{8}\.pth", name), name
 
 
 def test_pretrained_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import mlflow
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tasks import store
-from tasks.classification import served_model
-from tasks.classification.images import resize_rgb
+from tasks.classification import decoding, served_model
+from tasks.classification.cache import ResizeCache, read_entry
+from tasks.classification.decoding import resize_rgb
 from tasks.classification.models import build_model
 from tasks.errors import TrackingError
 from tasks.registry import log_served_model
@@ -81,6 +84,8 @@ def test_model_holds_no_pickle_and_names_its_requirements(logged):
     flavor = mlflow.models.Model.load(local_path(client, model_uri)).flavors["python_function"]
     assert "python_model" not in flavor
     assert flavor["model_code_path"].endswith("served_model.py")
+    kept = Path(local_path(client, model_uri)) / "artifacts"
+    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "decoding.py", "weights.pt"]
     needs = mlflow.pyfunc.get_model_dependencies(local_path(client, model_uri))
     with open(needs) as file:
         assert {line.split("==")[0].strip() for line in file} >= {"torch", "torchvision", "mlflow"}
@@ -145,11 +150,66 @@ def test_network_takes_the_state_dicts_of_training(arch):
     assert {k: v.shape for k, v in trained.state_dict().items()} == {k: v.shape for k, v in served.state_dict().items()}
 
 
+def as_the_model_sees(content: bytes, size: int = 32) -> torch.Tensor:
+    """Return (3, S, S) in [0, 1], of the served model."""
+    model = served_model.ServedClassifier()
+    model.decoding = decoding
+    model.size, model.mean, model.std = size, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return model._tensor(content, 0)
+
+
 @pytest.mark.parametrize("shape", [(20, 16), (40, 60), (20, 60), (32, 32)])
 def test_an_image_is_sized_as_in_training(shape):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-    model = served_model.ServedClassifier()
-    model.size, model.mean, model.std = 32, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     wanted = torch.from_numpy(resize_rgb(pixels, 32)).permute(2, 0, 1).float() / 255
-    assert torch.equal(model._tensor(content, 0), wanted)
+    assert torch.equal(as_the_model_sees(content), wanted)
+
+
+def rotated() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+SOFT = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (300, 400, 3), dtype=np.uint8), (0, 0), 5)
+PICTURES = {
+    "rgba.png": lambda path: Image.fromarray(np.dstack([SOFT, SOFT[..., 0]])).save(path),
+    "grey with alpha.png": lambda path: Image.fromarray(np.dstack([SOFT[..., 0], SOFT[..., 1]])).save(path),
+    "see-through palette.png": lambda path: Image.fromarray(SOFT).quantize(16).save(path, transparency=3),
+    "grey.png": lambda path: Image.fromarray(SOFT[..., 0]).save(path),
+    "16 bit grey.png": lambda path: cv2.imwrite(str(path), SOFT[..., 0].astype(np.uint16) * 251),
+    "16 bit.png": lambda path: cv2.imwrite(str(path), SOFT.astype(np.uint16) * 251),
+    "16 bit.tif": lambda path: cv2.imwrite(str(path), SOFT.astype(np.uint16) * 251),
+    "cmyk.jpg": lambda path: Image.fromarray(SOFT).convert("CMYK").save(path),
+    "grey.jpg": lambda path: Image.fromarray(SOFT[..., 0]).save(path),
+    "large.jpg": lambda path: Image.fromarray(SOFT).save(path, quality=90),  # training decodes it smaller
+    "turned.jpg": lambda path: Image.fromarray(SOFT).save(path, exif=rotated()),
+    "turned.png": lambda path: Image.fromarray(SOFT).save(path, exif=rotated()),
+    "see-through.webp": lambda path: Image.fromarray(np.dstack([SOFT, SOFT[..., 0]])).save(path),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_of_any_kind_looks_to_the_served_model_as_in_training(tmp_path, name):
+    PICTURES[name](tmp_path / name)
+    ((_, entry),) = ResizeCache(tmp_path / "cache", 32).prepare([tmp_path / name], 1)
+    trained_on = torch.from_numpy(read_entry(entry.path, 32)).permute(2, 0, 1).float() / 255
+    assert torch.equal(as_the_model_sees((tmp_path / name).read_bytes()), trained_on)
+
+
+@pytest.mark.parametrize("name", ["rgba.png", "16 bit grey.png"])
+def test_a_stored_model_decodes_as_in_training(logged, tmp_path, name):
+    client, _, model_uri, *_ = logged
+    PICTURES[name](tmp_path / name)
+    ((_, entry),) = ResizeCache(tmp_path / "cache", 32).prepare([tmp_path / name], 1)
+    trained_on = cv2.imencode(".png", cv2.cvtColor(read_entry(entry.path, 32), cv2.COLOR_RGB2BGR))[1].tobytes()
+    both = pd.DataFrame({"image": [(tmp_path / name).read_bytes(), trained_on]})
+    stored, wanted = mlflow.pyfunc.load_model(local_path(client, model_uri)).predict(both)["probabilities"]
+    assert stored == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", None, "not base64!", b"GIF89a", 1.5])
+def test_what_holds_no_picture_is_named_by_its_row(content):
+    with pytest.raises(ValueError, match="found no image in row 0"):
+        as_the_model_sees(content)

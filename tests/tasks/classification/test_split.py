@@ -242,6 +242,17 @@ def test_bad_files_are_named_with_the_reason(source, target):
     assert report.n_images == len(rows(target)) == 18
 
 
+def test_a_jpeg_damaged_in_its_middle_is_left_out_and_named(source, target):
+    dataset(source, n=10)
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    data = data[: len(data) // 2] + bytes(512) + data[len(data) // 2 + 512 :]
+    (source / "dji" / "hurt.jpg").write_bytes(data)
+    (bad,) = split_dataset(source, target, SplitParams(max_bad_share=0.1)).bad
+    assert bad.path == "dji/hurt.jpg"
+    assert bad.reason.startswith("damaged JPEG, ")
+
+
 def test_too_many_bad_files_fail_by_name(source, target):
     images = dataset(source, n=10)
     images["dji"][0].write_bytes(b"")

@@ -8,7 +8,7 @@ from tasks import store
 from tasks.classification import steps
 from tasks.classification.params import SplitParams, TrackParams, TrainParams
 from tasks.errors import ConfigError
-from tasks.tracking import read_card
+from tasks.journal import read_card
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A training as MLflow and the page of its step hold it, through a restart."""
 
 import itertools
+import json
 import logging
 
 import cv2
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from tasks import store
-from tasks.classification.events import EpochDone
-from tasks.classification.params import TrainParams
+from tasks.classification.events import EpochDone, read_history
+from tasks.classification.params import EvaluateParams, TrainParams
 from tasks.classification.session import Session
-from tasks.classification.tracked import _Recorder, copy_results
+from tasks.classification.tracked import _Recorder, copy_results, grade_tracked, train_tracked
 from tasks.display import bars
 from tasks.tracking import Tracker
 
@@ -64,6 +65,39 @@ def test_after_a_kill_between_saving_and_logging_no_epoch_is_missing(tmp_path, d
     run = store.client().get_run(tracker.run_id)
     assert [m.step for m in store.client().get_metric_history(run.info.run_id, "loss/train")] == [1, 2]
     assert {tag.value for i in run.inputs.dataset_inputs for tag in i.tags} == {"training", "validation"}
+
+
+def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = TrainParams(
+        model="mobilenet_v3_small", pretrained=False, image_size=32, batch_size=4, num_epochs=1, precision="fp32"
+    )
+    cpu, cache, folder = torch.device("cpu"), tmp_path / "cache", tmp_path / "run"
+    session = Session(dataset, folder, params, cpu, cache=cache, clock_ms=lambda: 0)
+    said: list[str] = []
+    for _ in range(2):  # the second time as after a crash behind the decision
+        with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
+            train_tracked(session, tracker, Table(), shown, logging.getLogger("quiet"))
+            report, decision = grade_tracked(
+                dataset,
+                folder,
+                tracker,
+                EvaluateParams(),
+                cpu,
+                config=json.loads((folder / "config.json").read_text()),
+                history=read_history(folder / "history.csv"),
+                model_name="graded",
+                cache=cache,
+                log=said.append,
+            )
+    assert "graded on val" in said[0]
+    run = store.client().get_run(tracker.run_id)
+    assert run.data.metrics["accuracy/test"] == report.grades.accuracy
+    assert run.data.tags["decision"] == decision.reason == "promoted: there is no champion yet"
+    (version,) = store.client().search_model_versions("name = 'graded'")
+    assert (version.run_id, version.description) == (tracker.run_id, decision.reason)
+    assert {item.path for item in store.client().list_artifacts(tracker.run_id, "report")} >= {"report/metrics.json"}
 
 
 def test_results_are_copied_whole(tmp_path):

@@ -11,8 +11,9 @@ from torch import nn
 
 from tasks.classification.data import Batches
 from tasks.classification.events import BatchDone, EpochMetrics
+from tasks.classification.inference import predict
 from tasks.classification.params import TrainParams
-from tasks.classification.train import Trainer, predict
+from tasks.classification.train import Trainer
 from tasks.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -176,6 +177,23 @@ def test_halves_give_the_gradient_of_the_whole():
     cut = toy_trainer(toy_params(optimizer="sgd"), Hungry(same, room=2))
     run(whole), run(cut)
     torch.testing.assert_close(cut.model.inner[1].weight, whole.model[1].weight, rtol=1e-4, atol=1e-6)
+
+
+class TooSmall(Hungry):
+    """Cannot train on one image, as batch norm over a single pixel."""
+
+    def forward(self, x):
+        if self.training and len(x) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("n_images", [13, 11, 10, 9])
+def test_pieces_never_leave_one_image_alone(n_images):
+    # Pieces of 4 or 5; last batches of 5, 3, 2, and one of 9.
+    trainer = toy_trainer(toy_params(), TooSmall(toy_model(), room=5))
+    list(trainer.run(toy_batches(n_images), toy_batches(9, shuffle=False, seed=5)))
+    assert trainer.n_chunks == 2
 
 
 def test_one_image_that_does_not_fit_is_an_error():

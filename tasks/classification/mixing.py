@@ -1,0 +1,21 @@
+"""Images altered on the device on their way into the model: mirrored, and mixed with each other."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mirror_half(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return (B, C, H, W) with about half of the images mirrored left to right."""
+    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def mix_pairs(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """Return each image mixed with another one, the labels of the others, and the share of the image itself.
+
+    Source: mixup (arXiv:1710.09412).
+    """
+    share = float(rng.beta(alpha, alpha))
+    order = torch.from_numpy(rng.permutation(len(labels))).to(images.device)
+    return share * images + (1 - share) * images[order], labels[order], share

@@ -1,0 +1,136 @@
+"""The classification pipeline in a real yard: its halves in their queues, killed, cancelled, stopped and gone on with."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import pytest
+
+from deployments.services import free_port
+from tests.chaos.yard import Yard, yard
+
+pytestmark = pytest.mark.timeout(900)
+
+TRAIN = {
+    "model": "mobilenet_v3_small",
+    "image_size": 32,
+    "pretrained": False,
+    "precision": "fp32",
+    "n_workers": 1,
+    "device": "cuda",
+    "checkpoint_every_s": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with yard(tmp_path_factory.mktemp("yard"), free_port()) as running:
+        for name, queue in {
+            "classification": "cpu.pipeline",
+            "prepare_dataset": "cpu.preparation",
+            "train_classifier": "cuda.training",
+        }.items():
+            running.deploy(name, f"flows.classification.{name}", queue, path=None)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "bands"
+    for number, name in enumerate(("calm", "loud")):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(100 * number + i).integers(0, 60, (40, 40, 3)) + 150 * number
+            cv2.imwrite(str(root / name / f"{i:02}.png"), pixels.astype(np.uint8))
+    return root
+
+
+def start(made: Yard, pictures, name: str, epochs: int) -> str:
+    parameters = {
+        "data": str(pictures),
+        "split": {"train_ratio": 0.5, "val_ratio": 0.25},
+        "augment": {"methods": ["Sharpen"], "n_workers": 1},
+        "train": {**TRAIN, "num_epochs": epochs},
+        "track": {"experiment": "bands", "run_name": name},
+    }
+    return made.submit("classification", "cpu.pipeline", parameters, owner="anna@boxa", priority=2)
+
+
+def halves(made: Yard, run: str) -> list[dict[str, Any]]:
+    """Return the runs that a pipeline has started, in their order."""
+    body = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return list(made.post("/flow_runs/filter", body))
+
+
+def half(made: Yard, run: str, queue: str, seconds: float = 180) -> dict[str, Any]:
+    """Return the half of a pipeline in a queue, once it runs."""
+
+    def running() -> list[dict[str, Any]]:
+        return [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == "RUNNING"]
+
+    made.until(running, seconds, f"the half in {queue} runs")
+    return running()[0]
+
+
+def pid_of(found: dict[str, Any]) -> int:
+    return int(found["infrastructure_pid"].rpartition(":")[2])
+
+
+def statuses(made: Yard) -> dict[str, str]:
+    """Return name -> status of the runs in MLflow."""
+    client = mlflow.MlflowClient(made.env["MLFLOW_TRACKING_URI"])
+    (experiment,) = client.search_experiments(filter_string="name = 'bands'")
+    return {run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+def history(made: Yard, name: str) -> list[int]:
+    client = mlflow.MlflowClient(made.env["MLFLOW_TRACKING_URI"])
+    (experiment,) = client.search_experiments(filter_string="name = 'bands'")
+    (run,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == name]
+    return [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/train")]
+
+
+def test_a_killed_half_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made, pictures):
+    run = start(made, pictures, "killed", epochs=40)
+    training = half(made, run, "cuda.training")
+    assert training["job_variables"]["owner"] == "anna@boxa"
+    made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
+    os.kill(pid_of(training), signal.SIGKILL)
+    time.sleep(1)
+    (parent,) = made.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    os.kill(pid_of(parent), signal.SIGKILL)
+    made.until(made.is_(run, "COMPLETED"), 300, "the pipeline ends well")
+    assert [h["state"]["type"] for h in halves(made, run)] == ["COMPLETED"] * 2  # the same halves, found again
+    assert statuses(made)["killed"] == "FINISHED"
+    assert history(made, "killed") == list(range(1, 41))
+
+
+def test_cancel_of_the_parent_ends_its_halves_and_the_mlflow_run(made, pictures):
+    run = start(made, pictures, "cancelled", epochs=2000)
+    training = half(made, run, "cuda.training")
+    made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
+    made.cancel(run)
+    made.until(made.is_(run, "CANCELLED"), 60, "the pipeline is cancelled")
+    made.until(made.is_(training["id"], "CANCELLED"), 60, "its half is cancelled")
+    made.until(lambda: statuses(made)["cancelled"] == "KILLED", 90, "MLflow knows")
+    assert (made.home / "runs" / run / "training" / "checkpoint.pt").is_file()
+    assert not os.path.exists(f"/proc/{pid_of(training)}")
+
+
+def test_a_stopped_worker_saves_trainings_and_the_next_one_goes_on(made, pictures):
+    run = start(made, pictures, "stopped", epochs=60)
+    training = half(made, run, "cuda.training")
+    made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
+    worker = made.workers["one"]
+    worker.send_signal(signal.SIGUSR1)
+    assert worker.wait(120) == 0
+    assert made.state(training["id"])["type"] == "SCHEDULED"
+    assert made.state(run)["type"] == "SCHEDULED"
+    made.start_worker("one")
+    made.until(made.is_(run, "COMPLETED"), 300, "the pipeline ends well")
+    assert history(made, "stopped") == list(range(1, 61))
+    assert statuses(made)["stopped"] == "FINISHED"
