@@ -43,6 +43,7 @@ def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> None:
         started: Any = run_deployment(
             f"{recipe.name}/{DEPLOYMENT}",
             parameters=recipe.serialize_parameters(parameters),
+            flow_run_name=str(flow_run.name),
             work_queue_name=queue.name,
             idempotency_key=f"{parent}-{recipe.name}",
             job_variables={name: variables[name] for name in _INHERITED if name in variables},

@@ -1,13 +1,14 @@
 """A slot for what runs in a person's own process: the same lease, waited for in the same order of sentences."""
 
 import getpass
-import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx
+from prefect import get_run_logger
+from prefect.runtime import flow_run
 
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.launch import DEVICE
@@ -19,8 +20,6 @@ from gpu_pools.queues import Kind, Queue, default_priority, device_queue
 from gpu_pools.server import Server
 from tasks.errors import GpuBusyError, GpuError
 
-logger = logging.getLogger("trainyard")
-
 WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
 """`refuse`: a run in a person's own process ends at once where it would have to wait."""
 
@@ -28,15 +27,14 @@ _POLL_S = 1.0
 
 
 @contextmanager
-def on_device(device: str, kind: Kind, *, run_id: str = "", run_name: str = "") -> Iterator[None]:
-    """Hold a slot for the block, in which the process sees that one device as `cuda`, or none.
+def on_device(device: str, kind: Kind) -> Iterator[None]:
+    """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
 
     A run that the worker started has its slot already.
 
     Args:
         device: `cpu`, `cuda` (the least loaded GPU) or `cuda:N`.
         kind: of the work.
-        run_id, run_name: for those who wait for the slot.
 
     Raises:
         GpuError: there is no such device here.
@@ -50,7 +48,9 @@ def on_device(device: str, kind: Kind, *, run_id: str = "", run_name: str = "") 
     if not host.serves(queue):
         raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
     owner = os.environ.get("TRAINYARD_OWNER") or f"{getpass.getuser()}@{host.name}"
-    asks = Waiting(run_id, run_name, queue, default_priority(kind), time.time(), owner)
+    asks = Waiting(
+        *(str(flow_run.id), str(flow_run.name), queue), priority=default_priority(kind), since=time.time(), owner=owner
+    )
     with _slot(host, queue, asks) as lease:
         gpu = host.device(lease.holder.uuid)
         with _environ({**environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}):
@@ -86,7 +86,7 @@ def _slot(host: HostView, queue: Queue, asks: Waiting) -> Lease:
             said = decision.reason
             if os.environ.get(WHEN_BUSY) == "refuse":
                 raise GpuBusyError(said)
-            logger.info("waits: %s", said)
+            get_run_logger().info("waits: %s", said)
         time.sleep(_POLL_S)
 
 

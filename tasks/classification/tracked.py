@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gpu_pools.lease import report_progress
 from tasks import registry
 from tasks.classification import succession
 from tasks.classification.champion import Decision
@@ -139,7 +140,9 @@ class _Recorder:
         self._caption = (
             f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
         )
-        self.log.info(epoch_line(metrics, self._left(metrics)))
+        left = self._left(metrics)
+        report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
+        self.log.info(epoch_line(metrics, left))
 
     def _left(self, metrics: EpochMetrics) -> float:
         seconds = statistics.median(row.metrics.seconds for row in self.session.history)

@@ -1,0 +1,376 @@
+"""What people see of runs is what the server holds; what they change is changed there."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments.api import NotFoundError, connect
+from deployments.cli import app
+from deployments.runs import LogTail, find_run, list_runs, make_rows, read_logs
+from deployments.stack import ServiceError, free_port
+from gpu_pools.lease import Holder, Progress, acquire
+from tasks.errors import ConfigError, GpuError
+
+YARD = Path(sys.executable).parent / "yard"
+WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
+
+
+def said(*words, code=0):
+    """Return what `yard` prints on standard output."""
+    done = CliRunner().invoke(app, list(map(str, words)))
+    if isinstance(done.exception, ConfigError):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+def document(*words):
+    return json.loads(said(*words, "--json"))
+
+
+def training(yard, name, **variables):
+    return yard.create("train_classifier", name=name, parameters={"dataset": "/d"}, job_variables=variables)
+
+
+# Lists.
+
+
+def test_a_run_is_listed_with_its_owner_device_priority_and_state(yard):
+    run = training(yard, "listed", owner="anna@boxa", priority=2)
+    row = next(row for row in document("runs") if row["id"] == run["id"])
+    assert row["short"] == run["id"][:8]
+    shown = {key: row[key] for key in ("name", "flow", "owner", "device", "queue", "priority", "type", "state")}
+    assert shown == {
+        "name": "listed",
+        "flow": "train_classifier",
+        "owner": "anna@boxa",
+        "device": "cuda",
+        "queue": "cuda.training",
+        "priority": 2,
+        "type": "SCHEDULED",
+        "state": "Scheduled",
+    }
+    assert row["message"] == "no worker has looked at it yet"
+    assert run["id"][:8] in said("runs")
+
+
+def test_the_device_of_another_host_is_written_as_people_do(yard):
+    run = training(yard, "elsewhere")
+    other = yard.create("train_classifier", parameters={"dataset": "/d"}, work_queue_name="boxb.cuda:1.training")
+    devices = {row.id: row.device for row in make_rows(yard.api, [run, other])}
+    assert list(devices.values()) == ["cuda", "boxb/cuda:1"]
+
+
+def test_waiting_runs_come_by_when_they_were_due_with_the_sentence_why(yard):
+    runs = [training(yard, f"queued-{n}", owner="waiter@boxa") for n in range(3)]
+    for run in reversed(runs):
+        yard.state(run["id"], "SCHEDULED", "Waiting", WAITS)
+    ended = training(yard, "over", owner="waiter@boxa")
+    yard.state(ended["id"], "COMPLETED")
+    rows = document("runs", "--waiting", "--owner", "waiter")
+    assert {row["name"] for row in rows} == {"queued-0", "queued-1", "queued-2"}
+    assert [row["since"] for row in rows] == sorted(row["since"] for row in rows)
+    assert {row["message"] for row in rows} == {WAITS}
+    assert said("runs", "--waiting", "--owner", "waiter@boxa").count(WAITS) == 3
+
+
+def test_lists_are_cut_and_narrowed(yard):
+    for n in range(3):
+        run = yard.create(
+            "prepare_dataset", name=f"cut-{n}", parameters={"data": "/d"}, job_variables={"owner": "cut@x"}
+        )
+        yard.state(run["id"], "RUNNING")
+    assert len(document("runs", "--running", "--owner", "cut", "--limit", 2)) == 2
+    assert len(document("runs", "--running", "--owner", "cut", "--flow", "prepare_dataset")) == 3
+    assert document("runs", "--owner", "cut", "--flow", "classification") == []
+    assert document("runs", "--waiting", "--owner", "cut") == []
+    assert said("runs", "--owner", "nobody") == "no runs\n"
+
+
+def test_a_running_training_shows_its_epoch_and_figures(yard):
+    run = training(yard, "far")
+    yard.state(run["id"], "RUNNING")
+    yard.epochs(run["id"], [{"epoch": n, "total_epochs": 30, "val_acc": n / 30} for n in (1, 2, 3)], 10.0)
+    (row,) = make_rows(yard.api, [yard.read(run["id"])])
+    assert (row.epoch, row.n_epochs, row.percent) == (3, 30, 10.0)
+    assert row.last_epoch == {"epoch": 3, "total_epochs": 30, "val_acc": 0.1}
+    assert row.remaining_s == pytest.approx(45, abs=3)  # the page was sent first after 5 s, in which a tenth was done
+    assert "epoch 3 of 30, about " in said("runs", "--running")
+
+
+def test_the_lock_of_a_run_on_this_host_says_more_than_its_page(yard):
+    run = training(yard, "held")
+    yard.state(run["id"], "RUNNING")
+    yard.epochs(run["id"], [{"epoch": 1, "total_epochs": 30}], 3.0)
+    holder = Holder(run["id"], "held", "anna@boxa", "cuda:1", "", "training", -1, 1, time.time(), None)
+    with acquire("GPU-1", "training", 1, holder) as lease:
+        lease.record(progress=Progress(4, 30, 600.0, time.time()))
+        (row,) = make_rows(yard.api, [yard.read(run["id"])])
+    assert (row.device, row.epoch) == ("cuda:1", 4)
+    assert row.remaining_s == pytest.approx(600, abs=5)
+
+
+# One run.
+
+
+def test_a_run_is_found_by_its_id_its_beginning_and_its_name(yard):
+    run = training(yard, "sought")
+    for wanted in (run["id"], run["id"][:8], run["id"].upper(), "sought"):
+        assert find_run(yard.api, wanted)["id"] == run["id"]
+
+
+def test_a_name_that_two_runs_have_is_refused_with_both(yard):
+    ids = {training(yard, "twin")["id"] for _ in range(2)}
+    with pytest.raises(ConfigError, match="found 2 runs for 'twin', need one: ") as caught:
+        find_run(yard.api, "twin")
+    assert all(run_id in str(caught.value) for run_id in ids)
+
+
+@pytest.mark.parametrize("wanted", ["nobody", "00000000", "00000000-0000-0000-0000-000000000000"])
+def test_a_run_that_is_not_there_is_named(yard, wanted):
+    with pytest.raises(NotFoundError, match=f"found no run '?{wanted}"):
+        find_run(yard.api, wanted)
+
+
+@pytest.fixture
+def pipeline(yard):
+    """A failed pipeline: a preparation that is done, a training that crashed in its fourth epoch."""
+    run = yard.create("classification", name="pipe", parameters={"data": "/d"}, job_variables={"time_limit": "1h"})
+    kept = {"run": run["id"]}
+    split = yard.child(run["id"], "prepare_dataset", name="split", parameters={"data": "/d", **kept})
+    train = yard.child(run["id"], "train_classifier", name="fit", parameters={"dataset": "/d", **kept})
+    yard.state(run["id"], "RUNNING")
+    yard.state(split["id"], "COMPLETED")
+    yard.state(train["id"], "SCHEDULED", "Waiting", WAITS)
+    yard.epochs(train["id"], [{"epoch": 3, "total_epochs": 30, "val_loss": 0.5}], 10.0)
+    yard.artifact(train["id"], "markdown", "mlflow-run", "[Curves](http://h:5000/#/experiments/1/runs/abc?x=y)")
+    yard.state(train["id"], "CRASHED", message="given up after 4 attempts")
+    yard.state(run["id"], "FAILED", message="its half crashed")
+    folder = yard.home / "runs" / run["id"] / "training"
+    (folder / "report").mkdir(parents=True)
+    (folder / "report" / "metrics.json").write_text('{"accuracy": 0.9}')
+    (folder / "checkpoint.pt").touch()
+    return run, split, train
+
+
+def test_everything_about_a_run_is_in_one_document(yard, pipeline):
+    run, split, train = pipeline
+    found = document("show", run["id"])
+    assert [past["name"] for past in found["states"]] == ["Scheduled", "Running", "Failed"]
+    assert [(half["id"], half["state"]) for half in found["halves"]] == [
+        (split["id"], "Completed"),
+        (train["id"], "Crashed"),
+    ]
+    assert found["parameters"] == {"data": "/d"}
+    assert found["job_variables"] == {"time_limit": "1h"}
+    assert found["last_epoch"]["val_loss"] == 0.5
+    assert found["mlflow"] == "http://h:5000/#/experiments/1/runs/abc?x=y"
+    assert found["figures"] == {"accuracy": 0.9}
+    assert found["folder"] == str(yard.home / "runs" / run["id"])
+    assert found["url"].endswith(f"/runs/flow-run/{run['id']}")
+    assert found["resume"].startswith(f"`yard resume {run['id']}` goes on here and now, from its checkpoint")
+
+
+def test_a_half_shows_the_folder_of_its_pipeline(yard, pipeline):
+    run, _, train = pipeline
+    assert document("show", train["id"])["folder"] == str(yard.home / "runs" / run["id"])
+
+
+def test_a_person_reads_the_same(yard, pipeline):
+    text = said("show", pipeline[0]["id"])
+    for part in ("its half crashed", "given up after 4 attempts", "val_loss 0.5", "accuracy 0.9", "data: /d", "resume"):
+        assert part in text
+
+
+# Logs.
+
+
+def moments(n, start=0):
+    return [f"2026-11-23T10:{i // 60:02d}:{i % 60:02d}.{i % 7}00000Z" for i in range(start, start + n)]
+
+
+def test_every_page_of_a_log_is_read(yard):
+    run = training(yard, "talker")
+    yard.log(run["id"], *((at, f"line {n}") for n, at in enumerate(moments(450))))
+    lines = said("logs", run["id"]).splitlines()
+    assert [line.partition(" line ")[2] for line in lines] == [str(n) for n in range(450)]
+    assert lines[0].split()[1] == "INFO"
+    assert len(document("logs", run["id"])) == 450
+
+
+def test_the_log_of_a_pipeline_has_its_halves_in_the_order_of_time(yard, pipeline):
+    run, split, train = pipeline
+    first, second, third = moments(3)
+    yard.log(train["id"], (third, "trains"))
+    yard.log(run["id"], (first, "starts"))
+    yard.log(split["id"], (second, "splits"))
+    lines = [line.split(maxsplit=2)[2] for line in said("logs", run["id"]).splitlines()]
+    assert lines == ["[classification] starts", "[prepare_dataset] splits", "[train_classifier] trains"]
+
+
+def test_a_line_that_arrives_late_is_shown_once(yard):
+    run = training(yard, "late")
+    tail = LogTail(yard.api)
+    early, late, last = moments(3)
+    yard.log(run["id"], (early, "a"), (last, "c"))
+    assert [line["message"] for line in tail.more([run["id"]])] == ["a", "c"]
+    yard.log(run["id"], (late, "b"))
+    assert [line["message"] for line in tail.more([run["id"]])] == ["b"]
+    assert tail.more([run["id"]]) == []
+    assert [line["message"] for line in read_logs(yard.api, [run["id"]])] == ["a", "b", "c"]
+
+
+# Changes.
+
+
+def test_a_waiting_run_is_cancelled_at_once(yard):
+    run = training(yard, "unwanted")
+    assert said("cancel", run["id"]) == f"run {run['id']} (unwanted) is cancelled; it was waiting, nothing ran\n"
+    assert yard.read(run["id"])["state_type"] == "CANCELLED"
+
+
+def test_a_running_run_is_cancelled_by_its_worker(yard):
+    run = training(yard, "stopped")
+    yard.state(run["id"], "RUNNING")
+    assert "is being stopped by its worker, its halves with it" in said("cancel", run["id"])
+    assert yard.read(run["id"])["state_name"] == "Cancelling"
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(yard):
+    run = training(yard, "done")
+    yard.state(run["id"], "COMPLETED")
+    assert said("cancel", run["id"]) == f"run {run['id']} (done) has ended already: Completed\n"
+
+
+def test_a_run_in_a_terminal_is_not_cancelled_from_elsewhere(yard):
+    flow = yard.api.call("POST", "/flows/", {"name": "train_classifier"})
+    run = yard.api.call("POST", "/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
+    with pytest.raises(ConfigError, match="was started by `yard run` or by code: Ctrl-C there ends it"):
+        said("cancel", run["id"])
+
+
+@pytest.mark.parametrize("kind", ["SCHEDULED", "RUNNING", "CANCELLING"])
+def test_a_living_run_is_not_deleted(yard, kind):
+    run = training(yard, "alive")
+    for step in dict.fromkeys(["RUNNING", kind]):
+        yard.state(run["id"], step)
+    with pytest.raises(ConfigError, match=rf"run {run['id']} \(alive\) is \w+: `yard cancel {run['id']}` first"):
+        said("delete", run["id"], "--yes")
+
+
+def test_a_pipeline_is_deleted_with_its_halves_and_files(yard, pipeline):
+    said("delete", pipeline[0]["id"], "--yes")
+    assert not (yard.home / "runs" / pipeline[0]["id"]).exists()
+    for run in pipeline:
+        with pytest.raises(NotFoundError):
+            find_run(yard.api, run["id"])
+
+
+def test_nothing_is_deleted_without_a_yes(yard, pipeline):
+    said("delete", pipeline[0]["id"], code=1)
+    assert find_run(yard.api, pipeline[0]["id"])
+
+
+def test_the_mlflow_run_goes_only_when_asked_and_never_under_a_champion(yard, pipeline, tracking, champion):
+    from tasks.store import client
+
+    os.environ["MLFLOW_TRACKING_URI"] = tracking
+    card = yard.home / "runs" / pipeline[0]["id"] / "training" / "run.json"
+    card.write_text(json.dumps({"run_id": champion}))
+    with pytest.raises(ConfigError, match="made version 1 of model 'classification', which is champion: give that"):
+        said("delete", pipeline[0]["id"], "--artifacts", "--yes")
+    unloved = client().create_run("0").info.run_id
+    card.write_text(json.dumps({"run_id": unloved}))
+    assert f"removed MLflow run {unloved}\n" in said("delete", pipeline[0]["id"], "--artifacts", "--yes")
+    stages = [client().get_run(run_id).info.lifecycle_stage for run_id in (champion, unloved)]
+    assert stages == ["active", "deleted"]
+
+
+def test_limits_are_those_of_the_queues_and_change_while_they_run(yard):
+    said("limit", "cuda:1", "training=2", "inference=5")
+    limits = {(row["device"], row["kind"]): row["limit"] for row in document("limit")}
+    assert limits["cuda:1", "training"] == 2
+    assert limits["cuda:1", "inference"] == 5
+    assert limits["cuda:0", "training"] == 1
+    assert limits["cuda", "training"] is None
+    assert limits["boxb/cuda:1", "training"] == 1
+    queue = yard.api.call("GET", "/work_pools/gpu/queues/cuda:1.training")
+    assert (queue["concurrency_limit"], queue["is_paused"]) == (2, False)
+    assert [row["device"] for row in document("limit", "boxb/cuda:1")] == ["boxb/cuda:1"]
+    said("limit", "cuda:1", "training=1", "inference=3")
+
+
+def test_one_document_is_all_that_a_program_reads(yard):
+    done = subprocess.run([YARD, "limit", "cuda:0", "--json"], capture_output=True, text=True, check=True)
+    assert [row["queue"] for row in json.loads(done.stdout)] == ["cuda:0.inference", "cuda:0.training"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["cuda:0", "training"], "found 'training', need KIND=NUMBER such as training=2; kinds: training, inference"),
+        (["cuda:0", "training=-1"], "found 'training=-1', need KIND=NUMBER"),
+        (["cuda:0", "gaming=1"], "found 'gaming=1', need KIND=NUMBER"),
+        (["cuda", "training=2"], "found device 'cuda', need one such as cuda:0"),
+    ],
+)
+def test_a_wrong_limit_is_refused(yard, words, fault):
+    with pytest.raises(ConfigError, match=f"^{fault}"):
+        said("limit", *words)
+
+
+@pytest.mark.parametrize("words", [["training=2"], []])
+def test_a_limit_of_a_device_that_is_not_there_is_refused(yard, words):
+    done = CliRunner().invoke(app, ["limit", "cuda:7", *words])
+    assert isinstance(done.exception, GpuError)
+    assert str(done.exception).startswith("found no device 'cuda:7' for training, have: boxb/cuda:1, cpu, cuda")
+
+
+def test_a_waiting_run_gets_another_priority_and_keeps_the_rest(yard):
+    run = training(yard, "moved", owner="anna@boxa", priority=5)
+    yard.state(run["id"], "SCHEDULED", "Waiting", WAITS)
+    said("priority", run["id"], 1)
+    after = yard.read(run["id"])
+    assert after["job_variables"] == {"owner": "anna@boxa", "priority": 1}
+    assert (after["name"], after["parameters"], after["state_name"]) == ("moved", {"dataset": "/d"}, "Waiting")
+
+
+def test_the_priority_of_a_pipeline_is_that_of_its_waiting_half(yard):
+    run = yard.create("classification", name="mover", parameters={"data": "/d"})
+    half = yard.child(run["id"], "train_classifier", name="moved half", parameters={"dataset": "/d"})
+    yard.state(run["id"], "RUNNING")
+    assert said("priority", "mover", 1) == f"run {half['id']} (moved half) has priority 1 now\n"
+    yard.state(half["id"], "RUNNING")
+    with pytest.raises(ConfigError, match="is Running: a priority counts while it waits"):
+        said("priority", "mover", 2)
+
+
+# The server.
+
+
+def test_without_a_server_the_way_to_one_is_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="^no server: `yard up` starts one, or set PREFECT_API_URL$"), connect():
+        pass
+
+
+def test_a_server_that_is_gone_is_named_at_once(monkeypatch):
+    url = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    begun = time.monotonic()
+    with pytest.raises(ServiceError, match=f"no answer from {url} "), connect() as api:
+        list_runs(api)
+    assert time.monotonic() - begun < 5
+
+
+def test_what_the_server_refuses_is_said_in_its_words(yard):
+    with pytest.raises(ConfigError, match="Input should be"):
+        yard.api.call("POST", "/flow_runs/filter", {"limit": "many"})
