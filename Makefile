@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: environment demo test test-long lint lock clean help
+.PHONY: environment demo test test-yard test-long pictures lint lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -17,7 +17,19 @@ demo: environment  ## make signals, train on them, show where to look (about 3 m
 	@$(BIN)/yard demo
 
 test: environment lint  ## lint, types and every test that needs no GPU (under 10 minutes on 2 cores)
-	@$(BIN)/pytest -q -m "not long and not gpu"
+	@$(BIN)/pytest -q -m "not long and not yard and not gpu"
+
+test-yard: environment system-packages  ## a real yard: runs, workers and servers killed at random, pipelines cut off, a browser's walk
+	@$(BIN)/pytest -q -m "yard and not long and not gpu"
+
+pictures: environment system-packages  ## the screenshots in docs/pictures, taken on that walk
+	@TRAINYARD_PICTURES=$(CURDIR)/docs/pictures $(BIN)/pytest -q tests/ui
+
+# Debian's Chromium for the walk, PostgreSQL for the stack: asked for only where they are missing.
+.PHONY: system-packages
+system-packages:
+	@test -x /usr/bin/chromium && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+	  (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core postgresql >/dev/null)
 
 test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed
 	@$(BIN)/pytest -q -m "long and not gpu"

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def make_images(root: Path, n_train: int, n_val: int) -> None:
             cv2.imwrite(str(folder / f"{i:05}.jpg"), image)
 
 
-def bare_loop(train: list[Any], val: list[Any], epochs: int) -> None:
+def bare_loop(train: list[Any], val: list[Any], epochs: int, precision: str) -> None:
     """Train as a short script would, on tensors in memory."""
     import torch
     import torch.nn.functional as F
@@ -54,18 +55,19 @@ def bare_loop(train: list[Any], val: list[Any], epochs: int) -> None:
 
     torch.manual_seed(0)
     model = build_model("resnet18", CLASSES).to(memory_format=torch.channels_last)
+    bf16 = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": precision == "bf16"}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     for _ in range(epochs):
         model.train()
         for x, y in train:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(**bf16):
                 logits = model(x)
             loss = F.cross_entropy(logits.float(), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), torch.autocast(**bf16):
             for x, y in val:
                 F.cross_entropy(model(x).float(), y)
 
@@ -82,6 +84,18 @@ def tensors(root: Path, part: str) -> list[Any]:
     normalise = Normalise(torch.device("cpu"))
     batches = Batches(lambda i: images[i], samples.labels, BATCH)
     return [(normalise(x).contiguous(memory_format=torch.channels_last), y) for x, y in batches.epoch(0)]
+
+
+def fastest_precision() -> Any:
+    """Return what the step would choose on this machine: bf16 crawls where the CPU does not have it."""
+    import torch
+
+    from tasks.classification.models import build_model
+    from tasks.classification.precision import choose_precision
+
+    device, folder = torch.device("cpu"), Path(HOME) / "precision"
+    build = partial(build_model, "resnet18", CLASSES, SIZE)
+    return choose_precision("auto", device, build, (BATCH, SIZE), folder, "resnet18")[0]
 
 
 def main() -> None:
@@ -101,8 +115,9 @@ def main() -> None:
     root = Path(HOME) / "data"
     make_images(root, args.images, args.images // 6)
     train, val = tensors(root, "train"), tensors(root, "val")
+    precision = fastest_precision()
     params = TrainParams(
-        pretrained=False, image_size=SIZE, batch_size=BATCH, num_epochs=args.epochs, precision="bf16", device="cpu"
+        pretrained=False, image_size=SIZE, batch_size=BATCH, num_epochs=args.epochs, precision=precision, device="cpu"
     )
     seconds: dict[str, list[float]] = {"bare loop": [], "train step": []}
 
@@ -111,7 +126,7 @@ def main() -> None:
         for repeat in range(args.repeats + 1):  # the first of each, a short one, warms caches and kernels
             epochs = args.epochs if repeat else 1
             start = time.perf_counter()
-            bare_loop(train, val, epochs)
+            bare_loop(train, val, epochs, precision)
             middle = time.perf_counter()
             steps.train(
                 root,
@@ -130,7 +145,7 @@ def main() -> None:
     n = args.images * args.epochs
     rates = {name: [n / s for s in times] for name, times in seconds.items()}
     ratios = [b / s for b, s in zip(seconds["bare loop"], seconds["train step"], strict=True)]
-    print(f"resnet18, {SIZE} px, batches of {BATCH}, bf16, {args.images} images, {args.epochs} epochs")
+    print(f"resnet18, {SIZE} px, batches of {BATCH}, {precision}, {args.images} images, {args.epochs} epochs")
     print(f"{'':<12}{'images/s':>10}{'min':>8}{'max':>8}")
     for name, values in rates.items():
         print(f"{name:<12}{statistics.median(values):>10.1f}{min(values):>8.1f}{max(values):>8.1f}")

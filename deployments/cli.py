@@ -1,5 +1,6 @@
 """The command `yard`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from deployments import cli_runs, cli_stack
 from deployments.environment import prepare_environment, version
 from tasks.errors import ConfigError, TrainyardError
 
@@ -43,8 +45,14 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in Prefect and MLflow")] = None,
+    when_busy: Annotated[
+        str, typer.Option(help="Where the device is taken: wait, or refuse, with who has it", metavar="wait|refuse")
+    ] = "wait",
 ) -> None:
     """Run a flow here and now, to its end, without any server."""
+    if when_busy not in {"wait", "refuse"}:
+        raise ConfigError(f"found --when-busy {when_busy!r}, need wait or refuse")
+    os.environ["TRAINYARD_WHEN_BUSY"] = when_busy
     from tasks.config import override, read_parameters
 
     parameters: dict[str, Any] = read_parameters(file) if file else {}
@@ -82,23 +90,8 @@ def demo(
     run_demo(folder)
 
 
-@app.command()
-def up(
-    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's pages")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's pages")] = 5000,
-) -> None:
-    """Show the pages of Prefect and MLflow on this machine until Ctrl-C."""
-    import signal
-
-    from deployments.stack import local_stack
-
-    with local_stack(prefect_port, mlflow_port) as services:
-        for service, what in zip(services, ("runs, logs, schedules", "figures, curves, models"), strict=True):
-            typer.echo(f"{service.url}  {what}")
-        typer.echo("Ctrl-C ends both; what they hold stays.")
-        ends = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # else Python's own handlers come first
-        signal.sigwait(ends)
+cli_stack.register(app)
+cli_runs.register(app)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import typing
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from deployments.environment import ROOT
-from deployments.stack import choose_api, running
+from deployments.stack import choose_api, serving
 from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
 from tasks.display import console, log_through_console
@@ -112,7 +112,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
-    with running(service) if service else nullcontext():
+    with serving(service):
         with get_client(sync_client=True) as client:
             flow_run = client.create_flow_run(
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
@@ -132,7 +132,7 @@ def resume_here(run_id: UUID | None) -> UUID:
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
-    with running(service) if service else nullcontext():
+    with serving(service):
         with get_client(sync_client=True) as client:
             flow_run = _unfinished(client, run_id)
             with _sole(flow_run):

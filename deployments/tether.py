@@ -1,4 +1,7 @@
-"""Runs a command that ends with its parent, however the parent ends: `python -m deployments.tether COMMAND ...`."""
+"""Runs a command that ends with its parent, however the parent ends: `python -m deployments.tether COMMAND ...`.
+
+Options before the command: `--signal=KILL` is what it gets then, instead of TERM; `--user=UID:GID` is who it runs as.
+"""
 
 import ctypes
 import os
@@ -9,13 +12,26 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask the kernel for SIGTERM at the parent's death, then become the command."""
+    """Ask the kernel for a signal at the parent's death, then become the command."""
     parent = os.getppid()
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+    command = sys.argv[1:]
+    options = {}
+    while command and command[0].startswith("--"):
+        name, _, value = command.pop(0).partition("=")
+        options[name] = value
+    if user := options.get("--user"):
+        uid, gid = map(int, user.split(":"))
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)  # before the next line: the kernel forgets the signal when the user changes
+    wanted = signal.Signals[f"SIG{options.get('--signal', 'TERM')}"]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, wanted) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # the parent died before the kernel was asked
         sys.exit(1)
-    os.execvp(sys.argv[1], sys.argv[1:])
+    # Whoever waits for signals by hand blocks them, and what it starts inherits that.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":

@@ -141,38 +141,53 @@ class Dispatcher:
         runs = {run.id: run for run, _ in mine}
         asked = [self._host.asks(run, queue) for run, queue in mine]
         decisions = place(asked, self._host.devices(queues), host=self._host.name, now=self._clock())
-        n_said = 0
+        telling: list[tuple[Run, Wait | Refuse]] = []
         for decision in decisions:
             run = runs[decision.run_id]
             match decision:
                 case Start(uuid=uuid):
                     self._start(run, uuid, queues)
-                case Refuse(reason=reason) if self._host.hosts(self._server) == {self._host.name}:
-                    self._refuse(run, reason)
                 case Refuse():
-                    continue  # another host may have the device
-                case Wait(reason=reason) if run.job_variables.get("when_busy") == "refuse":
-                    self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", f"refused: {reason}"))
-                    self._waitlist.drop(run.id)
-                case Wait(reason=reason) if n_said < _SENTENCES_PER_TICK:
-                    n_said += self._say(run, reason, len(mine))
+                    if self._host.hosts(self._server) == {self._host.name}:  # else another one may have the device
+                        telling.append((run, decision))
+                case Wait() if run.job_variables.get("when_busy") == "refuse" or self._is_news(
+                    run, decision, len(mine)
+                ):
+                    telling.append((run, decision))
+        self._tell(telling[:_SENTENCES_PER_TICK])
         for gone in self._said.keys() - runs.keys():
             del self._said[gone]
 
     def _refuse(self, run: Run, reason: str) -> None:
+        self._waitlist.drop(run.id)
+        known = self._server.by_id([run.id])
+        if run.id not in known or known[run.id].state not in {"SCHEDULED", "PENDING"}:
+            return  # cancelled meanwhile
         logger.warning("run %s (%s): %s", run.id, run.name, reason)
         self._server.force(run.id, ended(StateType.FAILED, "Failed", reason))
-        self._waitlist.drop(run.id)
 
-    def _say(self, run: Run, reason: str, n_waiting: int) -> bool:
-        """Write on a waiting run why it waits; return whether that took a call."""
+    def _is_news(self, run: Run, decision: Wait, n_waiting: int) -> bool:
+        """Return whether a waiting run says something else than it should, and has said so for a while."""
         text, when = self._said.get(run.id, (run.message if run.state_name == "Waiting" else "", 0.0))
         # A thousand runs that wait must not keep the server busy with the minutes of the one they wait for.
-        if text == reason or self._clock() - when < max(SENTENCE_EVERY_S, 0.2 * n_waiting):
-            return False
-        self._server.propose(run.id, waiting(reason, run.since))
-        self._said[run.id] = (reason, self._clock())
-        return True
+        return text != decision.reason and self._clock() - when >= max(SENTENCE_EVERY_S, 0.2 * n_waiting)
+
+    def _tell(self, telling: list[tuple[Run, Wait | Refuse]]) -> None:
+        """Write on runs why they wait, or that they will not run."""
+        # What was read some time ago may have been cancelled since: written over, it would be alive again.
+        known = self._server.by_id([run.id for run, _ in telling])
+        for run, decision in telling:
+            if run.id not in known or known[run.id].state != "SCHEDULED":
+                self._waitlist.drop(run.id)
+            elif isinstance(decision, Refuse):
+                self._refuse(run, decision.reason)
+            elif _refuses(run):
+                text = f"refused: {decision.reason}"
+                self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", text))
+                self._waitlist.drop(run.id)
+            else:
+                self._server.propose(run.id, waiting(decision.reason, run.since))
+                self._said[run.id] = (decision.reason, self._clock())
 
     def _start(self, run: Run, uuid: str, queues: Any) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
@@ -215,6 +230,11 @@ class Dispatcher:
             self._waitlist.drop(run.id)
 
     def _launch(self, run: Run, entry: Entry, lease: Any, run_lock: int) -> None:
+        # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
+        known = self._server.by_id([run.id])
+        if run.id not in known or known[run.id].state != "SCHEDULED":
+            lease.release()
+            return
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
         try:
             claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
@@ -245,3 +265,7 @@ class Dispatcher:
         self._ledger.write(entry)
         self._runs.add(entry, lease, process)
         logger.info("run %s (%s) starts on %s, process %d", run.id, run.name, entry.tag, process.pid)
+
+
+def _refuses(run: Run) -> bool:
+    return run.job_variables.get("when_busy") == "refuse"

@@ -109,6 +109,11 @@ def write_attempt(run_id: str, attempt: int) -> None:
         path.write_text(str(attempt))
 
 
+def forget_attempts(run_id: str) -> None:
+    """Let the next attempt be the first one."""
+    (run_dir(run_id) / "attempt").unlink(missing_ok=True)
+
+
 def files_of(run_id: str) -> Path:
     """Return the folder the run works in: its own, or that of the pipeline it is a half of."""
     link = run_dir(run_id) / "files"

@@ -61,8 +61,12 @@ class Server:
         self._client: SyncPrefectClient = get_client(sync_client=True)
 
     def heartbeat(self, worker: str, every_s: float) -> None:
-        """Say that the worker lives; makes the pool when it is missing."""
+        """Say that the worker lives, and that somebody looks into the queues; Prefect's pages show them red else."""
         self._client.send_worker_heartbeat(POOL, worker, heartbeat_interval_seconds=every_s)
+        never = {"scheduled_before": _iso(0), "limit": 1}
+        self._client.request(
+            "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params={"name": POOL}, json=never
+        )
 
     def queues(self) -> list[QueueState]:
         """Return the queues of the pool."""

@@ -190,6 +190,8 @@ class Undertaker:
                 "run %s (%s) has ended on %s: %s %s",
                 *(entry.run_id, entry.run_name, entry.tag, run.state_name, settlement.message),
             )
+            if settlement.verdict != "waits":
+                launch.forget_attempts(entry.run_id)  # a person's retry has all of its attempts again
             self._finish(run, settlement)
             self._begin_closing(care, _MLFLOW.get(settlement.verdict))
 
@@ -253,10 +255,13 @@ class Undertaker:
         """Settle what the server believes to run here and no ledger knows of."""
         for run in self._server.in_state("RUNNING", "PENDING"):
             known = run.id in self._care or self._ledger.knows(run.id)
-            if not known and self._is_ours(run) and launch.run_is_dead(run.id):
-                settlement = settle(*(run.state,), phase="running", attempt=launch.read_attempt(run.id), ending=None)
-                logger.warning("run %s (%s) has no process: %s", run.id, run.name, settlement.message)
-                self._finish(run, settlement)
+            if known or not self._is_ours(run) or not launch.run_is_dead(run.id):
+                continue
+            now = self._server.by_id([run.id]).get(run.id)  # it may have ended since, and said so
+            if now is not None and now.state in {"RUNNING", "PENDING"}:
+                found = settle(now.state, phase="running", attempt=launch.read_attempt(run.id), ending=None)
+                logger.warning("run %s (%s) has no process: %s", run.id, run.name, found.message)
+                self._finish(now, found)
 
     def _is_ours(self, run: Run) -> bool:
         return run.infrastructure.startswith(f"{self._ledger.place}:")

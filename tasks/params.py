@@ -1,14 +1,20 @@
 """Base of every parameter model."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _in_order(schema: dict[str, Any]) -> None:
+    """Number the fields: Prefect's form shows them so; the order in the schema does not survive PostgreSQL."""
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
 
 
 class Params(BaseModel):
     """Frozen and closed: a misspelt key fails at once, with its name, not after an hour."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_in_order)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="Same seed, same data, same result on the CPU")]

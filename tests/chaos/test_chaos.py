@@ -23,7 +23,7 @@ AT_ONCE = 12  # runs that wait or run, at most: the rest comes later
 QUEUES = ["cuda.training"] * 3 + ["cuda:0.training", "cuda:1.training", "cuda.inference", "cuda:1.inference"]
 LIMITS = {"training": 1, "inference": 3}
 
-pytestmark = pytest.mark.timeout(max(900, 60 * N_RUNS))
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(max(900, 60 * N_RUNS))]
 
 
 class Chaos:

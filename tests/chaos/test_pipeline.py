@@ -1,4 +1,4 @@
-"""The classification pipeline in a real yard: its halves in their queues, killed, cancelled, stopped and gone on with."""
+"""The classification pipeline in a real yard: its halves in their queues, killed, cancelled and gone on with."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from deployments.services import free_port
 from tests.chaos.yard import Yard, yard
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
 TRAIN = {
     "model": "mobilenet_v3_small",

@@ -11,7 +11,7 @@ import pytest
 from deployments.services import free_port
 from tests.chaos.yard import Yard, yard
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,11 @@ def open_folder():
 def made():
     """The home of a cluster; what a killed attempt left was in the way."""
     with open_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(folder))
-        (folder / "postgres" / "data.tmp" / "base").mkdir(parents=True)
+        home = folder / "my yard"  # its name is part of an address
+        patch.setenv("TRAINYARD_HOME", str(home))
+        (home / "postgres" / "data.tmp" / "base").mkdir(parents=True)
         create()
-        yield folder
+        yield home
 
 
 @pytest.fixture

@@ -132,6 +132,13 @@ def test_a_name_that_two_runs_have_is_refused_with_both(yard):
     assert all(run_id in str(caught.value) for run_id in ids)
 
 
+def test_the_name_of_a_pipeline_means_it_and_not_its_halves(yard):
+    run = yard.create("classification", name="shared", parameters={"data": "/d"})
+    half = yard.child(run["id"], "train_classifier", name="shared", parameters={"dataset": "/d"})
+    assert find_run(yard.api, "shared")["id"] == run["id"]
+    assert find_run(yard.api, half["id"][:8])["id"] == half["id"]
+
+
 @pytest.mark.parametrize("wanted", ["nobody", "00000000", "00000000-0000-0000-0000-000000000000"])
 def test_a_run_that_is_not_there_is_named(yard, wanted):
     with pytest.raises(NotFoundError, match=f"found no run '?{wanted}"):

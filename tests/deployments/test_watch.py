@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,19 @@ def test_the_result_of_the_run_is_the_exit_code(yard, quick, kind, code):
     assert f"ended: {kind.capitalize()}: the reason\n" in done.stdout
     assert " its last line\n" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(f"/runs/flow-run/{run_id}")
+
+
+def test_on_a_terminal_the_log_stands_above_what_moves(yard, quick, monkeypatch):
+    screen = StringIO()
+    monkeypatch.setattr(watch, "console", lambda: Console(file=screen, force_terminal=True, width=100, markup=False))
+    run_id = training(yard, "shown")
+    yard.log(run_id, ("2026-11-23T10:00:01Z", "its only line"))
+    yard.state(run_id, "FAILED", message="the reason")
+    assert watch.watch(yard.api, run_id) == 1
+    assert screen.getvalue().count("its only line") == 1
+    last = screen.getvalue().rpartition("its only line")[2]
+    assert "Failed" in last
+    assert "the reason" in last
 
 
 def test_a_run_is_followed_from_its_queue_to_its_end(yard, quick):

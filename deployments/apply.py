@@ -1,0 +1,165 @@
+"""Gives Prefect's server what it must hold: the pool, its queues, the deployments of prefect.yaml.
+
+`python -m deployments.apply` waits for the server that PREFECT_API_URL names. Done twice it changes nothing, and what
+people have changed stays: the limit of a queue, a schedule that was switched on or off.
+"""
+
+import os
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployments.environment import ROOT
+from deployments.programs import POOL_IS_THERE
+from deployments.services import START_LIMIT_S, ServiceError, healthy
+from gpu_pools.probe import get_probe, visible
+from gpu_pools.queues import POOL, POOL_TYPE, host_queues
+from tasks.errors import ConfigError, TrainyardError
+
+
+def apply(spec_file: Path = ROOT / "prefect.yaml") -> int:
+    """Bring the server up to date and return how many deployments it holds now.
+
+    Raises:
+        ConfigError: the pool is there with another type, or a deployment cannot be read.
+        ServiceError: the server does not answer.
+    """
+    import anyio
+
+    spec = yaml.safe_load(spec_file.read_text())
+    load_early(spec)
+    return anyio.run(_apply, spec)
+
+
+def load_early(spec: dict[str, Any]) -> None:
+    """Import what the deployments need, in the time that the server takes to start.
+
+    Raises:
+        ServiceError: the server does not answer after that.
+    """
+    from prefect.flows import load_flow_from_entrypoint
+
+    for deployment in spec["deployments"]:
+        load_flow_from_entrypoint(deployment["entrypoint"])
+    deadline = time.monotonic() + START_LIMIT_S
+    while not healthy(f"{os.environ['PREFECT_API_URL']}/health"):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"no answer from {os.environ['PREFECT_API_URL']} within {START_LIMIT_S} s")
+        time.sleep(0.1)
+
+
+async def _apply(spec: dict[str, Any]) -> int:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        await ensure_pool(client)
+        await ensure_queues(client)
+        print(POOL_IS_THERE, flush=True)
+        for deployment in spec["deployments"]:
+            await deploy(client, deployment, spec)
+    return len(spec["deployments"])
+
+
+async def ensure_pool(client: Any) -> None:
+    """Make the pool if it is missing, and give it the form of job variables that the worker of today knows.
+
+    Raises:
+        ConfigError: it is there, with a type that Prefect does not let anybody change.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    from gpu_pools.worker import GpuProcessWorker
+
+    template = GpuProcessWorker.get_default_base_job_template()
+    try:
+        pool = await client.read_work_pool(POOL)
+    except ObjectNotFound:
+        try:
+            await client.create_work_pool(WorkPoolCreate(name=POOL, type=POOL_TYPE, base_job_template=template))
+            return
+        except ObjectAlreadyExists:  # a worker was faster
+            pool = await client.read_work_pool(POOL)
+    if pool.type != POOL_TYPE:
+        raise ConfigError(f"found work pool {POOL!r} of type {pool.type!r}, need {POOL_TYPE!r}: delete it in Prefect")
+    wanted = _as_filled_in(template, pool.base_job_template)
+    if pool.base_job_template != wanted:
+        await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=wanted))
+
+
+def _as_filled_in(template: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return the template with what people have put into the pool's page: other defaults, and fields of their own."""
+    ours = template["variables"]["properties"]
+    theirs = known.get("variables", {}).get("properties", {})
+    defaults = {name: {"default": field["default"]} for name, field in theirs.items() if "default" in field}
+    fields = {name: {**field, **defaults.get(name, {})} for name, field in ours.items()}
+    return {
+        "job_configuration": {**template["job_configuration"], **known.get("job_configuration", {})},
+        "variables": {**template["variables"], "properties": {**theirs, **fields}},
+    }
+
+
+async def ensure_queues(client: Any) -> None:
+    """Make the queues of this host that are missing, with their default limits; those that are there stay."""
+    from prefect.exceptions import ObjectAlreadyExists
+
+    gpus = visible(get_probe().devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))  # as the worker sees them
+    known = {queue.name for queue in await client.read_work_queues(work_pool_name=POOL)}
+    for queue, limit in host_queues(gpus).items():
+        if queue.name not in known:
+            try:
+                await client.create_work_queue(name=queue.name, work_pool_name=POOL, concurrency_limit=limit)
+            except ObjectAlreadyExists:
+                continue  # a worker was faster
+
+
+async def deploy(client: Any, deployment: dict[str, Any], spec: dict[str, Any]) -> None:
+    """Create or update one deployment as `prefect deploy` does.
+
+    Raises:
+        ConfigError: Prefect refuses it; with its words.
+    """
+    from prefect.cli.deploy._core import _run_single_deploy
+    from rich.console import Console
+
+    actions = {name: spec.get(name) for name in ("build", "push", "pull")}
+    wanted = {**deployment, "schedules": await _as_switched(client, deployment)}
+    said = StringIO()
+    try:
+        # Prefect's own way: what `prefect deploy --all` by hand does later, must be the same.
+        await _run_single_deploy(wanted, actions, client=client, console=Console(file=said), is_interactive=bool)
+    except ValueError as exc:
+        raise ConfigError(f"prefect.yaml: {deployment['entrypoint']}: {exc}") from exc
+
+
+async def _as_switched(client: Any, deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schedules of a deployment, each switched on or off as people left it."""
+    from prefect.exceptions import ObjectNotFound
+
+    schedules: list[dict[str, Any]] = deployment.get("schedules") or []
+    flow = deployment["entrypoint"].rpartition(".")[2]
+    try:
+        known = await client.read_deployment_by_name(f"{flow}/{deployment['name']}")
+    except ObjectNotFound:
+        return schedules
+    active = {schedule.slug: schedule.active for schedule in known.schedules}
+    return [
+        {**schedule, "active": active.get(schedule["slug"], schedule.get("active", True))} for schedule in schedules
+    ]
+
+
+def main() -> None:
+    """Bring the server that PREFECT_API_URL names up to date."""
+    try:
+        print(f"applied {apply()} deployments", flush=True)
+    except TrainyardError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

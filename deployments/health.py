@@ -1,0 +1,128 @@
+"""Whether all of the stack is well, and what is not."""
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from deployments.keeper import kept
+from deployments.pidfile import identity, supervisor
+from deployments.queries import QueueCount, ask, online_workers, queue_counts
+from deployments.services import ServiceError, healthy, log_file, tail
+from deployments.stack import stack_record
+from tasks.database import postgres_record, uses_postgres
+from tasks.workspace import home
+
+LOW_FREE_MIB = 1024
+"""Less room is a fault: a run writes its checkpoints, and a database its journal."""
+
+_HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
+_VERSION = {"prefect": "/api/admin/version", "mlflow": "/version"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceHealth:
+    """A server of the stack; `version` and `pid` are None where they are not known."""
+
+    url: str
+    healthy: bool
+    version: str | None
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """A worker; `pid` is None for one of another host."""
+
+    name: str
+    online: bool
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of the stack of a home; its fields are the keys of `--json`.
+
+    Args:
+        well: whether there is no fault.
+        faults: what is not well, a sentence each.
+        supervisor: process that keeps the stack up, None where there is none.
+    """
+
+    well: bool
+    faults: list[str]
+    home: str
+    supervisor: int | None
+    database: dict[str, Any]
+    disk_free_mib: int
+    services: dict[str, ServiceHealth] = field(default_factory=dict)
+    workers: list[WorkerHealth] = field(default_factory=list)
+    queues: list[QueueCount] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `--json` shows it."""
+        return asdict(self)
+
+
+def check() -> Health:
+    """Look at the stack of this home.
+
+    Raises:
+        StorageError: a file in which it says where it is, is damaged.
+    """
+    record, pid, faults = stack_record(), supervisor(), []
+    if not record or pid is None:
+        faults.append(_down(record, pid))
+    services = {name: _service(record, name) for name in _HEALTH if record}
+    for name, service in services.items():
+        if not service.healthy:
+            faults.append(_sick(record, name, service))
+    database = _database()
+    if record and not database["up"]:
+        faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
+    workers, queues = _of_server(record, faults) if services and services["prefect"].healthy else ([], [])
+    faults += [f"worker {worker.name} is not online" for worker in workers if not worker.online]
+    free_mib = shutil.disk_usage(home() if home().exists() else home().parent).free // 2**20
+    if free_mib < LOW_FREE_MIB:
+        faults.append(f"found {free_mib} MiB free at {home()}, need {LOW_FREE_MIB}: free room there")
+    return Health(not faults, faults, str(home()), pid, database, free_mib, services, workers, queues)
+
+
+def _down(record: dict[str, Any], pid: int | None) -> str:
+    if pid is not None:
+        return f"the services are being started or stopped by process {pid}"
+    if record:
+        return "the process that kept the services up is gone: `yard up` starts them again"
+    return "the services are not up: `yard up` starts them"
+
+
+def _service(record: dict[str, Any], name: str) -> ServiceHealth:
+    url: str = record[name]
+    works = healthy(url + _HEALTH[name])
+    version = str(ask(url, ("GET", _VERSION[name], None))[0]) if works else None
+    pid = next((number for program, number in record.get("pids", {}).items() if program.startswith(name)), None)
+    return ServiceHealth(url, works, version, pid if pid and identity(pid) else None)
+
+
+def _sick(record: dict[str, Any], name: str, service: ServiceHealth) -> str:
+    program = next((program for program in record.get("pids", {}) if program.startswith(name)), name)
+    log = log_file(program)
+    return f"{name} does not answer at {service.url}; the end of {log}:\n{tail(log, 5)}"
+
+
+def _database() -> dict[str, Any]:
+    if uses_postgres():
+        found = postgres_record()
+        return {"kind": "postgres", "version": found["major"], "place": str(home() / found["data"]), "up": kept()}
+    return {"kind": "sqlite", "version": None, "place": str(home() / "prefect" / "prefect.db"), "up": True}
+
+
+def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHealth], list[QueueCount]]:
+    api = f"{record['prefect']}/api"
+    try:
+        online, queues = online_workers(api), queue_counts(api)
+    except ServiceError as exc:  # it has died in between; the rest is worth showing
+        faults.append(str(exc))
+        return [], []
+    here: dict[str, int] = record.get("workers", {})
+    names = sorted({*here, *online})
+    return [WorkerHealth(name, name in online, here.get(name)) for name in names], queues

@@ -1,0 +1,116 @@
+"""Which process keeps the stack of a home up: one at a time, found again by its number and the time it began."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deployments.stack import services_file, stack_record
+from tasks.errors import ConfigError, StorageError
+from tasks.workspace import held, home, write_json
+
+MARK = "TRAINYARD_STACK"
+"""Environment variable of the servers of a stack: names its home, so that what a killed one left is found."""
+
+Say = Callable[[str], None]
+
+
+def pid_file() -> Path:
+    """Return the file that names the supervisor of this home."""
+    return home() / "yard.pid"
+
+
+def identity(pid: int) -> str | None:
+    """Return what tells a living process from all others that had or will have its number; None if there is none.
+
+    It is the boot and the ticks since then: a clock that is set right in between changes neither.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def supervisor() -> int | None:
+    """Return the process that keeps the stack of this home up, None where there is none."""
+    found = _read()
+    return found[0] if found and identity(found[0]) == found[1] else None
+
+
+def _read() -> tuple[int, str] | None:
+    try:
+        content = json.loads(pid_file().read_text())
+        return int(content["pid"]), str(content["created"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # a damaged file names nobody
+
+
+@contextmanager
+def only_one(say: Say) -> Iterator[None]:
+    """Be the one supervisor of this home for the block; what a killed one has left is put away, and said.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    refuse_second()
+    with held(home() / "yard.lock", "the stack"):
+        _put_away(say)
+        write_json(pid_file(), {"pid": os.getpid(), "created": identity(os.getpid())})
+        try:
+            yield
+        finally:
+            services_file().unlink(missing_ok=True)
+            pid_file().unlink(missing_ok=True)
+
+
+def refuse_second() -> None:
+    """Look for a stack of this home.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    pid = supervisor()
+    if pid is None:
+        return
+    try:
+        record = stack_record()
+    except StorageError:
+        record = {}
+    if not record:
+        log = home() / "logs" / "yard.log"
+        raise ConfigError(f"the services are being started or stopped by process {pid}; its log: {log}")
+    urls = f"{record['prefect']}, {record['mlflow']}"
+    raise ConfigError(f"the services are up already: {urls} (process {pid}; `yard down` ends it)")
+
+
+def _put_away(say: Say) -> None:
+    if pid_file().exists():
+        found = _read()
+        if found is None:
+            why = "which cannot be read"
+        elif identity(found[0]) is None:
+            why = f"of process {found[0]}, which is gone"
+        else:
+            why = f"of process {found[0]}, a number that another program has now"
+        say(f"removed a stale {pid_file()} {why}")
+    services_file().unlink(missing_ok=True)
+    if n_left := _end_left_overs():
+        say(f"ended {n_left} processes that a killed stack had left")
+
+
+def _end_left_overs() -> int:
+    wanted, n_ended = f"{MARK}={home()}".encode(), 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+                n_ended += 1
+        except OSError:
+            continue  # of another user, or gone
+    return n_ended

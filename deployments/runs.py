@@ -1,0 +1,286 @@
+"""Reads what the server holds of runs: the list, one run with all that belongs to it, and its log."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from deployments.api import PAGE, Api, Json, NotFoundError
+from deployments.progress import Far, epoch_rows, read_progress
+from gpu_pools.queues import QueueError, parse_queue
+from tasks.errors import ConfigError
+from tasks.workspace import home
+
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+WAITING = ("SCHEDULED", "PAUSED")
+RUNNING = ("PENDING", "RUNNING", "CANCELLING")
+NOBODY_LOOKED = "no worker has looked at it yet"
+
+_SHORTEST_ID = 4
+_UNIQUE_ID = 8  # characters of an id, which is drawn by lot
+
+
+def find_run(api: Api, wanted: str) -> Json:
+    """Return the run that is called `wanted`, or whose id is or begins with it.
+
+    Raises:
+        NotFoundError: there is none.
+        ConfigError: there are several.
+    """
+    try:
+        return dict(api.call("GET", f"/flow_runs/{UUID(wanted)}"))
+    except ValueError:
+        pass  # no full id
+    except NotFoundError as exc:
+        raise NotFoundError(f"found no run {wanted}") from exc
+    runs = list(api.pages("/flow_runs/filter", {"flow_runs": {"name": {"any_": [wanted]}}, "sort": "START_TIME_DESC"}))
+    if not runs and re.fullmatch(f"[0-9a-f-]{{{_SHORTEST_ID},35}}", wanted):
+        runs = _by_beginning_of_id(api, wanted)
+    runs = [run for run in runs if run["parent_task_run_id"] is None] or runs  # halves are called like their pipeline
+    if not runs:
+        raise NotFoundError(f"found no run {wanted!r}: need its id, the first 4 or more characters of it, or its name")
+    if len(runs) > 1:
+        listed = "; ".join(f"{run['id']} {run['name']} ({run['state_name']})" for run in runs[:5])
+        raise ConfigError(f"found {len(runs)} runs for {wanted!r}, need one: {listed}{' ...' if runs[5:] else ''}")
+    return runs[0]
+
+
+def _by_beginning_of_id(api: Api, part: str) -> list[Json]:
+    found: list[Json] = []
+    for n, run in enumerate(api.pages("/flow_runs/filter", {"sort": "START_TIME_DESC"}), start=1):
+        if run["id"].startswith(part):
+            found.append(run)
+        if found and len(part) >= _UNIQUE_ID and n % PAGE == 0:
+            break  # the rest of a long history need not be read
+    return found
+
+
+def children(api: Api, run_id: str) -> list[Json]:
+    """Return the runs that a run has started, the halves of a pipeline, oldest first."""
+    wanted = {"parent_flow_run_id": {"any_": [run_id]}}
+    found = api.pages("/flow_runs/filter", {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_ASC"})
+    return sorted(found, key=lambda run: str(run["created"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run in a list; the fields are the keys of `--json`.
+
+    Args:
+        id, name, flow: of the run.
+        short: the beginning of the id, which every command takes for the whole.
+        owner: user@host; empty for a run started on Prefect's page.
+        device: it asked for, or, where this host can tell, has.
+        queue: it waits in or came from; empty for `yard run`.
+        priority: 1 (first) to 10; None: the default of its kind.
+        type: SCHEDULED, PENDING, RUNNING, CANCELLING, PAUSED, COMPLETED, FAILED, CRASHED or CANCELLED.
+        state: its name: Waiting, Running, TimedOut ...
+        since: it is due, runs, or ended; ISO 8601.
+        message: the sentence why it waits, or how it ended.
+        epoch, n_epochs: it is at, of.
+        percent: of the work, 0 to 100.
+        remaining_s: about; seconds.
+        last_epoch: the figures of the last epoch that ended, while the run runs.
+    """
+
+    id: str
+    short: str
+    name: str
+    flow: str
+    owner: str
+    device: str
+    queue: str
+    priority: int | None
+    type: str
+    state: str
+    since: str
+    message: str
+    epoch: int | None = None
+    n_epochs: int | None = None
+    percent: float | None = None
+    remaining_s: float | None = None
+    last_epoch: Json | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is at its end."""
+        return self.type in ENDED
+
+
+def list_runs(
+    api: Api, *, types: Sequence[str] = (), flow: str | None = None, owner: str | None = None, limit: int = 20
+) -> list[Row]:
+    """Return the newest runs; those that wait by when they were due.
+
+    Args:
+        types: of states; empty: all.
+        flow: its name.
+        owner: `anna`, or `anna@boxa`.
+        limit: so many at most.
+    """
+    body: Json = {"sort": "EXPECTED_START_TIME_ASC" if types == WAITING else "START_TIME_DESC"}
+    if types:
+        body["flow_runs"] = {"state": {"type": {"any_": list(types)}}}
+    if flow:
+        body["flows"] = {"name": {"any_": [flow]}}
+    found: list[Json] = []
+    for run in api.pages("/flow_runs/filter", body):
+        if len(found) == limit:
+            break
+        if owner is None or owner in _names_of(run):
+            found.append(run)
+    return make_rows(api, found)
+
+
+def _names_of(run: Mapping[str, Any]) -> set[str]:
+    owner = str((run["job_variables"] or {}).get("owner", ""))
+    return {owner, owner.partition("@")[0]}
+
+
+def make_rows(api: Api, runs: Sequence[Json]) -> list[Row]:
+    """Return runs as they are listed, with how far those that run are."""
+    flows = api.flow_names([run["flow_id"] for run in runs])
+    far = read_progress(api, [run["id"] for run in runs if run["state_type"] in RUNNING])
+    return [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], Far())) for run in runs]
+
+
+def _row(run: Json, flow: str, far: Far) -> Row:
+    variables, state = run["job_variables"] or {}, run["state"] or {}
+    kind = str(run["state_type"] or "")
+    queue = run["work_queue_name"] or ""
+    return Row(
+        id=run["id"],
+        short=run["id"][:_UNIQUE_ID],
+        name=run["name"],
+        flow=flow,
+        owner=str(variables.get("owner", "")),
+        device=far.device or _label(queue),
+        queue=queue,
+        priority=variables.get("priority"),
+        type=kind,
+        state=str(run["state_name"] or ""),
+        since=_since(run, kind),
+        message=_sentence(run, state),
+        epoch=far.epoch,
+        n_epochs=far.n_epochs,
+        percent=far.percent,
+        remaining_s=far.remaining_s,
+        last_epoch=far.last_epoch,
+    )
+
+
+def _label(queue: str) -> str:
+    try:
+        return parse_queue(queue).label
+    except QueueError:
+        return ""  # a queue of somebody else's, or none
+
+
+def _since(run: Mapping[str, Any], kind: str) -> str:
+    first = {**dict.fromkeys(ENDED, "end_time"), "RUNNING": "start_time", "SCHEDULED": "expected_start_time"}
+    return str(run.get(first.get(kind, "")) or (run["state"] or {}).get("timestamp") or run["created"])
+
+
+def _sentence(run: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    said = str(state.get("message") or "")
+    due = run["next_scheduled_start_time"]
+    if run["state_type"] != "SCHEDULED" or said or due is None:
+        return said
+    at = datetime.fromisoformat(due)
+    return f"booked for {at.astimezone():%Y-%m-%d %H:%M}" if at > datetime.now(UTC) else NOBODY_LOOKED
+
+
+def read_details(api: Api, run: Json) -> Json:
+    """Return everything about a run; the keys are those of `yard show --json`, see docs/services.md."""
+    (row,) = make_rows(api, [run])
+    halves = children(api, run["id"])
+    wanted = {"flow_run_id": {"any_": [run["id"], *(half["id"] for half in halves)]}}
+    artifacts = list(api.pages("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"}))
+    states = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
+    return {
+        **asdict(row),
+        "url": api.page(run["id"]),
+        "parameters": run["parameters"],
+        "job_variables": run["job_variables"] or {},
+        "created": run["created"],
+        "due": run["next_scheduled_start_time"] or run["expected_start_time"],
+        "started": run["start_time"],
+        "ended": run["end_time"],
+        "attempts": run["run_count"],
+        "states": [
+            {key: state[key] for key in ("timestamp", "type", "name", "message")}
+            for state in sorted(states, key=lambda state: str(state["timestamp"]))
+        ],
+        "halves": [asdict(half) for half in make_rows(api, halves)],
+        "last_epoch": next(iter(reversed(epoch_rows(artifacts))), None),
+        "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
+        "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
+        **_files(run, row),
+    }
+
+
+def _target(link: str) -> str:
+    found = re.search(r"\((\S+)\)$", link)  # [text](address)
+    return found[1] if found else link
+
+
+def folder_of(run: Mapping[str, Any]) -> Path:
+    """Return where the files of a run are on the host it ran on: a half works in the folder of its pipeline."""
+    return home() / "runs" / str(run["parameters"].get("run") or run["id"])
+
+
+def _files(run: Json, row: Row) -> Json:
+    folder = folder_of(run)
+    figures = folder / "training" / "report" / "metrics.json"
+    left = [name for name in ("checkpoint.pt", "finished.json") if (folder / "training" / name).is_file()]
+    resume = ""
+    if row.type in ENDED and row.type != "COMPLETED":
+        what = "from its checkpoint" if left else "from its beginning"
+        resume = f"`yard resume {run['id']}` goes on here and now, {what}; Retry on its page puts it in its queue again"
+    return {
+        "folder": str(folder) if folder.is_dir() else None,
+        "figures": json.loads(figures.read_text()) if figures.is_file() else None,
+        "resume": resume,
+    }
+
+
+def read_logs(api: Api, ids: Sequence[str], since: datetime | None = None) -> Iterator[Json]:
+    """Yield the log lines of runs in the order of time.
+
+    Args:
+        ids: a run and its halves.
+        since: only from then on.
+    """
+    wanted: Json = {"flow_run_id": {"any_": list(ids)}}
+    if since is not None:
+        wanted["timestamp"] = {"after_": since.isoformat()}
+    yield from api.pages("/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_ASC"})
+
+
+class LogTail:
+    """The log of a run and its halves as it grows; each line once.
+
+    Lines of two processes arrive late and out of order, so the last seconds are asked for again each time.
+    """
+
+    _OVERLAP = timedelta(seconds=20)
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._newest: datetime | None = None
+        self._seen: dict[str, datetime] = {}
+
+    def more(self, ids: Sequence[str]) -> list[Json]:
+        """Return the lines that are new since the last call."""
+        since = None if self._newest is None else self._newest - self._OVERLAP
+        lines = [line for line in read_logs(self._api, ids, since) if line["id"] not in self._seen]
+        for line in lines:
+            self._seen[line["id"]] = at = datetime.fromisoformat(line["timestamp"])
+            self._newest = at if self._newest is None else max(self._newest, at)
+        if since is not None:
+            self._seen = {name: at for name, at in self._seen.items() if at >= since}
+        return lines

@@ -1,0 +1,182 @@
+"""A person's way through the pages of Prefect and MLflow, in a real browser, on a real yard with a simulated GPU.
+
+TRAINYARD_PICTURES names a folder for the screenshots; `make pictures` puts them into docs/pictures.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from deployments.services import free_port
+
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+YARD = str(Path(sys.executable).parent / "yard")
+QUICK = {"model": "mobilenet_v3_small", "image_size": 32, "pretrained": False, "precision": "fp32", "n_workers": 1}
+
+
+class Stack:
+    """A stack that `yard up` has started."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+        self.env |= {"TRAINYARD_HOME": str(home), "TRAINYARD_SIMULATE_GPUS": "1"}
+        self.env["TRAINYARD_LOCK_DIR"] = str(home / "locks")
+
+    def yard(self, *words: str) -> str:
+        done = subprocess.run([YARD, *words], env=self.env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return dict(json.loads((self.home / "services.json").read_text()))
+
+    def state(self, run: str) -> dict[str, str]:
+        found = httpx.get(f"{self.urls['prefect']}/api/flow_runs/{run}", timeout=60)
+        return dict(found.json()["state"])
+
+    def until(self, true, seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self.yard('runs')}"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("yard"))
+    made.yard("up", "--detach", "--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
+    yield made
+    made.yard("down", "--now")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "bands"
+    for part, n in (("train", 48), ("val", 12), ("test", 12)):
+        for number, name in enumerate(("calm", "loud")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n // 2):
+                pixels = np.random.default_rng([number, i, n]).integers(0, 60, (32, 32, 3)) + 120 * number
+                cv2.imwrite(str(root / part / name / f"{i:02}.png"), pixels.astype(np.uint8))
+    return root
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+        opened.set_default_timeout(90_000)
+        yield opened
+        browser.close()
+
+
+def shoot(page: Page, name: str) -> None:
+    folder = os.environ.get("TRAINYARD_PICTURES")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    # The form's labels point to elements that are not there; the field is the next one after the label.
+    field = page.locator("label", has_text=label).first.locator("xpath=following::*[self::input or self::textarea][1]")
+    field.fill(value)
+
+
+def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, dataset, page):
+    prefect, mlflow = stack.urls["prefect"], stack.urls["mlflow"]
+    words = [f"dataset={dataset}", *(f"train.{key}={json.dumps(value)}" for key, value in QUICK.items())]
+    holder = json.loads(
+        stack.yard("submit", "train_classifier", *words, "train.num_epochs=400", "--device", "cuda:0", "--json")
+    )["id"]
+    stack.until(lambda: stack.state(holder)["type"] == "RUNNING", 120, "the holder runs")
+
+    # The deployment, its form, the start.
+    page.goto(f"{prefect}/deployments")
+    page.get_by_role("link", name="yard").first.wait_for()
+    shoot(page, "prefect-deployments")
+    found = httpx.post(f"{prefect}/api/deployments/filter", json={}, timeout=60).json()
+    deployment = next(d["id"] for d in found if d["entrypoint"].endswith("train_classifier"))
+    page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
+    fill(page, "Run Name", "from-the-browser")
+    fill(page, "dataset", str(dataset))
+    shoot(page, "prefect-form")
+    fill(page, "Num Epochs", "20")
+    fill(page, "Image Size", "32")
+    fill(page, "Batch Size", "8")
+    page.locator("label", has_text="Pretrained").locator("xpath=following::*[@role='switch'][1]").click()
+    page.get_by_role("button", name="Submit").click()
+
+    # It waits, and says for whom.
+    stack.until(lambda: _named(prefect, "from-the-browser"), 60, "the run is there")
+    run = _named(prefect, "from-the-browser")[0]["id"]
+    stack.until(lambda: "is training" in (stack.state(run).get("message") or ""), 60, "it says why it waits")
+    page.goto(f"{prefect}/runs/flow-run/{run}?tab=Details")
+    page.get_by_text("cuda:0 is training").first.wait_for()
+    shoot(page, "prefect-waiting")
+
+    # It runs once the holder is cancelled; progress moves; it ends with a link to MLflow.
+    page.goto("about:blank")  # the page's moving background keeps a core busy
+    stack.yard("cancel", holder)
+    stack.until(lambda: stack.state(run)["type"] == "RUNNING", 120, "it runs")
+    page.goto(f"{prefect}/runs/flow-run/{run}?tab=Artifacts")
+    stack.until(lambda: _progress(prefect, run) > 0, 120, "progress moves")
+    _open_artifacts(page)
+    shoot(page, "prefect-running")
+    page.goto("about:blank")
+    stack.until(lambda: stack.state(run)["type"] == "COMPLETED", 400, "it ends well")
+    assert _progress(prefect, run) == 100
+    page.goto(f"{prefect}/runs/flow-run/{run}")
+    _open_artifacts(page)
+    page.get_by_text("summary", exact=False).first.wait_for()
+    shoot(page, "prefect-completed")
+
+    # The epoch curves in MLflow, by the link on Prefect's page.
+    links = [a["data"] for a in _artifacts(prefect, run) if a["key"] == "mlflow-run"]
+    url = links[0][links[0].index("http") :].split(")")[0].split("]")[0]
+    assert url.startswith(mlflow)
+    page.goto(url.replace("?workflowType", "/model-metrics?workflowType"))
+    page.get_by_text("loss/train").first.wait_for()
+    page.wait_for_timeout(4000)  # the curves are drawn after their names
+    shoot(page, "mlflow-epochs")
+    assert page.locator("svg.main-svg, .plotly, canvas").count() > 0
+
+
+def _open_artifacts(page: Page) -> None:
+    page.reload()
+    page.get_by_text("Artifacts", exact=True).first.click()
+    page.get_by_text("training", exact=True).first.wait_for()
+    page.wait_for_timeout(2000)  # bars and tables are filled in after their names
+
+
+def _named(prefect: str, name: str) -> list[dict]:
+    body = {"flow_runs": {"name": {"any_": [name]}}}
+    return list(httpx.post(f"{prefect}/api/flow_runs/filter", json=body, timeout=60).json())
+
+
+def _artifacts(prefect: str, run: str) -> list[dict]:
+    body = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    return list(httpx.post(f"{prefect}/api/artifacts/filter", json=body, timeout=60).json())
+
+
+def _progress(prefect: str, run: str) -> float:
+    found = [a["data"] for a in _artifacts(prefect, run) if a["type"] == "progress"]
+    return max((float(value) for value in found), default=0.0)
