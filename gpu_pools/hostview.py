@@ -4,13 +4,13 @@ import getpass
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
 from gpu_pools import lease
 from gpu_pools.placement import DeviceState, Waiting
-from gpu_pools.probe import Device, Probe, foreign, visible
+from gpu_pools.probe import Device, GpuProcess, Probe, foreign, visible
 from gpu_pools.queues import Kind, Queue, default_limit, default_priority, host_queues
 from gpu_pools.server import QueueState, Run, Server
 
@@ -19,6 +19,7 @@ logger = logging.getLogger("trainyard.worker")
 CPU = "cpu"
 _QUEUES_EVERY_S = 3.0
 _WORKERS_EVERY_S = 30.0
+_IDLE_SHARE = 0.05  # of a GPU's memory; what a desktop or an idle CUDA context takes
 
 Queues = Mapping[str, QueueState]
 
@@ -38,6 +39,7 @@ class HostView:
             device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         }
         self._queues: tuple[float, Queues] = (float("-inf"), {})
+        self._told_of_containers = False
         self._workers: tuple[float, list[str]] = (float("-inf"), [])
 
     @property
@@ -87,12 +89,11 @@ class HostView:
     def intruders(self) -> dict[str, list[tuple[str, str]]]:
         """Return, by run, what computes on its GPU and is no run: the process, and since which epoch of the run."""
         held = lease.holders()
-        own = [holder.pid for holder in held]
         found: dict[str, list[tuple[str, str]]] = {}
         for holder in held:
             if holder.uuid in self._gpus:
                 when = f", epoch {holder.progress.epoch}" if holder.progress else ""
-                processes = foreign(self._probe.device(holder.uuid), own)
+                processes = self._foreign(self._probe.device(holder.uuid), held)
                 found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
         return found
 
@@ -140,9 +141,25 @@ class HostView:
             holders=tuple(holder for holder in held if holder.uuid == uuid),
             memory_used_mib=device.memory_used_mib,
             utilisation_percent=device.utilisation_percent,
-            foreign=foreign(device, [holder.pid for holder in held]),
+            foreign=self._foreign(device, held),
             paused=paused,
         )
+
+    def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:
+        """Return what computes on a GPU and is no run; by memory, where the driver's process numbers are not ours."""
+        found = foreign(device, [holder.pid for holder in held])
+        seen = tuple(process for process in found if psutil.pid_exists(process.pid))
+        if seen == found:
+            return found
+        if not self._told_of_containers:
+            self._told_of_containers = True
+            logger.warning(
+                "the driver names processes that this system does not have, as in a container: whether a GPU without "
+                "a run is free is told by its memory, and who else uses that of a run cannot be told"
+            )
+        ours = any(holder.uuid == device.uuid for holder in held)
+        idle = device.memory_used_mib <= _IDLE_SHARE * device.memory_total_mib
+        return seen if ours or idle else found
 
     def _cpu(self, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
         kinds: tuple[Kind, ...] = ("training", "inference", "preparation", "pipeline")
