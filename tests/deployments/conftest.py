@@ -19,6 +19,15 @@ from deployments.api import Api
 from deployments.stack import free_port, mlflow_service, prefect_service, running
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_SERVERS = {"test_cli.py", "test_local.py"}  # the other files start services, which takes minutes in all
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks are looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-yard` what starts services."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name not in WITHOUT_SERVERS:
+            item.add_marker(pytest.mark.yard)
 
 
 @dataclass
