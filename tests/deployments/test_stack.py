@@ -288,21 +288,20 @@ def test_a_damaged_file_of_addresses_is_named(home, text):
 # In a terminal.
 
 
-def test_it_does_not_outlive_a_killed_command(home):
+def test_it_does_not_outlive_a_killed_command(stack):
+    yard(stack, "down", "--now")
     ports = free_port(), free_port()
     command = [str(YARD), "up", "--no-worker", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
-    env = {**os.environ, "TRAINYARD_DATABASE": "sqlite"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     urls = (f"http://{LOOPBACK}:{ports[0]}/api/health", f"http://{LOOPBACK}:{ports[1]}/health")
     try:
         assert process.stdout is not None
-        said = iter(process.stdout.readline, "")
-        assert any("Ctrl-C ends all of it" in line for line in said)
+        assert any("Ctrl-C ends all of it" in line for line in iter(process.stdout.readline, ""))
         assert all(healthy(url) for url in urls)
     finally:
         process.kill()
         process.wait()
-    assert wait_for(lambda: not any(healthy(url) for url in urls))
+    assert wait_for(lambda: not any(healthy(url) for url in urls) and not kept())
     # What the killed one left behind does not stand in the way of the next.
     assert services_file().exists()
     assert running_stack() == {}
