@@ -84,6 +84,7 @@ def _free_port() -> int:
 def bench_yard(n_gpus: int = 1, **env: str) -> Iterator[BenchYard]:
     """Run the stack for the block."""
     with tempfile.TemporaryDirectory(prefix="trainyard-bench-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # the user of the database gets in
         home = Path(folder)
         own = {
             "TRAINYARD_HOME": folder,

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,13 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("yard"))
-    made.yard("up", "--detach", "--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
-    yield made
-    made.yard("down", "--now")
+def stack() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="trainyard-ui-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # the user of the database gets in
+        made = Stack(Path(folder))
+        made.yard("up", "--detach", "--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
+        yield made
+        made.yard("down", "--now")
 
 
 @pytest.fixture(scope="module")
