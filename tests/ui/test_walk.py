@@ -156,9 +156,10 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     links = [a["data"] for a in _artifacts(prefect, run) if a["key"] == "mlflow-run"]
     url = links[0][links[0].index("http") :].split(")")[0].split("]")[0]
     assert url.startswith(mlflow)
+    page.goto(url)
+    page.get_by_text("loss/train").first.wait_for()  # in the list of figures
     page.goto(url.replace("?workflowType", "/model-metrics?workflowType"))
-    page.get_by_text("loss/train").first.wait_for()
-    page.wait_for_timeout(4000)  # the curves are drawn after their names
+    page.wait_for_timeout(8000)  # the curves are drawn some time after the page
     shoot(page, "mlflow-epochs")
     assert page.locator("svg.main-svg, .plotly, canvas").count() > 0
 
@@ -166,7 +167,7 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
 def _open_artifacts(page: Page) -> None:
     page.reload()
     page.get_by_text("Artifacts", exact=True).first.click()
-    page.get_by_text("training", exact=True).first.wait_for()
+    page.get_by_text("training-", exact=False).first.wait_for()
     page.wait_for_timeout(2000)  # bars and tables are filled in after their names
 
 
