@@ -4,15 +4,14 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from gpu_pools import launch, supervise
-from gpu_pools.hostview import HostView
-from gpu_pools.lease import Holder, acquire
+from gpu_pools.hostview import HostView, Queues
+from gpu_pools.lease import Holder, Lease, acquire
 from gpu_pools.ledger import Entry, Ledger
 from gpu_pools.placement import Refuse, Start, Wait, place
 from gpu_pools.queues import Queue, parse_duration, parse_queue
@@ -137,7 +136,7 @@ class Dispatcher:
         if mine:
             self._decide(mine, queues)
 
-    def _decide(self, mine: list[tuple[Run, Queue]], queues: Any) -> None:
+    def _decide(self, mine: list[tuple[Run, Queue]], queues: Queues) -> None:
         runs = {run.id: run for run, _ in mine}
         asked = [self._host.asks(run, queue) for run, queue in mine]
         decisions = place(asked, self._host.devices(queues), host=self._host.name, now=self._clock())
@@ -150,9 +149,7 @@ class Dispatcher:
                 case Refuse():
                     if self._host.hosts(self._server) == {self._host.name}:  # else another one may have the device
                         telling.append((run, decision))
-                case Wait() if run.job_variables.get("when_busy") == "refuse" or self._is_news(
-                    run, decision, len(mine)
-                ):
+                case Wait() if _refuses(run) or self._is_news(run, decision, len(mine)):
                     telling.append((run, decision))
         self._tell(telling[:_SENTENCES_PER_TICK])
         for gone in self._said.keys() - runs.keys():
@@ -189,7 +186,7 @@ class Dispatcher:
                 self._server.propose(run.id, waiting(decision.reason, run.since))
                 self._said[run.id] = (decision.reason, self._clock())
 
-    def _start(self, run: Run, uuid: str, queues: Any) -> None:
+    def _start(self, run: Run, uuid: str, queues: Queues) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
         queue, device = parse_queue(run.queue), self._host.device(uuid)
         tag = device.tag if device else "cpu"
@@ -229,7 +226,7 @@ class Dispatcher:
             os.close(run_lock)
             self._waitlist.drop(run.id)
 
-    def _launch(self, run: Run, entry: Entry, lease: Any, run_lock: int) -> None:
+    def _launch(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
         # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
         known = self._server.by_id([run.id])
         if run.id not in known or known[run.id].state != "SCHEDULED":

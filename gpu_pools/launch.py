@@ -1,6 +1,5 @@
 """What the process of a run is started with: its device, its locks, its folders, its share of the cores."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry
 from gpu_pools.probe import Device, environment
 from gpu_pools.supervise import MARK
-from tasks.workspace import home, run_dir, storage_errors
+from tasks.workspace import home, run_dir, storage_errors, try_lock
 
 DEVICE = "TRAINYARD_DEVICE"
 """Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""
@@ -32,15 +31,7 @@ def lock_run(run_id: str) -> int | None:
 
     `yard run` and `yard resume` hold the same file.
     """
-    path = lock_path(run_id)
-    with storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    return try_lock(lock_path(run_id))
 
 
 def lock_path(run_id: str) -> Path:

@@ -1,7 +1,6 @@
 """What a worker has started, on disk: a worker that comes back, or another one of the host, takes care of it."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import socket
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import home, storage_errors, write_json
+from tasks.workspace import home, storage_errors, try_lock, write_json
 
 Phase = Literal["claimed", "running", "closing"]
 Ending = Literal["cancel", "time limit", "stop"]
@@ -62,7 +61,7 @@ class Ledger:
         self.folder = home() / "worker" / name
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        lock = _try_lock(self.folder)
+        lock = try_lock(self.folder / "lock")
         if lock is None:
             raise ConfigError(f"found a running worker called {name!r} in {home()}: give this one another --name")
         self._lock = lock
@@ -106,7 +105,7 @@ class Ledger:
                 yield folder
 
     def _move(self, folder: Path) -> Iterator[Entry]:
-        lock = _try_lock(folder)
+        lock = try_lock(folder / "lock")
         if lock is None:
             return  # its worker lives
         try:
@@ -123,13 +122,3 @@ def _read(path: Path) -> Entry:
         return Entry(**json.loads(path.read_text()))
     except (ValueError, TypeError) as exc:
         raise StorageError(f"cannot read {path}: need an entry of the worker's ledger; remove it") from exc
-
-
-def _try_lock(folder: Path) -> int | None:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd

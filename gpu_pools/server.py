@@ -30,7 +30,6 @@ class Run:
     deployment: str | None
     state: str  # RUNNING, SCHEDULED ...
     state_name: str
-    state_id: str
     message: str
     since: float  # it is due
     job_variables: Mapping[str, Any]
@@ -195,7 +194,6 @@ def _run(row: Mapping[str, Any]) -> Run:
         deployment=row["deployment_id"],
         state=state.get("type", ""),
         state_name=state.get("name", ""),
-        state_id=state.get("id", ""),
         message=state.get("message") or "",
         since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
         job_variables=row["job_variables"] or {},

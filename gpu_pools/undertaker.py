@@ -167,7 +167,7 @@ class Undertaker:
             if care is not None:
                 self.end(run.id, "cancel", "cancelled")
             elif self._is_ours(run) and launch.run_is_dead(run.id):
-                self._finish(run, Settlement("cancelled", "cancelled"))
+                self._adopt(run)  # it waited for its next attempt
 
     def _settle(self, gone: list[_Care]) -> None:
         known = self._server.by_id([care.entry.run_id for care in gone])
@@ -257,11 +257,14 @@ class Undertaker:
             known = run.id in self._care or self._ledger.knows(run.id)
             if known or not self._is_ours(run) or not launch.run_is_dead(run.id):
                 continue
-            now = self._server.by_id([run.id]).get(run.id)  # it may have ended since, and said so
-            if now is not None and now.state in {"RUNNING", "PENDING"}:
-                found = settle(now.state, phase="running", attempt=launch.read_attempt(run.id), ending=None)
-                logger.warning("run %s (%s) has no process: %s", run.id, run.name, found.message)
-                self._finish(now, found)
+            logger.warning("run %s (%s) has no process", run.id, run.name)
+            self._adopt(run)
+
+    def _adopt(self, run: Run) -> None:
+        """Take a run into care that no ledger knows of: it is settled, and MLflow told, as any other."""
+        now, attempt = self._clock(), launch.read_attempt(run.id)
+        device = parse_queue(run.queue).device
+        self.add(Entry(*(run.id, run.name, "", run.queue, device, "", -1, "running", attempt, now)), None, None)
 
     def _is_ours(self, run: Run) -> bool:
         return run.infrastructure.startswith(f"{self._ledger.place}:")

@@ -59,6 +59,22 @@ def held(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def try_lock(path: Path) -> int | None:
+    """Return a descriptor that holds `path`, a lock file, until it and its copies are closed; None where it is held.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def cache_dir(name: str) -> Path:
     """Return (and make) a folder for what can be computed again."""
     path = home() / "cache" / name

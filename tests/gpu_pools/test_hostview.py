@@ -99,5 +99,5 @@ def test_queues_without_a_host_and_with_this_one_are_served(state, name, mine):
 
 @pytest.mark.parametrize(("asked", "priority"), [(1, 1), (10, 10), (0, 5), (11, 5), ("2", 5), (None, 5)])
 def test_a_priority_out_of_bounds_is_the_default(state, asked, priority):
-    run = Run("r", "n", "cuda.training", None, "SCHEDULED", "Scheduled", "s", "", 0.0, {"priority": asked}, "")
+    run = Run("r", "n", "cuda.training", None, "SCHEDULED", "Scheduled", "", 0.0, {"priority": asked}, "")
     assert HostView("boxa", get_probe()).asks(run, parse_queue("cuda.training")).priority == priority
