@@ -1,0 +1,1 @@
+"""Video in, 3D Gaussian splat out: frames, poses, fitting, results."""
