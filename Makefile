@@ -13,11 +13,12 @@ help:  ## list the targets
 environment:
 	@.ci/environment $(PYTHON) $(VENV)
 
-demo: environment  ## make signals, train on them, show where to look (about 3 minutes on 2 cores)
+demo: environment  ## train on signals made on the spot, then a splat of a film made on the spot (6 minutes on 2 cores)
 	@$(BIN)/yard demo
 
+# Two processes of one thread each: two of two threads each would wait for one another, see docs/performance.md.
 test: environment lint  ## lint, types and every test that needs no GPU (under 10 minutes on 2 cores)
-	@$(BIN)/pytest -q -m "not long and not yard and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not long and not yard and not gpu"
 
 test-yard: environment system-packages  ## a real yard: runs, workers and servers killed at random, pipelines cut off, a browser's walk
 	@$(BIN)/pytest -q -m "yard and not long and not gpu"

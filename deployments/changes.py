@@ -70,7 +70,7 @@ def delete(api: Api, run: Json, *, artifacts: bool) -> list[str]:
     removed: list[str] = []
     folders = [home() / "runs" / found["id"] for found in (*halves, run)]
     if artifacts:
-        removed += [f"MLflow run {found}" for found in _delete_tracked(_tracked(folders))]
+        removed += [f"MLflow run {found}" for found in _delete_tracked(tracked_runs(folders))]
     for folder in folders:
         if folder.is_dir():
             with storage_errors(folder):
@@ -85,7 +85,8 @@ def delete(api: Api, run: Json, *, artifacts: bool) -> list[str]:
     return removed
 
 
-def _tracked(folders: Sequence[Path]) -> list[str]:
+def tracked_runs(folders: Sequence[Path]) -> list[str]:
+    """Return the ids of the MLflow runs that lie in folders of runs."""
     cards = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.glob("*/run.json"))]
     return [card["run_id"] for card in cards if card.get("run_id")]
 

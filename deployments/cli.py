@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from deployments import cli_runs, cli_stack
+from deployments import cli_gpu, cli_runs, cli_stack
 from deployments.environment import prepare_environment, version
 from tasks.errors import ConfigError, TrainyardError
 
@@ -35,8 +35,8 @@ def _main(
 
 @app.command()
 def run(
-    flow: Annotated[str, typer.Argument(help="classification, prepare_dataset, train_classifier")],
-    data: Annotated[Path | None, typer.Option(help="Folder of class folders, or of train/, val/, test/")] = None,
+    flow: Annotated[str, typer.Argument(help="classification, splatting, or a half of one: prepare_dataset ...")],
+    data: Annotated[Path | None, typer.Option(help="Folder of classes or of photographs; a video")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
     ] = None,
@@ -82,16 +82,20 @@ def resume(
 
 @app.command()
 def demo(
-    folder: Annotated[Path | None, typer.Option(help="Where the signals go; TRAINYARD_HOME/demo without it")] = None,
+    part: Annotated[str | None, typer.Argument(metavar="[signals|scene]", help="Only this half")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,
 ) -> None:
-    """Make drone-like radio signals, train on their spectrograms, and show where to look (3 minutes on 2 cores)."""
-    from deployments.demo import run_demo
+    """Train on radio signals made on the spot, then make a splat of a film made on the spot (6 minutes on 2 cores)."""
+    from deployments.demo import Part, run_demo
 
-    run_demo(folder)
+    if part not in {None, *Part}:
+        raise ConfigError(f"found the half {part!r}, need {' or '.join(Part)}")
+    run_demo(folder, Part(part) if part else None)
 
 
 cli_stack.register(app)
 cli_runs.register(app)
+cli_gpu.register(app)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The commands of `yard` that talk to the server: submit a run, look at runs, change them."""
 
+import os
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -170,6 +171,31 @@ def delete(
             typer.echo(f"removed {line}")
 
 
+def download(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(help="Made; missing or empty")],
+) -> None:
+    """Fetch the files of a run from MLflow: weights, reports, a splat with its viewer."""
+    from contextlib import ExitStack
+
+    from deployments.api import connect
+    from deployments.database import database_up
+    from deployments.download import download as fetch
+    from deployments.download import run_named
+    from deployments.runs import find_run
+    from deployments.stack import running_stack
+
+    with ExitStack() as stack:
+        if running_stack() or os.environ.get("PREFECT_API_URL"):
+            run_id = str(find_run(stack.enter_context(connect()), run)["id"])
+        else:  # of `yard run`: the files and MLflow's records are here
+            stack.enter_context(database_up(make=False))
+            run_id = run_named(run) or run
+        files = fetch(run_id, folder.absolute())
+    size_mb = sum(path.stat().st_size for path in files) / 1e6
+    typer.echo(f"{len(files)} files, {size_mb:.1f} MB, in {folder}")
+
+
 def limit(
     device: Annotated[str | None, typer.Argument(help="cuda:1, cpu or boxb/cuda:1; all of them without it")] = None,
     assignments: Annotated[list[str] | None, typer.Argument(metavar="[KIND=NUMBER]...", help="training=2")] = None,
@@ -200,7 +226,7 @@ def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `yard`."""
-    for command in (submit, runs, show, logs, watch, cancel, delete, limit, priority):
+    for command in (submit, runs, show, logs, watch, cancel, delete, download, limit, priority):
         app.command()(command)
 
 

@@ -1,5 +1,6 @@
 """The first thing a newcomer runs: signals made up on the spot, the whole pipeline on them, and where to look."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from tasks.workspace import home
 
 GROUP_BY = r"^(.*_rec\d+)"  # as tasks.classification.demo_data names its files; importing that takes seconds
 
-PARAMETERS: dict[str, Any] = {
+SIGNALS: dict[str, Any] = {
     "split": {"group_by": GROUP_BY},
     "augment": {"methods": ["GaussNoise"]},
     "train": {
         "model": "resnet18",
         "pretrained": False,
-        "image_size": 64,
+        "image_size": 48,
         "batch_size": 32,
-        "num_epochs": 5,
+        "num_epochs": 4,
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warmup_epochs": 1,
@@ -32,24 +33,68 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def run_demo(folder: Path | None) -> None:
-    """Make the signals unless they are there, run the classification pipeline on them, print what to look at."""
+SCENE: dict[str, Any] = {
+    "train": {"preset": "quick", "device": "cpu"},
+    "export": {"seconds": 4},
+    "track": {"experiment": "demo-splat"},
+}
+
+
+class Part(StrEnum):
+    """A half of the demo."""
+
+    signals = "signals"
+    scene = "scene"
+
+
+def run_demo(folder: Path | None, part: Part | None) -> None:
+    """Make signals and a film unless they are there, run both pipelines on them, print what to look at.
+
+    Args:
+        folder: for signals and film; TRAINYARD_HOME/demo without it.
+        part: only this half.
+    """
     target = (folder or home() / "demo").absolute()
+    if part in {None, Part.signals}:
+        _run_signals(target)
+    if part in {None, Part.scene}:
+        _run_scene(target)
+
+
+def _run_signals(target: Path) -> None:
     if not (target / "images").is_dir():
         _make_signals(target)
-    run_id = run_here("classification", {**PARAMETERS, "data": str(target / "images")}, run_name="demo")
-    print_outcome(run_id)
-    console = Console()
-    console.print(
+    print_outcome(run_here("classification", {**SIGNALS, "data": str(target / "images")}, run_name="demo"))
+    _say(
         "\nWhat to look at, after `yard up`:\n"
         "  Prefect   the run's timeline, its epoch table, the link to MLflow and the summary under Artifacts\n"
         "  MLflow    experiment `demo`: curves by section under Model metrics; confusion matrix, worst mistakes and\n"
         "            samples under Artifacts > report; the model and why it is champion under Models\n"
         "Your own images: yard run classification --data FOLDER --device cpu"
-        " --set train.pretrained=false",
-        highlight=False,
-        soft_wrap=True,
+        " --set train.pretrained=false\n"
     )
+
+
+def _run_scene(target: Path) -> None:
+    video = target / "film" / "demo.mp4"
+    if not video.is_file():
+        from tasks.splatting.demo_scene import make_demo_video
+
+        Console(stderr=True).print("filming a small room that does not exist, along a known path", highlight=False)
+        make_demo_video(video.parent, seed=0)
+    print_outcome(run_here("splatting", {**SCENE, "data": str(video)}, run_name="demo-splat"))
+    _say(
+        "\nWhat to look at, after `yard up`:\n"
+        "  Prefect   the poses, the table of measurements and the summary under Artifacts\n"
+        "  MLflow    experiment `demo-splat`: PSNR and SSIM on held-out views under Model metrics, those views beside\n"
+        "            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat\n"
+        "            viewer.html to walk through the scene; it opens in any browser, without a network\n"
+        "Your own film: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
+    )
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _make_signals(target: Path) -> None:

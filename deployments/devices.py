@@ -110,7 +110,7 @@ def sentence(run: Holder, now: float) -> str:
     since = time.strftime(form, time.localtime(run.since)) if run.since else "?"
     parts = [f"{run.kind} {run.run_name} of {run.owner} since {since}"]
     if run.progress:
-        parts.append(f"epoch {run.progress.epoch} of {run.progress.n_epochs}")
+        parts.append(f"{run.progress.unit} {run.progress.epoch} of {run.progress.n_epochs}")
         if run.progress.remaining_s is not None:
             left = max(0.0, run.progress.remaining_s - (now - run.progress.updated))
             parts.append(f"about {max(1, round(left / 60))} min more")

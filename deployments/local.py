@@ -1,5 +1,6 @@
 """Runs a flow in this process, without a server of one's own."""
 
+import glob
 import inspect
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.environment import ROOT
 from deployments.stack import choose_api, serving
@@ -70,11 +71,37 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _check_folder(data: Path | dict[str, Path] | None) -> None:
-    for path in data.values() if isinstance(data, dict) else [data]:
-        if path is not None and not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise ConfigError(f"found {found} at {path}, need a folder of pictures")
+def check_data(data: Any) -> None:
+    """Say now, not in the run, that there is nothing where the data should be.
+
+    Raises:
+        ConfigError: names the path.
+    """
+    paths = data.values() if isinstance(data, dict) else data if isinstance(data, list) else [data]
+    for path in paths:
+        if isinstance(path, Path) and not path.expanduser().exists() and not _matches(path):
+            raise ConfigError(f"found nothing at {path}, need the data there")
+
+
+def _matches(path: Path) -> bool:
+    return any(True for _ in glob.iglob(str(path.expanduser()), recursive=True))
+
+
+def device_section(flow: Any) -> str | None:
+    """Return the name of the parameter that says on what device a flow computes; None: it uses none."""
+    hints = typing.get_type_hints(flow.fn)
+    models = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, BaseModel)}
+    return next((name for name, model in models.items() if "device" in model.model_fields), None)
+
+
+def for_flow(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with what RFUAV's keys say of a model where the flow takes it: its files serve both."""
+    names = inspect.signature(flow.fn).parameters
+    if "predict" not in names or "train" in names:
+        return parameters
+    from tasks.inference.params import from_training
+
+    return from_training(parameters)
 
 
 def _fault(name: str, error: Any) -> str:
@@ -91,7 +118,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     Args:
         name: of the flow.
         parameters: nested, as a file of parameters has them.
-        device: replaces train.device.
+        device: replaces the one in the parameters.
         run_name: in Prefect and MLflow.
 
     Raises:
@@ -101,14 +128,17 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     """
     service = choose_api()
     flow = load_flow(name)
+    parameters, section = for_flow(flow, parameters), device_section(flow)
     if device is not None:
-        override(parameters, [f"train.device={json.dumps(device)}"])
+        if section is None:
+            raise ConfigError(f"found --device for {name}, which uses none")
+        override(parameters, [f"{section}.device={json.dumps(device)}"])
     if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
         override(parameters, [f"track.run_name={json.dumps(run_name)}"])
     checked = check_parameters(flow, parameters)
-    _check_folder(checked.get("data", checked.get("dataset")))
-    if "train" in checked:
-        resolve_device(checked["train"].device, get_probe())  # here and now, not after hours of preparation
+    check_data(checked.get("data", checked.get("dataset")))
+    if section in checked:
+        resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 

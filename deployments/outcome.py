@@ -12,14 +12,18 @@ from tasks.workspace import run_dir
 
 
 def print_outcome(run_id: UUID) -> None:
-    """Print the test figures of a finished run and how to see it in the browser."""
+    """Print the figures of a finished run, where its files are, and how to see it in the browser."""
     console = Console()
     folder = run_dir(str(run_id))
-    figures = folder / "training" / "report" / "metrics.json"
+    figures, splat = folder / "training" / "report" / "metrics.json", folder / "training" / "finished.json"
     if figures.is_file():
-        console.print(_table(json.loads(figures.read_text())))
+        console.print(_table("on the test part", json.loads(figures.read_text())))
         console.print(f"pictures and tables: {figures.parent}", highlight=False, soft_wrap=True)
         console.print(f"weights: {folder / 'training' / 'best.pt'}", highlight=False, soft_wrap=True)
+    elif splat.is_file() and "metrics" in (found := json.loads(splat.read_text())):
+        console.print(_table("the splat, on held-out views", found["metrics"]))
+        console.print(f"viewer: {splat.parent / 'splat' / 'viewer.html'}", highlight=False, soft_wrap=True)
+        console.print(f"all files: {splat.parent / 'splat' / 'splat.zip'}", highlight=False, soft_wrap=True)
     else:
         console.print(f"files: {folder}", highlight=False, soft_wrap=True)
     prefix = "" if running_stack() else "`yard up`, then "
@@ -30,8 +34,8 @@ def print_outcome(run_id: UUID) -> None:
         console.print(f"see curves:  {prefix}{stack['mlflow']}/{_page(card)}", highlight=False, soft_wrap=True)
 
 
-def _table(figures: dict[str, float | int | None]) -> Table:
-    table = Table(title="on the test part")
+def _table(title: str, figures: dict[str, float | int | None]) -> Table:
+    table = Table(title=title)
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():

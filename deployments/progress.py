@@ -24,6 +24,7 @@ class Far:
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
         last_epoch: its figures, as the run shows them.
+        unit: what is counted: epoch, or step.
     """
 
     device: str = ""
@@ -32,6 +33,7 @@ class Far:
     percent: float | None = None
     remaining_s: float | None = None
     last_epoch: Json | None = None
+    unit: str = "epoch"
 
 
 def read_progress(api: Api, ids: Sequence[str]) -> dict[str, Far]:
@@ -55,7 +57,7 @@ def _with_holder(known: Far, holder: Holder) -> Far:
     if at is None:
         return replace(known, device=holder.device)
     left = known.remaining_s if at.remaining_s is None else max(0.0, at.remaining_s - (time.time() - at.updated))
-    return replace(known, device=holder.device, epoch=at.epoch, n_epochs=at.n_epochs, remaining_s=left)
+    return replace(known, device=holder.device, epoch=at.epoch, n_epochs=at.n_epochs, remaining_s=left, unit=at.unit)
 
 
 def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
@@ -67,7 +69,10 @@ def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
     """
     last = next(iter(reversed(epoch_rows(artifacts))), None)
     bar = next((found for found in artifacts if found["type"] == "progress"), None)
-    far = Far() if last is None else Far(epoch=last.get("epoch"), n_epochs=last.get("total_epochs"), last_epoch=last)
+    far = Far()
+    if last is not None:
+        unit = "step" if "step" in last else "epoch"
+        far = Far(epoch=last.get(unit), n_epochs=last.get(f"total_{unit}s"), last_epoch=last, unit=unit)
     return far if bar is None else replace(far, percent=float(bar["data"]), remaining_s=_estimate(bar, now))
 
 

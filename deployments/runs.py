@@ -85,6 +85,7 @@ class Row:
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
         last_epoch: the figures of the last epoch that ended, while the run runs.
+        unit: what is counted: epoch, or step.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Row:
     percent: float | None = None
     remaining_s: float | None = None
     last_epoch: Json | None = None
+    unit: str = "epoch"
 
     @property
     def over(self) -> bool:
@@ -170,6 +172,7 @@ def _row(run: Json, flow: str, far: Far) -> Row:
         percent=far.percent,
         remaining_s=far.remaining_s,
         last_epoch=far.last_epoch,
+        unit=far.unit,
     )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.local import check_parameters, load_flow
+from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
 from gpu_pools.names import host_name
 from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue
 from gpu_pools.records import lock, lock_dir, open_lock
@@ -28,7 +28,7 @@ DEPLOYMENT = "yard"
 """The name of every deployment in prefect.yaml; the flow tells them apart."""
 
 _PER_CALL = 100  # runs that the server creates in one call at most
-_DECISION_LIMIT_S = 5.0
+_DECISION_LIMIT_S = 15.0
 _BULK_LIMIT_S = 120.0
 _TURN_LIMIT_S = 20.0
 
@@ -90,18 +90,19 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     """
     flow = load_flow(flow_name)
     deployment = _deployment(api, flow_name)
-    given: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
+    copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
+    given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
-    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, train="train" in names)
+    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_section(flow))
     if wishes.name is not None and "track" in names:
         override(given, [f"track.run_name={json.dumps(wishes.name)}"])
     checked = check_parameters(flow, given)
     if urlsplit(api.url).hostname in {"127.0.0.1", "localhost", "::1"}:  # else its disks may be others than these
-        _check_folders(checked.get("data", checked.get("dataset")))
+        check_data(checked.get("data", checked.get("dataset")))
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
         "parameters": {name: _plain(value) for name, value in checked.items()},
-        "job_variables": _variables(wishes),
+        "job_variables": {**_defaults(deployment), **_variables(wishes)},
     }
     if queue is not None:
         body["work_queue_name"] = queue.name
@@ -225,22 +226,32 @@ def _deployment(api: Api, flow_name: str) -> Json:
         raise ConfigError(f"found no deployment {flow_name}/{DEPLOYMENT} at {api.url}: `yard up` makes it") from exc
 
 
-def _place(api: Api, default: Queue, parameters: Json, wish: str | None, *, train: bool) -> Queue | None:
-    """Put the device into the parameters and return the queue, None for the deployment's own."""
-    section = parameters.get("train") if train else None
-    asked = wish or (section.get("device") if isinstance(section, dict) else None)
+def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section: str | None) -> Queue | None:
+    """Put the device into the parameters and return the queue, None for the deployment's own.
+
+    Args:
+        section: the parameter that has the device; None: the flow uses none.
+    """
+    given = parameters.get(section) if section else None
+    asked = wish or (given.get("device") if isinstance(given, dict) else None)
     if asked is None:
         return None
     if default.kind == "pipeline":  # it waits on the CPU for its halves; the device is that of the training
-        if not train:
+        if section is None:
             raise ConfigError("found --device for a flow that uses none")
-        found = find_device(read_queues(api), str(asked), "training")
-        override(parameters, [f"train.device={found.label}"])
+        found = find_device(read_queues(api), str(asked), "inference" if section == "predict" else "training")
+        override(parameters, [f"{section}.device={found.label}"])
         return None
     found = find_device(read_queues(api), str(asked), default.kind)
-    if train:
-        override(parameters, [f"train.device={found.device}"])
+    if section:
+        override(parameters, [f"{section}.device={found.device}"])
     return None if found == default else found
+
+
+def _defaults(deployment: Mapping[str, Any]) -> Json:
+    """Return how the runs of a deployment are treated unless they say otherwise."""
+    variables = deployment.get("job_variables") or {}
+    return {name: variables[name] for name in ("time_limit",) if variables.get(name)}
 
 
 def _variables(wishes: Wishes) -> Json:
@@ -257,13 +268,6 @@ def _booking(at: datetime) -> Json:
     if at <= datetime.now(at.tzinfo):
         raise ConfigError(f"found the time {at:%Y-%m-%d %H:%M}, need one to come")
     return {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
-
-
-def _check_folders(data: Any) -> None:
-    for path in data.values() if isinstance(data, dict) else [data]:
-        if isinstance(path, Path) and not path.expanduser().is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise ConfigError(f"found {found} at {path}, need a folder of pictures")
 
 
 def _plain(value: Any) -> Any:

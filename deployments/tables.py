@@ -57,7 +57,7 @@ def far(row: Row) -> str:
     """Return how far a run is: "epoch 3 of 30, about 25 min more"."""
     parts = []
     if row.epoch is not None and row.n_epochs is not None:
-        parts.append(f"epoch {row.epoch} of {row.n_epochs}")
+        parts.append(f"{row.unit} {row.epoch} of {row.n_epochs}")
     elif row.percent is not None:
         parts.append(f"{row.percent:.0f} %")
     if row.remaining_s is not None and not row.over:

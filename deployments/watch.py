@@ -153,7 +153,11 @@ def _result(api: Api, row: Row) -> int:
 
 
 def _figures(last_epoch: Json | None) -> list[tuple[str, Any]]:
-    shown = [(name, value) for name, value in (last_epoch or {}).items() if name not in {"epoch", "total_epochs"}]
+    shown = [
+        (name, value)
+        for name, value in (last_epoch or {}).items()
+        if name not in {"epoch", "total_epochs", "step", "total_steps"}
+    ]
     return [(name, value) for name, value in shown if value is not None][:_COLUMNS]
 
 

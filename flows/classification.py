@@ -7,6 +7,7 @@ from prefect import flow
 from flows.halves import half
 from gpu_pools.occupy import on_device
 from gpu_pools.queues import Queue, device_queue
+from tasks import shell
 from tasks.classification import steps
 from tasks.classification.params import (
     AugmentParams,
@@ -88,8 +89,8 @@ def classification(
         The id of the MLflow run.
     """
     source = steps.check_start(data, train)
-    run = steps.run_key()
+    run = shell.run_key()
     half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
     training = {"dataset": steps.prepared(augment, run), "train": train, "evaluate": evaluate, "track": track}
     half(train_classifier, device_queue(train.device, "training"), **training, run=run)
-    return steps.mlflow_run(run)
+    return shell.mlflow_run(run)

@@ -92,7 +92,7 @@ class HostView:
         found: dict[str, list[tuple[str, str]]] = {}
         for holder in held:
             if holder.uuid in self._gpus:
-                when = f", epoch {holder.progress.epoch}" if holder.progress else ""
+                when = f", {holder.progress.unit} {holder.progress.epoch}" if holder.progress else ""
                 processes = self._foreign(self._probe.device(holder.uuid), held)
                 found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
         return found

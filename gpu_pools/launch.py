@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from gpu_pools.kernels import kernel_environment
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry
 from gpu_pools.probe import Device, environment
@@ -74,6 +75,7 @@ def process_environment(
         STOP_FILE: str(stop_file(entry.run_id)),
         "TMPDIR": str(scratch),
         **environment(device),
+        **kernel_environment(device, {**os.environ, **extra}),
         **lease.env,
     }
     if entrypoint:

@@ -154,12 +154,13 @@ def holders(uuid: str | None = None, kind: Kind | None = None) -> list[Holder]:
     return found
 
 
-def report_progress(epoch: int, n_epochs: int, remaining_s: float | None) -> None:
+def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: str = "epoch") -> None:
     """Say from inside a run how far it is; does nothing in a run without a lease.
 
     Args:
         epoch, n_epochs: the one that is done, and how many there will be.
         remaining_s: seconds until the end, None where not known.
+        unit: what is counted, where it is not epochs.
 
     Raises:
         StorageError: the record cannot be written.
@@ -169,7 +170,7 @@ def report_progress(epoch: int, n_epochs: int, remaining_s: float | None) -> Non
         return
     slot = Path(path)
     run_id = os.environ.get(_RUN) or _run_of(slot)
-    records.write_progress(slot, run_id, Progress(epoch, n_epochs, remaining_s, time.time()))
+    records.write_progress(slot, run_id, Progress(epoch, n_epochs, remaining_s, time.time(), unit))
 
 
 def _run_of(slot: Path) -> str:

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from gpu_pools.hostview import HostView, Queues
+from gpu_pools.kernels import kernel_environment
 from gpu_pools.launch import DEVICE
 from gpu_pools.lease import Holder, Lease, acquire
 from gpu_pools.names import host_name
@@ -53,7 +54,8 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
     )
     with _slot(host, queue, asks) as lease:
         gpu = host.device(lease.holder.uuid)
-        with _environ({**environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}):
+        own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}
+        with _environ(own):
             yield
 
 

@@ -213,7 +213,7 @@ def _holder(holder: Holder, now: float) -> str:
         return "a run whose record cannot be read"
     parts = [f"{holder.run_name} of {holder.owner} since {_clock(holder.since, now)}"]
     if holder.progress:
-        parts.append(f"epoch {holder.progress.epoch} of {holder.progress.n_epochs}")
+        parts.append(f"{holder.progress.unit} {holder.progress.epoch} of {holder.progress.n_epochs}")
         parts += _remaining(holder.progress, now)
     return ", ".join(parts)
 

@@ -34,6 +34,7 @@ class Progress:
     n_epochs: int
     remaining_s: float | None  # seconds, None: not known
     updated: float  # Unix seconds
+    unit: str = "epoch"  # what is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,7 @@ def _progress(data: bytes, run_id: str) -> Progress | None:
             n_epochs=int(found["n_epochs"]),
             remaining_s=None if remaining is None else _seconds(remaining),
             updated=_seconds(found["updated"]),
+            unit=str(found.get("unit", "epoch")),
         )
     except _TORN:
         return None

@@ -19,7 +19,15 @@ BELOW = {
     "flows": {"tasks", "gpu_pools"},
     "deployments": {"flows", "tasks", "gpu_pools"},
 }
-SHELL = {"tasks/prefect_page.py", "tasks/classification/steps.py"}  # the only tasks that know Prefect
+SHELL = {
+    "tasks/prefect_page.py",
+    "tasks/shell.py",
+    "tasks/classification/steps.py",
+    "tasks/classification/preparation_steps.py",
+    "tasks/classification/snr_steps.py",
+    "tasks/inference/steps.py",
+    "tasks/splatting/steps.py",
+}  # the only tasks that know Prefect
 HEAVY = {"torch", "torchvision", "cv2", "mlflow", "pandas", "albumentations", "matplotlib"}
 
 

@@ -98,7 +98,7 @@ def augment_dataset(source: Path, target: Path, params: AugmentParams) -> Augmen
     return finish(augmenting(source, target, params))
 
 
-def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[AugmentReport]:
+def augmenting(source: Path, target: Path, params: AugmentParams, *, whole: bool = False) -> Steps[AugmentReport]:
     """Fill `target` with every image of `source`, and a copy by each method in the chosen parts; yield per image.
 
     Originals are hard links where possible. A copy is named <stem>__<Method>.jpg and made from 8-bit RGB,
@@ -108,6 +108,7 @@ def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[Augme
     Args:
         source: {train,val,test}/<class>/<name>, as `split_dataset` writes it; test may be missing.
         target: an existing empty folder.
+        whole: `source` has the classes directly; all of it gets copies, as the training part does.
 
     Raises:
         ConfigError: a value albumentations does not take.
@@ -115,7 +116,7 @@ def augmenting(source: Path, target: Path, params: AugmentParams) -> Steps[Augme
     """
     # One set per thread: a transform holds its random state. Made first: a value it refuses is told at once.
     transforms = [build_transforms(params) for _ in range(params.n_workers or n_cores())]
-    images, counts = _plan(source, params)
+    images, counts = _plan(source, params, whole)
     to_alter = [image for image in images if image.copies]
     with storage_errors(target):
         _carry_over(source, target, images)
@@ -153,15 +154,20 @@ def _altering(
     yield from in_threads(work, images, len(sets))
 
 
-def _plan(source: Path, params: AugmentParams) -> tuple[list[_Image], dict[Part, dict[str, int]]]:
+def _plan(source: Path, params: AugmentParams, whole: bool) -> tuple[list[_Image], dict[Part, dict[str, int]]]:
     """Return the originals with the names of their copies, and the number of images per part and class."""
-    folders = {path.name: path for path in subfolders(source)}
+    folders = {"train": source} if whole else {path.name: path for path in subfolders(source)}
+    if "valid" in folders:  # as RFUAV calls it; a copy keeps the name of its folder
+        if "val" in folders:
+            raise DatasetError(f"found both val and valid, need one of them: {source}")
+        folders["val"] = folders.pop("valid")
     if "train" not in folders:
         raise DatasetError(f"found the folders {sorted(folders)}, need train, val and test: {source}")
     images: list[_Image] = []
     counts: dict[Part, dict[str, int]] = {}
     for part in PARTS:
-        methods = tuple(dict.fromkeys(params.methods)) if params.enabled and part in params.parts else ()
+        chosen = params.enabled and (whole or part in params.parts)
+        methods = tuple(dict.fromkeys(params.methods)) if chosen else ()
         for folder in subfolders(folders[part]) if part in folders else ():
             paths, _ = find_images(folder)
             taken = {path.relative_to(folder).as_posix().lower() for path in paths}
@@ -169,6 +175,8 @@ def _plan(source: Path, params: AugmentParams) -> tuple[list[_Image], dict[Part,
                 copies = {method: _free_name(path, method, folder, taken) for method in methods}
                 images.append(_Image(path.relative_to(source).as_posix(), copies))
             counts.setdefault(part, {})[folder.name] = len(paths) * (1 + len(methods))
+    if not images:
+        raise DatasetError(f"found no image in a folder of its class, need at least 1: {source}")
     return images, counts
 
 

@@ -7,28 +7,36 @@ import cv2
 from tasks.classification.files import find_images, in_threads
 from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError, ImageError
+from tasks.progress import Steps, finish
 from tasks.workspace import storage_errors
+
+Box = tuple[int, int, int, int]  # x, y, width, height
 
 # Of the formats that lose something: JPEG near its best, WebP above 100 loses nothing.
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_WEBP_QUALITY, 101]
 
 
 def crop_tree(source: Path, target: Path, x: int, y: int, width: int, height: int) -> int:
-    """Write the box of every image below the same name in `target`; return how many there were.
+    """As `cropping`, all at once."""
+    return finish(cropping(source, target, (x, y, width, height)))
+
+
+def cropping(source: Path, target: Path, box: Box) -> Steps[int]:
+    """Write the box of every image below the same name in `target`; yield per image, return how many there were.
 
     What is written is 8-bit RGB in the format of the name (grey for .pgm).
 
     Args:
         source: an image, or a folder whose structure is kept.
         target: an existing empty folder.
-        x, y: upper left corner of the box, pixels from the upper left corner of the picture as it is seen,
-            that is with its EXIF orientation applied.
-        width, height: pixels.
+        box: x, y, width, height in pixels; x and y of the upper left corner, from the upper left corner of the
+            picture as it is seen, that is with its EXIF orientation applied.
 
     Raises:
         ImageError: the box reaches outside a picture, or a file is none.
         DatasetError: there is nothing to crop.
     """
+    x, y, width, height = box
     if width < 1 or height < 1:
         raise ValueError(f"found a box of {width}x{height}, need at least 1x1")
     base, paths = _find(source)
@@ -41,11 +49,13 @@ def crop_tree(source: Path, target: Path, x: int, y: int, width: int, height: in
                 f"box x={x} y={y} width={width} height={height} reaches outside the "
                 f"{n_columns}x{n_rows} picture: {path}"
             )
-        box = rgb[y : y + height, x : x + width]
-        _write(target / path.relative_to(base), cv2.cvtColor(box, cv2.COLOR_RGB2BGR))
+        cut = rgb[y : y + height, x : x + width]
+        _write(target / path.relative_to(base), cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))
 
     with storage_errors(target):
-        return sum(1 for _ in in_threads(crop, paths))
+        for number, _ in enumerate(in_threads(crop, paths), 1):
+            yield number, len(paths)
+    return len(paths)
 
 
 def _find(source: Path) -> tuple[Path, list[Path]]:

@@ -30,7 +30,7 @@ class DemoProgress:
 def make_demo_dataset(
     target: Path,
     *,
-    n_recordings_per_class: int = 200,
+    n_recordings_per_class: int = 140,
     frames_per_recording: int = 2,
     snrs_db: Sequence[int] = (-12, -8, -4, 0, 6),
     size: int = 128,

@@ -32,11 +32,13 @@ from tasks.classification.events import (
     epoch_from,
     history_frame,
 )
+from tasks.classification.grading import load_model
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.optim import deterministic
 from tasks.classification.params import TrainParams
 from tasks.classification.parts import LoadedPart, digest_of
 from tasks.classification.precision import Precision, choose_precision
+from tasks.classification.temperature import temperature_of
 from tasks.classification.train import Trainer
 from tasks.errors import ConfigError, StopAsked
 from tasks.workspace import write_atomic, write_json
@@ -258,7 +260,8 @@ class Session:
         if self.best.is_file():  # else a restart after the renaming
             os.replace(self.best, self.folder / "best.pt")
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
-        write_json(self.folder / "config.json", {**self.model_config(), "precision": trainer.precision})
+        found = {"precision": trainer.precision, "temperature": self._temperature(trainer.precision)}
+        write_json(self.folder / "config.json", {**self.model_config(), **found})
         # Trained on or chosen by: a later model is compared with this one on other files.
         seen = {digest for part in self.parts.values() for digest in part.digests}
         write_json(self.folder / "seen_digests.json", sorted(seen))
@@ -277,6 +280,11 @@ class Session:
         self.checkpoint.unlink(missing_ok=True)
         for stale in self.folder.glob("best-*.pt"):
             stale.unlink()
+
+    def _temperature(self, precision: Precision) -> float | None:
+        """Return by how much the best weights' confidence is to be softened, as the validation part tells."""
+        model = load_model(self.folder / "best.pt", self.model_config()).to(self.device)
+        return temperature_of(model, self._batches("val", shuffle=False), self.device, precision)
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""

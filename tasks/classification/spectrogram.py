@@ -4,29 +4,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from tasks.classification.signal_params import SpectrogramParams, Window
-from tasks.errors import DatasetError
+from tasks.classification.iq_files import Layout, read_layout, read_samples
+from tasks.classification.signal_params import Datatype, SpectrogramParams, Window
+from tasks.errors import ConfigError, DatasetError
 from tasks.workspace import storage_errors
 
-SAMPLE_BYTES = 8  # one float32 each for I and Q, little-endian
 POWER_FLOOR = 1e-20  # -200 dB: keeps digital silence finite, far below a float32 receiver's own noise
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file of interleaved float32 I/Q and the frames that can be cut from it."""
+    """A file of interleaved I/Q and the frames that can be cut from it."""
 
     path: Path
     n_samples: int  # complex
     n_frames: int  # whole ones
     unused_samples: int  # at the end, too few for a frame
+    datatype: Datatype
+    sample_rate_hz: float
 
     @property
     def note(self) -> str | None:
@@ -58,20 +65,24 @@ class FrameImage:
 
 
 def open_recording(path: Path, params: SpectrogramParams) -> Recording:
-    """Say what a file of interleaved float32 I/Q holds, from its size alone.
+    """Say what a file of interleaved I/Q holds, from its size and, where there are some, its SigMF metadata.
 
     Raises:
-        DatasetError: no such file, an odd length (half a sample), or not enough samples for one frame.
+        DatasetError: no such file, an odd length (part of a sample), or not enough samples for one frame.
     """
     if not path.is_file():
-        raise DatasetError(f"found no recording, need a file of interleaved float32 I/Q: {path}")
+        raise DatasetError(f"found no recording, need a file of interleaved I/Q: {path}")
+    layout = read_layout(path)
+    if params.datatype != "auto":
+        layout = Layout(params.datatype, layout.sample_rate_hz)
     n_bytes = path.stat().st_size
-    if n_bytes % SAMPLE_BYTES:
+    if n_bytes % layout.sample_bytes:
         raise DatasetError(
-            f"found {n_bytes} bytes, need a multiple of {SAMPLE_BYTES} (float32 I, float32 Q); "
+            f"found {n_bytes} bytes, need a multiple of {layout.sample_bytes} ({layout.datatype}: I, then Q); "
             f"the file is cut inside a sample or holds another format: {path}"
         )
-    n_samples = n_bytes // SAMPLE_BYTES
+    params = at_rate(params, layout.sample_rate_hz or params.sample_rate_hz, path)
+    n_samples = n_bytes // layout.sample_bytes
     length, hop = params.frame_samples, params.hop_samples
     if n_samples < length:
         raise DatasetError(
@@ -80,7 +91,21 @@ def open_recording(path: Path, params: SpectrogramParams) -> Recording:
         )
     n_frames = 1 + (n_samples - length) // hop
     unused = max(0, n_samples - ((n_frames - 1) * hop + max(length, hop)))
-    return Recording(path, n_samples, n_frames, unused)
+    return Recording(path, n_samples, n_frames, unused, layout.datatype, params.sample_rate_hz)
+
+
+def at_rate(params: SpectrogramParams, sample_rate_hz: float, path: Path) -> SpectrogramParams:
+    """Return the parameters for a recording of another sample rate.
+
+    Raises:
+        DatasetError: a frame would be too short to make a picture of.
+    """
+    if sample_rate_hz == params.sample_rate_hz:
+        return params
+    try:
+        return SpectrogramParams.model_validate({**params.model_dump(), "sample_rate_hz": sample_rate_hz})
+    except ValidationError as exc:
+        raise DatasetError(f"{exc.errors()[0]['msg'].removeprefix('Value error, ')}: {path}") from exc
 
 
 def read_frames(recording: Recording, params: SpectrogramParams) -> Iterator[Frame]:
@@ -89,18 +114,17 @@ def read_frames(recording: Recording, params: SpectrogramParams) -> Iterator[Fra
     Raises:
         DatasetError: a sample is not a finite number, or the file became shorter meanwhile.
     """
+    params = at_rate(params, recording.sample_rate_hz, recording.path)
     length = params.frame_samples
-    with recording.path.open("rb") as file:
-        for index in range(recording.n_frames):
-            start = index * params.hop_samples
-            file.seek(start * SAMPLE_BYTES)
-            values = np.fromfile(file, dtype="<f4", count=2 * length)
-            where = f"frame {index} of {recording.path}"
-            if len(values) < 2 * length:
-                raise DatasetError(f"found {len(values) // 2} samples, need {length}; the file shrank: {where}")
-            if not np.isfinite(values).all():
-                raise DatasetError(f"found NaN or infinite samples, need finite float32 I/Q: {where}")
-            yield Frame(index, start / params.sample_rate_hz, values.view(np.complex64))
+    for index in range(recording.n_frames):
+        start = index * params.hop_samples
+        iq = read_samples(recording.path, recording.datatype, start, length)
+        where = f"frame {index} of {recording.path}"
+        if len(iq) < length:
+            raise DatasetError(f"found {len(iq)} samples, need {length}; the file shrank: {where}")
+        if not np.isfinite(iq.view(np.float32)).all():
+            raise DatasetError(f"found NaN or infinite samples, need finite I/Q: {where}")
+        yield Frame(index, start / params.sample_rate_hz, iq)
 
 
 def spectrogram_db(iq: NDArray[np.complex64], params: SpectrogramParams) -> NDArray[np.float32]:
@@ -142,8 +166,8 @@ def spectrogram_db(iq: NDArray[np.complex64], params: SpectrogramParams) -> NDAr
 def render(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.uint8]:
     """Return a picture of `decibel`, its first row on top.
 
-    Pixels are means of dB over their area, where matplotlib's imshow weighs with a Hanning kernel: weights trained on
-    pictures drawn by matplotlib see the same scene, but not the same pixels.
+    Drawn fast, pixels are means of dB over their area, where matplotlib's imshow weighs with a Hanning kernel:
+    weights trained on pictures drawn by matplotlib see the same scene, but not the same pixels.
 
     Args:
         decibel: (rows, columns).
@@ -151,24 +175,63 @@ def render(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[n
     Returns:
         (height, width, 3) uint8, BGR as OpenCV has it.
     """
+    if params.drawing == "matplotlib":
+        return _draw_with_matplotlib(decibel, params)
     rows, columns = decibel.shape
     # In two steps: OpenCV averages over areas only where both sides shrink.
     small = cv2.resize(decibel, (min(params.width, columns), min(params.height, rows)), interpolation=cv2.INTER_AREA)
     sized = cv2.resize(small, (params.width, params.height), interpolation=cv2.INTER_LINEAR)
-    low, high = params.db_range or np.percentile(small, params.percentiles)
-    span = max(float(high) - float(low), 1e-6)  # digital silence has no range
+    low, high = _ends(small, params)
+    span = max(high - low, 1e-6)  # digital silence has no range
     index = np.clip((sized - np.float32(low)) * np.float32(256 / span), 0, 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(index, colour_table(params.colour_map)), dtype=np.uint8)
 
 
+def _draw_with_matplotlib(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.uint8]:
+    """Return what `imshow` draws over the whole of a figure, as RFUAV's pictures were made."""
+    dpi = 100
+    # A hair more than the size: matplotlib rounds down, and 113 / 100 * 100 is less than 113.
+    fig = Figure(figsize=((params.width + 1e-3) / dpi, (params.height + 1e-3) / dpi), dpi=dpi)
+    canvas = FigureCanvasAgg(fig)
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    low, high = _ends(decibel, params)
+    ax.imshow(decibel, aspect="auto", cmap=_colour_map(params.colour_map), vmin=low, vmax=max(high, low + 1e-6))
+    canvas.draw()
+    rgba = np.asarray(canvas.buffer_rgba())  # (height, width, 4)
+    return np.ascontiguousarray(rgba[:, :, 2::-1])
+
+
+def _ends(decibel: NDArray[Any], params: SpectrogramParams) -> tuple[float, float]:
+    """Return the dB at the ends of the colour map."""
+    if params.db_range is not None:
+        return params.db_range
+    if params.percentiles == (0, 100):  # without sorting millions of values
+        return float(decibel.min()), float(decibel.max())
+    low, high = np.percentile(decibel, params.percentiles)
+    return float(low), float(high)
+
+
 @cache
 def colour_table(name: str) -> NDArray[np.uint8]:
-    """Return (256, 1, 3) uint8 BGR: matplotlib's table of that name; for parula, which it lacks, OpenCV's."""
-    if name == "parula":
-        ramp = np.arange(256, dtype=np.uint8).reshape(256, 1)
-        return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_PARULA), dtype=np.uint8)
-    rgba = matplotlib.colormaps[name](np.arange(256), bytes=True)  # (256, 4)
+    """Return (256, 1, 3) uint8 BGR: matplotlib's table of that name; for parula, which it lacks, OpenCV's.
+
+    Raises:
+        ConfigError: the matplotlib that is installed has none of that name.
+    """
+    rgba = _colour_map(name)(np.arange(256) / 255, bytes=True)  # (256, 4)
     return np.ascontiguousarray(rgba[:, 2::-1].reshape(256, 1, 3))
+
+
+def _colour_map(name: str) -> Colormap:
+    if name.removesuffix("_r") == "parula":
+        ramp = np.arange(256, dtype=np.uint8).reshape(256, 1)
+        bgr = np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_PARULA))[:, 0]
+        parula = ListedColormap(bgr[:, ::-1] / 255)
+        return parula.reversed() if name.endswith("_r") else parula
+    if name not in matplotlib.colormaps:
+        raise ConfigError(f"found the colour map {name!r}, which matplotlib {matplotlib.__version__} does not have")
+    return matplotlib.colormaps[name]
 
 
 def write_spectrograms(path: Path, target: Path, params: SpectrogramParams) -> Iterator[FrameImage]:
@@ -184,13 +247,21 @@ def write_spectrograms(path: Path, target: Path, params: SpectrogramParams) -> I
     recording = open_recording(path, params)
     digits = max(2, len(str(recording.n_frames - 1)))
     for frame in read_frames(recording, params):
-        image = render(spectrogram_db(frame.iq, params), params)
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, params.quality])
         out = target / f"{path.stem}_f{frame.index:0{digits}d}.jpg"
-        with storage_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(data.tobytes())
+        write_picture(out, spectrogram_db(frame.iq, params), params)
         yield FrameImage(out, frame.index, frame.start_s)
+
+
+def write_picture(path: Path, decibel: NDArray[np.float32], params: SpectrogramParams) -> None:
+    """Write a picture of `decibel` (rows, columns) as a JPEG, the folder made where it is missing.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    _, data = cv2.imencode(".jpg", render(decibel, params), [cv2.IMWRITE_JPEG_QUALITY, params.quality])
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
 
 
 @cache

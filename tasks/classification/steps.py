@@ -1,25 +1,16 @@
 """The steps of the classification pipeline as Prefect tasks."""
 
 import json
-import logging
-import os
-import re
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import get_run_logger, task
-from prefect.events.worker import EventsWorker
-from prefect.exceptions import MissingContextError
-from prefect.logging.handlers import APILogWorker
+from prefect import task
 from prefect.runtime import flow_run, task_run
 
-from gpu_pools.launch import DEVICE, EXIT_STOPPED, STOP_FILE
-from gpu_pools.probe import get_probe, resolve_device
-from gpu_pools.supervise import MARK
+from tasks import shell
 from tasks.classification.params import (
     AugmentParams,
     DataSource,
@@ -31,31 +22,26 @@ from tasks.classification.params import (
     data_source,
 )
 from tasks.display import bars
-from tasks.errors import ConfigError, StopAsked, TrackingError
+from tasks.errors import ConfigError, StopAsked
 from tasks.prefect_page import Page, show_link, show_markdown
+from tasks.shell import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked
 from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
 
 if TYPE_CHECKING:
     import torch
-    from prefect.client.schemas.objects import State
 
     from tasks.classification.split import SplitReport
     from tasks.tracking import Tracker
 
-Logger = logging.Logger | logging.LoggerAdapter[Any]
-
-
-def run_key() -> str:
-    """Return the name of the running flow's folder under runs/."""
-    return str(flow_run.id)
-
 
 def name_training() -> str:
-    """Return the name of a training run: the one given, else model and data."""
+    """Return the name of a training run: the one in the parameters, else the run's own, else model and data."""
     values = flow_run.parameters
     train, track = values.get("train") or TrainParams(), values.get("track") or TrackParams()
     if track.run_name:
         return str(track.run_name)
+    if given := shell.given_name():
+        return given
     data = values.get("data") or _origin(values.get("dataset")) or train.train_path
     return f"{train.model}-{Path(data).name if data else 'data'}"
 
@@ -77,43 +63,9 @@ def name_augmentation() -> str:
     return "-".join(["augment", *task_run.parameters["params"].methods])
 
 
-def logger() -> Logger:
-    """Return the running step's log, which Prefect shows; a plain one where a step is called as a function."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger("trainyard")
-
-
-def stage_dir(run: str | None, stage: str) -> Path:
-    """Return the folder of a stage, below that of the run named, else of the running flow.
-
-    Raises:
-        ConfigError: the name could lead out of the folder of all runs.
-    """
-    key = run or run_key()
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
-        raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
-    if MARK in os.environ and key != run_key():
-        link = run_dir(run_key()) / "files"  # who looks for the files of this half finds them
-        link.unlink(missing_ok=True)
-        link.symlink_to(run_dir(key))
-    return run_dir(key) / stage
-
-
 def prepared(params: AugmentParams, run: str) -> Path:
     """Return the folder that the preparation of a run leaves for its training."""
     return run_dir(run) / ("augmented" if params.enabled else "split")
-
-
-def mlflow_run(run: str) -> str:
-    """Return the id of the MLflow run of a run's training."""
-    from tasks.journal import read_card
-
-    card = read_card(run_dir(run) / "training")
-    assert card is not None, "a training that has ended has a card"
-    assert card.run_id is not None, "a training ends once MLflow has all of it"
-    return card.run_id
 
 
 def check_paths(train: TrainParams) -> None:
@@ -131,29 +83,6 @@ def check_paths(train: TrainParams) -> None:
             tempfile.TemporaryFile(dir=target).close()
 
 
-def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
-    """Return whether a step failed because MLflow did not take or give something."""
-    return isinstance(state.result(raise_on_failure=False), TrackingError)
-
-
-def stop_asked() -> bool:
-    """Return whether the worker wants this run to save its state and end."""
-    path = os.environ.get(STOP_FILE)
-    return path is not None and os.path.exists(path)
-
-
-def leave_unended() -> None:
-    """End this process at once: run and MLflow run stay as they are, until the worker starts the run again."""
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=5)
-    os._exit(EXIT_STOPPED)
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dict[str, Any]:
     """Return every parameter of a training, its preparation's included, for MLflow."""
     return {
@@ -164,59 +93,15 @@ def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dic
     }
 
 
-@contextmanager
 def tracked(
     folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams, *, last: bool
-) -> Iterator[tuple["Tracker", "torch.device", Logger]]:
-    """Hold the MLflow run of a training, its device and its log file for the block.
-
-    Args:
-        folder: of the training; what restarts in it goes on in the same MLflow run.
-        parameters: all that the run records.
-        train: names the device.
-        track: names experiment and run.
-        last: the MLflow run ends with the block; else it stays open for the next step.
-    """
-    import torch
-
+) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
+    """Hold the MLflow run of a training, its device and its log file for a block; see `tasks.shell.tracked`."""
     from tasks.classification.session import FREE_TO_CHANGE
-    from tasks.system import SystemSampler
-    from tasks.tracking import Tracker
 
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
-    probe = get_probe()
-    # The slot decides; a step called as a plain function has none.
-    gpu = resolve_device(os.environ.get(DEVICE, train.device), probe)
-    device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
-    tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
-    log = logger()
     name = track.run_name or name_training()
-    with (
-        log_file(log, folder / "run.log"),
-        Tracker.open(folder, track.experiment, name, parameters, tags, free_to_change=free) as tracker,
-    ):
-        try:
-            with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
-                yield tracker, device, log
-        finally:  # the log of a run that failed is the one that is read
-            tracker.artifact(folder / "run.log", "log")
-        if not last:
-            tracker.leave_open()
-
-
-@contextmanager
-def log_file(log: Logger, path: Path) -> Iterator[None]:
-    """Copy the step's log lines to a file for the block."""
-    target = log.logger if isinstance(log, logging.LoggerAdapter) else log
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    target.addHandler(handler)
-    try:
-        yield
-    finally:
-        target.removeHandler(handler)
-        handler.close()
+    return shell.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=last)
 
 
 def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:

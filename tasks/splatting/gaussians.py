@@ -36,3 +36,8 @@ class Gaussians:
     def detached(self) -> "Gaussians":
         """Return a copy outside any graph, on the CPU."""
         return Gaussians(**{name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()})
+
+    @torch.no_grad()
+    def moved_to(self, device: torch.device) -> "Gaussians":
+        """Return them on a device."""
+        return Gaussians(**{name: tensor.to(device) for name, tensor in self.tensors().items()})

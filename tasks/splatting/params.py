@@ -40,6 +40,7 @@ class PosesParams(Params):
     min_registered: Annotated[int, Field(ge=3, description="Fails below this many pictures with a pose")] = 10
     min_registered_share: Annotated[Fraction, Field(description="Fails below this share of pictures with a pose")] = 0.5
     seed: Seed = 0
+    num_threads: Annotated[int | None, NoneText, Field(ge=1, description="CPU threads; empty: all")] = None
 
 
 class SplatParams(Params):
@@ -86,7 +87,9 @@ class SplatParams(Params):
     ] = "sfm"
     init_num_pts: Annotated[int, Field(ge=10, description="random: how many")] = 10_000
     init_extent: Annotated[float, Field(gt=0, description="random: cube's half side, in camera distances")] = 3.0
-    init_opa: Annotated[float, Field(gt=0, lt=1, description="Opacity at the start")] = 0.5
+    init_opa: Annotated[
+        Optional, Field(gt=0, lt=1, description="Opacity at the start; empty: as the strategy wants it")
+    ] = None
     init_scale: Annotated[Optional, Field(gt=0, description=f"Size at the start by distance; {_BY_PRESET}")] = None
 
     means_lr: Annotated[Optional, Field(gt=0, description=f"By scene size; {_BY_PRESET}")] = None
@@ -96,8 +99,10 @@ class SplatParams(Params):
     sh0_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
     shN_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
     ssim_lambda: Annotated[Fraction, Field(description="Weight of 1 - SSIM; the rest is L1")] = 0.2
-    opacity_reg: Annotated[float, Field(ge=0, description="Weight of the mean opacity")] = 0.01
-    scale_reg: Annotated[float, Field(ge=0, description="Weight of the mean scale")] = 0.01
+    opacity_reg: Annotated[Optional, Field(ge=0, description="Weight of the mean opacity; empty: as the strategy")] = (
+        None
+    )
+    scale_reg: Annotated[Optional, Field(ge=0, description="Weight of the mean scale; empty: as the strategy")] = None
     antialiased: Annotated[bool, Field(description="Opacity follows the blur, so that far views do not swell")] = False
     random_bkgd: Annotated[bool, Field(description="Another background each step: nothing hides in its colour")] = False
     exposure_opt: Annotated[bool, Field(description="Fit gain and offset per picture, for changing exposure")] = False

@@ -19,7 +19,8 @@ from deployments.api import Api
 from deployments.stack import free_port, mlflow_service, prefect_service, running
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_SERVERS = {"test_cli.py", "test_local.py"}  # the other files start services, which takes minutes in all
+# The other files start services, which takes minutes in all.
+WITHOUT_SERVERS = {"test_cli.py", "test_doctor.py", "test_kernels.py", "test_local.py"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks are looked at

@@ -101,7 +101,7 @@ def test_again_changes_nothing_and_keeps_what_people_changed(api):
 
 
 def test_a_run_that_is_due_is_counted_where_it_waits(api):
-    (deployment,) = (d for d in deployments(api).values() if d["work_queue_name"] == "cpu.pipeline")
+    deployment = next(d for d in deployments(api).values() if d["work_queue_name"] == "cpu.pipeline")
     body = {"parameters": {"data": "/data"}, "enforce_parameter_schema": False}
     url = f"{api}/deployments/{deployment['id']}/create_flow_run"
     httpx.post(url, json=body).raise_for_status()

@@ -16,13 +16,13 @@ def faults(name, parameters):
 
 
 def test_flows_are_known_by_their_name():
-    assert set(entrypoints()) == {"classification", "prepare_dataset", "train_classifier"}
+    assert {"classification", "prepare_dataset", "train_classifier", "splatting", "predict"} <= set(entrypoints())
     for name in entrypoints():
         assert load_flow(name).name == name
 
 
 def test_an_unknown_flow_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match="found no flow 'classify', have: classification, prepare_dataset, train_c"):
+    with pytest.raises(ConfigError, match="found no flow 'classify', have: .*classification, .*train_c"):
         load_flow("classify")
 
 

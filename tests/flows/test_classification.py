@@ -61,7 +61,7 @@ def run(pictures, home, name) -> Done:
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
         tasks = client.read_task_runs()
-        ids = [found.id for found in client.read_flow_runs()]
+        ids = [found.id for found in client.read_flow_runs() if found.name in {name, "prepare-bands"}]
         pages = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids)))
     assert flow_run_id in {str(found.id) for found in runs}
     (folder,) = [home / "runs" / str(found.id) for found in runs if (home / "runs" / str(found.id)).is_dir()]

@@ -13,6 +13,7 @@ import torch
 
 import tasks.classification.session
 import tasks.classification.tracked
+from tasks import shell
 from tasks.classification import steps
 from tasks.classification.params import TrackParams, TrainParams
 from tasks.display import Bars
@@ -52,10 +53,10 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
     track = TrackParams(experiment="kill", run_name=run)
-    folder = steps.stage_dir(run, "training")
+    folder = shell.stage_dir(run, "training")
     with steps.tracked(folder, {"lr": 1}, params, track, last=True) as (tracker, device, log):
         log = logging.getLogger("quiet")
-        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=steps.now_ms)
+        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=shell.now_ms)
         with steps.Page("training") as page:
             tasks.classification.tracked.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
 

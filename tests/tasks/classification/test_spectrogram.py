@@ -2,12 +2,13 @@
 
 import cv2
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy.signal import stft, windows
 
-from tasks.classification.signal_params import SpectrogramParams
+from tasks.classification.signal_params import COLOUR_MAPS, SpectrogramParams
 from tasks.classification.spectrogram import (
     colour_table,
     open_recording,
@@ -16,7 +17,7 @@ from tasks.classification.spectrogram import (
     spectrogram_db,
     write_spectrograms,
 )
-from tasks.errors import DatasetError, StorageError
+from tasks.errors import ConfigError, DatasetError, StorageError
 
 RATE = 1e6
 SMALL = SpectrogramParams(sample_rate_hz=RATE, frame_s=4e-3, n_fft=128, width=64, height=64)
@@ -115,6 +116,62 @@ def test_parula_runs_from_blue_to_yellow():
     assert green[1] > blue[1] + 100
 
 
+def test_a_colour_map_runs_backwards_with_r():
+    for name in ("jet", "parula"):
+        there, back = colour_table(name).astype(int), colour_table(f"{name}_r").astype(int)
+        assert np.abs(back - there[::-1]).max() <= 1  # each is rounded by itself
+
+
+def test_every_colour_map_named_is_there_or_newer_than_the_oldest_matplotlib_taken():
+    newer = {"berlin", "managua", "vanimo", "okabe_ito", "Grays", "grey", "gist_grey", "gist_yerg"}
+    missing = {name for name in COLOUR_MAPS if name not in matplotlib.colormaps}
+    assert missing <= newer | {"parula"}
+    for name in COLOUR_MAPS - missing:
+        assert colour_table(name).shape == (256, 1, 3)
+
+
+def test_a_colour_map_that_this_matplotlib_lacks_is_an_error():
+    with pytest.raises(ConfigError, match="found the colour map 'newest', which matplotlib"):
+        colour_table("newest")
+
+
+def imshow(decibel, params):
+    """A picture as RFUAV's code draws it, with pyplot's own ways."""
+    figure = plt.figure(figsize=(params.width / 100, params.height / 100), dpi=100)
+    try:
+        plt.imshow(decibel, aspect="auto", cmap=params.colour_map)
+        plt.axis("off")
+        plt.subplots_adjust(left=0, right=1, bottom=0, top=1)
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba())[:, :, 2::-1]
+    finally:
+        plt.close(figure)
+
+
+@pytest.mark.parametrize("colour_map", ["jet", "hot"])
+def test_drawn_by_matplotlib_the_pixels_are_those_of_imshow(colour_map):
+    changes = {"drawing": "matplotlib", "percentiles": (0.0, 100.0), "colour_map": colour_map}
+    params = SMALL.model_copy(update={**changes, "width": 120, "height": 80})
+    decibel = spectrogram_db(noise(4000), params)
+    assert np.array_equal(render(decibel, params), imshow(decibel, params))
+
+
+@pytest.mark.parametrize("size", [(113, 57), (1800, 1200), (16, 999)])
+def test_drawn_by_matplotlib_a_picture_has_the_size_asked_for(size):
+    params = SMALL.model_copy(update={"drawing": "matplotlib", "width": size[0], "height": size[1]})
+    assert render(spectrogram_db(noise(4000), params), params).shape == (size[1], size[0], 3)
+
+
+def test_both_ways_of_drawing_show_the_same_scene():
+    params = SMALL.model_copy(update={"colour_map": "gray", "db_range": (-60.0, 0.0)})
+    decibel = spectrogram_db(tone(0.2, amplitude=0.5) + 0.01 * noise(4000), params)
+    fast, slow = (
+        render(decibel, params.model_copy(update={"drawing": drawing})).astype(int)
+        for drawing in ("fast", "matplotlib")
+    )
+    assert np.corrcoef(fast.ravel(), slow.ravel())[0, 1] > 0.98
+
+
 def test_a_whole_recording_gives_every_frame_and_no_note(tmp_path):
     iq = noise(12000)
     recording = open_recording(store(tmp_path / "a.iq", iq), SMALL)
@@ -194,7 +251,7 @@ def test_a_file_in_the_place_of_the_target_folder_is_a_storage_error(tmp_path):
         ({"frame_s": 1e-6}, "is 100 samples; need at least n_fft 1024"),
         ({"db_range": (0, -60)}, "need the lower end first"),
         ({"percentiles": (50, 50)}, "need 0 <= low < high <= 100"),
-        ({"colour_map": "rainbow"}, "colour_map"),
+        ({"colour_map": "jett"}, r"found the colour map 'jett', need one of matplotlib's or parula, such as \['jet'"),
         ({"n_ftt": 512}, "n_ftt"),
     ],
 )

@@ -1,0 +1,118 @@
+"""Seconds from raw I/Q in memory to a picture: ours against scipy.signal.stft and matplotlib, in the same run.
+
+The peer is what RFUAV's code does with a frame (graphic/RawDataProcessor.py): scipy's STFT, 10*log10, imshow over a
+whole figure, saved as JPEG at 1800x1200. Both sides get the same frame, in turns, with the same number of threads for
+torch and OpenCV as the machine has cores; the first round of each is thrown away. `db_error` is the largest difference
+of their dB where the peer's power is above 1e-12 of a full-scale tone. The last line is JSON; `ratio` is the median
+of the peer's seconds over ours, round by round.
+
+    python benchmarks/spectrogram.py [--rounds 5] [--frame-s 0.1] [--n-fft 1024]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from io import BytesIO
+
+import cv2
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import stft, windows
+
+from tasks.classification.signal_params import SpectrogramParams
+from tasks.classification.signals import make_recording
+from tasks.classification.spectrogram import render, spectrogram_db
+
+RATE_HZ = 100e6
+WIDTH, HEIGHT = 1800, 1200
+
+
+def peer_db(iq: NDArray[np.complex64], n_fft: int) -> NDArray[np.floating]:
+    """Return the dB (n_fft, columns) by scipy, the lowest frequency first."""
+    _, _, values = stft(iq, RATE_HZ, windows.hamming(n_fft), nperseg=n_fft, return_onesided=False)
+    return 20 * np.log10(np.maximum(np.abs(np.fft.fftshift(values, axes=0)), 1e-10))
+
+
+def peer_picture(iq: NDArray[np.complex64], n_fft: int) -> bytes:
+    """Return the JPEG by scipy and matplotlib."""
+    figure = plt.figure(figsize=(WIDTH / 300, HEIGHT / 300))
+    plt.imshow(peer_db(iq, n_fft), aspect="auto", origin="lower", cmap="jet")
+    plt.axis("off")
+    plt.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    file = BytesIO()
+    plt.savefig(file, format="jpg", dpi=300)
+    plt.close(figure)
+    return file.getvalue()
+
+
+def our_picture(iq: NDArray[np.complex64], params: SpectrogramParams) -> bytes:
+    """Return the JPEG as the flow `spectrograms` writes it."""
+    _, data = cv2.imencode(".jpg", render(spectrogram_db(iq, params), params), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return data.tobytes()
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frame-s", type=float, default=0.1)
+    parser.add_argument("--n-fft", type=int, default=1024)
+    options = parser.parse_args()
+    fast = SpectrogramParams(frame_s=options.frame_s, n_fft=options.n_fft)
+    iq = make_recording("fhss_narrow", 5, 0, RATE_HZ, options.frame_s)
+    expected = peer_db(iq, options.n_fft)[::-1]
+    audible = expected > -120
+    error = float(np.abs(spectrogram_db(iq, fast) - expected)[audible].max())
+    del expected
+    sides: dict[str, Callable[[], object]] = {
+        "scipy + matplotlib": lambda: peer_picture(iq, options.n_fft),
+        "fast": lambda: our_picture(iq, fast),
+        "matplotlib": lambda: our_picture(iq, fast.model_copy(update={"drawing": "matplotlib"})),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(options.rounds + 1):
+        for name, work in sides.items():
+            took = timed(work)
+            if number:
+                seconds[name].append(took)
+    print(
+        f"a frame of {options.frame_s} s at 100 MS/s, STFT {options.n_fft}, {WIDTH}x{HEIGHT} JPEG, "
+        f"{options.rounds} rounds, {torch.get_num_threads()} threads"
+    )
+    print("s per picture          median   lowest  highest")
+    for name, values in seconds.items():
+        print(f"{name:<20}{statistics.median(values):>9.2f}{min(values):>9.2f}{max(values):>9.2f}")
+    peer = seconds["scipy + matplotlib"]
+    ratios = {
+        name: statistics.median(p / s for p, s in zip(peer, seconds[name], strict=True))
+        for name in ("fast", "matplotlib")
+    }
+    print(
+        json.dumps(
+            {
+                "ratio": round(ratios["fast"], 2),
+                "ratio_matplotlib_drawing": round(ratios["matplotlib"], 2),
+                "seconds_peer": round(statistics.median(peer), 3),
+                "seconds_ours": round(statistics.median(seconds["fast"]), 3),
+                "db_error": round(error, 5),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""How well models answer at every signal-to-noise ratio."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from gpu_pools.occupy import on_device
+from tasks.classification import snr_steps as steps
+from tasks.classification.signal_params import MixParams, SpectrogramParams
+from tasks.classification.snr_params import SnrParams, SnrTrackParams
+
+
+@flow(name="snr_benchmark", flow_run_name=steps.name_benchmark)
+def snr_benchmark(
+    data: Path,
+    benchmark: SnrParams = SnrParams(),
+    mix: MixParams | None = None,
+    spectrogram: SpectrogramParams = SpectrogramParams(),
+    track: SnrTrackParams = SnrTrackParams(),
+) -> str:
+    """Grade models at every signal-to-noise ratio and draw the curves.
+
+    Args:
+        data: <snr>/<class>/<picture> or <snr>/<colormap>/<class>/<picture>; with `mix`, clean recordings of raw
+            I/Q as <class>/<recording>.
+        benchmark: which models answer, on what device.
+        mix: how clean recordings are mixed with noise; empty: `data` has pictures.
+        spectrogram: how mixed recordings become pictures.
+        track: under which names the run is found in MLflow.
+
+    Returns:
+        The id of the MLflow run.
+    """
+    models = steps.find_models(benchmark)
+    pictures = data if mix is None else steps.mix_noise(data, mix, spectrogram)
+    with on_device(benchmark.device, "inference"):
+        return steps.grade_models(pictures, models, benchmark, track, mix is not None)

@@ -1,0 +1,89 @@
+"""From a video or photographs to a 3D Gaussian splat: the pipeline and its two halves."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.halves import half
+from gpu_pools.occupy import on_device
+from gpu_pools.queues import Queue, device_queue
+from tasks import shell
+from tasks.splatting import steps
+from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
+
+
+@flow(name="prepare_scene", flow_run_name=steps.name_scene)
+def prepare_scene(
+    data: Path,
+    frames: FramesParams = FramesParams(),
+    poses: PosesParams = PosesParams(),
+    run: str | None = None,
+) -> Path:
+    """Choose the pictures of a scene and find from where they were taken.
+
+    Args:
+        data: a video, a folder of photographs, a COLMAP model with its pictures, or a transforms.json.
+        frames: which pictures are taken.
+        poses: how cameras are found, and when they are good enough.
+        run: folder of the run to go on with; empty: this run's own.
+
+    Returns:
+        The folder of the scene: images/ and sparse/0, as other trainers of splats read it, too.
+    """
+    pictures = steps.choose_frames(data, frames, run)
+    return steps.find_cameras(pictures, data, poses, frames.max_side, run)
+
+
+@flow(name="train_splat", flow_run_name=steps.name_splat)
+def train_splat(
+    scene: Path,
+    train: SplatParams = SplatParams(),
+    export: ExportParams = ExportParams(),
+    track: SplatTrackParams = SplatTrackParams(),
+    run: str | None = None,
+) -> str:
+    """Fit Gaussians to a prepared scene and hand the result on in the forms people use.
+
+    Args:
+        scene: as `prepare_scene` leaves it.
+        train: how they are fitted, on what device, and for how long.
+        export: which files are written.
+        track: under which names it is found in MLflow.
+        run: folder of the run to go on with; empty: this run's own.
+
+    Returns:
+        The id of the MLflow run.
+    """
+    with on_device(train.device, "training"):
+        training = steps.train(scene, train, track, run)
+        return steps.export(scene, training, train, export, track)
+
+
+@flow(name="splatting", flow_run_name=steps.name_splat)
+def splatting(
+    data: Path,
+    frames: FramesParams = FramesParams(),
+    poses: PosesParams = PosesParams(),
+    train: SplatParams = SplatParams(),
+    export: ExportParams = ExportParams(),
+    track: SplatTrackParams = SplatTrackParams(),
+) -> str:
+    """Make a 3D Gaussian splat of a scene that was filmed or photographed.
+
+    Args:
+        data: a video, a folder of photographs, a COLMAP model with its pictures, or a transforms.json.
+        frames: which pictures are taken.
+        poses: how cameras are found, and when they are good enough.
+        train: how Gaussians are fitted, on what device, and for how long.
+        export: which files are written.
+        track: under which names it is found in MLflow.
+
+    Returns:
+        The id of the MLflow run.
+    """
+    source = steps.check_start(data, train)
+    run = shell.run_key()
+    half(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
+    training = {"scene": steps.scene_of(run), "train": train, "export": export, "track": track}
+    half(train_splat, device_queue(train.device, "training"), **training, run=run)
+    return shell.mlflow_run(run)

@@ -1,0 +1,129 @@
+"""Parameters of the inference pipeline; the names are the ones its users know."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tasks.classification.params import Architecture, _class_names, _size
+from tasks.params import NoneText, Params
+
+
+class PredictParams(Params):
+    """Which model answers, on what device."""
+
+    weights: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="models:/NAME@champion, models:/NAME/3, runs:/ID, or a file of weights: ours with its "
+            "config.json beside it, or RFUAV's with model and class_names given",
+        ),
+    ] = "models:/classification@champion"
+    model: Annotated[Architecture | None, NoneText, Field(description="Of a file of weights without a config.json")] = (
+        None
+    )
+    class_names: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_class_names),
+        Field(description="The classes in the order of the head: a list, or a map of names to numbers"),
+    ] = None
+    num_classes: Annotated[
+        Annotated[int, Field(ge=2)] | None, NoneText, Field(description="Checked against the classes and the head")
+    ] = None
+    image_size: Annotated[
+        Annotated[int, BeforeValidator(_size), Field(ge=32)] | None,
+        NoneText,
+        Field(description="Pixels on a side; empty: as in the model's configuration, else 224"),
+    ] = None
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
+            description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
+        ),
+    ] = "cuda"
+    batch_size: Annotated[int, Field(ge=1, description="Halved by itself where the device's memory asks for it")] = 32
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], Field(description="auto: the fastest the device does well")
+    ] = "auto"
+    every_n: Annotated[int, Field(ge=1, description="Of a video, every n-th picture")] = 10
+    n_workers: Annotated[int, Field(ge=0, description="Threads that prepare pictures; 0: as many as cores")] = 0
+    save_path: Annotated[
+        Path | None, NoneText, Field(description="A folder that gets a copy of the tables and pictures")
+    ] = None
+    task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
+    description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
+
+
+class PrepareParams(Params):
+    """How large a picture may be when anything looks at it; larger ones are shrunk, sides in proportion."""
+
+    max_side: Annotated[int, Field(ge=32, le=65_500, description="Longest side, pixels")] = 1024
+    max_pixels: Annotated[int, Field(ge=1024, description="Pixels in all")] = 1_003_520
+
+
+class DetectParams(Params):
+    """A detector that proposes regions first; without weights the classifier sees whole pictures."""
+
+    weights: Annotated[
+        Path | None, NoneText, Field(description="A state dict of torchvision's ssdlite320_mobilenet_v3_large")
+    ] = None
+    min_score: Annotated[float, Field(ge=0, le=1, description="Regions below are left out")] = 0.3
+    max_regions: Annotated[int, Field(ge=1, le=300, description="Of a picture, the best ones")] = 20
+    config: Annotated[
+        Path | None,
+        NoneText,
+        Field(description="RFUAV's two-stage JSON: detector and classifier, instead of weights here and in predict"),
+    ] = None
+
+
+class PredictTrackParams(Params):
+    """Under which names the run is found again."""
+
+    experiment: Annotated[str, Field(pattern=r"^[^/:']+$", description="MLflow experiment")] = "predictions"
+    run_name: Annotated[str | None, NoneText, Field(description="Empty: model and data")] = None
+
+
+def one_or_many(value: object) -> object:
+    """Take one source for a list of one."""
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+Sources = Annotated[list[Path], BeforeValidator(one_or_many), Field(min_length=1)]
+
+_FROM_TRAIN = {"weight_path": "weights"} | {
+    name: name
+    for name in (
+        *("model", "class_names", "num_classes", "image_size", "device", "batch_size"),
+        *("save_path", "task_id", "description"),
+    )
+}
+_NOTHING = {None, "", "none", "null"}
+
+
+def from_training(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters in which what a configuration for training says of the model stands where inference has it.
+
+    RFUAV's files serve both; training paths, epochs and optimiser mean nothing here and are left out. What the
+    section `predict` says itself wins.
+
+    Args:
+        parameters: nested, as `tasks.config.read_parameters` gives them.
+    """
+    given = dict(parameters)
+    train = given.pop("train", None)
+    for old, new in (("source_path", "data"), ("cfg_path", None), ("priority", None)):
+        value = given.pop(old, None)
+        if new is not None and value is not None:
+            given.setdefault(new, value)
+    if isinstance(train, Mapping):
+        taken = {_FROM_TRAIN[name]: value for name, value in train.items() if name in _FROM_TRAIN}
+        known = {name: value for name, value in taken.items() if not _is_nothing(value)}
+        given["predict"] = {**known, **given.get("predict", {})}
+    return given
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)

@@ -1,0 +1,136 @@
+"""What there is to look at: pictures, videos and radio recordings, as pictures that threads make when they are due."""
+
+import glob
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tasks.classification.files import find_images
+from tasks.classification.images import IMAGE_SUFFIXES
+from tasks.classification.signal_params import SpectrogramParams
+from tasks.classification.spectrogram import Frame, open_recording, read_frames, render, spectrogram_db
+from tasks.errors import DatasetError
+from tasks.inference.params import PrepareParams
+from tasks.inference.prepare import Rgb, bounded, read_prepared
+from tasks.splatting import video
+from tasks.workspace import allowed_path
+
+Kind = Literal["image", "folder", "glob", "video", "recording"]
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .3gp .wmv .flv .ogv .mxf .h264 .hevc .mjpeg .y4m".split()
+)
+RECORDING_SUFFIXES = frozenset(".iq .dat .bin .raw .cfile .cf32 .fc32 .c64".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to come."""
+
+    path: Path
+    time_s: float | None  # since the start of the video or recording
+    pixels: Callable[[], Rgb]  # (H, W, 3), prepared; raises ImageError; called from a thread, once
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was found at a path."""
+
+    path: Path
+    kind: Kind
+    images: tuple[Path, ...] = ()  # of an image, a folder or a glob; sorted
+    n_frames: int = 0  # of a video or recording, as its file says
+
+    @property
+    def timed(self) -> bool:
+        """Whether its pictures follow each other in time."""
+        return self.kind in {"video", "recording"}
+
+    def total(self, every_n: int) -> int:
+        """Return how many pictures there will be; of a video that is cut off, fewer come."""
+        step = every_n if self.kind == "video" else 1
+        return -(-self.n_frames // step) if self.timed else len(self.images)
+
+
+def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
+    """Say what a path means, before anything is decoded.
+
+    Args:
+        path: an image, a folder (all images below it), a glob such as `frames/**/*.jpg`, a video, or a recording of
+            interleaved float32 I/Q.
+        spectrogram: how a recording is cut.
+
+    Raises:
+        DatasetError: nothing is there, no picture is in it, or the file cannot be used.
+        ConfigError: the path, or a symbolic link below it, leads outside the allowed roots.
+    """
+    if not path.expanduser().exists() and glob.has_magic(str(path)):
+        return _globbed(path)
+    found = allowed_path(path)
+    if found.is_dir():
+        images, n_other = find_images(found)
+        if not images:
+            raise DatasetError(f"found no picture among {n_other} file(s), need at least one, in {path}")
+        return Source(found, "folder", tuple(images))
+    if not found.is_file():
+        raise DatasetError(f"found nothing at {path}, need a picture, a folder, a video or a recording")
+    suffix = found.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return Source(found, "image", (found,))
+    if suffix in VIDEO_SUFFIXES:
+        return Source(found, "video", n_frames=video.probe(found).n_packets)
+    if suffix in RECORDING_SUFFIXES:
+        return Source(found, "recording", n_frames=open_recording(found, spectrogram).n_frames)
+    raise DatasetError(
+        f"found a file {found.suffix or 'without a suffix'}, need a picture ({_shown(IMAGE_SUFFIXES)}), a video "
+        f"({_shown(VIDEO_SUFFIXES)}) or a recording of float32 I/Q ({_shown(RECORDING_SUFFIXES)}): {path}"
+    )
+
+
+def _shown(suffixes: frozenset[str]) -> str:
+    return " ".join(sorted(suffixes))
+
+
+def _globbed(pattern: Path) -> Source:
+    names = sorted(glob.glob(str(pattern.expanduser()), recursive=True))
+    wanted = [Path(name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = tuple(allowed_path(path) for path in wanted)
+    if not images:
+        raise DatasetError(f"found no picture among {len(names)} match(es), need at least one, for {pattern}")
+    return Source(pattern, "glob", images)
+
+
+def jobs(
+    source: Source, every_n: int, spectrogram: SpectrogramParams, prepare: PrepareParams, min_side: int | None
+) -> Iterator[Job]:
+    """Yield a job per picture, in order; a video or recording is read as the jobs are taken.
+
+    Args:
+        source: as `open_source` gives it.
+        every_n: of a video, every n-th picture.
+        spectrogram: how frames of a recording become pictures.
+        prepare: the bounds of every picture.
+        min_side: as `read_prepared`.
+
+    Raises:
+        DatasetError: a video or recording is damaged.
+    """
+    if source.kind == "video":
+        for picture in video.decode(source.path):
+            if picture.index % every_n == 0:
+                yield Job(source.path, picture.time_s, partial(bounded, picture.rgb(), prepare))
+    elif source.kind == "recording":
+        for frame in read_frames(open_recording(source.path, spectrogram), spectrogram):
+            yield Job(source.path, frame.start_s, partial(_drawn, frame, spectrogram, prepare))
+    else:
+        for path in source.images:
+            yield Job(path, None, partial(read_prepared, path, prepare, min_side))
+
+
+def _drawn(frame: Frame, spectrogram: SpectrogramParams, prepare: PrepareParams) -> Rgb:
+    bgr = render(spectrogram_db(frame.iq, spectrogram), spectrogram)
+    return bounded(np.ascontiguousarray(bgr[..., ::-1]), prepare)

@@ -1,0 +1,241 @@
+"""The steps of the inference pipeline as Prefect tasks."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+
+from tasks import shell
+from tasks.classification.signal_params import SpectrogramParams
+from tasks.display import bars
+from tasks.errors import DatasetError, TrackingError
+from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
+from tasks.prefect_page import Page, inside_run, show_link, show_markdown
+from tasks.shell import Logger, logger, run_key, stage_dir
+from tasks.workspace import allowed_path, cache_dir, run_dir, storage_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from tasks.inference.predictor import Answer, Predictor
+    from tasks.inference.result import Result
+    from tasks.inference.sources import Job, Source
+    from tasks.inference.weights import ModelFiles
+    from tasks.tracking import Tracker
+
+STAGE = "prediction"
+_FREE = {"predict.device", "predict.n_workers", "predict.batch_size"}
+_ROWS_SHOWN = 100
+
+
+def name_prediction() -> str:
+    """Return the name of a prediction: the one in the parameters, else the run's own, else that of its source."""
+    values = flow_run.parameters
+    track = values.get("track") or PredictTrackParams()
+    if track.run_name:
+        return str(track.run_name)
+    if given := shell.given_name():
+        return given
+    return f"predict-{Path(values['data']).name}"
+
+
+def mlflow_run(run: str) -> str:
+    """Return the id of the MLflow run of a prediction that has ended.
+
+    Raises:
+        TrackingError: its folder is not on this machine.
+    """
+    from tasks.journal import read_card
+
+    card = read_card(run_dir(run) / STAGE)
+    if card is None or card.run_id is None:
+        raise TrackingError(f"found no prediction in {run_dir(run) / STAGE}: it ran on another host")
+    return card.run_id
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a folder for what the run needs while it lasts; nothing of it is left, however the block ends.
+
+    Of a killed process the worker, or the run's next attempt, removes it.
+    """
+    parent = run_dir(run_key()) / "tmp"
+    folder = parent / "predict"
+    with storage_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if Path(tempfile.gettempdir()) != parent and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+@task(task_run_name="predict")
+def predict(
+    data: Path,
+    params: PredictParams,
+    prepare: PrepareParams,
+    spectrogram: SpectrogramParams,
+    detect: DetectParams,
+    track: PredictTrackParams,
+) -> str:
+    """Name what is on every picture of a source; return the id of the MLflow run.
+
+    Raises:
+        DatasetError: there is no picture, or none that can be used; the table names each with its reason then.
+        WeightsError, ConfigError, StorageError, TrackingError: as their names say.
+    """
+    from tasks.inference.regions import from_two_stages
+    from tasks.inference.sources import jobs, open_source
+    from tasks.inference.stored import find_model
+    from tasks.inference.weights import check_head
+
+    source = open_source(data, spectrogram)  # what is wrong with it is told before anything is fetched
+    params, detect = from_two_stages(params, detect)
+    if params.save_path is not None:
+        allowed_path(params.save_path)
+    sections = {"predict": params, "prepare": prepare, "spectrogram": spectrogram, "detect": detect}
+    recorded: dict[str, Any] = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    recorded |= {"data": str(data), "source": source.kind}
+    where = stage_dir(None, STAGE), recorded, params.device, track.experiment, name_prediction()
+    with scratch() as folder:
+        files = find_model(params, folder)
+        check_head(files)
+        with shell.tracked(*where, free=_FREE, last=True) as (tracker, device, log):
+            show_link("mlflow-run", tracker.url, "Table, pictures and figures in MLflow")
+            total = source.total(params.every_n)
+            predictor = _predictor(files, params, device, total, log)
+            size = None if detect.weights else int(files.config["image_size"])
+            todo = jobs(source, params.every_n, spectrogram, prepare, size)
+            result = _collect(_batches(todo, predictor, files, params, detect), files, folder, total)
+            _hand_on(result, _about(source, predictor, files, detect), folder, params, tracker, log)
+            _check_any(result)
+    return tracker.run_id
+
+
+def _check_any(result: "Result") -> None:
+    """Fail a run that could not use a single picture, once its table is where people look for it."""
+    s = result.summary
+    if s.n_failed == s.n_pictures:
+        why = s.errors[0] if s.errors else "the source held none"
+        raise DatasetError(f"none of {s.n_pictures} picture(s) could be used: {why}")
+
+
+def _predictor(
+    files: "ModelFiles", params: PredictParams, device: "torch.device", total: int, log: Logger
+) -> "Predictor":
+    """Return the model on its device, in the number format that it is fastest in there."""
+    from tasks.inference.number_format import choose_format
+    from tasks.inference.predictor import Predictor
+    from tasks.inference.weights import load
+
+    model, size = load(files, device), int(files.config["image_size"])
+    cache, arch = cache_dir("precision"), str(files.config["model"])
+    precision, why = choose_format(params.precision, model, device, size, total, cache=cache, key=arch)
+    log.info("%s on %s; %s", files.name, device, why)
+    return Predictor(model, device, precision)
+
+
+def _batches(
+    todo: "Iterator[Job]", predictor: "Predictor", files: "ModelFiles", params: PredictParams, detect: DetectParams
+) -> "Iterator[list[Answer]]":
+    """Return the answers to whole pictures, or, with a detector, to the regions it proposes."""
+    from tasks.inference.predictor import answers
+    from tasks.inference.regions import answers_in_regions, detecting, load_detector
+
+    size = int(files.config["image_size"])
+    if detect.weights is None:
+        return answers(todo, predictor, size, params.batch_size, params.n_workers)
+    found = detecting(load_detector(allowed_path(detect.weights), predictor.device), predictor.device, detect)
+    return answers_in_regions(todo, found, predictor, size, params.batch_size, params.n_workers)
+
+
+def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Path, total: int) -> "Result":
+    from tasks.inference.result import collecting, now_s
+
+    with Page("prediction") as page, bars() as shown:
+        work = collecting(batches, files, folder, total, now_s)
+        while True:
+            try:
+                done, total = next(work)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            page.progress(done / max(1, total))
+            shown.move("predict", done, total)
+
+
+def _about(source: "Source", predictor: "Predictor", files: "ModelFiles", detect: DetectParams) -> dict[str, Any]:
+    return {
+        "source": str(source.path),
+        "kind": source.kind,
+        "model": files.name if files.version is None else f"{files.name} {files.version}",
+        "architecture": files.config["model"],
+        "classes": list(files.config["classes"]),
+        "image_size": files.config["image_size"],
+        "temperature": files.config.get("temperature"),
+        "device": str(predictor.device),
+        "precision": predictor.precision,
+        "batch_pieces": predictor.n_pieces,
+        "detector": None if detect.weights is None else str(detect.weights),
+    }
+
+
+def _hand_on(
+    result: "Result", about: dict[str, Any], folder: Path, params: PredictParams, tracker: "Tracker", log: Logger
+) -> None:
+    """Put the result where people look for it: the run's folder, MLflow, Prefect, and the folder they named."""
+    from tasks.inference.result import NOT_CALIBRATED, copy_out, markdown, move_in, write_result
+
+    names = write_result(result, about, name_prediction(), folder)
+    target = stage_dir(None, STAGE)
+    move_in(folder, names, target)
+    for name in names:
+        tracker.artifact(target / name, "prediction")
+    s = result.summary
+    tracker.metrics({"pictures/all": s.n_pictures, "pictures/failed": s.n_failed}, 0)
+    tracker.metrics({"pictures/per_second": result.images_per_second}, 0)
+    tracker.metrics({"pictures/empty": s.n_empty, "pictures/answers": s.n_answers}, 0)
+    tracker.metrics({"probability/mean": result.summary.mean_probability}, 0)
+    tracker.metrics({f"class/{_metric_name(name)}": count for name, count in s.counts.items()}, 0)
+    for tag in ("model", "architecture", "precision"):
+        tracker.tag(f"prediction.{tag}", str(about[tag]))
+    tracker.tag("prediction.device", str(about["device"]))
+    text = markdown(result, about, tracker.url)
+    tracker.tag("mlflow.note.content", text)
+    show_markdown("summary", text)
+    _show_table("classes", [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)])
+    for error in s.errors:
+        log.warning("not usable: %s", error)
+    if about["temperature"] is None:
+        log.info("%s", NOT_CALIBRATED)
+    log.info("%d pictures, %d not usable, %.1f a second", s.n_pictures, s.n_failed, result.images_per_second)
+    if params.save_path is not None:
+        copy_out(target, names, allowed_path(params.save_path))
+    log.info("MLflow: %s", tracker.url)
+
+
+def _metric_name(name: str) -> str:
+    """Return the name of a class as MLflow takes it in that of a metric."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]
+
+
+def _show_table(key: str, rows: list[Mapping[str, Any]]) -> None:
+    """Put a table on the page of the running step; where Prefect does not answer, the log says so."""
+    if not inside_run():
+        return
+    try:
+        create_table_artifact(table=[dict(row) for row in rows], key=key)
+    except (httpx.HTTPError, PrefectException, RuntimeError) as exc:
+        logger().warning("the Prefect page was not updated (%s); the run goes on", exc)

@@ -1,0 +1,174 @@
+"""What every step stands on: its folder, its log, its MLflow run, and the way out when the worker asks it to stop."""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import MissingContextError
+from prefect.logging.handlers import APILogWorker
+from prefect.runtime import flow_run
+
+from gpu_pools.launch import DEVICE, EXIT_STOPPED, STOP_FILE
+from gpu_pools.probe import get_probe, resolve_device
+from gpu_pools.supervise import MARK
+from tasks.errors import ConfigError, TrackingError
+from tasks.workspace import run_dir
+
+if TYPE_CHECKING:
+    import torch
+    from prefect.client.schemas.objects import State
+
+    from tasks.tracking import Tracker
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def run_key() -> str:
+    """Return the name of the running flow's folder under runs/."""
+    return str(flow_run.id)
+
+
+def given_name() -> str | None:
+    """Return the name a person gave the running flow; None: it has two words that Prefect made up."""
+    name = flow_run.name
+    return None if not name or invented(str(name)) else str(name)
+
+
+def invented(name: str) -> bool:
+    """Return whether a run's name is one of those Prefect gives to what nobody named."""
+    words = name.split("-")
+    return len(words) == 2 and all(word in _words() for word in words)
+
+
+@cache
+def _words() -> frozenset[str]:
+    from coolname import data
+
+    config: Any = data.config
+    return frozenset(word for part in config.values() if part["type"] == "words" for word in part["words"])
+
+
+def logger() -> Logger:
+    """Return the running step's log, which Prefect shows; a plain one where a step is called as a function."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("trainyard")
+
+
+def stage_dir(run: str | None, stage: str) -> Path:
+    """Return the folder of a stage, below that of the run named, else of the running flow.
+
+    Raises:
+        ConfigError: the name could lead out of the folder of all runs.
+    """
+    key = run or run_key()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
+        raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
+    if MARK in os.environ and key != run_key():
+        link = run_dir(run_key()) / "files"  # who looks for the files of this half finds them
+        link.unlink(missing_ok=True)
+        link.symlink_to(run_dir(key))
+    return run_dir(key) / stage
+
+
+def mlflow_run(run: str) -> str:
+    """Return the id of the MLflow run of a run's training."""
+    from tasks.journal import read_card
+
+    card = read_card(run_dir(run) / "training")
+    assert card is not None, "a training that has ended has a card"
+    assert card.run_id is not None, "a training ends once MLflow has all of it"
+    return card.run_id
+
+
+def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
+    """Return whether a step failed because MLflow did not take or give something."""
+    return isinstance(state.result(raise_on_failure=False), TrackingError)
+
+
+def stop_asked() -> bool:
+    """Return whether the worker wants this run to save its state and end."""
+    path = os.environ.get(STOP_FILE)
+    return path is not None and os.path.exists(path)
+
+
+def leave_unended() -> None:
+    """End this process at once: run and MLflow run stay as they are, until the worker starts the run again."""
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=5)
+    os._exit(EXIT_STOPPED)
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def tracked(
+    folder: Path,
+    parameters: dict[str, Any],
+    wanted: str,
+    experiment: str,
+    name: str,
+    *,
+    free: Collection[str],
+    last: bool,
+) -> Iterator[tuple["Tracker", "torch.device", Logger]]:
+    """Hold the MLflow run of a training, its device and its log file for the block.
+
+    Args:
+        folder: of the training; what restarts in it goes on in the same MLflow run.
+        parameters: all that the run records.
+        wanted: the device that was asked for.
+        experiment: of MLflow.
+        name: of the run.
+        free: parameters, by their names with dots, that may change between a crash and the restart.
+        last: the MLflow run ends with the block; else it stays open for the next step.
+    """
+    import torch
+
+    from tasks.system import SystemSampler
+    from tasks.tracking import Tracker
+
+    probe = get_probe()
+    # The slot decides; a step called as a plain function has none.
+    gpu = resolve_device(os.environ.get(DEVICE, wanted), probe)
+    device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
+    tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
+    log = logger()
+    with (
+        log_file(log, folder / "run.log"),
+        Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free) as tracker,
+    ):
+        try:
+            with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
+                yield tracker, device, log
+        finally:  # the log of a run that failed is the one that is read
+            tracker.artifact(folder / "run.log", "log")
+        if not last:
+            tracker.leave_open()
+
+
+@contextmanager
+def log_file(log: Logger, path: Path) -> Iterator[None]:
+    """Copy the step's log lines to a file for the block."""
+    target = log.logger if isinstance(log, logging.LoggerAdapter) else log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    target.addHandler(handler)
+    try:
+        yield
+    finally:
+        target.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,146 @@
+"""Draws Gaussians on an NVIDIA GPU by gsplat's kernels."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.errors import ConfigError, GpuError
+from tasks.splatting.cameras import Camera
+from tasks.splatting.gaussians import Gaussians
+from tasks.splatting.rasterizer import Rendered
+
+_KERNELS = "gsplat.csrc"
+"""Where gsplat looks for compiled kernels before it has torch build them."""
+
+
+class CudaRasterizer:
+    """A `Rasterizer` on the current CUDA device.
+
+    Args:
+        near_plane: Gaussians whose centre is nearer are not drawn, world units.
+        kernels: the folder in which they were built; None: gsplat came with its own.
+
+    Raises:
+        GpuError: torch sees no GPU.
+        ConfigError: gsplat is not installed, or its kernels are not built.
+    """
+
+    def __init__(self, *, near_plane: float = 0.01, kernels: Path | None = None) -> None:
+        if not torch.cuda.is_available():
+            raise GpuError(
+                "torch sees no CUDA device, and gsplat's kernels need one: check nvidia-smi and CUDA_VISIBLE_DEVICES, "
+                "or take device cpu"
+            )
+        self._rasterization = load_gsplat(kernels)
+        self.near_plane = near_plane
+
+    def __call__(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        *,
+        sh_degree: int,
+        background: Tensor | None = None,
+        antialiased: bool = False,
+        pose: Tensor | None = None,
+        with_depth: bool = False,
+    ) -> Rendered:
+        """Draw one picture; see `Rasterizer`."""
+        device = gaussians.means.device
+        if pose is None:
+            pose = torch.as_tensor(camera.world_to_camera, dtype=torch.float32, device=device)
+        lens = [[camera.fx, 0.0, camera.cx], [0.0, camera.fy, camera.cy], [0.0, 0.0, 1.0]]
+        colors, alphas, meta = self._rasterization(
+            means=gaussians.means,
+            quats=gaussians.quats,
+            scales=torch.exp(gaussians.scales),
+            opacities=torch.sigmoid(gaussians.opacities),
+            colors=torch.cat([gaussians.sh0, gaussians.shN], 1),
+            viewmats=pose[None],
+            Ks=torch.tensor([lens], device=device),
+            width=camera.width,
+            height=camera.height,
+            near_plane=self.near_plane,
+            sh_degree=sh_degree,
+            packed=False,
+            backgrounds=None,
+            render_mode="RGB+ED" if with_depth else "RGB",
+            rasterize_mode="antialiased" if antialiased else "classic",
+        )
+        picture, alpha = colors[0, ..., :3], alphas[0, ..., 0]
+        if background is not None:
+            # Not by gsplat: it would want a background for the depths as well.
+            picture = picture + (1 - alpha)[..., None] * background
+        radii = meta["radii"][0]  # (N, 2) along both axes, or (N,) of older releases
+        radii = radii.amax(-1) * (radii > 0).all(-1) if radii.ndim == 2 else radii
+        return Rendered(
+            picture,
+            alpha,
+            colors[0, ..., 3].detach() if with_depth else None,
+            _watched(meta["means2d"]),
+            radii.float(),
+        )
+
+
+def _watched(means2d: Tensor) -> Tensor:
+    """Return the centres (N, 2) of the one picture (1, N, 2), which get their gradient when those get theirs.
+
+    A slice of them would be no part of the graph that the kernels' backward pass goes through.
+    """
+    centers = means2d.detach()[0]
+    if means2d.requires_grad:
+
+        def keep(gradient: Tensor) -> None:
+            centers.grad = gradient[0].detach()
+
+        means2d.register_hook(keep)
+    return centers
+
+
+def load_gsplat(kernels: Path | None = None) -> Callable[..., tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Return gsplat's `rasterization`, with its kernels loaded.
+
+    Left to itself gsplat has torch ask ninja whether its kernels are current, and compile for twenty minutes, holding
+    the GPU, where they are not; so the library is put where gsplat looks first.
+
+    Args:
+        kernels: the folder of a build; None: gsplat came with its own.
+
+    Raises:
+        ConfigError: gsplat is not installed, or its kernels are not built, or do not load.
+    """
+    found = importlib.util.find_spec("gsplat")
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(
+            "gsplat cannot be imported, and splats are fitted on a GPU by its kernels: install gsplat 1.5.3 into this "
+            "environment (pip install -e '.[gpu]'), or take device cpu"
+        )
+    package = Path(found.submodule_search_locations[0])
+    library = next(iter(sorted(kernels.glob("*/gsplat_cuda.so"))), None) if kernels else None
+    if library is None and not any(package.glob("csrc*.so")):
+        raise ConfigError(
+            f"gsplat in {package} has no kernels for this GPU in {kernels or 'any folder'}: `yard kernels build` "
+            "compiles them, or take device cpu"
+        )
+    try:
+        if library is not None and _KERNELS not in sys.modules:
+            sys.modules[_KERNELS] = _loaded(library)
+        return importlib.import_module("gsplat").rasterization
+    except ImportError as exc:
+        raise ConfigError(f"gsplat's kernels in {library or package} do not load ({exc}): build them again") from exc
+
+
+def _loaded(library: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gsplat_cuda", library)  # its name when it was compiled
+    assert spec is not None, "a .so is a module"
+    assert spec.loader is not None, "a file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

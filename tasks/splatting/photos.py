@@ -1,0 +1,108 @@
+"""Takes the photographs of a folder: turned upright, bounded in size, with the focal length they were taken at."""
+
+import re
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.classification.images import IMAGE_SUFFIXES, read_rgb
+from tasks.errors import DatasetError, ImageError
+from tasks.splatting.params import FramesParams
+from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough
+from tasks.splatting.pixels import JPEG_QUALITY, shrunk
+from tasks.splatting.sharpness import look
+from tasks.splatting.stage_events import Note, StageProgress
+
+UNREADABLE_SHARE = 0.1
+"""Up to this share of photographs may be unreadable; more, and something is wrong with the folder."""
+
+_EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405  # Exif 2.3, tags "Exif IFD" and "FocalLengthIn35mmFilm"
+_UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".avif", ".gif"})
+
+
+def photographs(folder: Path) -> list[Path]:
+    """Return the pictures that lie in a folder, numbers in their names in order of value."""
+    found = [
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    return sorted(found, key=lambda path: ([_part(part) for part in re.split(r"(\d+)", path.name)], path.name))
+
+
+def _part(text: str) -> tuple[int, int, str]:
+    return (0, int(text), "") if text.isdecimal() else (1, 0, text.lower())
+
+
+def extract_photos(
+    source: Path, target: Path, params: FramesParams
+) -> Generator[StageProgress | Note, None, FramesReport]:
+    """Write the photographs of `source` to `target`/images; what is yielded is progress and what to know.
+
+    Raises:
+        DatasetError: there are none, more than a tenth cannot be read, or fewer than three can be used.
+    """
+    found = _found(source)
+    taken = found
+    if len(found) > params.n_frames:
+        taken = [found[int((index + 0.5) * len(found) / params.n_frames)] for index in range(params.n_frames)]
+        yield Note(f"{len(taken)} of {len(found)} photographs are taken, evenly chosen by name (n_frames)")
+    rows: list[FrameRow] = []
+    broken: list[str] = []
+    names: set[str] = set()
+    for index, path in enumerate(taken):
+        try:
+            rgb = read_rgb(path)
+        except ImageError as exc:
+            broken.append(str(exc))
+            _check_broken(broken, len(taken), source)
+            yield Note(f"left out: {exc}")
+            continue
+        rows.append(_take(index, path, rgb, target / IMAGES, names, params.max_side))
+        yield StageProgress("frames", index + 1, len(taken))
+    chosen = tuple(row.name for row in rows if row.chosen)
+    check_enough(rows, len(chosen), source)
+    yield from (Note(f"left out, {row.reason}: {row.name}") for row in rows if not row.chosen)
+    return FramesReport(target / IMAGES, chosen, tuple(rows))
+
+
+def _found(source: Path) -> list[Path]:
+    found = photographs(source)
+    if found:
+        return found
+    other = sorted({path.suffix.lower() for path in source.iterdir() if path.is_file()})
+    unread = [suffix for suffix in other if suffix in _UNREAD_SUFFIXES]
+    hint = f"; it holds {', '.join(unread)}: convert them to JPEG" if unread else ""
+    raise DatasetError(f"no photograph in {source}, need {', '.join(sorted(IMAGE_SUFFIXES))}{hint}")
+
+
+def _check_broken(broken: Sequence[str], total: int, source: Path) -> None:
+    if len(broken) > UNREADABLE_SHARE * total:
+        raise DatasetError(
+            f"{len(broken)} of {total} photographs in {source} cannot be read, at most {UNREADABLE_SHARE:.0%} may: "
+            f"{'; '.join(broken[:3])}"
+        )
+
+
+def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, names: set[str], max_side: int) -> FrameRow:
+    seen = look(rgb)
+    if seen.flaw:
+        return FrameRow(index, None, seen.sharpness, False, seen.flaw, path.name)
+    name = f"{path.stem}.jpg"
+    if name.lower() in names:  # a.png beside a.jpg
+        name = f"{path.name}.jpg"
+    names.add(name.lower())
+    exif = Image.Exif()
+    focal = focal_35mm(path)
+    if focal:
+        exif.get_ifd(_EXIF_IFD)[_FOCAL_35MM] = focal  # alone: where and by whom it was taken is nobody's business
+    Image.fromarray(shrunk(rgb, max_side)).save(images / name, quality=JPEG_QUALITY, exif=exif)
+    return FrameRow(index, None, seen.sharpness, True, "photograph", name)
+
+
+def focal_35mm(path: Path) -> int | None:
+    """Return the focal length a photograph's EXIF gives for 35 mm film, mm; None: it gives none."""
+    with Image.open(path) as image:
+        focal = image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM)
+    return int(focal) if isinstance(focal, int | float) and 1 <= focal <= 5000 else None

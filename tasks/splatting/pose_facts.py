@@ -1,0 +1,65 @@
+"""What COLMAP found, as it crosses from its process, and what is told of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures whose features were matched and agree with one geometry."""
+
+    first: str  # names
+    second: str
+    inliers: int
+    turned_only: bool  # as if the camera turned on the spot, or saw one plane
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One of the models that the pictures fall into."""
+
+    number: int  # its folder
+    names: tuple[str, ...]  # of the pictures in it
+    points: int
+    reprojection_error_px: float  # mean, pixels of the pictures given
+    track_length: float  # pictures a point is seen in, mean
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known before pictures are undistorted."""
+
+    n_features: Mapping[str, int]  # by picture
+    pairs: tuple[Pair, ...]
+    models: tuple[ModelFacts, ...]  # the one with the most pictures first
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def facts_from(row: Mapping[str, Any]) -> Facts:
+    """Return the facts that `as_json` turned into plain values."""
+    models = tuple(ModelFacts(**{**model, "names": tuple(model["names"])}) for model in row["models"])
+    return Facts(row["n_features"], tuple(Pair(**pair) for pair in row["pairs"]), models)
+
+
+@dataclass(frozen=True, slots=True)
+class PoseReport:
+    """How well the cameras were found."""
+
+    scene: Path  # folder of the undistorted pictures and their model
+    registered: int  # pictures with a pose
+    total: int
+    reprojection_error_px: float | None  # mean; None: the source did not say
+    track_length: float | None  # pictures a point is seen in, mean
+    points: int
+    missing: tuple[str, ...]  # pictures without a pose
+    n_models: int
+
+    @property
+    def share(self) -> float:
+        """Return the share of pictures with a pose."""
+        return self.registered / self.total

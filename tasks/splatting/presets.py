@@ -1,0 +1,207 @@
+"""Every setting of a fit with its value: the parameters, and where they are empty the preset for the device."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from tasks.splatting.params import Preset, SplatParams
+
+Strategy = Literal["mcmc", "default"]
+T = TypeVar("T", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a fit does, nothing left open. Steps count from 0; learning rates are Adam's."""
+
+    seed: int
+    max_steps: int
+    max_side: int  # pixels
+    eval_every: int  # steps
+    min_psnr: float  # dB
+
+    strategy: Strategy
+    cap_max: int  # most Gaussians
+    noise_lr: float  # mcmc: noise on means, as a multiple of their learning rate
+    min_opacity: float
+    growth: float  # mcmc: factor per refinement, above 1
+    prune_opa: float
+    grow_grad2d: float
+    grow_scale3d: float  # share of the scene's size
+    prune_scale3d: float  # share of the scene's size
+    reset_every: int
+    refine_start: int
+    refine_stop: int
+    refine_every: int
+
+    sh_degree: int
+    sh_degree_interval: int
+    init_type: Literal["sfm", "random"]
+    init_num_pts: int
+    init_extent: float
+    init_opa: float
+    init_scale: float
+
+    means_lr: float  # by the scene's size; falls to 1 % at the last step
+    scales_lr: float
+    opacities_lr: float
+    quats_lr: float
+    sh0_lr: float
+    shN_lr: float
+    ssim_lambda: float
+    opacity_reg: float
+    scale_reg: float
+    antialiased: bool
+    random_bkgd: bool
+    exposure_opt: bool
+    exposure_lr: float
+    pose_opt: bool
+    pose_opt_lr: float
+    pose_opt_reg: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What a preset fills in; the windows are in steps of a run of `max_steps`."""
+
+    max_steps: int
+    max_side: int
+    eval_every: int
+    cap_max: int
+    noise_lr: float
+    growth: float
+    refine_start: int
+    refine_stop: int  # of mcmc; the classic strategy stops at 3/5 of it, as in gsplat
+    sh_degree: int
+    sh_degree_interval: int
+    init_scale: float  # of mcmc
+    means_lr: float
+    lr_factor: float  # on gsplat's other learning rates
+
+
+# Source: upstream gsplat examples/simple_trainer.py and strategy/mcmc.py: 30,000 steps, cap 1M, refinement from 500 to
+# 25,000 by 5 % each, noise 5e5, means 1.6e-4. The pictures of the benchmarks there are about 1,000 to 1,600 pixels.
+_GPU = _Figures(
+    max_steps=30_000,
+    max_side=1600,
+    eval_every=2500,
+    cap_max=1_000_000,
+    noise_lr=5e5,
+    growth=1.05,
+    refine_start=500,
+    refine_stop=25_000,
+    sh_degree=3,
+    sh_degree_interval=1000,
+    init_scale=0.1,
+    means_lr=1.6e-4,
+    lr_factor=1.0,
+)
+# Fewer steps need larger ones: measured on two cores, 1,000 steps with the figures of the GPU end 2.5 dB lower.
+_CPU = replace(
+    _GPU, noise_lr=1e5, growth=1.15, init_scale=0.5, max_steps=3000, max_side=482, cap_max=30_000, eval_every=500
+)
+_PRESETS: dict[str, dict[Preset, _Figures]] = {
+    "cuda": {
+        "quick": replace(_GPU, max_steps=7000, max_side=1000, eval_every=1000, refine_stop=6000),
+        "normal": _GPU,
+        "full": replace(_GPU, cap_max=3_000_000),
+    },
+    "cpu": {
+        "quick": replace(
+            _CPU,
+            max_steps=1000,
+            max_side=357,
+            eval_every=250,
+            cap_max=15_000,
+            growth=1.3,
+            refine_start=100,
+            refine_stop=800,
+            sh_degree=1,
+            sh_degree_interval=300,
+            means_lr=8e-4,
+            lr_factor=2.5,
+        ),
+        "normal": replace(
+            _CPU,
+            refine_start=200,
+            refine_stop=2500,
+            sh_degree=2,
+            sh_degree_interval=500,
+            means_lr=6e-4,
+            lr_factor=2.0,
+        ),
+        "full": replace(
+            _CPU,
+            max_steps=10_000,
+            max_side=640,
+            eval_every=1000,
+            cap_max=100_000,
+            refine_start=300,
+            refine_stop=8500,
+            sh_degree_interval=800,
+            means_lr=5e-4,
+            lr_factor=2.0,
+        ),
+    },
+}
+
+
+def settings(params: SplatParams, device_type: str) -> Settings:
+    """Return what the parameters mean on a device.
+
+    Windows of the preset (refinement, degrees of colour) stretch with `max_steps`, so a run of half the steps does
+    all of it in half the time.
+
+    Args:
+        params: as the run has them.
+        device_type: "cuda" or "cpu".
+
+    Raises:
+        ValueError: another type of device.
+    """
+    if device_type not in _PRESETS:
+        raise ValueError(f"found a device of type {device_type!r}, need cuda or cpu")
+    p, figures = params, _PRESETS[device_type][params.preset]
+    steps = _or(p.max_steps, figures.max_steps)
+    stretch = steps / figures.max_steps
+    mcmc = p.strategy == "mcmc"
+    stop = figures.refine_stop if mcmc else figures.refine_stop * 3 // 5
+    return Settings(
+        **_as_given(p),
+        max_steps=steps,
+        max_side=_or(p.max_side, figures.max_side),
+        eval_every=_or(p.eval_every, max(1, round(figures.eval_every * stretch))),
+        cap_max=_or(p.cap_max, figures.cap_max),
+        noise_lr=_or(p.noise_lr, figures.noise_lr),
+        growth=figures.growth,
+        refine_start=_or(p.refine_start, round(figures.refine_start * stretch)),
+        refine_stop=_or(p.refine_stop, round(stop * stretch)),
+        sh_degree=_or(p.sh_degree, figures.sh_degree),
+        sh_degree_interval=_or(p.sh_degree_interval, max(1, round(figures.sh_degree_interval * stretch))),
+        # Source: upstream gsplat examples/simple_trainer.py: the classic strategy starts faint and without weights
+        # on opacity and scale; its size at the start is 1.0, that of MCMC 0.1.
+        init_opa=_or(p.init_opa, 0.5 if mcmc else 0.1),
+        opacity_reg=_or(p.opacity_reg, 0.01 if mcmc else 0.0),
+        scale_reg=_or(p.scale_reg, 0.01 if mcmc else 0.0),
+        init_scale=_or(p.init_scale, figures.init_scale if mcmc else 1.0),
+        means_lr=_or(p.means_lr, figures.means_lr),
+        scales_lr=_or(p.scales_lr, 5e-3 * figures.lr_factor),
+        opacities_lr=_or(p.opacities_lr, 5e-2 * figures.lr_factor),
+        quats_lr=_or(p.quats_lr, 1e-3 * figures.lr_factor),
+        sh0_lr=_or(p.sh0_lr, 2.5e-3 * figures.lr_factor),
+        shN_lr=_or(p.shN_lr, 2.5e-3 / 20 * figures.lr_factor),
+    )
+
+
+def _as_given(params: SplatParams) -> dict[str, Any]:
+    """Return the fields that no preset touches."""
+    names = (
+        *("seed", "min_psnr", "strategy", "min_opacity", "prune_opa", "grow_grad2d", "grow_scale3d", "prune_scale3d"),
+        *("reset_every", "refine_every", "init_type", "init_num_pts", "init_extent", "ssim_lambda"),
+        *("antialiased", "random_bkgd", "exposure_opt", "exposure_lr"),
+        *("pose_opt", "pose_opt_lr", "pose_opt_reg"),
+    )
+    return {name: getattr(params, name) for name in names}
+
+
+def _or(given: T | None, preset: T) -> T:
+    return preset if given is None else given

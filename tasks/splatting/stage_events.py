@@ -1,0 +1,19 @@
+"""What the preparation of a scene tells whoever iterates over it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """How far a stage is."""
+
+    stage: str  # "frames", "features", "matches", "poses" or "undistort"
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence a person should read."""
+
+    text: str

@@ -1,0 +1,193 @@
+"""What `yard doctor` says of made-up machines, and of this one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deployments import doctor
+from deployments.doctor import Check, judge, lines
+from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, unwritable
+from deployments.toolchain import Toolkit, Tools
+
+YARD = Path(sys.executable).parent / "yard"
+H200 = Gpu("cuda:0", "NVIDIA H200", "9.0", 143771, simulated=False)
+TOOLS = Tools(
+    "13.2", (Toolkit(Path("/cuda"), "13.0"),), Path("/usr/bin/c++"), Path("/usr/bin/ninja"), Path("/py/Python.h")
+)
+WELL = Machine(
+    python=(3, 11, 7),
+    torch="2.15.0",
+    torch_fault="",
+    driver="580.65 (CUDA 13.0)",
+    driver_fault="",
+    gpus=(H200,),
+    gsplat=Gsplat("1.5.3", False, frozenset({"9.0"})),
+    tools=TOOLS,
+    postgres=Postgres("postgres", False, ("15",), "", ""),
+    home="/yard",
+    home_fault="",
+    free_mib=50000,
+    lock_dir="/run/lock/trainyard",
+    lock_fault="",
+    ports=(Listener(4200, "prefect", "", False), Listener(5000, "mlflow", "", False)),
+    numba_cache="/cache",
+    encoder_fault="",
+)
+NO_TOOLS = Tools("13.2", (), None, None, None)
+WITHOUT_GPU = replace(WELL, driver=None, gpus=(), gsplat=Gsplat(None, False, frozenset()), tools=NO_TOOLS)
+
+
+def one(machine: Machine, name: str) -> Check:
+    (found,) = [check for check in judge(machine) if check.name == name]
+    return found
+
+
+def stopping(machine: Machine) -> list[str]:
+    return [check.name for check in judge(machine) if check.stops]
+
+
+def test_a_machine_that_has_all_of_it_has_nothing_to_do():
+    assert {check.state for check in judge(WELL)} == {"ok"}
+    assert not [check for check in judge(WELL) if check.todo]
+    assert list(lines(judge(WELL)))[-1] == "`yard up` and trainings on the CPU have all they need"
+
+
+def test_without_a_gpu_all_that_a_gpu_needs_is_a_warning():
+    unwell = {check.name: check.state for check in judge(WITHOUT_GPU) if check.state != "ok"}
+    assert unwell == dict.fromkeys(["driver", "gsplat", "nvcc", "g++", "ninja", "Python.h"], "warning")
+    assert not stopping(WITHOUT_GPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"python": (3, 14, 0)}, "Python"),
+        ({"python": (3, 10, 9)}, "Python"),
+        ({"torch": None}, "torch"),
+        ({"torch_fault": "does not load: libcudnn.so.9: cannot open shared object file"}, "torch"),
+        ({"postgres": Postgres("postgres", False, (), "", "the runs are in a PostgreSQL 14")}, "PostgreSQL"),
+        ({"free_mib": 255}, "home"),
+        ({"home_fault": "this user cannot write in /"}, "home"),
+        ({"lock_fault": "found /run/lock/trainyard with mode drwxr-xr-x"}, "locks"),
+        ({"ports": (Listener(4200, "prefect", "", True),)}, "port 4200"),
+        ({"encoder_fault": "PyAV has no libx264: libx264"}, "H.264"),
+    ],
+)
+def test_what_the_services_or_the_cpu_need_stops_and_says_what_to_do(change, name):
+    machine = replace(WITHOUT_GPU, **change)
+    assert stopping(machine) == [name]
+    assert one(machine, name).todo
+    assert list(lines(judge(machine)))[-1] == f"`yard up` and trainings on the CPU need: {name}"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"driver_fault": "NVIDIA's driver says Driver/library version mismatch", "gpus": ()}, "driver"),
+        ({"driver": "535.54 (CUDA 12.2)"}, "driver"),
+        ({"gsplat": Gsplat("1.5.3", False, frozenset({"8.6"}))}, "kernels of cuda:0"),
+    ],
+)
+def test_what_only_the_gpu_needs_is_missing_and_stops_nothing(change, name):
+    machine = replace(WELL, **change)
+    assert one(machine, name).state == "missing"
+    assert one(machine, name).todo
+    assert not stopping(machine)
+
+
+def test_an_old_driver_is_told_what_torch_needs():
+    todo = one(replace(WELL, driver="535.54 (CUDA 12.2)"), "driver").todo
+    assert todo == "torch needs a driver of CUDA 13: install a newer one, or a torch built with CUDA 12"
+
+
+def test_tools_are_missing_only_where_kernels_are():
+    built = replace(WELL, tools=NO_TOOLS)
+    assert one(built, "nvcc").state == "warning"
+    unbuilt = replace(built, gsplat=Gsplat("1.5.3", False, frozenset()))
+    assert one(unbuilt, "nvcc").state == "missing"
+    assert "nvidia-cuda-nvcc==13.2.*" in one(unbuilt, "nvcc").todo
+    own = replace(built, gsplat=Gsplat("1.5.3", True, frozenset()))
+    assert one(own, "nvcc").state == "warning"
+    assert one(own, "kernels of cuda:0").state == "ok"
+
+
+def test_little_room_is_a_warning_before_it_is_a_fault():
+    assert [one(replace(WELL, free_mib=mib), "home").state for mib in (256, 1023, 1024)] == ["warning", "warning", "ok"]
+
+
+def test_a_port_of_this_homes_own_services_is_well_taken():
+    ours = replace(WELL, ports=(Listener(4200, "prefect", "http://127.0.0.1:4201", True),))
+    assert one(ours, "port 4200").state == "ok"
+    assert "http://127.0.0.1:4201" in one(ours, "port 4200").found
+
+
+def test_sqlite_is_a_warning_unless_it_was_asked_for():
+    by_need = Postgres("sqlite", False, (), "SQLite is for one person", "")
+    assert one(replace(WELL, postgres=by_need), "PostgreSQL").state == "warning"
+    assert one(replace(WELL, postgres=replace(by_need, forced=True)), "PostgreSQL").state == "ok"
+
+
+# This machine.
+
+
+@pytest.fixture
+def environ(tmp_path):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRAINYARD_S", "TRAINYARD_D"))}
+    return {**kept, "TRAINYARD_HOME": str(tmp_path / "home")}
+
+
+def examine(environ: dict[str, str]) -> tuple[int, dict[str, dict[str, object]]]:
+    done = subprocess.run([YARD, "doctor", "--json"], capture_output=True, text=True, env=environ, check=False)
+    assert not done.stderr
+    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)}
+
+
+def test_this_machine_is_looked_at_and_the_exit_code_follows(environ):
+    began = os.times()
+    code, checks = examine(environ)
+    ended = os.times()
+    # Processor time, not the clock: tests may share the cores with others.
+    assert ended.children_user + ended.children_system - began.children_user - began.children_system < 8
+    for name in ("Python", "torch", "home", "locks", "numba", "H.264"):
+        assert checks[name]["state"] == "ok", checks[name]
+    assert code == int(any(check["needed"] and check["state"] == "missing" for check in checks.values()))
+    assert checks["locks"]["found"] == os.environ["TRAINYARD_LOCK_DIR"]
+    assert not Path(environ["TRAINYARD_HOME"]).exists()  # looking changes nothing
+
+
+def test_simulated_gpus_are_called_so(environ):
+    _, checks = examine({**environ, "TRAINYARD_SIMULATE_GPUS": "2"})
+    for tag, name in (("cuda:0", "simulated GPU 0"), ("cuda:1", "simulated GPU 1")):
+        assert checks[tag]["found"] == f"{name}: no such hardware"
+        assert checks[tag]["state"] == "warning"
+        assert f"kernels of {tag}" not in checks
+
+
+def test_a_port_that_somebody_has_is_seen(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert listeners({"prefect": port}) == (Listener(port, "prefect", "", True),)
+    assert listeners({"prefect": port}) == (Listener(port, "prefect", "", False),)
+
+
+def test_a_folder_that_cannot_be_written_is_named(as_nobody):
+    folder, call = as_nobody
+    closed = folder / "closed"
+    closed.mkdir(mode=0o555)
+    assert call(unwritable, closed / "yard" / "deeper") == f"this user cannot write in {closed}"
+    assert call(unwritable, folder / "yard") == ""
+    (folder / "file").write_text("")
+    assert unwritable(folder / "file" / "yard") == f"{folder / 'file'} is no folder"
+
+
+def test_the_bounds_of_python_are_those_of_the_project():
+    text = (Path(doctor.__file__).parents[1] / "pyproject.toml").read_text()
+    (first, last) = doctor.PYTHONS
+    assert f'requires-python = ">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"' in text

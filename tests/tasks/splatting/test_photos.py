@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.classification.images import read_rgb
+from tasks.errors import DatasetError
+from tasks.splatting.frames import extract_frames
+from tasks.splatting.params import FramesParams
+from tasks.splatting.photos import focal_35mm, photographs
+from tasks.splatting.picked import FramesReport
+from tasks.splatting.stage_events import Note
+from tests.tasks.splatting.films import panned, wall
+
+WALL = wall()
+
+
+def shoot(folder, names, **save):
+    folder.mkdir(exist_ok=True)
+    for index, name in enumerate(names):
+        Image.fromarray(panned(5 * index, WALL)).save(folder / name, **save)
+    return folder
+
+
+def extract(source, target, **params):
+    events = list(extract_frames(source, target, FramesParams(**params)))
+    assert isinstance(events[-1], FramesReport)
+    return events[-1], [event.text for event in events if isinstance(event, Note)]
+
+
+def test_all_photographs_are_taken_under_their_own_names(tmp_path):
+    source = shoot(tmp_path / "in", ["b.png", "a.jpg", "c.tif", "notes.bmp"])
+    (source / "readme.txt").write_text("hello")
+    (source / ".hidden.jpg").write_bytes(b"")
+    report, notes = extract(source, tmp_path / "out", n_frames=3000)
+    assert report.names == ("a.jpg", "b.jpg", "c.jpg", "notes.jpg")
+    assert sorted(path.name for path in report.images.iterdir()) == sorted(report.names)
+    assert not notes
+
+
+def test_numbers_in_names_count_by_their_value(tmp_path):
+    source = shoot(tmp_path / "in", ["shot10.jpg", "shot9.jpg", "shot1.jpg"])
+    assert [path.name for path in photographs(source)] == ["shot1.jpg", "shot9.jpg", "shot10.jpg"]
+
+
+def test_two_photographs_of_one_stem_stay_two(tmp_path):
+    report, _ = extract(shoot(tmp_path / "in", ["a.jpg", "a.png", "b.jpg"]), tmp_path / "out")
+    assert report.names == ("a.jpg", "a.png.jpg", "b.jpg")
+
+
+def test_more_than_asked_for_are_thinned_evenly_and_said(tmp_path):
+    report, notes = extract(shoot(tmp_path / "in", [f"{i:02}.jpg" for i in range(20)]), tmp_path / "out", n_frames=5)
+    assert report.names == ("02.jpg", "06.jpg", "10.jpg", "14.jpg", "18.jpg")
+    assert notes == ["5 of 20 photographs are taken, evenly chosen by name (n_frames)"]
+
+
+def test_photographs_are_turned_upright_and_bounded(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # quarter turn clockwise
+    report, _ = extract(shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"], exif=exif), tmp_path / "out", max_side=64)
+    assert {read_rgb(report.images / name).shape for name in report.names} == {(64, 48, 3)}
+
+
+def test_the_focal_length_stays_and_nothing_else_of_the_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0xA405] = 28
+    exif.get_ifd(0x8825)[1] = "N"
+    report, _ = extract(shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"], exif=exif), tmp_path / "out")
+    with Image.open(report.images / "a.jpg") as image:
+        kept = image.getexif()
+        assert set(kept) == {0x8769}
+        assert dict(kept.get_ifd(0x8769)) == {0xA405: 28}
+    assert focal_35mm(report.images / "a.jpg") == 28
+
+
+def test_a_photograph_without_exif_has_no_focal_length(tmp_path):
+    assert focal_35mm(shoot(tmp_path / "in", ["a.jpg"]) / "a.jpg") is None
+
+
+def test_one_unreadable_of_ten_is_named_and_left_out(tmp_path):
+    source = shoot(tmp_path / "in", [f"{i}.jpg" for i in range(10)])
+    (source / "3.jpg").write_bytes(b"not a picture")
+    report, notes = extract(source, tmp_path / "out")
+    assert len(report.names) == 9
+    assert [note for note in notes if note.startswith("left out: not a picture") and "3.jpg" in note] == notes
+
+
+def test_two_unreadable_of_ten_are_too_many(tmp_path):
+    source = shoot(tmp_path / "in", [f"{i}.jpg" for i in range(10)])
+    for name in ("3.jpg", "7.jpg"):
+        (source / name).write_bytes(b"")
+    with pytest.raises(DatasetError, match="2 of 10 photographs .* cannot be read, at most 10% may: .*3.jpg.*7.jpg"):
+        extract(source, tmp_path / "out")
+
+
+def test_a_black_photograph_is_left_out_and_said(tmp_path):
+    source = shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"])
+    Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(source / "d.jpg")
+    report, notes = extract(source, tmp_path / "out")
+    assert report.names == ("a.jpg", "b.jpg", "c.jpg")
+    assert notes == ["left out, black: d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [([], "no photograph in"), (["a.heic", "b.HEIC"], r"holds \.heic: convert")]
+)
+def test_a_folder_without_photographs_says_what_it_holds(tmp_path, names, message):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=message):
+        extract(tmp_path, tmp_path / "out")
+
+
+def test_two_photographs_are_too_few(tmp_path):
+    with pytest.raises(DatasetError, match=r"2 usable picture\(s\) of 2 looked at, need at least 3"):
+        extract(shoot(tmp_path / "in", ["a.jpg", "b.jpg"]), tmp_path / "out")

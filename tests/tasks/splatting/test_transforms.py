@@ -1,0 +1,152 @@
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from tasks.classification.images import read_rgb, write_jpeg
+from tasks.errors import DatasetError
+from tasks.splatting.demo_scene import looking_at
+from tasks.splatting.inputs import adopt
+from tasks.splatting.pose_facts import PoseReport
+from tasks.splatting.scene import load_picture, read_scene
+from tasks.splatting.stage_events import Note
+
+W, H = 96, 64
+PLACES = [(3.0, 0.5 * i, 1.0) for i in range(4)]
+
+
+def opengl(index):
+    """Return camera to world with y up and the view along -z."""
+    to_world = np.linalg.inv(looking_at(np.array(PLACES[index]), np.zeros(3)))
+    return (to_world @ np.diag([1, -1, -1, 1])).tolist()
+
+
+def write(folder, top=None, frame=None, n=4, suffix=".jpg", named_suffix=".jpg"):
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for index in range(n):
+        cv2.imwrite(str(folder / "images" / f"f{index}{suffix}"), np.full((H, W, 3), 50 * index, np.uint8))
+        row = {"file_path": f"images/f{index}{named_suffix}", "transform_matrix": opengl(index)}
+        frames.append({**row, **(frame or {})})
+    base = {"fl_x": 80.0, "fl_y": 82.0, "cx": 47.0, "cy": 33.0, "w": W, "h": H}
+    values = {**(base if top is None else top), "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(values))
+    return folder
+
+
+def adopted(source, folder, max_side=1000):
+    events = list(adopt(source, folder, max_side))
+    assert isinstance(events[-1], PoseReport)
+    return read_scene(events[-1].scene), events
+
+
+def test_cameras_stand_and_look_as_the_file_says(tmp_path):
+    scene, events = adopted(write(tmp_path / "in"), tmp_path / "out")
+    np.testing.assert_allclose(scene.centers, PLACES, atol=1e-9)
+    for view, place in zip(scene.views, PLACES, strict=True):
+        np.testing.assert_allclose(view.camera.world_to_camera, looking_at(np.array(place), np.zeros(3)), atol=1e-9)
+    camera = scene.views[0].camera
+    assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height) == (80, 82, 47, 33, W, H)
+    assert (events[-1].registered, events[-1].total, events[-1].missing) == (4, 4, ())
+    assert [int(read_rgb(view.picture).mean()) for view in scene.views] == pytest.approx([0, 50, 100, 150], abs=1)
+
+
+def test_the_file_itself_may_be_given(tmp_path):
+    scene, _ = adopted(write(tmp_path / "in") / "transforms.json", tmp_path / "out")
+    assert len(scene.views) == 4
+
+
+def test_an_angle_of_view_gives_the_focal_length_and_a_suffix_may_be_left_out(tmp_path):
+    source = write(tmp_path / "in", top={"camera_angle_x": 0.8}, suffix=".png", named_suffix="")
+    camera = adopted(source, tmp_path / "out")[0].views[0].camera
+    assert camera.fx == camera.fy == pytest.approx(0.5 * W / math.tan(0.4))
+    assert (camera.cx, camera.cy) == (W / 2, H / 2)
+
+
+def test_a_frame_s_own_lens_comes_before_the_file_s(tmp_path):
+    camera = adopted(write(tmp_path / "in", frame={"fl_x": 60.0}), tmp_path / "out")[0].views[0].camera
+    assert (camera.fx, camera.fy) == (60, 82)
+
+
+def test_pictures_are_bounded_and_cameras_with_them(tmp_path):
+    camera = adopted(write(tmp_path / "in"), tmp_path / "out", max_side=48)[0].views[0].camera
+    assert (camera.width, camera.height, camera.fx, camera.cy) == (48, 32, 40, 16.5)
+
+
+def test_figures_for_another_size_than_the_pictures_are_scaled(tmp_path):
+    top = {"fl_x": 160.0, "fl_y": 164.0, "cx": 94.0, "cy": 66.0, "w": 2 * W, "h": 2 * H}
+    camera = adopted(write(tmp_path / "in", top=top), tmp_path / "out")[0].views[0].camera
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (80, 82, 47, 33)
+
+
+@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
+def test_distortion_is_taken_out(tmp_path, model):
+    top = {"fl_x": 80.0, "w": W, "h": H, "camera_model": model, "k1": -0.1, "k2": 0.01}
+    camera = adopted(write(tmp_path / "in", top=top), tmp_path / "out")[0].views[0].camera
+    assert camera.fx != pytest.approx(80, rel=1e-3)
+    assert (camera.width, camera.height) == (W, H)
+
+
+def test_points_are_read_and_their_lack_is_said(tmp_path):
+    _, events = adopted(write(tmp_path / "in"), tmp_path / "out")
+    assert any(isinstance(event, Note) and "no points" in event.text for event in events)
+    source = write(
+        tmp_path / "in2", top={"fl_x": 80.0, "ply_file_path": "points.ply", "applied_transform": [[1, 0, 0, 0]]}
+    )
+    (source / "points.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 1\n"
+        "property float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
+    )
+    scene, events = adopted(source, tmp_path / "out2")
+    np.testing.assert_array_equal(scene.points, [[1, 2, 3]])
+    assert not any(isinstance(event, Note) for event in events)
+
+
+def test_masks_come_with_their_pictures(tmp_path):
+    source = write(tmp_path / "in", frame={"mask_path": "mask.png"})
+    white = np.full((H, W), 255, np.uint8)
+    white[: H // 2] = 0
+    cv2.imwrite(str(source / "mask.png"), white)
+    mask = load_picture(adopted(source, tmp_path / "out")[0].views[0], 1000).mask
+    assert mask[H // 2 :].all()
+    assert not mask[: H // 2].any()
+
+
+@pytest.mark.parametrize(
+    ("top", "frame", "message"),
+    [
+        ({"w": W, "h": H}, {}, "no focal length, need fl_x or camera_angle_x"),
+        ({"fl_x": "wide"}, {}, "something that is no number"),
+        ({"fl_x": 80, "camera_model": "EQUIRECTANGULAR"}, {}, "camera_model EQUIRECTANGULAR, need one of"),
+        ({"fl_x": 80, "k4": 0.1}, {}, "k4=0.1 with camera_model OPENCV"),
+        ({"fl_x": 80, "w": 50, "h": 50}, {}, "has 96x64 pixels, its camera 50x50"),
+        (None, {"file_path": "../secret.jpg"}, "leads out of its folder"),
+        (None, {"file_path": "/etc/passwd"}, "leads out of its folder"),
+        (None, {"file_path": "images/nowhere.jpg"}, "frame 0: there is no picture"),
+        (None, {"file_path": "images/f0.jpg"}, "two pictures that come to the name f0.jpg"),
+        (None, {"transform_matrix": [[1, 2], [3, 4]]}, "no turn and shift"),
+        (None, {"transform_matrix": (2 * np.eye(4)).tolist()}, "no turn and shift"),
+        (None, {"transform_matrix": "left"}, "has no transform_matrix of numbers"),
+    ],
+)
+def test_damage_is_named(tmp_path, top, frame, message):
+    with pytest.raises(DatasetError, match=message):
+        adopted(write(tmp_path / "in", top=top, frame=frame), tmp_path / "out")
+    assert not (tmp_path / "out" / "undistorted").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"frames": []}', '{"frames": 3}', "\xff"])
+def test_a_file_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "transforms.json").write_text(text)
+    with pytest.raises(DatasetError, match="cannot read|has no list of frames"):
+        adopted(tmp_path, tmp_path / "out")
+
+
+def test_a_picture_that_is_damaged_is_named(tmp_path):
+    source = write(tmp_path / "in")
+    write_jpeg(source / "images" / "f1.jpg", np.zeros((H, W, 3), np.uint8), 95)
+    (source / "images" / "f1.jpg").write_bytes((source / "images" / "f1.jpg").read_bytes()[:100])
+    with pytest.raises(DatasetError, match="f1.jpg"):
+        adopted(source, tmp_path / "out")
