@@ -34,6 +34,7 @@ SIGNALS: dict[str, Any] = {
 
 
 SCENE: dict[str, Any] = {
+    "frames": {"n_frames": 60},
     "train": {"preset": "quick", "device": "cpu"},
     "export": {"seconds": 4},
     "track": {"experiment": "demo-splat"},

@@ -1,5 +1,8 @@
 """The file of deployments says what can be deployed."""
 
+import inspect
+import json
+import typing
 from importlib import import_module
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -8,6 +11,8 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
+
+from tasks.params import Params
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]
@@ -35,6 +40,15 @@ def test_parameters_are_those_of_the_flow(deployment):
     required = flow.parameters.required or []
     placeholders = {name: REQUIRED.get(name, "/data") for name in set(required) - set(deployment["parameters"])}
     flow.validate_parameters({**placeholders, **deployment["parameters"]})
+
+
+@each
+def test_parameters_survive_the_way_to_the_server_and_back(deployment):
+    flow = flow_of(deployment)
+    hints = typing.get_type_hints(flow.fn)
+    defaults = {n: p.default for n, p in inspect.signature(flow.fn).parameters.items() if isinstance(p.default, Params)}
+    for name, default in defaults.items():
+        assert hints[name].model_validate(json.loads(default.model_dump_json())) == default
 
 
 @each

@@ -21,6 +21,7 @@ from tasks.classification.signal_params import Datatype, SpectrogramParams, Wind
 from tasks.errors import ConfigError, DatasetError
 from tasks.workspace import storage_errors
 
+COLUMNS_AT_ONCE = 64
 POWER_FLOOR = 1e-20  # -200 dB: keeps digital silence finite, far below a float32 receiver's own noise
 
 
@@ -144,23 +145,35 @@ def spectrogram_db(iq: NDArray[np.complex64], params: SpectrogramParams) -> NDAr
     signal = torch.from_numpy(np.ascontiguousarray(iq))
     if not params.two_sided:
         signal = signal.real.contiguous()
-    signal = torch.nn.functional.pad(signal, (0, -len(iq) % params.step))  # scipy's `padded`
-    window = _window(params.window, params.n_fft)
-    values = torch.stft(
-        signal,
-        params.n_fft,
-        hop_length=params.step,
-        window=window,
-        center=True,
-        pad_mode="constant",
-        onesided=not params.two_sided,
-        return_complex=True,
-    )  # (rows, columns)
-    power = torch.view_as_real(values).square_().sum(-1).div_(float(window.sum()) ** 2)
-    decibel = power.clamp_(min=POWER_FLOOR).log10_().mul_(10)
-    if params.two_sided:
-        decibel = torch.fft.fftshift(decibel, dim=0)
-    return decibel.flip(0).numpy()
+    half = params.n_fft // 2
+    signal = torch.nn.functional.pad(signal, (half, half + -len(iq) % params.step))  # scipy's `boundary` and `padded`
+    decibel = _decibel(signal.unfold(0, params.n_fft, params.step), _window(params.window, params.n_fft))
+    n_rows = decibel.shape[1]
+    # A transform has the positive frequencies first, then the negative ones.
+    n_upper = (n_rows + 1) // 2 if params.two_sided else n_rows
+    turned = np.empty(decibel.shape[::-1], dtype=np.float32)
+    for part in (slice(0, n_upper), slice(n_upper, n_rows)):
+        if part.stop > part.start:  # ten times as fast as NumPy's transposed copy
+            cv2.rotate(decibel[:, part], cv2.ROTATE_90_COUNTERCLOCKWISE, dst=turned[part])
+    return turned
+
+
+def _decibel(stretches: torch.Tensor, window: torch.Tensor) -> NDArray[np.float32]:
+    """Return 10*log10 of the power (columns, rows) of the transforms of (columns, n_fft) stretches of a signal.
+
+    In blocks that stay in the processor's cache: twice as fast as torch.stft, which writes all windowed stretches and
+    all transforms to memory, and a quarter of its memory.
+    """
+    transform = torch.fft.fft if stretches.is_complex() else torch.fft.rfft
+    full_scale = float(window.sum()) ** 2  # a tone of amplitude 1 has 0 dB
+    n_columns, n_fft = stretches.shape
+    decibel = torch.empty(n_columns, n_fft if stretches.is_complex() else n_fft // 2 + 1)
+    for start in range(0, n_columns, COLUMNS_AT_ONCE):
+        block = slice(start, start + COLUMNS_AT_ONCE)
+        real, imaginary = torch.view_as_real(transform(stretches[block] * window)).unbind(-1)
+        power = torch.addcmul(real * real, imaginary, imaginary).div_(full_scale).clamp_(min=POWER_FLOOR)
+        torch.log10(power, out=decibel[block]).mul_(10)
+    return decibel.numpy()
 
 
 def render(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.uint8]:

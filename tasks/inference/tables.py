@@ -20,7 +20,7 @@ TOP = 5
 EDGES = ("left", "top", "right", "bottom")
 """Of a region, as shares of the picture's width and height."""
 CSV, PARQUET = "predictions.csv", "predictions.parquet"
-_GROUP = 8192  # rows that go into the Parquet file at once
+_GROUP = 1024  # rows that go into the Parquet file at once
 _MOST_ERRORS = 20  # kept for the summary; the table has all
 
 SCHEMA = pa.schema(

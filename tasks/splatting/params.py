@@ -9,7 +9,6 @@ from tasks.params import Fraction, NoneText, Params, Seed
 CameraModel = Literal["OPENCV", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Preset = Literal["quick", "normal", "full"]
 
-Optional = Annotated[float | None, NoneText]
 _BY_PRESET = "empty: as the preset says"
 
 
@@ -18,7 +17,7 @@ class FramesParams(Params):
 
     n_frames: Annotated[int, Field(ge=3, le=5000, description="Pictures to take, evenly spaced in time")] = 100
     frames_per_second: Annotated[
-        float | None, NoneText, Field(gt=0, le=240, description="Takes this many a second instead of n_frames")
+        float | None, Field(gt=0, le=240, description="Takes this many a second instead of n_frames"), NoneText
     ] = None
     max_side: Annotated[int, Field(ge=64, le=8192, description="Longest side of a picture, pixels")] = 1600
     sharpest: Annotated[bool, Field(description="Take the sharpest picture of each window, not its middle one")] = True
@@ -40,7 +39,7 @@ class PosesParams(Params):
     min_registered: Annotated[int, Field(ge=3, description="Fails below this many pictures with a pose")] = 10
     min_registered_share: Annotated[Fraction, Field(description="Fails below this share of pictures with a pose")] = 0.5
     seed: Seed = 0
-    num_threads: Annotated[int | None, NoneText, Field(ge=1, description="CPU threads; empty: all")] = None
+    num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
 
 class SplatParams(Params):
@@ -51,36 +50,38 @@ class SplatParams(Params):
     ] = "cuda"
     preset: Annotated[Preset, Field(description="quick: a look; normal: a good result; full: the best")] = "normal"
     seed: Seed = 0
-    max_steps: Annotated[int | None, NoneText, Field(ge=1, le=1_000_000, description=f"Steps; {_BY_PRESET}")] = None
+    max_steps: Annotated[int | None, Field(ge=1, le=1_000_000, description=f"Steps; {_BY_PRESET}"), NoneText] = None
     max_side: Annotated[
-        int | None, NoneText, Field(ge=32, le=8192, description=f"Longest side to train at, pixels; {_BY_PRESET}")
+        int | None, Field(ge=32, le=8192, description=f"Longest side to train at, pixels; {_BY_PRESET}"), NoneText
     ] = None
     test_every: Annotated[int, Field(ge=0, description="Every n-th picture is held out to measure on; 0: none")] = 8
     eval_every: Annotated[
-        int | None, NoneText, Field(ge=1, description=f"Steps between two measurements; {_BY_PRESET}")
+        int | None, Field(ge=1, description=f"Steps between two measurements; {_BY_PRESET}"), NoneText
     ] = None
     min_psnr: Annotated[float, Field(ge=0, description="Held-out PSNR below which the result is flagged, dB")] = 20.0
 
     strategy: Annotated[Literal["mcmc", "default"], Field(description="How Gaussians come and go")] = "mcmc"
     cap_max: Annotated[
-        int | None, NoneText, Field(ge=100, le=20_000_000, description=f"Most Gaussians; {_BY_PRESET}")
+        int | None, Field(ge=100, le=20_000_000, description=f"Most Gaussians; {_BY_PRESET}"), NoneText
     ] = None
-    noise_lr: Annotated[Optional, Field(ge=0, description=f"mcmc: scale of the noise on means; {_BY_PRESET}")] = None
+    noise_lr: Annotated[
+        float | None, Field(ge=0, description=f"mcmc: scale of the noise on means; {_BY_PRESET}"), NoneText
+    ] = None
     min_opacity: Annotated[float, Field(gt=0, lt=1, description="mcmc: Gaussians below are moved elsewhere")] = 0.005
     prune_opa: Annotated[float, Field(gt=0, lt=1, description="default: Gaussians below are removed")] = 0.005
     grow_grad2d: Annotated[float, Field(gt=0, description="default: gradient of means2d that makes one grow")] = 0.0002
     grow_scale3d: Annotated[float, Field(gt=0, description="default: split above, clone below, share of scene")] = 0.01
     prune_scale3d: Annotated[float, Field(gt=0, description="default: removed above, share of scene")] = 0.1
     reset_every: Annotated[int, Field(ge=1, description="default: steps between two resets of opacity")] = 3000
-    refine_start: Annotated[int | None, NoneText, Field(ge=0, description=f"First refinement; {_BY_PRESET}")] = None
-    refine_stop: Annotated[int | None, NoneText, Field(ge=0, description=f"Last refinement; {_BY_PRESET}")] = None
+    refine_start: Annotated[int | None, Field(ge=0, description=f"First refinement; {_BY_PRESET}"), NoneText] = None
+    refine_stop: Annotated[int | None, Field(ge=0, description=f"Last refinement; {_BY_PRESET}"), NoneText] = None
     refine_every: Annotated[int, Field(ge=1, description="Steps between two refinements")] = 100
 
-    sh_degree: Annotated[int | None, NoneText, Field(ge=0, le=3, description=f"Spherical harmonics; {_BY_PRESET}")] = (
+    sh_degree: Annotated[int | None, Field(ge=0, le=3, description=f"Spherical harmonics; {_BY_PRESET}"), NoneText] = (
         None
     )
     sh_degree_interval: Annotated[
-        int | None, NoneText, Field(ge=1, description=f"Steps until the next degree joins; {_BY_PRESET}")
+        int | None, Field(ge=1, description=f"Steps until the next degree joins; {_BY_PRESET}"), NoneText
     ] = None
     init_type: Annotated[
         Literal["sfm", "random"], Field(description="Start from the points of COLMAP, or anywhere")
@@ -88,21 +89,25 @@ class SplatParams(Params):
     init_num_pts: Annotated[int, Field(ge=10, description="random: how many")] = 10_000
     init_extent: Annotated[float, Field(gt=0, description="random: cube's half side, in camera distances")] = 3.0
     init_opa: Annotated[
-        Optional, Field(gt=0, lt=1, description="Opacity at the start; empty: as the strategy wants it")
+        float | None, Field(gt=0, lt=1, description="Opacity at the start; empty: as the strategy wants it"), NoneText
     ] = None
-    init_scale: Annotated[Optional, Field(gt=0, description=f"Size at the start by distance; {_BY_PRESET}")] = None
+    init_scale: Annotated[
+        float | None, Field(gt=0, description=f"Size at the start by distance; {_BY_PRESET}"), NoneText
+    ] = None
 
-    means_lr: Annotated[Optional, Field(gt=0, description=f"By scene size; {_BY_PRESET}")] = None
-    scales_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
-    opacities_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
-    quats_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
-    sh0_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
-    shN_lr: Annotated[Optional, Field(gt=0, description=_BY_PRESET)] = None
+    means_lr: Annotated[float | None, Field(gt=0, description=f"By scene size; {_BY_PRESET}"), NoneText] = None
+    scales_lr: Annotated[float | None, Field(gt=0, description=_BY_PRESET), NoneText] = None
+    opacities_lr: Annotated[float | None, Field(gt=0, description=_BY_PRESET), NoneText] = None
+    quats_lr: Annotated[float | None, Field(gt=0, description=_BY_PRESET), NoneText] = None
+    sh0_lr: Annotated[float | None, Field(gt=0, description=_BY_PRESET), NoneText] = None
+    shN_lr: Annotated[float | None, Field(gt=0, description=_BY_PRESET), NoneText] = None
     ssim_lambda: Annotated[Fraction, Field(description="Weight of 1 - SSIM; the rest is L1")] = 0.2
-    opacity_reg: Annotated[Optional, Field(ge=0, description="Weight of the mean opacity; empty: as the strategy")] = (
-        None
-    )
-    scale_reg: Annotated[Optional, Field(ge=0, description="Weight of the mean scale; empty: as the strategy")] = None
+    opacity_reg: Annotated[
+        float | None, Field(ge=0, description="Weight of the mean opacity; empty: as the strategy"), NoneText
+    ] = None
+    scale_reg: Annotated[
+        float | None, Field(ge=0, description="Weight of the mean scale; empty: as the strategy"), NoneText
+    ] = None
     antialiased: Annotated[bool, Field(description="Opacity follows the blur, so that far views do not swell")] = False
     random_bkgd: Annotated[bool, Field(description="Another background each step: nothing hides in its colour")] = False
     exposure_opt: Annotated[bool, Field(description="Fit gain and offset per picture, for changing exposure")] = False
@@ -111,7 +116,7 @@ class SplatParams(Params):
     pose_opt_lr: Annotated[float, Field(gt=0)] = 1e-5
     pose_opt_reg: Annotated[float, Field(ge=0, description="Weight decay of the corrections")] = 1e-6
     near_plane: Annotated[float, Field(gt=0, description="Nearer Gaussians are not drawn, world units")] = 0.01
-    num_threads: Annotated[int | None, NoneText, Field(ge=1, description="CPU threads; empty: all")] = None
+    num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
 
 class ExportParams(Params):
