@@ -22,6 +22,7 @@ from tasks.shipper import Status, first_line, ship
 from tasks.workspace import MADE_WITH, storage_errors
 
 # As `tempfile.mkstemp` ends the names that `tasks.workspace.replacing` begins.
+_UNFINISHED = re.compile(r".+\.tmp(-wal|-shm|-journal)?")  # the latter: beside a database of SQLite
 _TORN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
@@ -67,7 +68,7 @@ def sweep(folder: Path) -> None:
         StorageError: something cannot be removed.
     """
     left_over = [path for path in folder.glob("tmp") if path.is_dir()]
-    left_over += [path for path in _files(folder) if path.name.endswith(".tmp") or _is_torn(path)]
+    left_over += [path for path in _files(folder) if _UNFINISHED.fullmatch(path.name) or _is_torn(path)]
     for path in left_over:
         with storage_errors(path):
             if path.is_dir() and not path.is_symlink():

@@ -19,9 +19,12 @@ from tasks.splatting.photos import photographs
 from tasks.splatting.pose_facts import Facts, ModelFacts, PoseReport, facts_from
 from tasks.splatting.sharpness import look
 from tasks.splatting.stage_events import Note, StageProgress
-from tasks.workspace import recall, remember, storage_errors
+from tasks.workspace import storage_errors, write_json
 
 PoseEvent = StageProgress | Note | PoseReport
+
+ASKED = "asked.json"
+"""What the stages in the folder are made from; the folder itself is whole with its last stage only."""
 
 SEQUENTIAL_FROM = 80
 """More photographs than this are matched with their neighbours by name only."""
@@ -136,13 +139,14 @@ def _forget_others(folder: Path, pictures: Path, names: Sequence[str], job: Job)
     made_with: dict[str, Any] = json.loads(
         json.dumps({"pictures": sizes, **{name: getattr(job, name) for name in settings}})
     )
-    if recall(folder) == made_with:
+    asked = folder / ASKED
+    if asked.is_file() and json.loads(asked.read_text()) == made_with:
         return
     for stage in (UNDISTORTED, MODELS):
         _remove(folder / stage)
     for database in (MATCHES, FEATURES):
         (folder / database).unlink(missing_ok=True)
-    remember(folder, made_with)
+    write_json(asked, made_with)
 
 
 def _remove(folder: Path) -> None:

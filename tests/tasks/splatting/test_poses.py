@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tasks.classification.images import read_rgb, write_jpeg
+from tasks.closing import sweep
 from tasks.errors import DatasetError
 from tasks.splatting.colmap_job import FEATURES, LOG, MATCHES, MODELS
 from tasks.splatting.demo_render import make_room, render
@@ -88,7 +89,7 @@ def test_progress_of_every_stage_grows_to_its_end(found):
 
 def test_nothing_unfinished_is_left(found):
     assert sorted(path.name for path in found[1].iterdir()) == [
-        "colmap.log", "job.json", "made_with.json", "matches.db", "models", "undistorted",
+        "colmap.log", "job.json", "asked.json", "matches.db", "models", "undistorted",
     ]  # fmt: skip
 
 
@@ -128,6 +129,8 @@ def test_closing_ends_colmap_within_five_seconds(pictures, tmp_path):
     events.close()
     assert gone(running, 0.1)
     assert time.monotonic() - begun < 5
+    sweep(tmp_path)  # as after a run that was cancelled
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
     assert not (tmp_path / FEATURES).exists() or not (tmp_path / MODELS).exists()
     assert list(find_poses(pictures, tmp_path, PARAMS, True))[-1].registered == N  # what was cut off does no harm
 
