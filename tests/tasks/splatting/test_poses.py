@@ -89,7 +89,7 @@ def test_progress_of_every_stage_grows_to_its_end(found):
 
 def test_nothing_unfinished_is_left(found):
     assert sorted(path.name for path in found[1].iterdir()) == [
-        "colmap.log", "job.json", "asked.json", "matches.db", "models", "undistorted",
+        "asked.json", "colmap.log", "job.json", "matches.db", "models", "undistorted",
     ]  # fmt: skip
 
 
