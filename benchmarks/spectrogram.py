@@ -1,11 +1,10 @@
 """Seconds from raw I/Q in memory to a picture: ours against scipy.signal.stft and matplotlib, in the same run.
 
 The peer is what RFUAV's code does with a frame (graphic/RawDataProcessor.py): scipy's STFT, 10*log10, imshow over a
-whole figure, saved as JPEG at 1800x1200. Both sides get the same frame, in turns, with the same number of threads for
-torch and OpenCV as the machine has cores; the first round of each is thrown away. `db_error` is the largest difference
-of their dB where the peer's power is above 1e-12 of a full-scale tone. The last line is JSON; `ratio` is the median
-of the peer's seconds over ours, round by round; `ratio_cpu` the same for processor seconds, which on a machine
-that others use, too, are the steadier figure.
+whole figure, saved as JPEG at 1800x1200. Both sides get the same frame, in turns, each on one thread; the first round
+is thrown away. `db_error` is the largest difference of their dB where the peer's power is above 1e-12 of a full-scale
+tone. The last line is JSON; `ratio` is the median of the peer's seconds over ours, round by round; `ratio_cpu` the
+same for processor seconds, which on a machine that others use, too, are the steadier figure.
 
     python benchmarks/spectrogram.py [--rounds 5] [--frame-s 0.1] [--n-fft 1024]
 """
@@ -24,7 +23,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.signal import stft, windows
 
@@ -73,6 +71,7 @@ def main() -> None:
     parser.add_argument("--frame-s", type=float, default=0.1)
     parser.add_argument("--n-fft", type=int, default=1024)
     options = parser.parse_args()
+    cv2.setNumThreads(1)
     fast = SpectrogramParams(frame_s=options.frame_s, n_fft=options.n_fft)
     iq = make_recording("fhss_narrow", 5, 0, RATE_HZ, options.frame_s)
     expected = peer_db(iq, options.n_fft)[::-1]
@@ -90,15 +89,7 @@ def main() -> None:
             took = timed(work)
             if number:
                 seconds[name].append(took)
-    print(
-        f"a frame of {options.frame_s} s at 100 MS/s, STFT {options.n_fft}, {WIDTH}x{HEIGHT} JPEG, "
-        f"{options.rounds} rounds, {torch.get_num_threads()} threads"
-    )
-    print("s per picture          median   lowest  highest   processors, median")
-    for name, pairs in seconds.items():
-        wall, cpu = zip(*pairs, strict=True)
-        middle = statistics.median(wall)
-        print(f"{name:<20}{middle:>9.2f}{min(wall):>9.2f}{max(wall):>9.2f}{statistics.median(cpu):>21.2f}")
+    show(options, seconds)
     peer, ours, drawn = seconds.values()
     result = {
         "ratio": ratio(peer, ours, 0),
@@ -107,9 +98,21 @@ def main() -> None:
         "seconds_peer": round(statistics.median(wall for wall, _ in peer), 3),
         "seconds_ours": round(statistics.median(wall for wall, _ in ours), 3),
         "db_error": round(error, 5),
-        "threads": torch.get_num_threads(),
     }
     print(json.dumps(result))
+
+
+def show(options: argparse.Namespace, seconds: dict[str, list[tuple[float, float]]]) -> None:
+    """Print the table."""
+    print(
+        f"a frame of {options.frame_s} s at 100 MS/s, STFT {options.n_fft}, {WIDTH}x{HEIGHT} JPEG, "
+        f"{options.rounds} rounds, one thread"
+    )
+    print("s per picture          median   lowest  highest   processors, median")
+    for name, pairs in seconds.items():
+        wall, cpu = zip(*pairs, strict=True)
+        middle = statistics.median(wall)
+        print(f"{name:<20}{middle:>9.2f}{min(wall):>9.2f}{max(wall):>9.2f}{statistics.median(cpu):>21.2f}")
 
 
 def ratio(peer: list[tuple[float, float]], ours: list[tuple[float, float]], which: int) -> float:

@@ -124,6 +124,8 @@ class Journal:
         self._sent_path = folder / "sent.json"
         self._lock = threading.Lock()
         with storage_errors(self.path):
+            for torn in folder.glob(".sent.json.*"):  # of a process that was killed while it wrote
+                torn.unlink(missing_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._size = _cut_torn_line(self._fd)
         self.sent = min(self._read_sent(), self._size)

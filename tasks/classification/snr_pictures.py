@@ -57,7 +57,8 @@ def mixing(source: Path, target: Path, mix: MixParams, params: SpectrogramParams
         rows = csv.writer(file)
         rows.writerow(_COLUMNS)
         for recording, (label, stem) in zip(recordings, names, strict=True):
-            for row in _mix_one(recording, source, target, label, stem, noises, mix, params):
+            inside = recording.path.relative_to(source).as_posix()
+            for row in _mix_one(recording, target, mix, params, inside=inside, label=label, stem=stem, noises=noises):
                 rows.writerow(row)
                 done += 1
                 yield done, total
@@ -75,16 +76,21 @@ def mixing(source: Path, target: Path, mix: MixParams, params: SpectrogramParams
 
 def _mix_one(
     recording: Recording,
-    source: Path,
     target: Path,
+    mix: MixParams,
+    params: SpectrogramParams,
+    *,
+    inside: str,
     label: str,
     stem: str,
     noises: Sequence[Recording],
-    mix: MixParams,
-    params: SpectrogramParams,
 ) -> Iterator[tuple[object, ...]]:
-    """Write the pictures of every frame at every SNR; yield the frame's row of frames.csv."""
-    inside = recording.path.relative_to(source).as_posix()
+    """Write the pictures of every frame at every SNR; yield the frame's row of frames.csv.
+
+    Args:
+        inside: the recording's path below the data, which seeds its noise.
+        label, stem: its class, and what its pictures are called.
+    """
     rate = recording.sample_rate_hz
     params = at_rate(params, rate, recording.path)
     for frame in _frames(recording, mix, params):

@@ -122,7 +122,7 @@ def grade_models(
         log,
     ):
         show_link("mlflow-run", tracker.url, "Curves, tables and figures in MLflow")
-        grades = _answer_all(sets, models, params, device, tracker, log)
+        grades = _answer_all(sets, models, params, device, tracker=tracker, log=log)
         _write(grades, models, folder / "report", tracker)
         text = snr_markdown(grades, tracker.url)
         show_markdown("snr", text)
@@ -143,6 +143,7 @@ def _answer_all(
     models: Mapping[str, "ModelFiles"],
     params: SnrParams,
     device: Any,
+    *,
     tracker: "Tracker",
     log: shell.Logger,
 ) -> "list[SnrGrade]":

@@ -56,7 +56,9 @@ def weights(tmp_path_factory):
 def champion(prefect_api, yard_home, weights):
     """Return the id of the MLflow run whose model is the champion of `nets`."""
     client = store.client()
-    run_id = client.create_run(client.create_experiment("nets")).info.run_id
+    run_id = client.create_run(
+        client.create_experiment("nets", (yard_home / "mlflow" / "artifacts" / "nets").as_uri())
+    ).info.run_id
     client.log_artifact(run_id, str(weights), "weights")
     client.log_dict(run_id, CONFIG, "config/model.json")
     example = encode_jpeg(np.zeros((32, 32, 3), np.uint8), 90)

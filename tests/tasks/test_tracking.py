@@ -504,3 +504,10 @@ def test_a_large_file_that_is_still_under_way_is_waited_for(tmp_path):
     shipper.error = OSError("no answer")
     assert not shipper.flush(patience_s=0.1, longest_s=30)
     journal.close()
+
+
+def test_what_a_killed_writer_had_half_written_goes_at_the_next_start(tmp_path):
+    torn = tmp_path / ".sent.json.ab12cd_3"
+    torn.write_text("{")
+    Journal(tmp_path).close()
+    assert not torn.exists()

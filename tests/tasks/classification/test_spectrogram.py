@@ -94,7 +94,7 @@ def test_time_runs_to_the_right():
 
 def test_silence_gives_a_picture_and_not_infinities():
     decibel = spectrogram_db(np.zeros(4000, np.complex64), SMALL)
-    assert np.all(decibel == -200)
+    assert np.abs(decibel + 200).max() < 1e-4
     assert render(decibel, SMALL).shape == (64, 64, 3)
 
 
