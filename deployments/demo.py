@@ -1,5 +1,7 @@
 """The first thing a newcomer runs: signals made up on the spot, the whole pipeline on them, and where to look."""
 
+import subprocess
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,14 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
         part: only this half.
     """
     target = (folder or home() / "demo").absolute()
-    if part in {None, Part.signals}:
+    if part is None:
+        for half in Part:  # each in a process of its own: Prefect reads once where its server is
+            command = [sys.executable, "-m", "deployments.cli", "demo", half.value, "--folder", str(target)]
+            if code := subprocess.run(command, check=False).returncode:
+                raise SystemExit(code)
+    elif part is Part.signals:
         _run_signals(target)
-    if part in {None, Part.scene}:
+    else:
         _run_scene(target)
 
 
