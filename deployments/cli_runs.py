@@ -37,7 +37,7 @@ def submit(
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
     device: Annotated[str | None, typer.Option(help="cuda (any GPU), cuda:1, cpu, boxb/cuda:1")] = None,
     priority: Priority = None,
-    when_busy: Annotated[Busy, typer.Option(help="Wait for the device, or be refused at once")] = Busy.wait,
+    when_busy: Annotated[Busy | None, typer.Option(help="Wait for the device, or be refused at once")] = None,
     time_limit: Annotated[str | None, typer.Option(help="90s, 30m, 5h or 2d; then the run ends")] = None,
     at: Annotated[str | None, typer.Option(help='Not before: "2026-11-24 08:00", this host\'s time')] = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow")] = None,
@@ -51,7 +51,7 @@ def submit(
 
     if watch and as_json:
         raise ConfigError("found --watch and --json, need one of them")
-    wishes = orders.Wishes(device, priority, when_busy.value, time_limit, name, owner, _time(at))
+    wishes = orders.Wishes(device, priority, when_busy.value if when_busy else None, time_limit, name, owner, _time(at))
     parameters = orders.gather_parameters(file, [*(values or []), *(assignments or [])])
     with connect() as api:
         run = orders.submit(api, orders.prepare(api, flow, parameters, wishes))

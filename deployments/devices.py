@@ -9,6 +9,7 @@ from deployments.queries import QueueCount
 from gpu_pools.devices import Device, GpuProcess
 from gpu_pools.lease import Holder, holders
 from gpu_pools.names import host_name
+from gpu_pools.placement import describe
 from gpu_pools.probe import foreign, get_probe
 from gpu_pools.queues import QueueError, parse_queue
 
@@ -84,7 +85,7 @@ def lines(views: Sequence[DeviceView]) -> Iterator[str]:
     for view in views:
         yield f"{view.tag:<8}{_what(view)}"
         for run in view.runs:
-            yield f"{'':8}runs    {sentence(run, time.time())}"
+            yield f"{'':8}runs    {run.kind}: {describe(run, time.time())}"
         waiting = ", ".join(f"{number} {kind}" for kind, number in view.waiting.items() if number)
         if waiting:
             yield f"{'':8}waits   {waiting}"
@@ -102,16 +103,3 @@ def _what(view: DeviceView) -> str:
         f"{gpu.name}, compute {gpu.compute_capability}, {gpu.uuid}\n{'':8}memory  {gpu.memory_total_mib} MiB: "
         f"{gpu.memory_used_mib} used, {gpu.memory_free_mib} free; utilisation {busy}"
     )
-
-
-def sentence(run: Holder, now: float) -> str:
-    """Return who holds a slot, since when, and how far he is; `now` in Unix seconds."""
-    form = "%H:%M" if now - run.since < 12 * 3600 else "%Y-%m-%d %H:%M"
-    since = time.strftime(form, time.localtime(run.since)) if run.since else "?"
-    parts = [f"{run.kind} {run.run_name} of {run.owner} since {since}"]
-    if run.progress:
-        parts.append(f"{run.progress.unit} {run.progress.epoch} of {run.progress.n_epochs}")
-        if run.progress.remaining_s is not None:
-            left = max(0.0, run.progress.remaining_s - (now - run.progress.updated))
-            parts.append(f"about {max(1, round(left / 60))} min more")
-    return ", ".join(parts)

@@ -24,7 +24,7 @@ class Far:
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
         last_epoch: its figures, as the run shows them.
-        unit: what is counted: epoch, or step.
+        unit: what is counted: epoch, step, picture ...
     """
 
     device: str = ""

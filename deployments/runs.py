@@ -85,7 +85,7 @@ class Row:
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
         last_epoch: the figures of the last epoch that ended, while the run runs.
-        unit: what is counted: epoch, or step.
+        unit: what is counted: epoch, step, picture ...
     """
 
     id: str
@@ -197,6 +197,15 @@ def _sentence(run: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     return f"booked for {at.astimezone():%Y-%m-%d %H:%M}" if at > datetime.now(UTC) else NOBODY_LOOKED
 
 
+def _defaults(api: Api, run: Mapping[str, Any]) -> Json:
+    """Return the job variables that a run has of its deployment, those of its own go before them."""
+    try:
+        found = api.call("GET", f"/deployments/{run['deployment_id']}") if run["deployment_id"] else {}
+    except NotFoundError:
+        return {}  # deleted since
+    return dict(found.get("job_variables") or {})
+
+
 def read_details(api: Api, run: Json) -> Json:
     """Return everything about a run; the keys are those of `yard show --json`, see docs/services.md."""
     (row,) = make_rows(api, [run])
@@ -208,7 +217,7 @@ def read_details(api: Api, run: Json) -> Json:
         **asdict(row),
         "url": api.page(run["id"]),
         "parameters": run["parameters"],
-        "job_variables": run["job_variables"] or {},
+        "job_variables": {**_defaults(api, run), **(run["job_variables"] or {})},
         "created": run["created"],
         "due": run["next_scheduled_start_time"] or run["expected_start_time"],
         "started": run["start_time"],

@@ -40,8 +40,8 @@ class Wishes:
     Args:
         device: `cuda`, `cuda:1`, `cpu` or `boxb/cuda:1`; None: as the parameters say, else the deployment.
         priority: 1 (first) to 10; None: the default of its kind.
-        when_busy: wait for the device, or be refused at once.
-        time_limit: how long it may run: 90s, 30m, 5h, 2d.
+        when_busy: wait for the device, or be refused at once; None: as the deployment says, else wait.
+        time_limit: how long it may run: 90s, 30m, 5h, 2d; None: as the deployment says, else without end.
         name: of the run.
         owner: user@host; None: who asks.
         at: not before then.
@@ -49,7 +49,7 @@ class Wishes:
 
     device: str | None = None
     priority: int | None = None
-    when_busy: Literal["wait", "refuse"] = "wait"
+    when_busy: Literal["wait", "refuse"] | None = None
     time_limit: str | None = None
     name: str | None = None
     owner: str | None = None
@@ -102,7 +102,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
         "parameters": {name: _plain(value) for name, value in checked.items()},
-        "job_variables": {**_defaults(deployment), **_variables(wishes)},
+        "job_variables": _variables(wishes),
     }
     if queue is not None:
         body["work_queue_name"] = queue.name
@@ -248,14 +248,10 @@ def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section
     return None if found == default else found
 
 
-def _defaults(deployment: Mapping[str, Any]) -> Json:
-    """Return how the runs of a deployment are treated unless they say otherwise."""
-    variables = deployment.get("job_variables") or {}
-    return {name: variables[name] for name in ("time_limit",) if variables.get(name)}
-
-
 def _variables(wishes: Wishes) -> Json:
-    variables: Json = {"owner": wishes.owner or default_owner(), "when_busy": wishes.when_busy}
+    variables: Json = {"owner": wishes.owner or default_owner()}
+    if wishes.when_busy is not None:
+        variables["when_busy"] = wishes.when_busy
     if wishes.priority is not None:
         variables["priority"] = wishes.priority
     if wishes.time_limit is not None:

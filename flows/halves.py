@@ -1,7 +1,7 @@
 """How a pipeline starts its halves: as runs of their own where it was deployed itself, else in its own process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefect import Flow
@@ -17,7 +17,7 @@ DEPLOYMENT = "yard"
 _POLL_S = 1.0
 # A half whose process died is Crashed for a moment, until the worker puts it back to go on from its checkpoint.
 _PATIENCE_S = 30.0
-_INHERITED = ("priority", "owner", "time_limit")
+_INHERITED = ("priority", "owner", "time_limit", "when_busy")
 
 
 def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> None:
@@ -37,23 +37,49 @@ def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> None:
     if deployment.id is None:
         recipe(**parameters)
         return
+    (ended,) = run_queued(recipe, queue, [parameters], name=str(flow_run.name))
+    if fault := fault_of(recipe, ended):
+        raise TrainyardError(fault)
+
+
+def run_queued(
+    recipe: Flow[..., Any], queue: Queue, requests: Sequence[Mapping[str, Any]], *, name: str | None = None
+) -> list[FlowRun]:
+    """Hand runs to a queue, all at once, and wait for them; started again, the flow finds those it had started.
+
+    Args:
+        recipe: the flow; its deployment is called `yard`.
+        queue: of the runs.
+        requests: the parameters of each.
+        name: of the runs; None: as the flow names them.
+
+    Returns:
+        The runs as they ended, in the order of the requests.
+    """
     parent = str(flow_run.id)
     with get_client(sync_client=True) as client:
         variables = client.read_flow_run(flow_run.id).job_variables or {}
-        started: Any = run_deployment(
-            f"{recipe.name}/{DEPLOYMENT}",
-            parameters=recipe.serialize_parameters(parameters),
-            flow_run_name=str(flow_run.name),
-            work_queue_name=queue.name,
-            idempotency_key=f"{parent}-{recipe.name}",
-            job_variables={name: variables[name] for name in _INHERITED if name in variables},
-            timeout=0,
-        )
-        ended = _wait(client, started)
-        assert ended.state is not None
-        if not ended.state.is_completed():
-            # The sentence is the half's own; its error lies in another process.
-            raise TrainyardError(f"{recipe.name} ({ended.name}) is {ended.state.name}: {ended.state.message}")
+        started: list[Any] = [
+            run_deployment(
+                f"{recipe.name}/{DEPLOYMENT}",
+                parameters=recipe.serialize_parameters(dict(parameters)),
+                flow_run_name=name,
+                work_queue_name=queue.name,
+                idempotency_key=f"{parent}-{recipe.name}-{number}",
+                job_variables={key: variables[key] for key in _INHERITED if key in variables},
+                timeout=0,
+            )
+            for number, parameters in enumerate(requests)
+        ]
+        return [_wait(client, run) for run in started]
+
+
+def fault_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
+    """Return why a run that has ended did not complete, in its own words; None where it did."""
+    assert run.state is not None
+    if run.state.is_completed():
+        return None
+    return f"{recipe.name} ({run.name}) is {run.state.name}: {run.state.message}"
 
 
 def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = time.sleep) -> FlowRun:

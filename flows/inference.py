@@ -4,20 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.deployments import run_deployment
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import deployment
 
-from flows.halves import _INHERITED, DEPLOYMENT, _wait
+from flows.halves import fault_of, run_queued
 from gpu_pools.occupy import on_device
 from gpu_pools.queues import device_queue
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.errors import TrainyardError
 from tasks.inference import steps
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams, Sources
-
-TIME_LIMIT = "300s"
-"""Of one request that names none, as the service before had it."""
 
 
 @flow(name="predict", flow_run_name=steps.name_prediction)
@@ -86,27 +81,12 @@ def _here(requests: list[dict[str, Any]]) -> list[str]:
 
 
 def _queued(requests: list[dict[str, Any]]) -> list[str]:
-    """Hand every request to its queue, all at once, and wait for them; started again, it finds those it had started."""
-    parent = str(flow_run.id)
-    with get_client(sync_client=True) as client:
-        variables = client.read_flow_run(flow_run.id).job_variables or {}
-        given = {name: variables[name] for name in _INHERITED if name in variables}
-        started: list[Any] = [
-            run_deployment(
-                f"{predict.name}/{DEPLOYMENT}",
-                parameters=predict.serialize_parameters(request),
-                work_queue_name=device_queue(request["predict"].device, "inference").name,
-                idempotency_key=f"{parent}-{predict.name}-{number}",
-                job_variables={"time_limit": TIME_LIMIT, **given},
-                timeout=0,
-            )
-            for number, request in enumerate(requests)
-        ]
-        ended = [_wait(client, run) for run in started]
+    """Hand all requests to their queue at once and wait for them."""
+    ended = run_queued(predict, device_queue(requests[0]["predict"].device, "inference"), requests)
     faults = [
-        f"{request['data']} ({run.name}) is {run.state.name}: {run.state.message}"
+        f"{request['data']}: {fault}"
         for request, run in zip(requests, ended, strict=True)
-        if run.state is not None and not run.state.is_completed()
+        if (fault := fault_of(predict, run))
     ]
     _check(faults, len(requests))
     return [steps.mlflow_run(str(run.id)) for run in ended]

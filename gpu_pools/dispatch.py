@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import httpx
 from prefect.client.schemas.objects import StateType
@@ -11,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 
 from gpu_pools import launch, supervise
 from gpu_pools.hostview import HostView, Queues
-from gpu_pools.lease import Holder, Lease, acquire
+from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry, Ledger
 from gpu_pools.placement import Refuse, Start, Wait, place
 from gpu_pools.queues import Queue, parse_duration, parse_queue
@@ -188,29 +189,27 @@ class Dispatcher:
 
     def _start(self, run: Run, uuid: str, queues: Queues) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
-        queue, device = parse_queue(run.queue), self._host.device(uuid)
-        tag = device.tag if device else "cpu"
+        queue = parse_queue(run.queue)
         try:
             limit_s = parse_duration(run.job_variables["time_limit"]) if run.job_variables.get("time_limit") else None
         except ConfigError as exc:
             self._refuse(run, f"time_limit: {exc}")
             return
-        holder = Holder(
-            *(run.id, run.name, self._host.owner(run), tag, uuid, queue.kind, -1, os.getpid(), self._clock(), None)
-        )
-        lease = acquire(uuid, queue.kind, self._host.limit(tag, queue.kind, queues), holder)
+        lease = self._host.take(self._host.asks(run, queue), uuid, queues)
         if lease is None:
             return  # somebody else was faster
         run_lock = launch.lock_run(run.id)
         if run_lock is None:
             lease.release()  # a process of it still lives
             return
+        attempt, spent_s = launch.read_attempt(run.id)
         entry = Entry(
-            *(run.id, run.name, holder.owner, run.queue, tag, uuid, lease.holder.number),
+            *(run.id, run.name, lease.holder.owner, run.queue, lease.holder.device, uuid, lease.holder.number),
             phase="claimed",
-            attempt=launch.read_attempt(run.id),
+            attempt=attempt,
             began=self._clock(),
             limit_s=limit_s,
+            spent_s=spent_s,
         )
         try:
             self._launch(run, entry, lease, run_lock)
@@ -247,13 +246,11 @@ class Dispatcher:
             lease,
             self._host.device(entry.uuid),
             entrypoint=deployment.entrypoint,
-            extra={**deployment.env, **(run.job_variables.get("env") or {})},
+            extra={**_env(deployment.variables), **_env(run.job_variables)},
             threads=self._host.threads,
         )
-        folder = run_dir(run.id)
-        process = self._ready.give(
-            run.id, claim, env=env, folder=folder, output=folder / "output.log", fds=(lease.run_fd, run_lock)
-        )
+        folder, output = run_dir(run.id), launch.output_file(run.id)
+        process = self._ready.give(run.id, claim, env=env, folder=folder, output=output, fds=(lease.run_fd, run_lock))
         lease.record(pid=process.pid)
         lease.hand_over()
         os.ftruncate(run_lock, 0)
@@ -262,6 +259,10 @@ class Dispatcher:
         self._ledger.write(entry)
         self._runs.add(entry, lease, process)
         logger.info("run %s (%s) starts on %s, process %d", run.id, run.name, entry.tag, process.pid)
+
+
+def _env(variables: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
 
 
 def _refuses(run: Run) -> bool:

@@ -127,6 +127,33 @@ class HostView:
             owner=self.owner(run),
         )
 
+    def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
+        """Take a slot on a device for a run; None where others were faster.
+
+        Args:
+            asks: the run.
+            uuid: of the GPU; "cpu".
+            queues: with the limits set in Prefect.
+
+        Raises:
+            StorageError: the locks cannot be used.
+        """
+        gpu, kind = self.device(uuid), asks.queue.kind
+        tag = gpu.tag if gpu else CPU
+        holder = lease.Holder(
+            run_id=asks.run_id,
+            run_name=asks.run_name,
+            owner=asks.owner,
+            device=tag,
+            uuid=uuid,
+            kind=kind,
+            number=-1,
+            pid=os.getpid(),
+            since=self._clock(),
+            progress=None,
+        )
+        return lease.acquire(uuid, kind, self.limit(tag, kind, queues), holder)
+
     def owner(self, run: Run) -> str:
         """Return who started a run; one from Prefect's page belongs to who runs the yard."""
         return str(run.job_variables.get("owner") or f"{getpass.getuser()}@{self.name}")

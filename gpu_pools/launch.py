@@ -89,17 +89,29 @@ def sweep(run_id: str) -> None:
     stop_file(run_id).unlink(missing_ok=True)
 
 
-def read_attempt(run_id: str) -> int:
-    """Return which attempt comes next, 1 for the first."""
+def output_file(run_id: str) -> Path:
+    """Return the file with what the processes of the run have printed."""
+    return run_dir(run_id) / "output.log"
+
+
+def read_attempt(run_id: str) -> tuple[int, float]:
+    """Return which attempt comes next, 1 for the first, and how many seconds the earlier ones ran."""
     path = run_dir(run_id) / "attempt"
-    return int(path.read_text()) if path.is_file() else 1
+    number, _, spent = path.read_text().partition(" ") if path.is_file() else ("1", "", "")
+    return int(number), float(spent or 0)
 
 
-def write_attempt(run_id: str, attempt: int) -> None:
-    """Remember which attempt comes next, for any worker on this home."""
+def write_attempt(run_id: str, attempt: int, spent_s: float) -> None:
+    """Remember which attempt comes next and how long those before ran, for any worker on this home."""
     path = run_dir(run_id) / "attempt"
     with storage_errors(path):
-        path.write_text(str(attempt))
+        path.write_text(f"{attempt} {spent_s:.1f}")
+
+
+def time_spent(run_id: str, began: float) -> float:
+    """Return how many seconds an attempt ran, to the last line it printed: nobody may have seen when it died."""
+    path = output_file(run_id)
+    return max(0.0, path.stat().st_mtime - began) if path.is_file() else 0.0
 
 
 def forget_attempts(run_id: str) -> None:

@@ -25,7 +25,8 @@ class Entry:
         attempt: 1 for the first.
         pid, create_time: of the process, together its identity; Unix seconds.
         began: the attempt, Unix seconds.
-        limit_s: the run's time limit, counted from `began`.
+        limit_s: the run's time limit, for all attempts together.
+        spent_s: what earlier attempts took of it.
         ending: why the worker ends it, None while it does not.
     """
 
@@ -40,6 +41,7 @@ class Entry:
     attempt: int
     began: float
     limit_s: float | None = None
+    spent_s: float = 0.0
     pid: int | None = None
     create_time: float | None = None
     ending: Ending | None = None

@@ -13,11 +13,11 @@ from prefect.runtime import flow_run
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.launch import DEVICE
-from gpu_pools.lease import Holder, Lease, acquire
+from gpu_pools.lease import Lease
 from gpu_pools.names import host_name
 from gpu_pools.placement import Refuse, Start, Waiting, place
 from gpu_pools.probe import environment, get_probe
-from gpu_pools.queues import Kind, Queue, default_priority, device_queue
+from gpu_pools.queues import Kind, default_priority, device_queue
 from gpu_pools.server import Server
 from tasks.errors import GpuBusyError, GpuError
 
@@ -52,14 +52,14 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
     asks = Waiting(
         *(str(flow_run.id), str(flow_run.name), queue), priority=default_priority(kind), since=time.time(), owner=owner
     )
-    with _slot(host, queue, asks) as lease:
+    with _slot(host, asks) as lease:
         gpu = host.device(lease.holder.uuid)
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}
         with _environ(own):
             yield
 
 
-def _slot(host: HostView, queue: Queue, asks: Waiting) -> Lease:
+def _slot(host: HostView, asks: Waiting) -> Lease:
     queues = _limits()
     said = ""
     while True:
@@ -67,21 +67,7 @@ def _slot(host: HostView, queue: Queue, asks: Waiting) -> Lease:
         if isinstance(decision, Refuse):
             raise GpuError(decision.reason)
         if isinstance(decision, Start):
-            gpu = host.device(decision.uuid)
-            tag = gpu.tag if gpu else "cpu"
-            holder = Holder(
-                run_id=asks.run_id,
-                run_name=asks.run_name,
-                owner=asks.owner,
-                device=tag,
-                uuid=decision.uuid,
-                kind=queue.kind,
-                number=-1,
-                pid=os.getpid(),
-                since=time.time(),
-                progress=None,
-            )
-            lease = acquire(decision.uuid, queue.kind, host.limit(tag, queue.kind, queues), holder)
+            lease = host.take(asks, decision.uuid, queues)
             if lease is not None:
                 return lease
         elif decision.reason != said:

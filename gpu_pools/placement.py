@@ -189,7 +189,7 @@ def _taken(device: DeviceState, kind: Kind, facts: _Facts) -> str:
         return _foreign(device)
     limit = device.limits.get(kind, 0)
     starting = [run for run in facts.starting[device.uuid] if run.queue.kind == kind]
-    who = [_holder(holder, facts.now) for holder in device.holders if holder.kind == kind]
+    who = [describe(holder, facts.now) for holder in device.holders if holder.kind == kind]
     who += [f"{run.run_name} of {run.owner}, which starts now" for run in starting]
     if limit == 1 and len(who) == 1:
         return f"{device.tag} {_VERBS[kind]} {who[0]}"
@@ -208,7 +208,8 @@ def _foreign(device: DeviceState) -> str:
     return f"{text} and {len(others)} other{'s' * (len(others) > 1)}, which are not runs of Trainyard"
 
 
-def _holder(holder: Holder, now: float) -> str:
+def describe(holder: Holder, now: float) -> str:
+    """Return who holds a slot, since when, how far the run is and how long it will take; `now` in Unix seconds."""
     if holder.run_id == UNKNOWN:
         return "a run whose record cannot be read"
     parts = [f"{holder.run_name} of {holder.owner} since {_clock(holder.since, now)}"]

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from gpu_pools.queues import POOL
 
 _PAGE = 200  # the most the server gives at once
+_DEPLOYMENT_EVERY_S = 30.0
 _IN_POOL = {"work_pool_name": POOL}
 _ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
 
@@ -32,7 +33,7 @@ class Run:
     state_name: str
     message: str
     since: float  # it is due
-    job_variables: Mapping[str, Any]
+    job_variables: Mapping[str, Any]  # its own, else its deployment's
     infrastructure: str
 
 
@@ -50,7 +51,7 @@ class Deployment:
     """How the runs of a deployment are started."""
 
     entrypoint: str | None  # module.function or /file.py:function; None: Prefect looks it up
-    env: Mapping[str, str]
+    variables: Mapping[str, Any]  # job variables; those of a run go before them
 
 
 class Server:
@@ -58,6 +59,7 @@ class Server:
 
     def __init__(self) -> None:
         self._client: SyncPrefectClient = get_client(sync_client=True)
+        self._deployments: dict[str, tuple[float, Deployment]] = {}
 
     def heartbeat(self, worker: str, every_s: float) -> None:
         """Say that the worker lives, and that somebody looks into the queues; Prefect's pages show them red else."""
@@ -125,12 +127,12 @@ class Server:
             found = self._client.read_deployment(UUID(deployment_id))
         except ObjectNotFound:
             return Deployment(None, {})
-        env = {str(key): str(value) for key, value in (found.job_variables.get("env") or {}).items()}
         if found.pull_steps or not found.entrypoint:
-            return Deployment(None, env)  # steps of its own come first: Prefect has to load the flow
+            return Deployment(None, found.job_variables)  # steps of its own come first: Prefect has to load the flow
         file, colon, function = found.entrypoint.partition(":")
         # Named in full, as Prefect copies the whole folder of a deployment whose flow it looks up in a file.
-        return Deployment(f"{Path(found.path or '.') / file}:{function}" if colon else file, env)
+        entrypoint = f"{Path(found.path or '.') / file}:{function}" if colon else file
+        return Deployment(entrypoint, found.job_variables)
 
     def workers(self) -> list[str]:
         """Return the names of all workers of the pool, those that are away included."""
@@ -155,14 +157,25 @@ class Server:
             self._client.request("POST", "/work_pools/", json=body)
 
     def _runs(self, flow_runs: Mapping[str, Any]) -> list[Run]:
-        return list(self._pages({"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}}))
+        rows = list(self._pages({"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}}))
+        return [_run(row, self._defaults(row["deployment_id"])) for row in rows]
 
-    def _pages(self, body: Mapping[str, Any]) -> Iterator[Run]:
+    def _defaults(self, deployment_id: str | None) -> Mapping[str, Any]:
+        """Return a deployment's job variables, half a minute old at most: a thousand waiting runs share a few."""
+        if deployment_id is None:
+            return {}
+        read_at, known = self._deployments.get(deployment_id, (float("-inf"), Deployment(None, {})))
+        if time.monotonic() - read_at >= _DEPLOYMENT_EVERY_S:
+            known = self.deployment(deployment_id)
+            self._deployments[deployment_id] = (time.monotonic(), known)
+        return known.variables
+
+    def _pages(self, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         offset = 0
         while True:
             page = {**body, "sort": "EXPECTED_START_TIME_ASC", "limit": _PAGE, "offset": offset}
             found = self._client.request("POST", "/flow_runs/filter", json=page).json()
-            yield from map(_run, found)
+            yield from found
             if len(found) < _PAGE:
                 return
             offset += _PAGE
@@ -185,7 +198,7 @@ def _state(kind: StateType, name: str, message: str, scheduled: float | None = N
     return state
 
 
-def _run(row: Mapping[str, Any]) -> Run:
+def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
     state = row["state"] or {}
     return Run(
         id=row["id"],
@@ -196,9 +209,14 @@ def _run(row: Mapping[str, Any]) -> Run:
         state_name=state.get("name", ""),
         message=state.get("message") or "",
         since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
-        job_variables=row["job_variables"] or {},
+        job_variables={**defaults, **_given(row["job_variables"])},
         infrastructure=row["infrastructure_pid"] or "",
     )
+
+
+def _given(variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the variables that say something: a form sends those left empty too."""
+    return {name: value for name, value in (variables or {}).items() if value is not None}
 
 
 def _iso(seconds: float) -> str:

@@ -122,7 +122,7 @@ class Undertaker:
         if care.closing:
             return
         if entry.ending is None:
-            if entry.limit_s is not None and now - entry.began > entry.limit_s:
+            if entry.limit_s is not None and entry.spent_s + now - entry.began > entry.limit_s:
                 text = f"stopped after {_duration(entry.limit_s)}, its time limit; its checkpoint is kept"
                 self.end(entry.run_id, "time limit", text)
             return
@@ -192,17 +192,18 @@ class Undertaker:
             )
             if settlement.verdict != "waits":
                 launch.forget_attempts(entry.run_id)  # a person's retry has all of its attempts again
-            self._finish(run, settlement)
+            self._finish(run, settlement, entry)
             self._begin_closing(care, _MLFLOW.get(settlement.verdict))
 
-    def _finish(self, run: Run, settlement: Settlement) -> None:
+    def _finish(self, run: Run, settlement: Settlement, entry: Entry) -> None:
         """Put a run where it belongs, and what it started with it."""
         launch.sweep(run.id)
         match settlement.verdict:
             case "nothing":
                 return
             case "waits":
-                launch.write_attempt(run.id, settlement.attempt)
+                spent_s = entry.spent_s + launch.time_spent(run.id, entry.began)
+                launch.write_attempt(run.id, settlement.attempt, spent_s)
                 self._server.force(run.id, waiting(settlement.message, run.since))
                 return
             case "cancelled":
@@ -262,7 +263,7 @@ class Undertaker:
 
     def _adopt(self, run: Run) -> None:
         """Take a run into care that no ledger knows of: it is settled, and MLflow told, as any other."""
-        now, attempt = self._clock(), launch.read_attempt(run.id)
+        now, (attempt, _) = self._clock(), launch.read_attempt(run.id)
         device = parse_queue(run.queue).device
         self.add(Entry(*(run.id, run.name, "", run.queue, device, "", -1, "running", attempt, now)), None, None)
 

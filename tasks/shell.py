@@ -17,6 +17,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
 from gpu_pools.launch import DEVICE, EXIT_STOPPED, STOP_FILE
+from gpu_pools.lease import report_progress
 from gpu_pools.probe import get_probe, resolve_device
 from gpu_pools.supervise import MARK
 from tasks.errors import ConfigError, TrackingError
@@ -54,6 +55,35 @@ def _words() -> frozenset[str]:
 
     config: Any = data.config
     return frozenset(word for part in config.values() if part["type"] == "words" for word in part["words"])
+
+
+class Waiters:
+    """Tells those who wait for the run's device how far it is and about how long it will take, now and then.
+
+    Args:
+        unit: what is counted.
+        every_s: seconds between two words at least.
+    """
+
+    def __init__(self, unit: str, every_s: float = 2.0) -> None:
+        self._unit, self._every_s = unit, every_s
+        self._first: tuple[float, int] | None = None
+        self._said = float("-inf")
+
+    def tell(self, done: int, total: int) -> None:
+        """Say that `done` of `total` are done.
+
+        Raises:
+            StorageError: the slot's record cannot be written.
+        """
+        now = time.monotonic()
+        # The pace is that since the first ones: until then models were loaded and processes started.
+        began, before = self._first = self._first or (now, done)
+        if now - self._said < self._every_s:
+            return
+        self._said = now
+        pace = (now - began) / (done - before) if done > before else None
+        report_progress(done, total, None if pace is None else pace * (total - done), self._unit)
 
 
 def logger() -> Logger:

@@ -154,6 +154,7 @@ def _answer_all(
     by_snr = {one.snr_db: [other for other in sets if other.snr_db == one.snr_db] for one in sets}
     total = len(models) * len(by_snr)
     grades: list[SnrGrade] = []
+    waiters = shell.Waiters("ratio")
     with Page("snr") as page, bars() as shown:
         for label, files in models.items():
             model = load(files, device)
@@ -168,6 +169,7 @@ def _answer_all(
                 page.progress(done / total)
                 page.row({"model": label, "snr_db": snr_db, "accuracy": round(found[-1].accuracy, 5)})
                 shown.move("snr", done, total, label)
+                waiters.tell(done, total)
     return grades
 
 

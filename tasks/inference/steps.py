@@ -165,7 +165,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
     from tasks.inference.result import collecting, now_s
 
     with Page("prediction") as page, bars() as shown:
-        work = collecting(batches, files, folder, total, now_s)
+        work, waiters = collecting(batches, files, folder, total, now_s), shell.Waiters("picture")
         while True:
             try:
                 done, total = next(work)
@@ -174,6 +174,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
                 return result
             page.progress(done / max(1, total))
             shown.move("predict", done, total)
+            waiters.tell(done, total)
 
 
 def _about(source: "Source", predictor: "Predictor", files: "ModelFiles", detect: DetectParams) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from deployments.services import free_port
-from tests.chaos.yard import Yard, yard
+from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
@@ -111,6 +111,13 @@ def test_a_time_limit_stops_the_run_and_says_so(made):
         "TimedOut",
         "stopped after 2 s, its time limit; its checkpoint is kept",
     )
+
+
+def test_a_run_that_says_nothing_has_the_time_limit_of_its_deployment(made):
+    made.deploy("brief", f"{RUNS}:hold", "cuda.training", time_limit="1s")
+    run = made.submit("brief", "cuda:0.training", {"folder": str(made.home), "seconds": 90})
+    made.until(made.is_(run, "FAILED"), 90, "it is stopped")
+    assert made.state(run)["message"].startswith("stopped after 1 s, its time limit")
 
 
 def test_a_killed_run_is_tried_again_and_given_up_after_three_times(made):

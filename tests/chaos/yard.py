@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Yard:
         assert self.workers[name].poll() is None, self.tails()
         return "serves" in (self.home / f"worker-{name}.log").read_text()
 
-    def deploy(self, name: str, entrypoint: str, queue: str, *, path: Path | None = ROOT) -> None:
+    def deploy(self, name: str, entrypoint: str, queue: str, *, path: Path | None = ROOT, **variables: Any) -> None:
         """Make a deployment of a flow as `prefect deploy` does."""
         flow_id = self.post("/flows/", {"name": name})["id"]
         body = {
@@ -88,6 +88,7 @@ class Yard:
             "path": str(path) if path else None,
             "work_pool_name": "gpu",
             "work_queue_name": queue,
+            "job_variables": variables,
             "enforce_parameter_schema": False,
         }
         self._deployments[name] = self.post("/deployments/", body)["id"]
@@ -103,20 +104,27 @@ class Yard:
         body["state"] = {"type": "SCHEDULED"}
         return str(self.post(f"/deployments/{self._deployments[name]}/create_flow_run", body)["id"])
 
+    def submit_many(self, name: str, bodies: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Create runs of a deployment in one call and return their ids in the same order."""
+        state = {"type": "SCHEDULED"}
+        path = f"/deployments/{self._deployments[name]}/create_flow_run/bulk"
+        answer = self.post(path, [{"state": state, **body} for body in bodies])
+        return [str(result["flow_run_id"]) for result in answer["results"]]
+
     def hold(self, queue: str, seconds: float = 1.0, *, child: bool = False, **variables: Any) -> str:
         """Create a run that holds its slot."""
         return self.submit("hold", queue, {"folder": str(self.home), "seconds": seconds, "child": child}, **variables)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Any) -> Any:
         """Ask the server, again where it is busy or away."""
         return self.ask("POST", path, body)
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+    def ask(self, method: str, path: str, body: Any) -> Any:
         """Ask the server, again where it is busy or away."""
         deadline = time.monotonic() + 60
         while True:
             try:
-                answer = self.http.request(method, path, json=dict(body))
+                answer = self.http.request(method, path, json=body)
                 if answer.status_code != 503:
                     answer.raise_for_status()
                     return answer.json() if answer.content else None
