@@ -11,6 +11,10 @@ from deployments.services import Program, log_file, spawn, stop, sweep, tail
 PAUSES_S: Sequence[float] = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Before a program is started again, by how often it has died in a row."""
 
+PATIENCE_S = 120.0
+"""With a program that lives and does not answer; a machine that trains makes it slow, not that slow."""
+
+_LOOK_EVERY_S = 10.0
 _STEADY_S = 60.0
 """A program that lived so long has not died in a row."""
 
@@ -18,13 +22,18 @@ _STEADY_S = 60.0
 class Child:
     """A program that is to run for as long as the stack is up.
 
-    Attributes:
+    Args:
         program: what it is.
-        process: its process; None before the first start.
+        patience_s: it may live without an answer; then it is killed.
+
+    Attributes:
+        process: of the moment; None before the first start.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, patience_s: float = PATIENCE_S) -> None:
         self.program = program
+        self._patience_s = patience_s
+        self._heard = self._looked = 0.0
         self.process: subprocess.Popen[bytes] | None = None
         self._log_size = 0
         self._started = 0.0
@@ -79,7 +88,23 @@ class Child:
         if self.process is not None and self.code is not None:
             return self._bury(self.process.pid, self.code, now)
         if not self._answered and self.answers():
+            self._heard = now
             return f"{self.program.name} works again after {now - self._started:.0f} s"
+        return self._listen(now) if self._answered else None
+
+    def _listen(self, now: float) -> str | None:
+        """Kill a program that has worked and answers no longer: the next look finds it dead and starts it again."""
+        if now - self._looked < min(_LOOK_EVERY_S, self._patience_s / 4):
+            return None
+        # Looked at seldom, as when this process was stopped for a while, it has not been silent for as long.
+        gap, self._looked = now - self._looked, now
+        if self.program.answers(self._log_size):
+            self._heard = now
+        elif gap > self._patience_s:
+            self._heard = now
+        elif now - self._heard > self._patience_s:
+            self.signal(signal.SIGKILL)
+            return f"{self.program.name} has not answered for {now - self._heard:.0f} s; is killed"
         return None
 
     def _bury(self, pid: int, code: int, now: float) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,29 @@ def _names_of(run: Mapping[str, Any]) -> set[str]:
 def make_rows(api: Api, runs: Sequence[Json]) -> list[Row]:
     """Return runs as they are listed, with how far those that run are."""
     flows = api.flow_names([run["flow_id"] for run in runs])
-    far = read_progress(api, [run["id"] for run in runs if run["state_type"] in RUNNING])
-    return [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], Far())) for run in runs]
+    going = [run for run in runs if run["state_type"] in RUNNING]
+    far = read_progress(api, [run["id"] for run in going])
+    rows = [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], Far())) for run in runs]
+    halves = {run["id"]: said for run in going if _is_pipeline(run) and (said := _waiting_half(api, run))}
+    return [replace(row, message=halves.get(row.id, row.message)) for row in rows]
+
+
+def _is_pipeline(run: Mapping[str, Any]) -> bool:
+    try:
+        return parse_queue(run["work_queue_name"] or "").kind == "pipeline"
+    except QueueError:
+        return False
+
+
+def _waiting_half(api: Api, run: Mapping[str, Any]) -> str | None:
+    """Return which run a pipeline waits for that waits itself, and why; the pipeline's own state says Running."""
+    waiting = [half for half in children(api, run["id"]) if half["state_type"] in WAITING]
+    if not waiting:
+        return None
+    first, others = waiting[0], len(waiting) - 1
+    flow = api.flow_names([first["flow_id"]]).get(first["flow_id"], "?")
+    sentence = _sentence(first, first["state"] or {}) or "waits"
+    return f"{flow}: {sentence}" + (f"; {others} more" if others else "")
 
 
 def _row(run: Json, flow: str, far: Far) -> Row:

@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from gpu_pools import launch, supervise
+from gpu_pools.cleaner import Cleaner
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry, Ledger
@@ -50,6 +51,7 @@ class Dispatcher:
         self._ready = Ready()
         self._runs = Undertaker(server, ledger, clock)
         self._waitlist = WaitList(server, clock)
+        self._cleaner = Cleaner(server, clock)
         self._said: dict[str, tuple[str, float]] = {}
         self._beat = self._looked_at = float("-inf")
         self._noted: set[tuple[str, str]] = set()
@@ -93,6 +95,7 @@ class Dispatcher:
                 self._place()
                 self._ready.refill()
             self._note_intruders()
+            self._cleaner.look()
             if self._complained:
                 logger.info("Prefect's server answers again")
                 self._complained = False

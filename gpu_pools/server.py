@@ -35,6 +35,7 @@ class Run:
     since: float  # it is due
     job_variables: Mapping[str, Any]  # its own, else its deployment's
     infrastructure: str
+    ended: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
         job_variables={**defaults, **_given(row["job_variables"])},
         infrastructure=row["infrastructure_pid"] or "",
+        ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
     )
 
 

@@ -55,13 +55,14 @@ def settle(
     if state_type == "SCHEDULED":
         return Settlement("nothing")  # it waits already: retried by Prefect, or put back by somebody
     if ending == "stop":
-        return Settlement("waits", "goes on from its checkpoint: the worker was stopped", attempt)
+        return Settlement("waits", "starts again, from its checkpoint if it has one: the worker was stopped", attempt)
     if phase == "claimed":
         return Settlement("waits", "starts again: the worker was gone before the run had a process", attempt)
     how = _how(exit_code)
     if attempt > MAX_RETRIES:
-        return Settlement("crashed", f"given up after {attempt} attempts: the process {how}; the checkpoint is kept")
-    text = f"goes on from its checkpoint, attempt {attempt + 1} of {MAX_RETRIES + 1}: the process {how}"
+        return Settlement("crashed", f"given up after {attempt} attempts: the process {how}; what it saved is kept")
+    turn = f"attempt {attempt + 1} of {MAX_RETRIES + 1}"
+    text = f"starts again, from its checkpoint if it has one, {turn}: the process {how}"
     return Settlement("waits", text, attempt + 1)
 
 

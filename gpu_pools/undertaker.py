@@ -123,7 +123,7 @@ class Undertaker:
             return
         if entry.ending is None:
             if entry.limit_s is not None and entry.spent_s + now - entry.began > entry.limit_s:
-                text = f"stopped after {_duration(entry.limit_s)}, its time limit; its checkpoint is kept"
+                text = f"stopped after {_duration(entry.limit_s)}, its time limit; what it saved is kept"
                 self.end(entry.run_id, "time limit", text)
             return
         if care.asked_at is None:  # asked by a worker that is gone

@@ -41,6 +41,9 @@ class GpuProcessVariables(BaseVariables):
         default="wait", description="Wait for a free slot, or be cancelled at once with the reason."
     )
     time_limit: str | None = Field(default=None, description="Stopped after that long: 90s, 30m, 5h, 2d.")
+    keep_files: str | None = Field(
+        default=None, description="Its folder is removed that long after its end: 12h, 7d. MLflow keeps the results."
+    )
     owner: str | None = Field(default=None, description="Whose run it is, as others read it: user@host.")
 
 

@@ -1,6 +1,7 @@
 """Where MLflow is, and how one line of a journal becomes part of a run there."""
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -19,11 +20,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.database import mlflow_uri
 from tasks.errors import TrackingError
 from tasks.journal import Card, Journal
-from tasks.workspace import home
+from tasks.workspace import held, home
+
+logger = logging.getLogger(__name__)
 
 TRANSIENT = (MlflowException, OSError, SQLAlchemyError)
 """What a store raises that cannot be reached; requests' errors are OSErrors."""
 
+_FILE = "sqlite:///"
+_opened: set[str] = set()
 _TOKEN_TAG = "trainyard.token"
 _HOPELESS = {
     "INVALID_PARAMETER_VALUE",
@@ -60,7 +65,25 @@ def tracking_uri() -> str:
 def client(uri: str | None = None) -> MlflowClient:
     """Return a client of the tracking store and the registry at `uri` (empty: `tracking_uri()`)."""
     uri = uri or tracking_uri()
+    if uri.startswith(_FILE) and uri not in _opened:
+        _make_tables(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_tables(uri: str) -> None:
+    """Open a database file for the first time, one process after the other.
+
+    Whoever opens it makes its tables: two at once end with half of them each, and an error.
+    """
+    with held(Path(f"{uri.removeprefix(_FILE)}.lock"), uri, wait=True):
+        first = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            first.search_experiments(max_results=1)
+            first.search_registered_models(max_results=1)
+        except TRANSIENT as exc:  # raised again by the first real question, where it has its sentence
+            logger.debug("cannot open %s yet: %s", uri, exc)
+            return
+    _opened.add(uri)
 
 
 def public_uri(uri: str) -> str:

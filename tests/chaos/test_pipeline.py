@@ -70,7 +70,8 @@ def half(made: Yard, run: str, queue: str, seconds: float = 180) -> dict[str, An
     """Return the half of a pipeline in a queue, once it runs."""
 
     def running() -> list[dict[str, Any]]:
-        return [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == "RUNNING"]
+        mine = [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == "RUNNING"]
+        return [h for h in mine if h["infrastructure_pid"]]  # the worker says so a moment later
 
     made.until(running, seconds, f"the half in {queue} runs")
     return running()[0]

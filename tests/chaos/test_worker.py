@@ -109,7 +109,7 @@ def test_a_time_limit_stops_the_run_and_says_so(made):
     state = made.state(run)
     assert (state["name"], state["message"]) == (
         "TimedOut",
-        "stopped after 2 s, its time limit; its checkpoint is kept",
+        "stopped after 2 s, its time limit; what it saved is kept",
     )
 
 
@@ -233,7 +233,7 @@ def test_sigterm_lets_runs_finish_and_a_second_one_puts_them_back(made):
     made.until(made.begun(inference), 90, "it begins")
     worker.send_signal(signal.SIGUSR1)
     assert worker.wait(60) == 0
-    assert made.state(inference)["message"] == "goes on from its checkpoint: the worker was stopped"
+    assert made.state(inference)["message"] == "starts again, from its checkpoint if it has one: the worker was stopped"
     made.start_worker("one")
     made.until(made.begun(inference, 2), 90, "it is started again")
     made.cancel(inference)

@@ -166,6 +166,15 @@ def pipeline(yard):
     return run, split, train
 
 
+def test_a_pipeline_that_runs_says_what_its_half_waits_for(yard):
+    run = yard.create("classification", name="waits-inside")
+    half = yard.child(run["id"], "train_classifier", name="inside")
+    yard.state(run["id"], "RUNNING")
+    yard.state(half["id"], "SCHEDULED", "Waiting", WAITS)
+    (row,) = make_rows(yard.api, [yard.read(run["id"])])
+    assert (row.state, row.message) == ("Running", f"train_classifier: {WAITS}")
+
+
 def test_everything_about_a_run_is_in_one_document(yard, pipeline):
     run, split, train = pipeline
     found = document("show", run["id"])

@@ -1,6 +1,7 @@
 """A program beside this one starts, is found, shows its last words, and never outlives who started it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,6 +153,25 @@ def test_a_program_that_dies_is_started_again_later_and_later_with_its_last_word
     assert not child.alive
     assert wait_for(lambda: (child.tend(), child.alive)[1])
     child.stop()
+
+
+def test_a_program_that_lives_and_answers_no_more_is_killed_and_started_again(home):
+    child = Child(files(free_port()), patience_s=4)
+    child.start()
+    try:
+        assert wait_for(child.answers)
+        child.tend()
+        child.signal(signal.SIGSTOP)
+        said, deadline = None, time.monotonic() + 60
+        while said is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            said = child.tend()
+        assert re.fullmatch(r"files-\d+ has not answered for \d+ s; is killed", str(said))
+        assert wait_for(lambda: child.code is not None)
+        assert "was killed by SIGKILL; is started again now" in str(child.tend())
+        assert wait_for(lambda: (child.tend(), child.alive and child.answers())[1])
+    finally:
+        child.stop()
 
 
 def test_what_a_killed_program_had_started_ends_with_it(home):

@@ -179,7 +179,7 @@ def test_a_crashed_run_is_waited_for_a_moment(yard, quick, monkeypatch):
     for look in watch.looks(yard.api, run_id):
         seen.append(look.row.state)
         if len(seen) == 2:
-            yard.state(run_id, "SCHEDULED", "Waiting", "goes on from its checkpoint, attempt 2 of 4")
+            yard.state(run_id, "SCHEDULED", "Waiting", "starts again, attempt 2 of 4")
         if len(seen) == 3:
             yard.state(run_id, "COMPLETED")
     assert seen == ["Crashed", "Crashed", "Waiting", "Completed"]

@@ -28,7 +28,8 @@ def test_a_dead_run_waits_for_its_next_attempt(state):
     found = after(state, exit_code=-9)
     assert (found.verdict, found.attempt) == ("waits", 2)
     assert found.message == (
-        "goes on from its checkpoint, attempt 2 of 4: the process was killed by SIGKILL, often for want of memory"
+        "starts again, from its checkpoint if it has one, attempt 2 of 4: "
+        "the process was killed by SIGKILL, often for want of memory"
     )
 
 

@@ -511,3 +511,14 @@ def test_what_a_killed_writer_had_half_written_goes_at_the_next_start(tmp_path):
     torn.write_text("{")
     Journal(tmp_path).close()
     assert not torn.exists()
+
+
+def test_a_database_that_several_open_first_at_once_is_whole(tmp_path):
+    code = (
+        "import sys; from tasks.store import client; client('sqlite:///' + sys.argv[1]).create_experiment(sys.argv[2])"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "new.db")]
+    opening = [subprocess.Popen([*argv, f"e{n}"], cwd=ROOT) for n in range(3)]
+    assert [process.wait(120) for process in opening] == [0, 0, 0]
+    found = store.client(f"sqlite:///{tmp_path / 'new.db'}").search_experiments()
+    assert {one.name for one in found} == {"Default", "e0", "e1", "e2"}
