@@ -8,7 +8,7 @@ import pytest
 from gpu_pools import launch
 from gpu_pools.cleaner import Cleaner
 from gpu_pools.server import Run
-from tasks.workspace import run_dir
+from tasks.workspace import home, run_dir
 
 ENDED = 1_000_000.0
 HOURS = 3600.0
@@ -62,14 +62,14 @@ def clean(server, hours):
 def test_a_folder_goes_so_long_after_the_end_of_its_run(made, hours, stays):
     one = run(**made)
     clean(Server(one), hours)
-    assert run_dir(one.id).exists() is stays
+    assert (home() / "runs" / one.id).exists() is stays
 
 
 def test_what_the_server_does_not_know_and_what_is_no_run_stays(tmp_path):
     one = run()
     (tmp_path / "runs" / "mine").mkdir()
     clean(Server(), 10_000)
-    assert run_dir(one.id).exists()
+    assert (home() / "runs" / one.id).exists()
     assert (tmp_path / "runs" / "mine").exists()
 
 
