@@ -18,6 +18,9 @@ DEVICE = "TRAINYARD_DEVICE"
 STOP_FILE = "TRAINYARD_STOP_FILE"
 """Names the file whose appearance asks a run to save its state and to end, so that it can go on later."""
 
+DEADLINE = "TRAINYARD_DEADLINE"
+"""Unix time at which the worker ends a run that has a time limit: what can end well before, does."""
+
 EXIT_STOPPED = 75
 """A run that was asked to stop has saved its state and ends without a word to the server."""
 
@@ -78,6 +81,8 @@ def process_environment(
         **kernel_environment(device, {**os.environ, **extra}),
         **lease.env,
     }
+    if entry.limit_s is not None:
+        own[DEADLINE] = f"{entry.began + entry.limit_s - entry.spent_s:.0f}"
     if entrypoint:
         own["PREFECT__FLOW_ENTRYPOINT"] = entrypoint
     return {"OMP_NUM_THREADS": str(threads), **os.environ, **extra, **own}

@@ -16,7 +16,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
-from gpu_pools.launch import DEVICE, EXIT_STOPPED, STOP_FILE
+from gpu_pools.launch import DEADLINE, DEVICE, EXIT_STOPPED, STOP_FILE
 from gpu_pools.lease import report_progress
 from gpu_pools.probe import get_probe, resolve_device
 from gpu_pools.supervise import MARK
@@ -55,6 +55,12 @@ def _words() -> frozenset[str]:
 
     config: Any = data.config
     return frozenset(word for part in config.values() if part["type"] == "words" for word in part["words"])
+
+
+def time_left_s() -> float | None:
+    """Return in how many seconds the worker will end this run; None: never."""
+    deadline = os.environ.get(DEADLINE)
+    return float(deadline) - time.time() if deadline else None
 
 
 class Waiters:

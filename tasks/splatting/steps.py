@@ -1,6 +1,7 @@
 """The steps of the splatting pipeline as Prefect tasks."""
 
 import os
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tasks import shell
 from tasks.display import Bars, bars
 from tasks.errors import StopAsked
 from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.shell import Logger, leave_unended, logger, now_ms, stage_dir, stop_asked
+from tasks.shell import Logger, leave_unended, logger, now_ms, stage_dir, stop_asked, time_left_s
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
 from tasks.workspace import allowed_path, recall, remember, run_dir, write_json
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
 FRAMES, POSES, TRAINING, REPORT, SPLAT = "frames", "poses", "training", "report", "splat"
+_EXPORT_SHARE, _EXPORT_S = 0.2, 600.0  # of what is left of a time limit, and at most, set aside for the export
 SCENE_OF_RUN = f"{POSES}/undistorted"
 
 
@@ -187,7 +189,23 @@ def open_session(scene: Path, folder: Path, params: SplatParams, device: "torch.
 
     world, _ = normalized(read_scene(allowed_path(scene)))
     rasterizer = rasterizer_on(device, params)
-    return Session(world, folder, params, device, rasterizer=rasterizer, clock_ms=now_ms, stop_asked=stop_asked)
+    return Session(
+        world,
+        folder,
+        params,
+        device,
+        rasterizer=rasterizer,
+        clock_ms=now_ms,
+        clock=time.monotonic,
+        deadline=_deadline(),
+        stop_asked=stop_asked,
+    )
+
+
+def _deadline() -> float | None:
+    """Return when the fit has to end, on the monotonic clock, for the export to be done within the run's time limit."""
+    left = time_left_s()
+    return None if left is None else time.monotonic() + left - min(_EXPORT_SHARE * left, _EXPORT_S)
 
 
 def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":

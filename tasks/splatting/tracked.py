@@ -57,6 +57,9 @@ def fit_tracked(
             tracker.artifact(session.folder / name, folder)
 
 
+_EARLY = "The fit ended before its last step, so that the result is there within the run's time limit"
+
+
 @dataclass(slots=True)
 class _Recorder:
     """Hands each event of a fit to those it concerns."""
@@ -85,8 +88,11 @@ class _Recorder:
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait
         elif isinstance(event, Measured):
             self._take_measured(event)
-        elif event.result.flagged:
-            self.log.warning(event.result.flagged)
+        else:
+            if event.result.ended == "deadline":
+                self.log.warning(_EARLY)
+            if event.result.flagged:
+                self.log.warning(event.result.flagged)
 
     def _take_measured(self, event: Measured) -> None:
         total = self.session.settings.max_steps
@@ -166,6 +172,7 @@ def result_markdown(session: Session, folder: Path, url: str) -> str:
         f"# {metrics.n_gaussians:,} Gaussians{psnr}",
         "",
         *([f"**Look twice.** {flagged}", ""] if flagged else []),
+        *([f"{_EARLY}.", ""] if session.result.ended == "deadline" else []),
         "| figure | value |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows.items()),

@@ -44,6 +44,13 @@ def variables(yard, tracking, champion):
         "MLRUN": champion,
         "PIPELINE": yard.deployment("classification"),
         "TRAINING": yard.deployment("train_classifier"),
+        "PREDICT": yard.deployment("predict"),
+        "MANY": yard.deployment("predict_many"),
+        "SNR": yard.deployment("snr_benchmark"),
+        "CROP": yard.deployment("crop_images"),
+        "SPECTROGRAMS": yard.deployment("spectrograms"),
+        "SPLAT": yard.deployment("splatting"),
+        "SCENE": yard.deployment("prepare_scene"),
         "RUN": in_state(yard, "RUNNING", "COMPLETED"),
         "WAITING": in_state(yard, "SCHEDULED"),
         "LIVING": in_state(yard, "RUNNING"),
@@ -96,7 +103,7 @@ def test_every_key_of_a_document_is_explained(yard):
 
 def test_every_call_that_a_table_names_has_its_line():
     rows = "\n".join(row for row in PAGE.splitlines() if row.startswith("|"))
-    assert set(re.findall(r"\b([DRCSMLPENQ]\d)\b", rows)) <= set(LINES)
+    assert set(re.findall(r"\b([DRCSMLPENQAIG]\d)\b", rows)) <= set(LINES)
 
 
 @pytest.mark.parametrize("name", ["model", "num_classes", "train_path", "val_path", "save_path", "batch_size"])

@@ -1,6 +1,7 @@
 """The splatting pipeline on twelve small pictures whose cameras are known: what a person finds afterwards."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 
 from deployments.download import download
-from flows.splatting import splatting
+from flows.splatting import splatting, train_splat
 from tasks import store
 from tasks.errors import ConfigError
 from tasks.splatting.colmap_model import PinholeModel, write_model
@@ -120,3 +121,15 @@ def test_download_overwrites_nothing(done, tmp_path):
     with pytest.raises(ConfigError, match="found something in"):
         download(done.id, tmp_path)
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_fit_with_a_time_limit_ends_in_time_for_its_result(done, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_DEADLINE", str(time.time() + 25))
+    scene = done.folder / "poses" / "undistorted"
+    run_id = train_splat(
+        scene, TRAIN.model_copy(update={"max_steps": 1_000_000, "eval_every": 500}), EXPORT, SplatTrackParams()
+    )
+    found = store.client().get_run(run_id)
+    assert found.data.tags["ended"] == "deadline"
+    assert "ended before its last step" in found.data.tags["mlflow.note.content"]
+    assert "splat/viewer.html" in {item.path for item in store.client().list_artifacts(run_id, "splat")}
