@@ -126,6 +126,11 @@ def show_markdown(key: str, text: str) -> None:
     _courtesy(lambda: create_markdown_artifact(markdown=text, key=key))
 
 
+def show_table(key: str, rows: Sequence[Row]) -> None:
+    """Put a table on the page of the running step."""
+    _courtesy(lambda: create_table_artifact(table=[dict(row) for row in rows], key=key))
+
+
 def _courtesy(create: Callable[[], object]) -> None:
     if not inside_run():
         return

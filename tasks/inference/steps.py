@@ -3,15 +3,12 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 from prefect import task
-from prefect.artifacts import create_table_artifact
-from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from tasks import shell
@@ -19,8 +16,8 @@ from tasks.classification.signal_params import SpectrogramParams
 from tasks.display import bars
 from tasks.errors import DatasetError, TrackingError
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
-from tasks.prefect_page import Page, inside_run, show_link, show_markdown
-from tasks.shell import Logger, logger, run_key, stage_dir
+from tasks.prefect_page import Page, show_link, show_markdown, show_table
+from tasks.shell import Logger, run_key, stage_dir
 from tasks.workspace import allowed_path, cache_dir, run_dir, storage_errors
 
 if TYPE_CHECKING:
@@ -216,7 +213,7 @@ def _hand_on(
     text = markdown(result, about, tracker.url)
     tracker.tag("mlflow.note.content", text)
     show_markdown("summary", text)
-    _show_table("classes", [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)])
+    show_table("classes", [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)])
     for error in s.errors:
         log.warning("not usable: %s", error)
     if about["temperature"] is None:
@@ -230,13 +227,3 @@ def _hand_on(
 def _metric_name(name: str) -> str:
     """Return the name of a class as MLflow takes it in that of a metric."""
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]
-
-
-def _show_table(key: str, rows: list[Mapping[str, Any]]) -> None:
-    """Put a table on the page of the running step; where Prefect does not answer, the log says so."""
-    if not inside_run():
-        return
-    try:
-        create_table_artifact(table=[dict(row) for row in rows], key=key)
-    except (httpx.HTTPError, PrefectException, RuntimeError) as exc:
-        logger().warning("the Prefect page was not updated (%s); the run goes on", exc)

@@ -1,6 +1,7 @@
 """The whole pipeline on 24 pictures: what a person finds in the folder, in MLflow and in Prefect afterwards."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from prefect.client.schemas.objects import Artifact
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.classification import classification
+from flows.inference import predict
+from flows.snr_benchmark import snr_benchmark
 from tasks import store
 from tasks.classification.params import AugmentParams, SplitParams, TrackParams, TrainParams
+from tasks.classification.snr_params import SnrParams
 from tasks.classification.tracked import METRIC_KEYS, TEST_KEYS
+from tasks.inference.params import PredictParams
 
 SPLIT = SplitParams(train_ratio=0.5, val_ratio=0.25)
 AUGMENT = AugmentParams(methods=("Sharpen",), n_workers=1)
@@ -158,6 +163,26 @@ def test_the_first_model_is_champion_and_predicts(first, pictures, monkeypatch):
     answer = served.predict(pd.DataFrame({"image": files}))
     assert set(answer["class"]) <= {"calm", "loud"}
     assert [sum(row) for row in answer["probabilities"]] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_the_champion_names_new_pictures_with_calibrated_confidence(first, pictures, yard_home):
+    asked = PredictParams(weights="models:/bands@champion", device="cpu", n_workers=1)
+    found = store.client().get_run(predict(pictures / "loud", asked))
+    table = pd.read_csv(yard_home / "runs" / found.data.tags["prefect.flow_run_id"] / "prediction" / "predictions.csv")
+    temperature = json.loads((first.folder / "training" / "config.json").read_text())["temperature"]
+    softer = (table["probability"] / (1 - table["probability"])) ** (1 / temperature if temperature else np.nan)
+    expected = softer / (1 + softer)  # of two classes; none where six pictures tell no temperature
+    assert table["calibrated_confidence"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-4, nan_ok=True)
+
+
+def test_the_champion_is_graded_at_every_ratio(first, pictures, tmp_path):
+    for ratio in ("-4dB", "8dB"):
+        shutil.copytree(pictures, tmp_path / "snr" / ratio)
+    asked = SnrParams(weights=("models:/bands@champion", f"runs:/{first.run_id}"), device="cpu")
+    found = store.client().get_run(snr_benchmark(tmp_path / "snr", asked))
+    curves = [name for name in found.data.metrics if name.startswith("accuracy/snr")]
+    assert len(curves) == 2
+    assert len({found.data.metrics[name] for name in curves}) == 1  # they are the same model
 
 
 def test_prefect_shows_progress_a_table_a_link_and_a_summary(first):
