@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from deployments.stack import running_stack
 from tasks.workspace import run_dir
@@ -58,7 +59,12 @@ def _prediction(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     usable = report["n_pictures"] - report["n_failed"]
     yield f"{usable} of {report['n_pictures']} pictures read, {report['images_per_second']:.1f} a second"
     counts = report["counts"]
-    yield _table(f"named by {report['model']} on {report['device']}", dict(list(counts.items())[:_CLASSES]), "class")
+    named = Table(
+        "class", Column("pictures", justify="right"), title=f"named by {report['model']} on {report['device']}"
+    )
+    for name, count in list(counts.items())[:_CLASSES]:
+        named.add_row(escape(name), str(count))
+    yield named
     if len(counts) > _CLASSES:
         yield f"and {len(counts) - _CLASSES} classes more"
     for error in report["errors"]:
@@ -79,10 +85,8 @@ def _ratios(path: Path) -> Table:
     return table
 
 
-def _table(title: str, figures: Mapping[str, float | int | None], of: str = "figure") -> Table:
-    table = Table(title=title)
-    table.add_column(of)
-    table.add_column("value", justify="right")
+def _table(title: str, figures: Mapping[str, float | int | None]) -> Table:
+    table = Table("figure", Column("value", justify="right"), title=title)
     for name, value in figures.items():
         shown = "null" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
         table.add_row(name.replace("_", " "), shown)

@@ -167,8 +167,8 @@ def pipeline(yard):
 
 
 def test_a_pipeline_that_runs_says_what_its_half_waits_for(yard):
-    run = yard.create("classification", name="waits-inside")
-    half = yard.child(run["id"], "train_classifier", name="inside")
+    run = yard.create("classification", name="waits-inside", parameters={"data": "/d"})
+    half = yard.child(run["id"], "train_classifier", name="inside", parameters={"dataset": "/d"})
     yard.state(run["id"], "RUNNING")
     yard.state(half["id"], "SCHEDULED", "Waiting", WAITS)
     (row,) = make_rows(yard.api, [yard.read(run["id"])])

@@ -153,7 +153,7 @@ def test_wishes_become_job_variables(yard, images):
         *(yard, "train_classifier", "dataset=images", "--priority", "1", "--time-limit", "5h"),
         *("--owner", "anna@boxa", "--name", "mine"),
     )
-    assert run["job_variables"] == {"owner": "anna@boxa", "when_busy": "wait", "priority": 1, "time_limit": "5h"}
+    assert run["job_variables"] == {"owner": "anna@boxa", "priority": 1, "time_limit": "5h"}
     assert run["name"] == run["parameters"]["track"]["run_name"] == "mine"
 
 

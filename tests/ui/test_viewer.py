@@ -269,7 +269,7 @@ def test_it_goes_on_after_the_driver_has_dropped_it(page, written):
     page.evaluate("window.loss = trainyardViewer.painter.gl.getExtension('WEBGL_lose_context'); loss.loseContext()")
     page.get_by_text("The graphics driver has dropped this page").wait_for()
     page.evaluate("loss.restoreContext()")
-    page.wait_for_function("document.getElementById('message').textContent === ''")
+    page.wait_for_function("() => document.getElementById('message').textContent === ''")
     assert np.array_equal(captured(page, 1), before)
 
 
@@ -283,9 +283,9 @@ def test_sharp_screens_get_all_their_pixels(browser, written):
     page = browser.new_page(viewport={"width": 300, "height": 200}, device_scale_factor=2)
     page.goto(written.as_uri())
     page.evaluate(DONE)
-    page.wait_for_function("trainyardViewer.canvas.width === 600 && trainyardViewer.canvas.height === 400")
+    page.wait_for_function("() => trainyardViewer.canvas.width === 600 && trainyardViewer.canvas.height === 400")
     page.set_viewport_size({"width": 200, "height": 300})
-    page.wait_for_function("trainyardViewer.canvas.width === 400 && trainyardViewer.canvas.height === 600")
+    page.wait_for_function("() => trainyardViewer.canvas.width === 400 && trainyardViewer.canvas.height === 600")
     page.close()
 
 
