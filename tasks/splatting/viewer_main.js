@@ -51,7 +51,6 @@ class Viewer {
       const does = { "[": "before", "]": "after", Home: "reset", 0: "reset", h: "keys", H: "keys" }[event.key];
       if (does) $(does).click();
     });
-    addEventListener("resize", () => this.resize());
     this.canvas.ondblclick = () => {
       const full = document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
       full.catch(() => {});  // a frame may not be allowed to
@@ -97,6 +96,7 @@ class Viewer {
   }
 
   resize() {
+    this.room = [innerWidth, innerHeight, devicePixelRatio];
     const ratio = Math.min(devicePixelRatio || 1, 2) * this.coarse;
     const [width, height] = this.fixed || [innerWidth * ratio, innerHeight * ratio];
     this.canvas.width = Math.max(1, Math.round(width));
@@ -115,6 +115,8 @@ class Viewer {
     requestAnimationFrame((next) => this.frame(next));
     const seconds = Math.min(.1, (time - (this.before || time)) / 1000);
     this.before = time;
+    // Looked at and not listened for: a frame that had no size at first is not always told of the one it gets.
+    if ([innerWidth, innerHeight, devicePixelRatio].some((value, i) => value !== this.room[i])) this.resize();
     this.hands.fly(seconds, this.meta.speed);
     this.adapt(time);
     if (!this.dirty || this.lost || !this.answered) return;
