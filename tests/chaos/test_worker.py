@@ -103,6 +103,22 @@ def test_a_run_that_waits_is_cancelled_at_once(made):
     assert made.of(waits) == []
 
 
+def test_a_run_that_waits_for_its_next_attempt_is_cancelled(made):
+    run = made.hold("cuda:0.training", 60)
+    made.until(made.begun(run), 90, "it begins")
+    made.set_queue("cuda:0.training", is_paused=True)
+    try:
+        os.kill(made.pid(run), signal.SIGKILL)
+        made.until(made.is_(run, "SCHEDULED"), 30, "it is to begin again")
+        made.cancel(run)
+        made.until(made.is_(run, "CANCELLED"), 10, "it is cancelled")
+    finally:
+        made.set_queue("cuda:0.training", is_paused=False)
+    time.sleep(3)
+    assert made.state(run)["type"] == "CANCELLED"
+    assert len(made.of(run)) == 1
+
+
 def test_a_time_limit_stops_the_run_and_says_so(made):
     run = made.hold("cuda:0.training", 90, time_limit="2s")
     made.until(made.is_(run, "FAILED"), 90, "it is stopped")
