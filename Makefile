@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: environment demo test test-yard test-long pictures lint lock clean help
+.PHONY: environment demo test test-chaos test-yard test-long pictures lint lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,6 +19,9 @@ demo: environment  ## train on signals made on the spot, then a splat of a film 
 # Two processes of one thread each: two of two threads each would wait for one another, see docs/performance.md.
 test: environment lint  ## lint, types and every test that needs no GPU (under 10 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not long and not yard and not gpu"
+
+test-chaos: environment  ## 24 runs on a real server and two workers, all killed at random (2 minutes; part of test-yard)
+	@$(BIN)/pytest -q tests/chaos/test_chaos.py
 
 test-yard: environment system-packages  ## a real yard: runs, workers and servers killed at random, pipelines cut off, a browser's walk
 	@$(BIN)/pytest -q -m "yard and not long and not gpu"
