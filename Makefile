@@ -21,7 +21,7 @@ test: environment lint  ## lint, types and every test that needs no GPU (under 1
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not long and not yard and not gpu"
 
 test-chaos: environment  ## 24 runs on a real server and two workers, all killed at random (2 minutes; part of test-yard)
-	@$(BIN)/pytest -q tests/chaos/test_chaos.py
+	@$(BIN)/pytest -q -s tests/chaos/test_chaos.py
 
 test-yard: environment system-packages  ## a real yard: runs, workers and servers killed at random, pipelines cut off, a browser's walk
 	@$(BIN)/pytest -q -m "yard and not long and not gpu"
