@@ -22,19 +22,20 @@ from tasks.splatting.tile_kernels import (
     ALPHA_MAX,
     ALPHA_MIN,
     B_AT,
+    E_AT,
     G_AT,
     LANES,
     LOWEST,
     MIDDLE,
-    N_BUFFER,
     ONE,
     R_AT,
     REST_AT,
     STOP,
-    SUMS_AT,
     T_AT,
     TILE,
+    W_AT,
     X_AT,
+    Y_AT,
     ZERO,
     all_closed,
     exp2,
@@ -42,12 +43,12 @@ from tasks.splatting.tile_kernels import (
     from_middle,
     open_tile,
     rows_of,
+    tile_buffer,
 )
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 HALF = np.float32(TILE // 2)
-TWO, THREE, FOUR, FIVE = np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(5)
 
 
 @kernel
@@ -58,18 +59,16 @@ def _origin(center: Any) -> Any:
 
 @kernel
 def _blend_back(buffer: Floats, splats: Floats, i: int, rows: tuple[np.uint64, np.uint64], left: int, top: int) -> None:
-    """Draw one splat again, and add to the sums of the buffer what its pixels say about it."""
+    """Draw one splat again, and write down how much each pixel took of it (W) and says about its exponent (E)."""
     x, y = from_middle(splats, i, left, top)
     minus_a, shear, minus_d = -splats[i, ACROSS], splats[i, SHEAR], -splats[i, DOWN]
     strength, red, green, blue = splats[i, LOG_OPACITY], splats[i, RED], splats[i, GREEN], splats[i, BLUE]
-    origin = _origin(y)
     for row in range(rows[0], rows[1]):
-        dy, place = np.float32(int(row)) - MIDDLE - y, np.float32(int(row)) - MIDDLE - origin
-        place_2 = place * place
+        dy = np.float32(int(row)) - MIDDLE - y
         ridge, level = fma(-shear, dy, x), fma(minus_d * dy, dy, strength)
         for lane in range(LANES):
-            at, sums = row * LANES + lane, SUMS_AT + lane
-            u = buffer[X_AT + lane] - ridge
+            at = row * LANES + lane
+            u = buffer[X_AT + at] - ridge
             raw = exp2(max(fma(minus_a * u, u, level), LOWEST))
             alpha = min(raw, ALPHA_MAX) if raw >= ALPHA_MIN else ZERO
             through = buffer[T_AT + at]
@@ -82,48 +81,45 @@ def _blend_back(buffer: Floats, splats: Floats, i: int, rows: tuple[np.uint64, n
             rest = fma(-weight, light, buffer[REST_AT + at])
             buffer[REST_AT + at] = rest
             by_e = alpha * (through * light - rest / (ONE - alpha))
-            by_e = by_e if is_open & (raw <= ALPHA_MAX) else ZERO
-            buffer[sums] = fma(weight, by_r, buffer[sums])
-            buffer[sums + LANES] = fma(weight, by_g, buffer[sums + LANES])
-            buffer[sums + LANES * TWO] = fma(weight, by_b, buffer[sums + LANES * TWO])
-            buffer[sums + LANES * THREE] += by_e
-            buffer[sums + LANES * FOUR] = fma(by_e, place, buffer[sums + LANES * FOUR])
-            buffer[sums + LANES * FIVE] = fma(by_e, place_2, buffer[sums + LANES * FIVE])
+            buffer[E_AT + at] = by_e if is_open & (raw <= ALPHA_MAX) else ZERO
+            buffer[W_AT + at] = weight
 
 
 @summing
-def _moments(buffer: Floats, origin: float) -> tuple[Any, ...]:
-    """Return the tile's sums of e, e x, e x^2, e y, e x y, e y^2 and of the colours; clear them.
+def _moments(buffer: Floats, rows: tuple[np.uint64, np.uint64], left: float, top: float) -> tuple[Any, ...]:
+    """Return the sums over some rows of e, e x, e x^2, e y, e x y, e y^2 and of the colours.
 
     Args:
-        origin: column x is measured from; y is so already.
+        left, top: column and row that x and y are measured from.
     """
     e = ex = exx = ey = exy = eyy = red = green = blue = ZERO
-    for lane in range(LANES):
-        at, x = SUMS_AT + lane, buffer[X_AT + lane] - origin
-        red += buffer[at]
-        green += buffer[at + LANES]
-        blue += buffer[at + LANES * TWO]
-        e += buffer[at + LANES * THREE]
-        ex += buffer[at + LANES * THREE] * x
-        exx += buffer[at + LANES * THREE] * x * x
-        ey += buffer[at + LANES * FOUR]
-        exy += buffer[at + LANES * FOUR] * x
-        eyy += buffer[at + LANES * FIVE]
-    for place in range(SUMS_AT, SUMS_AT + LANES * np.uint64(6)):
-        buffer[place] = ZERO
+    for at in range(rows[0] * LANES, rows[1] * LANES):
+        by_e, weight = buffer[E_AT + at], buffer[W_AT + at]
+        x, y = buffer[X_AT + at] - left, buffer[Y_AT + at] - top
+        by_ex, by_ey = by_e * x, by_e * y
+        e += by_e
+        ex += by_ex
+        exx += by_ex * x
+        ey += by_ey
+        exy += by_ex * y
+        eyy += by_ey * y
+        red += weight * buffer[R_AT + at]
+        green += weight * buffer[G_AT + at]
+        blue += weight * buffer[B_AT + at]
     return e, ex, exx, ey, exy, eyy, red, green, blue
 
 
 @kernel
-def _gather(buffer: Floats, splats: Floats, i: int, left: int, top: int, out: Floats) -> None:
-    """Write a splat's gradient by its columns, from the sums over the tile.
+def _gather(
+    buffer: Floats, splats: Floats, i: int, rows: tuple[np.uint64, np.uint64], left: int, top: int, out: Floats
+) -> None:
+    """Write a splat's gradient by its columns, from the sums over its rows of the tile.
 
     These are taken from the tile's place nearest to the splat's centre and moved there in float64: however far away
     that is, an error of the sums then is that of a slightly different picture, and does not grow with the distance.
     """
     px, py = from_middle(splats, i, left, top)
-    sums = _moments(buffer, _origin(px))
+    sums = _moments(buffer, rows, _origin(px), _origin(py))
     e, ex, exx = float(sums[0]), float(sums[1]), float(sums[2])
     ey, exy, eyy = float(sums[3]), float(sums[4]), float(sums[5])
     x, y = float(px) - float(_origin(px)), float(py) - float(_origin(py))
@@ -153,8 +149,6 @@ def _open_back(buffer: Floats, left: int, top: int, picture: tuple[Floats, Float
             rest = by_colors[y, x, 0] * colors[y, x, 0] + by_colors[y, x, 1] * colors[y, x, 1]
             rest += by_colors[y, x, 2] * colors[y, x, 2]
             buffer[REST_AT + pixel] = rest - by_alphas[y, x] * through[y, x]
-    for place in range(SUMS_AT, SUMS_AT + LANES * np.uint64(6)):
-        buffer[place] = ZERO
     return n_columns, n_rows
 
 
@@ -175,7 +169,7 @@ def draw_back(
         picture: colors (H, W, 3) and through (H, W) as drawn; gradients by colors and by alphas.
     """
     columns = (picture[1].shape[1] + TILE - 1) // TILE
-    buffer = np.empty(N_BUFFER, np.float32)
+    buffer = tile_buffer()
     for tile in range(first, len(tile_starts) - 1, step):
         left, top = tile % columns * TILE, tile // columns * TILE
         _, n_rows = _open_back(buffer, left, top, picture)
@@ -183,7 +177,7 @@ def draw_back(
             rows = rows_of(splats, numbers[entry], top, n_rows)
             if rows[0] < rows[1]:
                 _blend_back(buffer, splats, numbers[entry], rows, left, top)
-                _gather(buffer, splats, numbers[entry], left, top, out[places[entry]])
+                _gather(buffer, splats, numbers[entry], rows, left, top, out[places[entry]])
             if (entry - tile_starts[tile]) % 16 == 15 and all_closed(buffer):
                 break
 
