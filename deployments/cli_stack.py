@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tasks.errors import ConfigError
+
 if TYPE_CHECKING:
     from deployments.health import Health
+    from deployments.queries import QueueCount
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs")]
 
@@ -95,20 +98,26 @@ def devices(as_json: Json = False) -> None:
 
 
 def _print_devices(as_json: bool = False) -> None:
+    from deployments.api import api_url
     from deployments.devices import device_views, lines
     from deployments.queries import queue_counts
-    from deployments.stack import running_stack
+    from deployments.services import ServiceError
     from deployments.tables import print_json
 
-    stack = running_stack()
-    views = device_views(queue_counts(f"{stack['prefect']}/api") if stack else [])
+    counts: list[QueueCount] = []
+    unknown = ""
+    try:
+        counts = queue_counts(api_url())
+    except (ConfigError, ServiceError) as exc:  # the devices are there all the same
+        unknown = str(exc)
+    views = device_views(counts)
     if as_json:
         print_json([view.as_json() for view in views])
         return
     for line in lines(views):
         typer.echo(line)
-    if not stack:
-        typer.echo("what waits is not known: the services are not up")
+    if unknown:
+        typer.echo(f"what waits is not known: {unknown}")
 
 
 def _status_lines(health: "Health") -> Iterator[str]:

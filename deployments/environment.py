@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.workspace import home
@@ -31,6 +32,13 @@ def prepare_environment() -> None:
     # The services are on this machine: a lab's proxy would be asked for them, and cannot reach them.
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+
+
+def make_prefect_home() -> None:
+    """Make the folder that Prefect looks for when it is imported; where it cannot be, Prefect says so itself."""
+    if folder := os.environ.get("PREFECT_HOME"):
+        with suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def version() -> str:

@@ -16,7 +16,7 @@ from uuid import UUID
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.environment import ROOT
+from deployments.environment import ROOT, make_prefect_home
 from deployments.stack import choose_api, serving
 from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
@@ -40,6 +40,7 @@ def load_flow(name: str) -> Any:
     known = entrypoints()
     if name not in known:
         raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
+    make_prefect_home()
     module, _, function = known[name].rpartition(".")
     return getattr(import_module(module), function)
 
