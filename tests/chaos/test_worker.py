@@ -107,6 +107,7 @@ def test_a_run_that_waits_for_its_next_attempt_is_cancelled(made):
     run = made.hold("cuda:0.training", 60)
     made.until(made.begun(run), 90, "it begins")
     made.set_queue("cuda:0.training", is_paused=True)
+    time.sleep(4)  # until the worker has seen it: it looks every three seconds
     try:
         os.kill(made.pid(run), signal.SIGKILL)
         made.until(made.is_(run, "SCHEDULED"), 30, "it is to begin again")
