@@ -32,7 +32,7 @@ def print_outcome(run_id: UUID) -> None:
 
 def _found(folder: Path) -> Iterator[RenderableType]:
     """Yield what the folder of a run has for people: its figures first, then where the files are."""
-    training, prediction, snr = folder / "training", folder / "prediction", folder / "snr"
+    training, prediction, snr = folder / "training", folder / "prediction", folder / "snr" / "report"
     report = prediction / "prediction.json"
     if (figures := training / "report" / "metrics.json").is_file():
         yield _table("on the test part", json.loads(figures.read_text()))
