@@ -26,7 +26,7 @@ from deployments.environment import prepare_environment  # noqa: E402
 prepare_environment()
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 
-from deployments.stack import choose_api, running  # noqa: E402
+from deployments.stack import choose_api, serving  # noqa: E402
 
 SIZE, BATCH, CLASSES = 64, 64, 5
 
@@ -105,8 +105,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2880)
     parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
-    service = choose_api()
-    assert service is not None, "unset PREFECT_API_URL: the benchmark brings its own server"
+    api = choose_api()
+    assert api is not None, "unset PREFECT_API_URL: the benchmark brings its own server"
     from prefect import flow
 
     from tasks.classification import steps
@@ -140,7 +140,7 @@ def main() -> None:
                 seconds["bare loop"].append(middle - start)
                 seconds["train step"].append(end - middle)
 
-    with running(service):
+    with serving(api):
         bench()
     n = args.images * args.epochs
     rates = {name: [n / s for s in times] for name, times in seconds.items()}

@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from deployments.keeper import kept, start_keeper
+from deployments.postgres_keeper import postgres_keeper
 from deployments.services import Program, log_file, spawn, stop, sweep, tail
 
 PAUSES_S: Sequence[float] = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -132,9 +132,9 @@ class KeptPostgres:
         """Start it again if it has died, sooner or later; return what is to be said about it now, if anything."""
         self._keepers = [keeper for keeper in self._keepers if keeper.poll() is None]  # else they stay as zombies
         now = time.monotonic()
-        if kept() or now < self._died + PAUSES_S[min(self._n_deaths, len(PAUSES_S) - 1)]:
+        if postgres_keeper().alive() or now < self._died + PAUSES_S[min(self._n_deaths, len(PAUSES_S) - 1)]:
             return None
         self._n_deaths = 1 if now - self._died > _STEADY_S else self._n_deaths + 1
         self._died = now
-        self._keepers.append(start_keeper())
+        self._keepers.append(postgres_keeper().start())
         return f"postgres has ended; is started again; its log: {log_file('postgres')}"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.keeper import postgres_up
 from deployments.postgres import create, installed, server_user
+from deployments.postgres_keeper import postgres_up
 from tasks.database import Kind, forced_kind, postgres_record
 from tasks.errors import StorageError
 from tasks.workspace import home

@@ -4,8 +4,8 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deployments.keeper import kept
 from deployments.pidfile import identity, supervisor
+from deployments.postgres_keeper import postgres_keeper
 from deployments.queries import QueueCount, ask, online_workers, queue_counts
 from deployments.services import ServiceError, healthy, log_file, tail
 from deployments.stack import stack_record
@@ -112,7 +112,12 @@ def _sick(record: dict[str, Any], name: str, service: ServiceHealth) -> str:
 def _database() -> dict[str, Any]:
     if uses_postgres():
         found = postgres_record()
-        return {"kind": "postgres", "version": found["major"], "place": str(home() / found["data"]), "up": kept()}
+        return {
+            "kind": "postgres",
+            "version": found["major"],
+            "place": str(home() / found["data"]),
+            "up": postgres_keeper().alive(),
+        }
     return {"kind": "sqlite", "version": None, "place": str(home() / "prefect" / "prefect.db"), "up": True}
 
 

@@ -127,7 +127,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             started then.
         GpuError: this machine does not have the device.
     """
-    service = choose_api()
+    api = choose_api()
     flow = load_flow(name)
     parameters, section = for_flow(flow, parameters), device_section(flow)
     if device is not None:
@@ -143,7 +143,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
-    with serving(service):
+    with serving(api):
         with get_client(sync_client=True) as client:
             flow_run = client.create_flow_run(
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
@@ -159,11 +159,11 @@ def resume_here(run_id: UUID | None) -> UUID:
     Raises:
         ConfigError: there is no such run, it is finished, or its process lives.
     """
-    service = choose_api()
+    api = choose_api()
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
-    with serving(service):
+    with serving(api):
         with get_client(sync_client=True) as client:
             flow_run = _unfinished(client, run_id)
             with _sole(flow_run):

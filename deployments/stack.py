@@ -4,15 +4,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deployments.api_keeper import SharedApi, share_api
 from deployments.database import database_up
 from deployments.programs import mlflow_service, prefect_service
 from deployments.services import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import home, storage_errors
+from tasks.workspace import home
 
 __all__ = [
     "LOOPBACK",
@@ -93,12 +93,12 @@ def environment_of(stack: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def choose_api() -> Service | None:
+def choose_api() -> SharedApi | None:
     """Point this process at a Prefect API, before Prefect is imported, which reads its address once.
 
     Returns:
-        The service to run for as long as the API is needed (see `serving`), or None when one is up: the stack's, or
-        the one that PREFECT_API_URL names.
+        This process's share of the API that the runs of a home bring along (see `serving`), or None when one is up:
+        the stack's, or the one that PREFECT_API_URL names.
     """
     if os.environ.get("PREFECT_API_URL"):
         return None
@@ -106,29 +106,24 @@ def choose_api() -> Service | None:
         os.environ.setdefault("MLFLOW_TRACKING_URI", stack["mlflow"])
         os.environ |= {name: value for name, value in environment_of(stack).items() if name.startswith("PREFECT_")}
         return None
-    service = prefect_service(free_port(), ui=False)
-    state = Path(os.environ.get("PREFECT_HOME", home() / "prefect"))
-    with storage_errors(state):
-        state.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only, and warns
-    os.environ["PREFECT_API_URL"] = service.env["PREFECT_API_URL"]
-    return service
+    api = share_api()
+    os.environ["PREFECT_API_URL"] = api.service.env["PREFECT_API_URL"]
+    return api
 
 
 @contextmanager
-def serving(service: Service | None) -> Iterator[None]:
+def serving(api: SharedApi | None) -> Iterator[None]:
     """Have up for the block what a run here needs and nobody else runs: the database, and Prefect's API.
 
     Args:
-        service: as `choose_api` returned it.
+        api: as `choose_api` returned it.
 
     Raises:
         ServiceError: one of them does not start.
     """
     with ExitStack() as stack:
-        if service is not None or not os.environ.get("MLFLOW_TRACKING_URI"):
-            database = stack.enter_context(database_up(make=False))
-            if service is not None:
-                service = replace(service, env=service.env | database.settings)
-        if service is not None:
-            stack.enter_context(running(service))
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            stack.enter_context(database_up(make=False))
+        if api is not None:
+            stack.enter_context(api.up())
         yield

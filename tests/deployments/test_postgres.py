@@ -18,8 +18,8 @@ import pytest
 
 from deployments import postgres
 from deployments.child import KeptPostgres
-from deployments.keeper import kept, postgres_up
 from deployments.postgres import PORT, create, installed, load, server_command, server_user
+from deployments.postgres_keeper import postgres_keeper, postgres_up
 from deployments.services import ServiceError
 from tasks.database import database_file, mlflow_uri, postgres_record
 from tasks.errors import StorageError
@@ -76,7 +76,7 @@ def test_what_is_written_is_there_the_next_time(home):
     with postgres_up(), connect(mlflow_uri()) as session:
         session.execute("CREATE TABLE kept (n int)")
         session.execute("INSERT INTO kept VALUES (7)")
-    assert not kept()
+    assert not postgres_keeper().alive()
     with postgres_up(), connect(mlflow_uri()) as session:
         assert session.execute("SELECT n FROM kept").fetchone() == (7,)
         assert session.execute("SHOW fsync").fetchone() == ("on",)
@@ -112,8 +112,9 @@ def test_it_does_not_run_as_root_and_lets_no_other_user_in(home, as_nobody):
 
 
 def test_it_is_up_while_anybody_needs_it_and_no_longer(home):
-    code = "import time\nfrom deployments.keeper import postgres_up\nwith postgres_up():\n    print('up', flush=True)\n"
-    other = subprocess.Popen([sys.executable, "-c", f"{code}    time.sleep(60)"], stdout=subprocess.PIPE, text=True)
+    code = "import time\nfrom deployments.postgres_keeper import postgres_up\nwith postgres_up():\n"
+    stays = "    print('up', flush=True)\n    time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code + stays], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "up\n"
     with postgres_up() as cluster:
@@ -122,7 +123,7 @@ def test_it_is_up_while_anybody_needs_it_and_no_longer(home):
     assert server.is_running()
     other.kill()
     other.wait()
-    assert wait_for(lambda: not server.is_running() and not kept())
+    assert wait_for(lambda: not server.is_running() and not postgres_keeper().alive())
     assert not (cluster.data / "postmaster.pid").exists()  # it ended in order
 
 
@@ -133,7 +134,7 @@ def test_a_killed_server_is_started_again_with_every_row(home):
         child = KeptPostgres()
         assert child.tend() is None
         postmaster(cluster).kill()
-        assert wait_for(lambda: not kept())
+        assert wait_for(lambda: not postgres_keeper().alive())
         assert "postgres has ended; is started again" in str(child.tend())
         # A start may come too early for the helpers of the killed one, then the next one does it.
         assert wait_for(lambda: (child.tend(), cluster.ready())[1])
@@ -148,7 +149,7 @@ def test_a_killed_keeper_takes_its_server_along(home):
         assert keeper is not None
         os.kill(keeper.pid, signal.SIGKILL)
         assert wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
-        assert not kept()
+        assert not postgres_keeper().alive()
 
 
 def test_another_version_on_the_machine_is_refused_with_both_named(home):

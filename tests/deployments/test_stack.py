@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from deployments.health import check
-from deployments.keeper import kept
 from deployments.pidfile import MARK, identity, only_one, pid_file, supervisor
 from deployments.postgres import installed, server_user
+from deployments.postgres_keeper import postgres_keeper
 from deployments.services import LOOPBACK, free_port, healthy
 from deployments.stack import choose_api, running_stack, services_file, serving, stack_environment, stack_record
 from deployments.supervisor import LEAST_FREE_MIB, Plan, Supervisor
@@ -159,7 +159,7 @@ def test_down_ends_all_of_it_and_what_it_held_stays(stack):
     done = yard(stack, "down")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all has ended")
     assert not [pid for pid in pids if identity(pid)]
-    assert not kept()
+    assert not postgres_keeper().alive()
     assert not services_file().exists()
     assert not pid_file().exists()
     assert yard(stack, "down").stdout == "the services are not up: nothing to end\n"
@@ -172,10 +172,10 @@ def test_down_ends_all_of_it_and_what_it_held_stays(stack):
     from tasks.store import client
 
     with serving(None):
-        assert kept() is POSTGRES
+        assert postgres_keeper().alive() is POSTGRES
         assert client().get_experiment_by_name("Default") is not None
         assert client()._tracking_client.tracking_uri.startswith("postgresql" if POSTGRES else "sqlite")
-    assert not kept()
+    assert not postgres_keeper().alive()
     assert environment["MLFLOW_TRACKING_URI"].startswith("http")
 
 
@@ -301,7 +301,7 @@ def test_it_does_not_outlive_a_killed_command(stack):
     finally:
         process.kill()
         process.wait()
-    assert wait_for(lambda: not any(healthy(url) for url in urls) and not kept())
+    assert wait_for(lambda: not any(healthy(url) for url in urls) and not postgres_keeper().alive())
     # What the killed one left behind does not stand in the way of the next.
     assert services_file().exists()
     assert running_stack() == {}
