@@ -1,5 +1,6 @@
 """The commands that start, stop and show the services of this machine."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tasks.errors import ConfigError
+from tasks.workspace import home
 
 if TYPE_CHECKING:
     from deployments.health import Health
@@ -61,8 +63,16 @@ def _welcome(end: str) -> None:
     typer.echo(f"{record['prefect']}  runs, logs, schedules")
     typer.echo(f"{record['mlflow']}  figures, curves, models")
     typer.echo(f"database: {record['database']}; workers: {', '.join(record['workers']) or 'none'}")
+    typer.echo(f"files: {_reach()}")
     typer.echo(end)
     sys.stdout.flush()
+
+
+def _reach() -> str:
+    """Return which files the runs of this stack get at: whoever reaches its port can name any of them."""
+    if roots := os.environ.get("TRAINYARD_ALLOWED_ROOTS"):
+        return f"runs read and write below {roots} and {home()}"
+    return "runs read and write what this user may; TRAINYARD_ALLOWED_ROOTS=/data:... sets limits"
 
 
 def down(
