@@ -1,6 +1,9 @@
 """A scene whose Gaussians are known: their pictures from cameras on an arc, and points near where they are."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,10 +11,16 @@ import torch
 
 from tasks.splatting.cameras import Camera
 from tasks.splatting.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.fit import Fit, FitData
 from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.scene import Scene, View
-from tasks.splatting.start import SH_C0
+from tasks.splatting.params import SplatParams
+from tasks.splatting.presets import settings
+from tasks.splatting.rasterizer import Rasterizer
+from tasks.splatting.scene import Scene, View, split
+from tasks.splatting.start import SH_C0, start_gaussians
+from tasks.splatting.views import Shots, scene_size
 
+CPU = torch.device("cpu")
 N_TRUE = 300
 
 
@@ -71,3 +80,26 @@ def make_scene(
     points = true.means.numpy() + rng.normal(0, 0.03, (N_TRUE, 3)).astype(np.float32)
     colors = np.clip((true.sh0[:, 0].numpy() * SH_C0 + 0.5) * 255 + rng.normal(0, 20, (N_TRUE, 3)), 0, 255)
     return Scene(tuple(views), points.astype(np.float32), colors.astype(np.uint8))
+
+
+def make_fit(
+    scene: Scene,
+    *,
+    rasterizer: Rasterizer | None = None,
+    deadline: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    **values: Any,
+) -> Fit:
+    """Return a fit of 200 steps on the CPU; `values` are of its parameters."""
+    given: dict[str, Any] = {"preset": "quick", "max_steps": 200, "cap_max": 500, "test_every": 4} | values
+    params = SplatParams(**given)
+    chosen = settings(params, "cpu")
+    train, held_out = split(scene.views, params.test_every)
+    size = scene_size(scene)
+    data = FitData(
+        Shots(train, chosen.max_side, CPU),
+        Shots(held_out, chosen.max_side, CPU),
+        start_gaussians(scene.points, scene.colors, size, chosen),
+        size,
+    )
+    return Fit(data, chosen, rasterizer or CpuRasterizer(num_threads=1), CPU, deadline=deadline, clock=clock)

@@ -10,14 +10,9 @@ import torch
 
 from tasks.errors import TrainingError
 from tasks.splatting.cpu_rasterizer import CpuRasterizer
-from tasks.splatting.fit import REPORT_EVERY, Fit, FitData
+from tasks.splatting.fit import REPORT_EVERY, Fit
 from tasks.splatting.fit_events import Done, Measured, Note, StepsDone
-from tasks.splatting.params import SplatParams
-from tasks.splatting.presets import settings
-from tasks.splatting.scene import split
-from tasks.splatting.start import start_gaussians
-from tasks.splatting.views import Shots, scene_size
-from tests.tasks.splatting.fit_scene import make_scene
+from tests.tasks.splatting.fit_scene import make_fit, make_scene
 
 CPU = torch.device("cpu")
 
@@ -33,22 +28,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     return make_scene(tmp_path_factory.mktemp("scene"))
-
-
-def make_fit(scene, *, rasterizer=None, deadline=None, clock=None, **values) -> Fit:
-    given = {"preset": "quick", "max_steps": 200, "cap_max": 500, "test_every": 4} | values
-    params = SplatParams(**given)
-    chosen = settings(params, "cpu")
-    train, held_out = split(scene.views, params.test_every)
-    size = scene_size(scene)
-    data = FitData(
-        Shots(train, chosen.max_side, CPU),
-        Shots(held_out, chosen.max_side, CPU),
-        start_gaussians(scene.points, scene.colors, size, chosen),
-        size,
-    )
-    extra = {} if clock is None else {"clock": clock}
-    return Fit(data, chosen, rasterizer or CpuRasterizer(num_threads=1), CPU, deadline=deadline, **extra)
 
 
 def outcome(fit: Fit):
