@@ -134,12 +134,15 @@ def most_at_once(spans: list[dict]) -> int:
 
 
 def test_exclusivity_holds_and_nothing_is_lost(tmp_path, monkeypatch):
-    dice = random.Random(SEED)
+    dice, n_told = random.Random(SEED), 0
     with yard(tmp_path, free_port()) as made:
         made.start_worker("two")
         made.until(lambda: made.serves("two"), 60, "the second worker serves")
-        chaos = Chaos(made, dice)
+        chaos, begun = Chaos(made, dice), time.monotonic()
         while len(chaos.runs) < N_RUNS:
+            if len(chaos.runs) // 100 > n_told:
+                n_told = len(chaos.runs) // 100
+                print(f"{len(chaos.runs)} of {N_RUNS} runs submitted after {time.monotonic() - begun:.0f} s", flush=True)
             n_open = sum(state["type"] not in FINAL for state in made.states().values())
             for _ in range(min(AT_ONCE - n_open, N_RUNS - len(chaos.runs))):
                 chaos.submit()
