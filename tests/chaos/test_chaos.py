@@ -142,7 +142,7 @@ def test_exclusivity_holds_and_nothing_is_lost(tmp_path, monkeypatch):
         while len(chaos.runs) < N_RUNS:
             if len(chaos.runs) // 100 > n_told:
                 n_told = len(chaos.runs) // 100
-                print(f"{len(chaos.runs)} of {N_RUNS} runs submitted after {time.monotonic() - begun:.0f} s", flush=True)
+                print(f"{len(chaos.runs)} of {N_RUNS} submitted, {time.monotonic() - begun:.0f} s", flush=True)
             n_open = sum(state["type"] not in FINAL for state in made.states().values())
             for _ in range(min(AT_ONCE - n_open, N_RUNS - len(chaos.runs))):
                 chaos.submit()
