@@ -27,7 +27,7 @@ def predict(
     """Name what is on every picture of a source.
 
     Args:
-        data: an image, a folder, a glob, a video, or a recording of interleaved float32 I/Q.
+        data: an image, a folder, a glob, a video, or a recording of interleaved I/Q.
         predict: which model answers, on what device.
         prepare: how large a picture may be.
         spectrogram: how a recording becomes pictures.
@@ -54,7 +54,7 @@ def predict_many(
 
     Args:
         data: the sources.
-        predict: which model answers, on what device.
+        predict: which model answers, on what device; save_path gets a folder per source.
         prepare: how large a picture may be.
         spectrogram: how a recording becomes pictures.
         detect: a detector that proposes the regions to name; without one whole pictures are named.
@@ -63,8 +63,8 @@ def predict_many(
     Returns:
         The ids of the MLflow runs, in the order of the sources.
     """
-    shared = {"predict": predict, "prepare": prepare, "spectrogram": spectrogram, "detect": detect, "track": track}
-    requests = [{"data": source, **shared} for source in data]
+    shared = {"prepare": prepare, "spectrogram": spectrogram, "detect": detect, "track": track}
+    requests = [{"data": source, "predict": own, **shared} for source, own in steps.with_folders(data, predict, detect)]
     return _here(requests) if deployment.id is None else _queued(requests)
 
 

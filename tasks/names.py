@@ -2,7 +2,9 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
+from hashlib import blake2s
 from typing import Any
 
 from tasks.provenance import redacted
@@ -10,6 +12,7 @@ from tasks.provenance import redacted
 _NAME = re.compile(r"[\w\-. :/]{1,250}", re.ASCII)
 _MAX_PARAM = 6000  # characters, MLflow refuses more
 _MAX_TAG = 8000
+_MAX_PART = 80
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -39,6 +42,19 @@ def check_name(what: str, name: str) -> None:
     normal = "/".join(part for part in name.split("/") if part not in {"", ".", ".."})
     if not _NAME.fullmatch(name) or normal != name:
         raise ValueError(f"found the {what} name {name!r}, need at most 250 letters, digits and _-. :/, as in a path")
+
+
+def as_name(text: str) -> str:
+    """Return a text, whatever it is, as one part of a name in MLflow or of a path; different ones stay different.
+
+    One that can be taken stays as it is; any other is brought to ASCII and marked: "jet (1)" -> "jet _1-5f1c3a".
+    """
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^\w. -]+", "_", ascii_only, flags=re.ASCII)[:_MAX_PART].strip(" ._-")
+    if plain == text:
+        return text
+    mark = blake2s(text.encode("utf-8", "surrogateescape"), digest_size=3).hexdigest()
+    return f"{plain}-{mark}" if plain else mark
 
 
 def param_value(text: str) -> str:

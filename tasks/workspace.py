@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from tasks.errors import ConfigError, StorageError
 
@@ -98,6 +98,17 @@ def allowed_path(path: Path) -> Path:
     return resolved
 
 
+def allowed_link(path: Path) -> Path:
+    """Return `path` as it is, if it is no link or one that stays within the allowed roots.
+
+    Raises:
+        ConfigError: it leads outside.
+    """
+    if path.is_symlink():
+        allowed_path(path)
+    return path
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the file system refuses into a StorageError that names the place and the way out."""
@@ -141,6 +152,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old or the new content, also after a power cut."""
     with replacing(path) as file:
         file.write(data)
+
+
+def open_table(path: Path) -> TextIO:
+    """Open a new CSV file for writing; names of files that are no UTF-8 come back as they are."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 
 from tasks.classification.files import find_images, in_threads
-from tasks.classification.images import read_rgb
+from tasks.classification.images import IMAGE_SUFFIXES, read_rgb
 from tasks.errors import DatasetError, ImageError
 from tasks.progress import Steps, finish
 from tasks.workspace import storage_errors
@@ -74,8 +74,15 @@ def _write(path: Path, bgr: cv2.typing.MatLike) -> None:
     suffix = path.suffix.lower()
     if suffix == ".pgm":
         bgr = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-    done, data = cv2.imencode(suffix, bgr, _QUALITY)
+    try:
+        done, data = cv2.imencode(suffix, bgr, _QUALITY)
+    except cv2.error:  # no format has this suffix
+        done = False
     if not done:
-        raise ImageError(f"OpenCV cannot write {bgr.shape[1]}x{bgr.shape[0]} pixels in this format: {path}")
+        have = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ImageError(
+            f"cannot write {bgr.shape[1]}x{bgr.shape[0]} pixels as {suffix or 'a file without a suffix'}, need one of "
+            f"{have}: {path}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())

@@ -43,7 +43,9 @@ class UndecodableError(Exception):
     """The bytes are no picture that can be used; the message says why."""
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = None, *, upright: bool = True
+) -> NDArray[np.uint8]:
     """Return a picture as (H, W, 3) uint8 RGB, turned the way its EXIF orientation says.
 
     Grey is repeated, 16 bit keeps the upper 8, CMYK is converted, and a transparent pixel is blended with
@@ -55,6 +57,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = Non
             above 178,956,970.
         min_side: allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter side
             stays at least twice this, so that the shrinking that follows still averages over pixels.
+        upright: False leaves the pixels as they are stored, which is what a known camera means.
 
     Raises:
         UndecodableError: it is damaged, truncated, too large or no picture.
@@ -70,9 +73,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = Non
                 # slower and strict.
                 if not data.endswith(b"\xff\xd9"):
                     image.load()
-                return _decode_jpeg(data, min(width, height), min_side)
+                return _decode_jpeg(data, min(width, height), min_side, upright)
             if image.format == "PNG" and _PNG_END not in data:
                 raise UndecodableError(f"truncated PNG, ends without its last block ({len(data)} bytes)")
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise UndecodableError(f"more pixels than can be decoded safely ({exc})") from exc
@@ -82,9 +87,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = Non
         raise UndecodableError(f"damaged or truncated picture ({exc})") from exc
 
 
-def _decode_jpeg(data: bytes, side: int, min_side: int | None) -> NDArray[np.uint8]:
+def _decode_jpeg(data: bytes, side: int, min_side: int | None, upright: bool) -> NDArray[np.uint8]:
     """Decode with OpenCV, which takes half of Pillow's time and turns the picture by its EXIF orientation."""
-    flags = cv2.IMREAD_COLOR_RGB
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     if min_side is not None:
         flags |= next((flag for scale, flag in _REDUCED if side // scale >= 2 * min_side), 0)
     try:
@@ -98,7 +103,6 @@ def _decode_jpeg(data: bytes, side: int, min_side: int | None) -> NDArray[np.uin
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Bring any picture Pillow can open to 8-bit RGB; Pillow reads 16-bit RGB as 8 bit by itself."""
-    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16-bit grey, "I" when it comes from PGM
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:

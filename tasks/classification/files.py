@@ -14,7 +14,7 @@ import cv2
 
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import DatasetError
-from tasks.workspace import allowed_path
+from tasks.workspace import allowed_link
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,13 +30,6 @@ _COPY_INSTEAD = {
     errno.EOPNOTSUPP,
     errno.ENOSYS,
 }
-
-
-def _inside(path: Path) -> Path:
-    """Return the path, if it is a file here or a link that stays within the allowed roots."""
-    if path.is_symlink():
-        allowed_path(path)
-    return path
 
 
 def find_images(folder: Path) -> tuple[list[Path], int]:
@@ -62,7 +55,7 @@ def find_images(folder: Path) -> tuple[list[Path], int]:
             if name.startswith("."):
                 continue
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                images.append(_inside(Path(root, name)))
+                images.append(allowed_link(Path(root, name)))
             else:
                 n_other += 1
     return sorted(images), n_other

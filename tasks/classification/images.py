@@ -13,17 +13,19 @@ from tasks.errors import ImageError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> NDArray[np.uint8]:
+def read_rgb(
+    path: Path, max_pixels: int = MAX_PIXELS, min_side: int | None = None, *, upright: bool = True
+) -> NDArray[np.uint8]:
     """Return the picture as (H, W, 3) uint8 RGB, as `decoding.decode` does.
 
     Args:
         path: a regular file, or a symbolic link to one.
-        max_pixels, min_side: as there.
+        max_pixels, min_side, upright: as there.
 
     Raises:
         ImageError: the file cannot be read, is empty, truncated, too large or no picture.
     """
-    return decode_rgb(read_bytes(path, max_pixels), path, max_pixels, min_side)
+    return decode_rgb(read_bytes(path, max_pixels), path, max_pixels, min_side, upright=upright)
 
 
 def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -48,10 +50,12 @@ def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     return data
 
 
-def decode_rgb(data: bytes, path: Path, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> NDArray[np.uint8]:
+def decode_rgb(
+    data: bytes, path: Path, max_pixels: int = MAX_PIXELS, min_side: int | None = None, *, upright: bool = True
+) -> NDArray[np.uint8]:
     """Return what `read_rgb` returns, from the bytes of the file; `path` is for the messages."""
     try:
-        return decode(data, max_pixels, min_side)
+        return decode(data, max_pixels, min_side, upright=upright)
     except UndecodableError as exc:
         raise ImageError(f"{exc}: {path}") from exc
 

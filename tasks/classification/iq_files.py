@@ -16,7 +16,7 @@ from tasks.errors import DatasetError
 from tasks.workspace import allowed_path
 
 META, DATA = ".sigmf-meta", ".sigmf-data"
-_FLOAT_SUFFIXES = (".iq", ".dat", ".bin", ".raw", ".cf32", ".fc32", ".cfile", ".complex", DATA)
+_FLOAT_SUFFIXES = (".iq", ".dat", ".bin", ".raw", ".cf32", ".fc32", ".cfile", ".c64", ".complex", DATA)
 SUFFIX_DATATYPES: Mapping[str, Datatype] = {
     **dict.fromkeys(_FLOAT_SUFFIXES, "cf32_le"),
     **dict.fromkeys((".cs16", ".ci16", ".sc16"), "ci16_le"),

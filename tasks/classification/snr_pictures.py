@@ -21,7 +21,7 @@ from tasks.classification.spectrogram import (
 from tasks.classification.spectrogram_tree import open_all
 from tasks.errors import DatasetError
 from tasks.progress import Steps
-from tasks.workspace import storage_errors, write_json
+from tasks.workspace import open_table, storage_errors, write_json
 
 RECIPE, FRAMES = "recipe.json", "frames.csv"
 _COLUMNS = ("recording", "frame", "start_s", "power", "active_share", "bandwidth_hz")
@@ -53,7 +53,7 @@ def mixing(source: Path, target: Path, mix: MixParams, params: SpectrogramParams
     names = _names(source, recordings)
     total = sum(_n_frames(recording, mix) for recording in recordings)
     done = 0
-    with storage_errors(target), (target / FRAMES).open("w", newline="", encoding="utf-8") as file:
+    with storage_errors(target), open_table(target / FRAMES) as file:
         rows = csv.writer(file)
         rows.writerow(_COLUMNS)
         for recording, (label, stem) in zip(recordings, names, strict=True):

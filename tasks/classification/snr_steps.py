@@ -13,6 +13,7 @@ from tasks.classification.preparation_steps import fill
 from tasks.classification.signal_params import MixParams, SpectrogramParams
 from tasks.classification.snr_params import SnrParams, SnrTrackParams
 from tasks.display import bars
+from tasks.names import as_name
 from tasks.prefect_page import Page, show_link, show_markdown
 from tasks.shell import logger, stage_dir
 from tasks.workspace import allowed_path, cache_dir, recall, storage_errors, write_json
@@ -178,7 +179,8 @@ def _log(grades: "Sequence[SnrGrade]", several: bool, tracker: "Tracker") -> Non
     for one in grades:
         if one.snr_db != round(one.snr_db):
             continue  # it stands in snr.csv
-        curve = "/".join(["snr", *([one.model] if several else []), *([one.colour_map] if one.colour_map else [])])
+        by_map = [as_name(one.colour_map)] if one.colour_map else []
+        curve = "/".join(["snr", *([one.model] if several else []), *by_map])
         tracker.metrics({f"accuracy/{curve}": one.accuracy, f"f1_macro/{curve}": one.f1_macro}, round(one.snr_db))
 
 
@@ -195,6 +197,6 @@ def _write(grades: "Sequence[SnrGrade]", models: Mapping[str, "ModelFiles"], tar
     found = {name: headline(curve) for name, curve in curves(grades).items()}
     write_json(target / "headline.json", found)
     for name, values in found.items():
-        key = re.sub(r"[^\w.-]+", "-", name)
+        key = as_name(name.replace(", ", "-"))
         tracker.metrics({f"headline/{key}.{what}": value for what, value in values.items()}, 0)
     tracker.artifact(target, "snr")

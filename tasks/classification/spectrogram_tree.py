@@ -12,7 +12,7 @@ from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.spectrogram import FrameImage, Recording, open_recording, write_frame
 from tasks.errors import DatasetError
 from tasks.progress import Steps
-from tasks.workspace import storage_errors, write_json
+from tasks.workspace import open_table, storage_errors, write_json
 
 FRAMES_AT_ONCE = 4  # bounds the memory: one of 0.1 s at 100 MS/s takes 250 MiB or so
 FRAMES = "frames.csv"
@@ -77,7 +77,7 @@ def making_spectrograms(source: Path, target: Path, params: SpectrogramParams) -
         return inside, write_frame(recording, index, target / inside.parent, params)
 
     jobs = ((recording, index) for recording in recordings for index in range(recording.n_frames))
-    with storage_errors(target), (target / FRAMES).open("w", newline="", encoding="utf-8") as file:
+    with storage_errors(target), open_table(target / FRAMES) as file:
         rows = csv.writer(file)
         rows.writerow(FRAME_COLUMNS)
         for inside, image in in_threads(draw, jobs, min(n_cores(), FRAMES_AT_ONCE)):

@@ -69,15 +69,16 @@ def read_two_stages(path: Path) -> TwoStages:
 
 def _stage(stages: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
     stage = stages.get(name)
-    if not isinstance(stage, dict) or not stage.get("weight_path"):
-        raise ConfigError(f"found no {name} with a weight_path in {path}, need detector and classifier")
+    if not isinstance(stage, dict) or not isinstance(stage.get("weight_path"), str) or not stage["weight_path"]:
+        raise ConfigError(f"found no {name} with a weight_path, a text, in {path}, need detector and classifier")
     return stage
 
 
 def from_two_stages(params: PredictParams, detect: DetectParams) -> tuple[PredictParams, DetectParams]:
     """Return the parameters with what the two-stage JSON of `detect.config` says; without one, as they are.
 
-    The classifier's YAML may be any that RFUAV trains with; its device, like everything set by hand, gives way.
+    The classifier's YAML may be any that RFUAV trains with; its device, like everything that was given another value
+    than the default, gives way.
 
     Raises:
         ConfigError: the files cannot be read, or say the wrong thing.
@@ -87,8 +88,10 @@ def from_two_stages(params: PredictParams, detect: DetectParams) -> tuple[Predic
     stages = read_two_stages(allowed_path(detect.config))
     said = from_training(read_parameters(allowed_path(stages.cfg))).get("predict", {}) if stages.cfg else {}
     said |= {"weights": str(stages.classifier), "save_path": stages.save_dir}
+    # Not by what was set: a form, and every run that goes through Prefect's server, sets all fields.
+    given, plain = params.model_dump(), PredictParams().model_dump()
     try:
-        merged = PredictParams.model_validate({**said, **params.model_dump(exclude_unset=True)})
+        merged = PredictParams.model_validate({**said, **{n: value for n, value in given.items() if value != plain[n]}})
     except ValidationError as exc:
         raise ConfigError(f"the classifier's configuration {stages.cfg} cannot be used: {exc}") from exc
     return merged.model_copy(update={"device": params.device}), detect.model_copy(update={"weights": stages.detector})

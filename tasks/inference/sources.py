@@ -1,8 +1,10 @@
 """What there is to look at: pictures, videos and radio recordings, as pictures that threads make when they are due."""
 
 import glob
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -11,9 +13,10 @@ import numpy as np
 
 from tasks.classification.files import find_images
 from tasks.classification.images import IMAGE_SUFFIXES
+from tasks.classification.iq_files import META, SUFFIX_DATATYPES, find_recordings
 from tasks.classification.signal_params import SpectrogramParams
-from tasks.classification.spectrogram import Frame, open_recording, read_frames, render, spectrogram_db
-from tasks.errors import DatasetError
+from tasks.classification.spectrogram import Recording, at_rate, open_recording, read_frame, render, spectrogram_db
+from tasks.errors import DatasetError, ImageError
 from tasks.inference.params import PrepareParams
 from tasks.inference.prepare import Rgb, bounded, read_prepared
 from tasks.splatting import video
@@ -24,7 +27,8 @@ Kind = Literal["image", "folder", "glob", "video", "recording"]
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .3gp .wmv .flv .ogv .mxf .h264 .hevc .mjpeg .y4m".split()
 )
-RECORDING_SUFFIXES = frozenset(".iq .dat .bin .raw .cfile .cf32 .fc32 .c64".split())
+RECORDING_SUFFIXES = frozenset({*SUFFIX_DATATYPES, META})
+"""SigMF: the data, or the metadata beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
 
     Args:
         path: an image, a folder (all images below it), a glob such as `frames/**/*.jpg`, a video, or a recording of
-            interleaved float32 I/Q.
+            interleaved I/Q.
         spectrogram: how a recording is cut.
 
     Raises:
@@ -84,10 +88,11 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
     if suffix in VIDEO_SUFFIXES:
         return Source(found, "video", n_frames=video.probe(found).n_packets)
     if suffix in RECORDING_SUFFIXES:
-        return Source(found, "recording", n_frames=open_recording(found, spectrogram).n_frames)
+        recording = allowed_path(find_recordings(found)[0])
+        return Source(recording, "recording", n_frames=open_recording(recording, spectrogram).n_frames)
     raise DatasetError(
         f"found a file {found.suffix or 'without a suffix'}, need a picture ({_shown(IMAGE_SUFFIXES)}), a video "
-        f"({_shown(VIDEO_SUFFIXES)}) or a recording of float32 I/Q ({_shown(RECORDING_SUFFIXES)}): {path}"
+        f"({_shown(VIDEO_SUFFIXES)}) or a recording of I/Q ({_shown(RECORDING_SUFFIXES)}): {path}"
     )
 
 
@@ -96,18 +101,51 @@ def _shown(suffixes: frozenset[str]) -> str:
 
 
 def _globbed(pattern: Path) -> Source:
-    names = sorted(glob.glob(str(pattern.expanduser()), recursive=True))
-    wanted = [Path(name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    images = tuple(allowed_path(path) for path in wanted)
+    whole = pattern.expanduser()
+    found = set(_expanded(Path(whole.anchor), whole.parts[1:] if whole.anchor else whole.parts))
+    wanted = [path for path in sorted(found) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = tuple(dict.fromkeys(allowed_path(path) for path in wanted))
     if not images:
-        raise DatasetError(f"found no picture among {len(names)} match(es), need at least one, for {pattern}")
+        raise DatasetError(f"found no picture among {len(found)} match(es), need at least one, for {pattern}")
     return Source(pattern, "glob", images)
+
+
+def _expanded(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what matches as `glob` does, but `**` follows no links: in Python's own, one that leads up never ends."""
+    if not parts:
+        yield folder
+        return
+    head, rest = parts[0], parts[1:]
+    if head == "**" and not rest:
+        rest = ["*"]
+    if head != "**" and not glob.has_magic(head):
+        if os.path.lexists(folder / head):
+            yield from _expanded(folder / head, rest)
+        return
+    if head == "**":
+        yield from _expanded(folder, rest)
+    for entry in _entries(folder):
+        hidden = entry.name.startswith(".") and not head.startswith(".")
+        if head == "**" and not hidden and entry.is_dir(follow_symlinks=False):
+            yield from _expanded(folder / entry.name, parts)
+        elif head != "**" and not hidden and fnmatchcase(entry.name, head) and (not rest or entry.is_dir()):
+            yield from _expanded(folder / entry.name, rest)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except NotADirectoryError:
+        return []
+    except OSError as exc:
+        raise DatasetError(f"cannot read the folder {folder}: {exc.strerror}") from exc
 
 
 def jobs(
     source: Source, every_n: int, spectrogram: SpectrogramParams, prepare: PrepareParams, min_side: int | None
 ) -> Iterator[Job]:
-    """Yield a job per picture, in order; a video or recording is read as the jobs are taken.
+    """Yield a job per picture, in order; a video is read as the jobs are taken, a recording as they are done.
 
     Args:
         source: as `open_source` gives it.
@@ -117,20 +155,27 @@ def jobs(
         min_side: as `read_prepared`.
 
     Raises:
-        DatasetError: a video or recording is damaged.
+        DatasetError: a video is damaged, or a recording is not what it was.
     """
     if source.kind == "video":
         for picture in video.decode(source.path):
             if picture.index % every_n == 0:
                 yield Job(source.path, picture.time_s, partial(bounded, picture.rgb(), prepare))
     elif source.kind == "recording":
-        for frame in read_frames(open_recording(source.path, spectrogram), spectrogram):
-            yield Job(source.path, frame.start_s, partial(_drawn, frame, spectrogram, prepare))
+        recording = open_recording(source.path, spectrogram)
+        hop_s = at_rate(spectrogram, recording.sample_rate_hz, recording.path).hop_samples / recording.sample_rate_hz
+        for index in range(recording.n_frames):
+            yield Job(source.path, index * hop_s, partial(_drawn, recording, index, spectrogram, prepare))
     else:
         for path in source.images:
             yield Job(path, None, partial(read_prepared, path, prepare, min_side))
 
 
-def _drawn(frame: Frame, spectrogram: SpectrogramParams, prepare: PrepareParams) -> Rgb:
+def _drawn(recording: Recording, index: int, spectrogram: SpectrogramParams, prepare: PrepareParams) -> Rgb:
+    """Read a frame and draw it, in the thread that wants it: a frame takes 80 MB and more, drawing it more still."""
+    try:
+        frame = read_frame(recording, spectrogram, index)
+    except DatasetError as exc:
+        raise ImageError(str(exc)) from exc  # the other frames have their answers
     bgr = render(spectrogram_db(frame.iq, spectrogram), spectrogram)
     return bounded(np.ascontiguousarray(bgr[..., ::-1]), prepare)

@@ -1,9 +1,8 @@
 """The steps of the inference pipeline as Prefect tasks."""
 
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from tasks.classification.signal_params import SpectrogramParams
 from tasks.display import bars
 from tasks.errors import DatasetError, TrackingError
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
+from tasks.names import as_name
 from tasks.prefect_page import Page, show_link, show_markdown, show_table
 from tasks.shell import Logger, run_key, stage_dir
 from tasks.workspace import allowed_path, cache_dir, run_dir, storage_errors
@@ -59,6 +59,18 @@ def mlflow_run(run: str) -> str:
     return card.run_id
 
 
+def with_folders(
+    sources: Sequence[Path], params: PredictParams, detect: DetectParams
+) -> Iterator[tuple[Path, PredictParams]]:
+    """Yield each of several sources with its parameters: the copies of its tables go to a folder of its own."""
+    from tasks.inference.regions import from_two_stages
+
+    folder = from_two_stages(params, detect)[0].save_path
+    for number, source in enumerate(sources, 1):
+        own = {"save_path": folder / f"{number:03}_{as_name(source.name)}"} if folder else {}
+        yield source, params.model_copy(update=own)
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a folder for what the run needs while it lasts; nothing of it is left, however the block ends.
@@ -93,6 +105,8 @@ def predict(
         DatasetError: there is no picture, or none that can be used; the table names each with its reason then.
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
+    from tasks.classification.files import n_cores
+    from tasks.classification.spectrogram_tree import FRAMES_AT_ONCE
     from tasks.inference.regions import from_two_stages
     from tasks.inference.sources import jobs, open_source
     from tasks.inference.stored import find_model
@@ -115,6 +129,8 @@ def predict(
             predictor = _predictor(files, params, device, total, log)
             size = None if detect.weights else int(files.config["image_size"])
             todo = jobs(source, params.every_n, spectrogram, prepare, size)
+            if source.timed and params.n_workers == 0:  # their pictures, and a recording's frames, are large
+                params = params.model_copy(update={"n_workers": min(n_cores(), FRAMES_AT_ONCE)})
             result = _collect(_batches(todo, predictor, files, params, detect), files, folder, total)
             _hand_on(result, _about(source, predictor, files, detect), folder, params, tracker, log)
             _check_any(result)
@@ -206,7 +222,7 @@ def _hand_on(
     tracker.metrics({"pictures/per_second": result.images_per_second}, 0)
     tracker.metrics({"pictures/empty": s.n_empty, "pictures/answers": s.n_answers}, 0)
     tracker.metrics({"probability/mean": result.summary.mean_probability}, 0)
-    tracker.metrics({f"class/{_metric_name(name)}": count for name, count in s.counts.items()}, 0)
+    tracker.metrics({f"class/{as_name(name)}": count for name, count in s.counts.items()}, 0)
     for tag in ("model", "architecture", "precision"):
         tracker.tag(f"prediction.{tag}", str(about[tag]))
     tracker.tag("prediction.device", str(about["device"]))
@@ -222,8 +238,3 @@ def _hand_on(
     if params.save_path is not None:
         copy_out(target, names, allowed_path(params.save_path))
     log.info("MLflow: %s", tracker.url)
-
-
-def _metric_name(name: str) -> str:
-    """Return the name of a class as MLflow takes it in that of a metric."""
-    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]

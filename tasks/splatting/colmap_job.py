@@ -53,7 +53,7 @@ def run_colmap(job: Job) -> Iterator[StageProgress]:
     outlive the work: the kernel ends the child with the thread that started it.
 
     Raises:
-        DatasetError: COLMAP failed, or was killed from outside; with the end of its log.
+        DatasetError: COLMAP failed, or was killed from outside, with the end of its log; or the job was refused.
         StorageError: the folder cannot be written.
     """
     folder = Path(job.folder)
@@ -72,7 +72,10 @@ def run_colmap(job: Job) -> Iterator[StageProgress]:
     try:
         with process.stdout:
             for line in process.stdout:
-                event = StageProgress(**json.loads(line))
+                said = json.loads(line)
+                if "refused" in said:
+                    raise DatasetError(said["refused"])
+                event = StageProgress(**said)
                 stage = event.stage
                 yield event
         code = process.wait()

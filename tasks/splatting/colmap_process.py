@@ -15,15 +15,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pycolmap
 
+from tasks.errors import DatasetError, TrainyardError
 from tasks.splatting.colmap_job import FACTS, FEATURES, LOG, MATCHES, MODELS, UNDISTORTED, Job, read_job
 from tasks.splatting.picked import MIN_PICTURES
+from tasks.splatting.pixels import drop_exif
 from tasks.splatting.pose_facts import Facts, ModelFacts, Pair
-from tasks.workspace import staged, write_json
+from tasks.workspace import allowed_path, staged, write_json
 
 _PR_SET_PDEATHSIG = 1
 # pycolmap handles these to print its stack, and may wait for ever for a lock that the crashed thread holds.
@@ -47,6 +49,10 @@ class Reporter:
         """Say how far a stage is."""
         print(json.dumps({"stage": stage, "done": min(done, total), "total": total}), file=self._out, flush=True)
 
+    def refused(self, why: str) -> None:
+        """Say that the job cannot be done."""
+        print(json.dumps({"refused": why}), file=self._out, flush=True)
+
 
 def main() -> None:
     """Do the stages of the job, one after the other."""
@@ -60,8 +66,11 @@ def main() -> None:
     pycolmap.set_random_seed(job.seed)
     reporter = Reporter()
     todo = {"features": _features, "matches": _matches, "poses": _poses, "undistort": _undistort}
-    for stage in job.stages:
-        todo[stage](job, reporter)
+    try:
+        for stage in job.stages:
+            todo[stage](job, reporter)
+    except TrainyardError as exc:
+        reporter.refused(str(exc))
 
 
 @contextmanager
@@ -205,6 +214,8 @@ def _undistort(job: Job, reporter: Reporter) -> None:
     model = pycolmap.Reconstruction(job.model)
     total = model.num_reg_images()
     facts = _model_facts(0, model)
+    for name in facts.names:
+        _check_name(name, job)
     with staged(Path(job.folder) / UNDISTORTED) as target:
         images = target / "images"
         options = pycolmap.UndistortCameraOptions(max_image_size=job.undistorted_max_side)
@@ -219,7 +230,22 @@ def _undistort(job: Job, reporter: Reporter) -> None:
         shutil.rmtree(target / "stereo", ignore_errors=True)  # for COLMAP's own dense reconstruction
         for script in target.glob("run-colmap-*.sh"):
             script.unlink()
+        for path in images.rglob("*"):
+            if path.suffix.lower() in {".jpg", ".jpeg"}:
+                drop_exif(path)  # COLMAP copies it, and the orientation would turn pixels whose camera is not turned
         write_json(target / FACTS, asdict(facts))
+
+
+def _check_name(name: str, job: Job) -> None:
+    """Hold a name in somebody's model against where pictures are read and written.
+
+    Raises:
+        TrainyardError: it leads elsewhere.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise DatasetError(f"{job.model} names the picture {name!r}, which leads out of {job.pictures}")
+    allowed_path(Path(job.pictures) / name)
 
 
 def _n_files(folder: Path) -> int:

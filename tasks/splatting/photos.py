@@ -10,11 +10,13 @@ from PIL import Image
 
 from tasks.classification.images import IMAGE_SUFFIXES, read_rgb
 from tasks.errors import DatasetError, ImageError
+from tasks.names import as_name
 from tasks.splatting.params import FramesParams
 from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough
 from tasks.splatting.pixels import JPEG_QUALITY, shrunk
 from tasks.splatting.sharpness import look
 from tasks.splatting.stage_events import Note, StageProgress
+from tasks.workspace import allowed_link
 
 UNREADABLE_SHARE = 0.1
 """Up to this share of photographs may be unreadable; more, and something is wrong with the folder."""
@@ -24,9 +26,15 @@ _UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", 
 
 
 def photographs(folder: Path) -> list[Path]:
-    """Return the pictures that lie in a folder, numbers in their names in order of value."""
+    """Return the pictures that lie in a folder, numbers in their names in order of value.
+
+    Raises:
+        ConfigError: one is a link that leads outside the allowed roots.
+    """
     found = [
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        allowed_link(path)
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     ]
     return sorted(found, key=lambda path: ([_part(part) for part in re.split(r"(\d+)", path.name)], path.name))
 
@@ -50,7 +58,6 @@ def extract_photos(
         yield Note(f"{len(taken)} of {len(found)} photographs are taken, evenly chosen by name (n_frames)")
     rows: list[FrameRow] = []
     broken: list[str] = []
-    names: set[str] = set()
     for index, path in enumerate(taken):
         try:
             rgb = read_rgb(path)
@@ -59,7 +66,7 @@ def extract_photos(
             _check_broken(broken, len(taken), source)
             yield Note(f"left out: {exc}")
             continue
-        rows.append(_take(index, path, rgb, target / IMAGES, names, params.max_side))
+        rows.append(_take(index, path, rgb, target / IMAGES, params.max_side))
         yield StageProgress("frames", index + 1, len(taken))
     chosen = tuple(row.name for row in rows if row.chosen)
     check_enough(rows, len(chosen), source)
@@ -85,14 +92,12 @@ def _check_broken(broken: Sequence[str], total: int, source: Path) -> None:
         )
 
 
-def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, names: set[str], max_side: int) -> FrameRow:
+def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side: int) -> FrameRow:
     seen = look(rgb)
     if seen.flaw:
         return FrameRow(index, None, seen.sharpness, False, seen.flaw, path.name)
-    name = f"{path.stem}.jpg"
-    if name.lower() in names:  # a.png beside a.jpg
-        name = f"{path.name}.jpg"
-    names.add(name.lower())
+    # Numbered: COLMAP takes the neighbours of a picture by the order of names as text, where 10 comes before 2.
+    name = f"{index + 1:05}_{as_name(path.stem)}.jpg"
     exif = Image.Exif()
     focal = focal_35mm(path)
     if focal:

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from tasks.classification.files import find_images
 from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError
 from tasks.splatting.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, Job, run_colmap
@@ -78,7 +79,7 @@ def adopt_poses(model: Path, pictures: Path, folder: Path, max_side: int) -> Ite
         max_side: pictures are shrunk to this, pixels.
 
     Raises:
-        DatasetError: the model is damaged, or pictures of it are missing.
+        DatasetError: the model is damaged, or pictures of it are missing, or lie elsewhere.
     """
     job = Job(("undistort",), str(pictures.resolve()), str(folder.resolve()), model=str(model.resolve()))
     with storage_errors(folder):
@@ -86,8 +87,10 @@ def adopt_poses(model: Path, pictures: Path, folder: Path, max_side: int) -> Ite
     yield from run_colmap(replace(job, undistorted_max_side=max_side))
     row = json.loads((folder / UNDISTORTED / FACTS).read_text())
     facts = ModelFacts(**{**row, "names": tuple(row["names"])})
-    names = sorted({*facts.names, *(path.name for path in photographs(pictures))})
-    yield _report(folder, facts, names, 1)
+    if facts.points == 0:
+        yield Note(f"{model} has no points: the splat starts from random ones")
+    below = (path.relative_to(pictures).as_posix() for path in find_images(pictures)[0])
+    yield _report(folder, facts, sorted({*facts.names, *below}), 1)
 
 
 def _report(folder: Path, model: ModelFacts, names: Sequence[str], n_models: int) -> PoseReport:

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError
 from tasks.splatting.cameras import Camera
 from tasks.splatting.colmap_model import read_model
 from tasks.splatting.picked import IMAGES
-from tasks.splatting.pixels import bounded
+from tasks.splatting.pixels import bounded, read_stored
 from tasks.splatting.similarity import Similarity
 
 MASKS, MODEL = "masks", "sparse/0"
@@ -141,11 +140,11 @@ def load_picture(view: View, max_side: int) -> LoadedPicture:
         DatasetError: the picture or its mask has not the size the camera has.
     """
     camera = view.camera
-    rgb = _checked(read_rgb(view.picture), camera, view.picture)
+    rgb = _checked(read_stored(view.picture), camera, view.picture)
     width, height = bounded(camera.width, camera.height, max_side)
     mask = None
     if view.mask is not None:
-        white = _checked(read_rgb(view.mask), camera, view.mask)[..., 1]
+        white = _checked(read_stored(view.mask), camera, view.mask)[..., 1]
         # A pixel that is partly masked does not count: what is masked must not bleed in.
         mask = np.asarray(cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)) >= 250
     if (width, height) != (camera.width, camera.height):

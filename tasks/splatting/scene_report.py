@@ -1,5 +1,6 @@
 """What a person looks at to judge a preparation: the pictures taken, how sharp they are, where they were taken."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tasks.classification.images import encode_jpeg, read_rgb
+from tasks.classification.images import encode_jpeg
 from tasks.splatting.photos import photographs
 from tasks.splatting.picked import FRAMES_TABLE, IMAGES, FrameRow, read_table
-from tasks.splatting.pixels import shrunk
+from tasks.splatting.pixels import read_stored, shrunk
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.scene import Scene, normalized, read_scene
 from tasks.workspace import staged, write_atomic
@@ -73,8 +74,8 @@ def write_pose_report(report: PoseReport, frames: Path, folder: Path) -> list[Pa
     scene = read_scene(report.scene)
     table = frames / FRAMES_TABLE
     with staged(folder) as target:
-        source = frames / IMAGES if table.is_file() else report.scene / IMAGES
-        write_atomic(target / CONTACT_SHEET, encode_jpeg(contact_sheet(source, set(report.missing)), 88))
+        pictures = photographs(frames / IMAGES) if table.is_file() else [view.picture for view in scene.views]
+        write_atomic(target / CONTACT_SHEET, encode_jpeg(contact_sheet(pictures, set(report.missing)), 88))
         _save(camera_figure(scene), target / CAMERAS)
         rows = read_table(table) if table.is_file() else []
         if rows:
@@ -82,12 +83,11 @@ def write_pose_report(report: PoseReport, frames: Path, folder: Path) -> list[Pa
     return sorted(folder.iterdir())
 
 
-def contact_sheet(images: Path, missing: set[str]) -> NDArray[np.uint8]:
-    """Return a sheet of the pictures in a folder, at most 60 evenly chosen; an orange frame: has no pose."""
-    paths = photographs(images)
+def contact_sheet(paths: Sequence[Path], missing: set[str]) -> NDArray[np.uint8]:
+    """Return a sheet of at most 60 of the pictures, evenly chosen; an orange frame: has no pose."""
     step = max(1.0, len(paths) / _MAX_CELLS)
     chosen = [paths[int(index * step)] for index in range(min(len(paths), _MAX_CELLS))]
-    cells = [_cell(shrunk(read_rgb(path), _CELL_PX), path.name in missing) for path in chosen]
+    cells = [_cell(shrunk(read_stored(path), _CELL_PX), path.name in missing) for path in chosen]
     height, width = max(cell.shape[0] for cell in cells), max(cell.shape[1] for cell in cells)
     n_columns = min(len(cells), 10)
     n_rows = -(-len(cells) // n_columns)

@@ -24,16 +24,16 @@ def start_gaussians(
     examples/simple_trainer.py. More points than `cap_max` are thinned out at random.
 
     Args:
-        points: (P, 3) world units; not looked at with init_type "random".
+        points: (P, 3) world units; not looked at with init_type "random". None at all: the same.
         colors: (P, 3) RGB.
         scene_size: world units, as `scene_size` in tasks/splatting/views.py.
         settings: of the fit.
 
     Raises:
-        DatasetError: fewer than four points, or all at one place.
+        DatasetError: one to three points, or all at one place.
     """
     rng = np.random.default_rng((settings.seed, 0))
-    if settings.init_type == "random":
+    if settings.init_type == "random" or len(points) == 0:  # cameras that came without points
         points, colors = _anywhere(scene_size, settings, rng)
     if len(points) > settings.cap_max:
         chosen = np.sort(rng.choice(len(points), settings.cap_max, replace=False))

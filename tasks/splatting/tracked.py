@@ -10,6 +10,7 @@ import cv2
 
 from gpu_pools.lease import report_progress
 from tasks.display import Bars
+from tasks.names import as_name
 from tasks.prefect_page import Page
 from tasks.splatting.fit_events import Event, Measured, Measurement, Note, PicturesRead, StepsDone
 from tasks.splatting.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
@@ -102,11 +103,12 @@ class _Recorder:
             self.page.row(measurement_row(measured.metrics, total))
         self._n_shown = len(self.session.history)
         for preview in event.previews:
-            path = self.session.folder / "previews" / f"{preview.name.replace('/', '_')}.png"
+            name = as_name(Path(preview.name).with_suffix("").as_posix())
+            path = self.session.folder / "previews" / f"{name}.png"
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), preview.pixels[..., ::-1])
-            self.tracker.image(f"held_out/{Path(preview.name).stem}", event.metrics.step, path)
+            self.tracker.image(f"held_out/{name}", event.metrics.step, path)
         self._caption = f"psnr {event.metrics.psnr:.2f} dB" if event.metrics.psnr is not None else ""
         self.log.info(measurement_line(event.metrics, total))
 

@@ -12,19 +12,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.classification.images import read_rgb, write_jpeg
+from tasks.classification.images import write_jpeg
 from tasks.errors import DatasetError
 from tasks.splatting.cameras import Camera
 from tasks.splatting.colmap_job import UNDISTORTED
 from tasks.splatting.colmap_model import PinholeModel, write_model
 from tasks.splatting.lens import Lens, Undistorter, undistorter
 from tasks.splatting.picked import IMAGES
-from tasks.splatting.pixels import JPEG_QUALITY, bounded, shrunk
+from tasks.splatting.pixels import JPEG_QUALITY, bounded, read_stored, shrunk
 from tasks.splatting.point_cloud import read_points
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.scene import MASKS, MODEL
 from tasks.splatting.stage_events import Note, StageProgress
-from tasks.workspace import staged
+from tasks.workspace import allowed_path, staged
 
 TRANSFORMS = "transforms.json"
 
@@ -95,6 +95,7 @@ def _inside(source: Path, relative: str) -> Path:
     path = os.path.normpath(os.path.join(root, relative))
     if not Path(path).is_relative_to(root):
         raise DatasetError(f"{source} names {relative}, which leads out of its folder")
+    allowed_path(Path(path))  # links on the way are followed, but not everywhere
     return Path(path)
 
 
@@ -126,13 +127,13 @@ def _adopt(
     frame: _Frame, values: Mapping[str, Any], target: Path, max_side: int, makers: dict[Lens, Undistorter]
 ) -> Camera:
     """Write one picture, without distortion, and return its camera."""
-    rgb = read_rgb(frame.picture)
+    rgb = read_stored(frame.picture)
     lens = _lens({**values, **frame.values}, rgb.shape[1], rgb.shape[0], frame.picture)
     width, height = bounded(lens.width, lens.height, max_side)
     rgb, lens = shrunk(rgb, max_side), lens.resized(width, height)
     white = None
     if frame.mask is not None:
-        white = cv2.resize(read_rgb(frame.mask)[..., 1], (width, height), interpolation=cv2.INTER_NEAREST)
+        white = cv2.resize(read_stored(frame.mask)[..., 1], (width, height), interpolation=cv2.INTER_NEAREST)
     fx, fy, cx, cy = lens.fx, lens.fy, lens.cx, lens.cy
     if not lens.plain:
         maker = makers.get(lens) or makers.setdefault(lens, undistorter(lens))

@@ -135,10 +135,15 @@ def decode(path: Path) -> Iterator[TimedPicture]:
 def _with_opencv(path: Path) -> Iterator[TimedPicture]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
-        index, first = 0, 0.0
+        index, first, last = 0, 0.0, 0.0
+        interval_s = 1 / (capture.get(cv2.CAP_PROP_FPS) or 30)
         while capture.grab():
             time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # right after grab, also for varying frame rates
-            first = time_s if index == 0 else first
+            if index == 0:
+                first = time_s
+            elif time_s <= last:  # a stream without a container has no times
+                time_s = last + interval_s
+            last = time_s
 
             def rgb() -> Picture:
                 done, bgr = capture.retrieve()

@@ -1,6 +1,5 @@
 """What a splat looks like, as files anybody can open: videos, depth maps, and the list of cameras."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tasks.names import as_name
 from tasks.splatting.cameras import Camera
 from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.rasterizer import Rasterizer, Rendered
@@ -97,7 +97,7 @@ def write_depth_maps(drawer: Drawer, cameras: Sequence[Camera], folder: Path) ->
         depths = drawer.draw(camera, with_depth=True).depths
         assert depths is not None, "asked for"
         values = depths.cpu().double().numpy()
-        name = f"{i:04}_{safe_name(camera.name)}"
+        name = f"{i:04}_{as_name(Path(camera.name).with_suffix('').as_posix())}"
         there = values > 0
         step = float(values.max(initial=0.0)) / 65535 or 1.0
         steps = np.where(there, np.maximum(np.round(values / step), 1), 0).astype(np.uint16)
@@ -142,11 +142,6 @@ def some(cameras: Sequence[Camera], most: int) -> list[Camera]:
     if len(cameras) <= most:
         return list(cameras)
     return [cameras[i] for i in np.round(np.linspace(0, len(cameras) - 1, most)).astype(int)]
-
-
-def safe_name(name: str) -> str:
-    """Return the name of a picture as one that every file system takes, without its suffix."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).with_suffix("").as_posix()).strip("_")[:80] or "picture"
 
 
 def _colored(depths: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -171,7 +171,11 @@ def test_of_many_sources_one_that_fails_does_not_stop_the_others(champion, pictu
         predict_many([pictures / "0.png", tmp_path / "absent", pictures / "1.png"], BY_ALIAS)
     runs = store.client().search_runs([store.client().get_experiment_by_name("predictions").experiment_id])
     assert [run.info.status for run in runs[: len(runs) - n_before]] == ["FINISHED"] * 2
-    both = predict_many([pictures / "0.png", pictures / "1.png"], BY_ALIAS)
+    copies = BY_ALIAS.model_copy(update={"save_path": tmp_path / "copies"})
+    both = predict_many([pictures / "0.png", pictures / "1.png"], copies)
+    for number, name in enumerate(("0.png", "1.png"), 1):
+        table = pd.read_csv(tmp_path / "copies" / f"{number:03}_{name}" / "predictions.csv")
+        assert [Path(path).name for path in table["path"]] == [name]
     assert [store.client().get_run(run_id).info.run_name for run_id in both] == ["predict-0.png", "predict-1.png"]
 
 

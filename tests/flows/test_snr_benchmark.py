@@ -1,6 +1,7 @@
 """The benchmark over SNRs on small models: what MLflow and Prefect hold afterwards, and what is refused."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.classification.models import build_model
 from tasks.classification.signal_params import MixParams, SpectrogramParams
 from tasks.classification.snr_params import SnrParams, SnrTrackParams
 from tasks.errors import ConfigError, DatasetError, WeightsError
+from tasks.names import as_name
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "yard_home")
 CLASSES = ["calm", "loud"]
@@ -110,6 +112,16 @@ def test_clean_recordings_are_mixed_and_graded(models, tmp_path):
     assert table["snr_db"].tolist() == [-5, 2.5]
     assert table["n_images"].tolist() == [4, 4]
     assert found.data.params["mix.snrs_db"] == "[-5.0, 2.5]"
+
+
+def test_a_colour_map_of_any_name_has_a_curve_of_its_own(pictures, models, tmp_path):
+    for path in pictures.iterdir():
+        for name in ("jet (1)", "caf\u00e9"):
+            shutil.copytree(path, tmp_path / path.name / name)
+    run = snr_benchmark(tmp_path, params(models[:1]))
+    keys = {key for key in store.client().get_run(run).data.metrics if key.startswith("accuracy/snr/")}
+    assert keys == {f"accuracy/snr/{as_name(name)}" for name in ("jet (1)", "caf\u00e9", "all")}
+    assert len(keys) == 3
 
 
 def test_folders_that_are_no_snr_are_refused(models, tmp_path):

@@ -68,3 +68,11 @@ def test_a_folder_without_images_is_refused(tmp_path, target):
 def test_a_missing_source_is_refused(tmp_path, target):
     with pytest.raises(DatasetError, match=r"found nothing.*gone$"):
         crop_tree(tmp_path / "gone", target, x=0, y=0, width=1, height=1)
+
+
+@pytest.mark.parametrize("name", ["picture", "a.jfif"])
+def test_a_picture_without_the_suffix_of_a_format_is_named(tmp_path, target, name):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
+    with pytest.raises(ImageError, match=rf"cannot write 5x5 pixels as .*, need one of .*\.jpg.*{name}$"):
+        crop_tree(tmp_path / name, target, x=0, y=0, width=5, height=5)

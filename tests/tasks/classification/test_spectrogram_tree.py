@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import cv2
 import numpy as np
@@ -47,6 +48,13 @@ def test_a_tree_keeps_its_structure(tmp_path, target):
 def test_one_recording_gives_its_pictures_at_the_top(tmp_path, target):
     finish(making_spectrograms(store(tmp_path / "a.iq"), target, SMALL))
     assert pictures(target) == ["a_f00.jpg", "a_f01.jpg"]
+
+
+def test_a_name_that_is_no_utf_8_comes_back_from_the_list_of_frames(tmp_path, target):
+    name = os.fsdecode(b"\xff\xfe.iq")
+    store(tmp_path / "iq" / name)
+    finish(making_spectrograms(tmp_path / "iq", target, SMALL))
+    assert name.encode("utf-8", "surrogateescape") in (target / "frames.csv").read_bytes()
 
 
 def test_progress_counts_pictures(tmp_path, target):

@@ -104,6 +104,16 @@ def test_rfuavs_json_names_both_stages(tmp_path):
     assert detect.weights == Path("d.pt")
 
 
+def test_the_json_counts_after_a_server_has_filled_in_every_field(tmp_path):
+    (tmp_path / "c.yaml").write_text("model: resnet101\nclass_names: {x: 0, y: 1}\n")
+    stage = {"weight_path": "c.pth", "cfg": str(tmp_path / "c.yaml")}
+    detect = write(tmp_path / "two.json", detector={"weight_path": "d.pt"}, classifier=stage)
+    whole = PredictParams.model_validate(PredictParams(device="cpu", batch_size=3).model_dump(mode="json"))
+    params, _ = from_two_stages(whole, DetectParams.model_validate(detect.model_dump(mode="json")))
+    assert (params.weights, params.model, params.class_names) == ("c.pth", "resnet101", ("x", "y"))
+    assert (params.device, params.batch_size) == ("cpu", 3)
+
+
 def test_without_a_json_nothing_changes():
     assert from_two_stages(PredictParams(), DetectParams()) == (PredictParams(), DetectParams())
 
@@ -113,6 +123,7 @@ def test_without_a_json_nothing_changes():
     [
         ({"detector": {"weight_path": "d.pt"}}, "found no classifier with a weight_path"),
         ({"classifier": {"weight_path": "c.pt"}}, "found no detector with a weight_path"),
+        ({"detector": {"weight_path": 7}}, "found no detector with a weight_path, a text"),
         (
             {"detector": {"model_name": "yolov5", "weight_path": "d.pt"}, "classifier": {"weight_path": "c.pt"}},
             "found the detector 'yolov5' in .*, need ssdlite320",

@@ -1,13 +1,15 @@
 """What a path means, and that what cannot be used is refused with one clear sentence before anything is loaded."""
 
-from itertools import islice
+import glob
+import json
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
 from tasks.classification.signal_params import SpectrogramParams
-from tasks.errors import ConfigError, DatasetError
+from tasks.errors import ConfigError, DatasetError, ImageError
 from tasks.inference.params import PrepareParams
 from tasks.inference.sources import jobs, open_source
 
@@ -47,6 +49,33 @@ def test_a_glob_is_what_it_matches(pictures):
     assert [path.name for path in open_source(pictures / "**" / "[45].png", RADIO).images] == ["4.png", "5.png"]
 
 
+def test_a_glob_finds_what_python_s_own_finds(pictures):
+    (pictures / ".hidden").mkdir()
+    for name in ("b/c/d.png", ".hidden/e.png", "b/.f.png"):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / name).write_bytes((pictures / "0.png").read_bytes())
+    for pattern in ("*", "*.png", "**", "**/*.png", "**/c/*", "b/**/d.png", "*/*/*.png", "./b/c/[a-d].png", "*/.f.png"):
+        wanted = {path for path in glob.glob(f"{pictures}/{pattern}", recursive=True) if path.endswith(".png")}
+        found = open_source(pictures / pattern, RADIO).images if wanted else ()
+        assert {str(path) for path in found} == {str(Path(path).resolve()) for path in wanted}, pattern
+
+
+def test_links_that_lead_in_circles_do_not_multiply_what_a_glob_finds(pictures):
+    for name in ("one", "two"):
+        (pictures / name).symlink_to(pictures)
+    assert len(open_source(pictures / "**" / "*.png", RADIO).images) == 6
+
+
+def test_a_recording_of_whole_numbers_or_with_sigmf_metadata_is_read(tmp_path):
+    samples = (3000 * np.random.default_rng(0).standard_normal(7000)).astype("<i2")
+    (tmp_path / "a.cs16").write_bytes(samples.tobytes())
+    (tmp_path / "b.sigmf-data").write_bytes(samples.tobytes())
+    told = {"global": {"core:datatype": "ci16_le", "core:sample_rate": 1e4}, "captures": []}
+    (tmp_path / "b.sigmf-meta").write_text(json.dumps(told))
+    for name in ("a.cs16", "b.sigmf-data", "b.sigmf-meta"):
+        assert made(tmp_path / name) == [(pytest.approx(0.1 * i), (32, 48, 3)) for i in range(3)]
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(pictures):
     (pictures / "0.png").rename(pictures / "a[1].png")
     assert open_source(pictures / "a[1].png", RADIO).kind == "image"
@@ -66,13 +95,18 @@ def test_a_recording_becomes_a_picture_per_frame(tmp_path):
     assert made(tmp_path / "a.iq") == [(pytest.approx(0.1 * i), (32, 48, 3)) for i in range(3)]
 
 
-def test_a_recording_is_read_as_its_frames_are_taken(tmp_path):
-    write_recording(tmp_path / "a.iq", seconds=2)
-    todo = jobs(open_source(tmp_path / "a.iq", RADIO), 1, RADIO, PrepareParams(), 32)
-    assert len(list(islice(todo, 2))) == 2
-    (tmp_path / "a.iq").write_bytes(b"")
-    with pytest.raises(DatasetError, match="the file shrank"):
-        list(todo)
+def test_a_frame_is_read_when_it_is_drawn_and_one_that_cannot_be_is_named_alone(tmp_path):
+    write_recording(tmp_path / "a.iq", seconds=0.5)
+    todo = list(jobs(open_source(tmp_path / "a.iq", RADIO), 1, RADIO, PrepareParams(), 32))
+    with (tmp_path / "a.iq").open("r+b") as file:
+        file.seek(8 * 1500)
+        file.write(np.array([np.nan], "<f4").tobytes())
+        file.truncate(8 * 4000)
+    assert [todo[i].pixels().shape for i in (0, 2, 3)] == [(32, 48, 3)] * 3
+    with pytest.raises(ImageError, match=r"NaN or infinite samples.*frame 1 of .*a\.iq"):
+        todo[1].pixels()
+    with pytest.raises(ImageError, match="the file shrank"):
+        todo[4].pixels()
 
 
 def test_a_recording_of_odd_length_is_refused(tmp_path):

@@ -1,9 +1,13 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tasks.classification.images import read_rgb
-from tasks.errors import DatasetError
+from tasks.errors import ConfigError, DatasetError
+from tasks.names import check_name
 from tasks.splatting.frames import extract_frames
 from tasks.splatting.params import FramesParams
 from tasks.splatting.photos import focal_35mm, photographs
@@ -27,12 +31,12 @@ def extract(source, target, **params):
     return events[-1], [event.text for event in events if isinstance(event, Note)]
 
 
-def test_all_photographs_are_taken_under_their_own_names(tmp_path):
+def test_all_photographs_are_taken_numbered_in_their_order(tmp_path):
     source = shoot(tmp_path / "in", ["b.png", "a.jpg", "c.tif", "notes.bmp"])
     (source / "readme.txt").write_text("hello")
     (source / ".hidden.jpg").write_bytes(b"")
     report, notes = extract(source, tmp_path / "out", n_frames=3000)
-    assert report.names == ("a.jpg", "b.jpg", "c.jpg", "notes.jpg")
+    assert report.names == ("00001_a.jpg", "00002_b.jpg", "00003_c.jpg", "00004_notes.jpg")
     assert sorted(path.name for path in report.images.iterdir()) == sorted(report.names)
     assert not notes
 
@@ -42,14 +46,39 @@ def test_numbers_in_names_count_by_their_value(tmp_path):
     assert [path.name for path in photographs(source)] == ["shot1.jpg", "shot9.jpg", "shot10.jpg"]
 
 
+def test_numbers_keep_neighbours_together_where_names_are_sorted_as_text(tmp_path):
+    report, _ = extract(shoot(tmp_path / "in", [f"{i}.jpg" for i in (1, 2, 9, 10, 11)]), tmp_path / "out")
+    assert sorted(report.names) == list(report.names)
+    assert [name[6:] for name in report.names] == ["1.jpg", "2.jpg", "9.jpg", "10.jpg", "11.jpg"]
+
+
+def test_whatever_a_photograph_is_called_its_copy_has_a_name_that_everybody_takes(tmp_path):
+    names = ["IMG_0001 (2).jpg", "k\u00fcche.jpg", "\u9e1f.jpg", os.fsdecode(b"\xff\xfe.jpg")]
+    report, _ = extract(shoot(tmp_path / "in", names), tmp_path / "out")
+    assert len(report.names) == 4
+    for name in report.names:
+        check_name("image", f"held_out/{Path(name).stem}")
+
+
+def test_a_link_out_of_the_allowed_roots_is_refused(tmp_path, monkeypatch):
+    outside, source = shoot(tmp_path / "elsewhere", ["a.jpg", "b.jpg", "c.jpg"]), tmp_path / "in"
+    source.mkdir()
+    for path in outside.iterdir():
+        (source / path.name).symlink_to(path)
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRAINYARD_ALLOWED_ROOTS", str(source))
+    with pytest.raises(ConfigError, match=r"\.jpg leads outside the allowed roots"):
+        photographs(source)
+
+
 def test_two_photographs_of_one_stem_stay_two(tmp_path):
     report, _ = extract(shoot(tmp_path / "in", ["a.jpg", "a.png", "b.jpg"]), tmp_path / "out")
-    assert report.names == ("a.jpg", "a.png.jpg", "b.jpg")
+    assert report.names == ("00001_a.jpg", "00002_a.jpg", "00003_b.jpg")
 
 
 def test_more_than_asked_for_are_thinned_evenly_and_said(tmp_path):
     report, notes = extract(shoot(tmp_path / "in", [f"{i:02}.jpg" for i in range(20)]), tmp_path / "out", n_frames=5)
-    assert report.names == ("02.jpg", "06.jpg", "10.jpg", "14.jpg", "18.jpg")
+    assert [name.partition("_")[2] for name in report.names] == ["02.jpg", "06.jpg", "10.jpg", "14.jpg", "18.jpg"]
     assert notes == ["5 of 20 photographs are taken, evenly chosen by name (n_frames)"]
 
 
@@ -66,11 +95,11 @@ def test_the_focal_length_stays_and_nothing_else_of_the_exif(tmp_path):
     exif.get_ifd(0x8769)[0xA405] = 28
     exif.get_ifd(0x8825)[1] = "N"
     report, _ = extract(shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"], exif=exif), tmp_path / "out")
-    with Image.open(report.images / "a.jpg") as image:
+    with Image.open(report.images / report.names[0]) as image:
         kept = image.getexif()
         assert set(kept) == {0x8769}
         assert dict(kept.get_ifd(0x8769)) == {0xA405: 28}
-    assert focal_35mm(report.images / "a.jpg") == 28
+    assert focal_35mm(report.images / report.names[0]) == 28
 
 
 def test_a_photograph_without_exif_has_no_focal_length(tmp_path):
@@ -97,7 +126,7 @@ def test_a_black_photograph_is_left_out_and_said(tmp_path):
     source = shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"])
     Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(source / "d.jpg")
     report, notes = extract(source, tmp_path / "out")
-    assert report.names == ("a.jpg", "b.jpg", "c.jpg")
+    assert report.names == ("00001_a.jpg", "00002_b.jpg", "00003_c.jpg")
     assert notes == ["left out, black: d.jpg"]
 
 

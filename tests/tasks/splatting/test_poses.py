@@ -9,18 +9,20 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from tasks.classification.images import read_rgb, write_jpeg
 from tasks.closing import sweep
 from tasks.errors import DatasetError
-from tasks.splatting.colmap_job import FEATURES, LOG, MATCHES, MODELS
+from tasks.splatting.colmap_job import FEATURES, LOG, MATCHES, MODELS, UNDISTORTED
 from tasks.splatting.demo_render import make_room, render
 from tasks.splatting.demo_scene import demo_cameras
 from tasks.splatting.inputs import adopt
 from tasks.splatting.params import PosesParams
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.poses import find_poses
-from tasks.splatting.scene import read_scene
+from tasks.splatting.scene import load_picture, read_scene
+from tasks.splatting.scene_report import write_pose_report
 from tasks.splatting.similarity import align
 from tasks.splatting.stage_events import StageProgress
 
@@ -207,6 +209,49 @@ def test_a_colmap_model_that_is_there_already_is_taken_over(found, pictures, tmp
     scene = read_scene(report.scene)
     assert max(scene.views[0].camera.width, scene.views[0].camera.height) == 160
     np.testing.assert_allclose(scene.centers, read_scene(found[0][-1].scene).centers, atol=1e-9)
+
+
+RENAME = """
+import sys, pycolmap
+source, target, prefix = sys.argv[1:]
+model = pycolmap.Reconstruction(source)
+for number in model.reg_image_ids():
+    model.image(number).name = prefix + model.image(number).name
+model.write(target)
+"""
+
+
+def renamed(found, pictures, source, prefix, **save):
+    """Write the model that was found, with its pictures under other names, and return how it is taken over."""
+    (source / "images").mkdir(parents=True)
+    (source / "sparse" / "0").mkdir(parents=True)
+    command = [sys.executable, "-c", RENAME, found[1] / MODELS / "0", source / "sparse" / "0", prefix]
+    subprocess.run(list(map(str, command)), check=True)  # not here: pycolmap takes SIGTERM over
+    for path in pictures.iterdir():
+        target = source / "images" / f"{prefix}{path.name}"
+        target.parent.mkdir(exist_ok=True)
+        with Image.open(path) as image:
+            image.save(target, **save)
+    return adopt(source, source / "poses", 160)
+
+
+def test_pictures_of_a_model_may_lie_in_folders_and_say_how_they_were_held(found, pictures, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a telephone held upright; the model's cameras are of the pixels as stored
+    events = list(renamed(found, pictures, tmp_path / "in", "cam1/", exif=exif))
+    report = events[-1]
+    assert (report.registered, report.total, report.missing) == (N, N, ())
+    view = read_scene(report.scene).views[0]
+    assert load_picture(view, 160).rgb.shape == (view.camera.height, view.camera.width, 3)
+    with Image.open(view.picture) as image:
+        assert not image.getexif()
+    assert len(write_pose_report(report, tmp_path / "no frames", tmp_path / "report")) == 2
+
+
+def test_a_model_that_names_pictures_elsewhere_is_refused(found, pictures, tmp_path):
+    with pytest.raises(DatasetError, match=r"names the picture '\.\./elsewhere/.*', which leads out of"):
+        list(renamed(found, pictures, tmp_path / "in", "../elsewhere/"))
+    assert not (tmp_path / "in" / "poses" / UNDISTORTED).exists()
 
 
 def test_pictures_of_two_sizes_are_taken_as_two_cameras(pictures, tmp_path):

@@ -57,6 +57,12 @@ def test_a_random_start_fills_the_cube_and_needs_no_points():
     assert 2.5 < float(found.means.abs().max()) <= 3.0
 
 
+def test_without_any_point_the_start_is_a_random_one():
+    nothing = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+    given, without = chosen(init_type="random", init_num_pts=500), chosen(init_type="sfm", init_num_pts=500)
+    assert torch.equal(start_gaussians(*nothing, 1.5, given).means, start_gaussians(*nothing, 1.5, without).means)
+
+
 @pytest.mark.parametrize(
     ("points", "reason"),
     [(np.zeros((3, 3), np.float32), "found 3 point"), (np.ones((9, 3), np.float32), "at one place")],

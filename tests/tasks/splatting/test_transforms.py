@@ -4,9 +4,10 @@ import math
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.classification.images import read_rgb, write_jpeg
-from tasks.errors import DatasetError
+from tasks.errors import ConfigError, DatasetError
 from tasks.splatting.demo_scene import looking_at
 from tasks.splatting.inputs import adopt
 from tasks.splatting.pose_facts import PoseReport
@@ -102,6 +103,31 @@ def test_points_are_read_and_their_lack_is_said(tmp_path):
     scene, events = adopted(source, tmp_path / "out2")
     np.testing.assert_array_equal(scene.points, [[1, 2, 3]])
     assert not any(isinstance(event, Note) for event in events)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pixels_stay_as_they_are_stored_whatever_exif_says(tmp_path, orientation):
+    source, exif = write(tmp_path / "in"), Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((H, W, 3), np.uint8)
+    pixels[: H // 4, : W // 4] = 255
+    for path in (source / "images").iterdir():
+        Image.fromarray(pixels).save(path, exif=exif)
+    scene, _ = adopted(source, tmp_path / "out")
+    rgb = load_picture(scene.views[0], 1000).rgb
+    assert rgb.shape == (H, W, 3)
+    assert rgb[:8, :8].min() > 200
+    assert rgb[H // 2 :].max() < 50
+
+
+def test_a_link_out_of_the_allowed_roots_is_refused(tmp_path, monkeypatch):
+    source = write(tmp_path / "in")
+    (source / "images").rename(tmp_path / "elsewhere")
+    (source / "images").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRAINYARD_ALLOWED_ROOTS", str(source))
+    with pytest.raises(ConfigError, match=r"f0\.jpg leads outside the allowed roots"):
+        adopted(source, tmp_path / "out")
 
 
 def test_masks_come_with_their_pictures(tmp_path):

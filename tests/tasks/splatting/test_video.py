@@ -83,6 +83,12 @@ def test_high_dynamic_range_is_told_by_its_transfer_curve(tmp_path, color_trc, n
     assert probe(path).hdr == name
 
 
+def test_a_stream_without_a_container_has_the_times_of_its_rate(tmp_path):
+    path = film(tmp_path / "a.h264", 12, moving, rate=25)
+    times = [picture.time_s for picture in decode(path)]
+    assert times == pytest.approx([index / 25 for index in range(12)], abs=2e-3)
+
+
 def test_a_file_without_its_index_is_called_truncated(tmp_path):
     path = film(tmp_path / "a.mp4", 30, moving)
     path.write_bytes(path.read_bytes()[:2000])

@@ -11,7 +11,7 @@ import torch
 from tasks.errors import StorageError
 from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.paths import turntable
-from tasks.splatting.videos import Drawer, safe_name, some, write_cameras, write_depth_maps, write_video
+from tasks.splatting.videos import Drawer, some, write_cameras, write_depth_maps, write_video
 from tests.tasks.splatting.export_scene import looking, rasterizer, ring, splat
 
 
@@ -120,14 +120,6 @@ def test_the_list_of_cameras_is_that_of_3dgs(tmp_path):
 def test_nothing_of_the_drawing_is_in_a_graph(drawer):
     drawer.gaussians.means.requires_grad_()
     assert not drawer.draw(ring(1)[0]).colors.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("a b/c:d.jpg", "a_b_c_d"), ("../../etc/x.png", "etc_x"), ("\u3042.jpg", "picture"), ("x" * 200, "x" * 80)],
-)
-def test_names_of_files_are_safe(name, expected):
-    assert safe_name(name) == expected
 
 
 def test_some_of_many_are_even_and_have_both_ends():
