@@ -16,6 +16,7 @@ import yaml
 from deployments.environment import ROOT
 from deployments.programs import POOL_IS_THERE
 from deployments.services import START_LIMIT_S, ServiceError, healthy
+from gpu_pools.names import host_name
 from gpu_pools.probe import get_probe, visible
 from gpu_pools.queues import POOL, POOL_TYPE, host_queues
 from tasks.errors import ConfigError, TrainyardError
@@ -109,7 +110,7 @@ async def ensure_queues(client: Any) -> None:
 
     gpus = visible(get_probe().devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))  # as the worker sees them
     known = {queue.name for queue in await client.read_work_queues(work_pool_name=POOL)}
-    for queue, limit in host_queues(gpus).items():
+    for queue, limit in host_queues(gpus, host_name()).items():
         if queue.name not in known:
             try:
                 await client.create_work_queue(name=queue.name, work_pool_name=POOL, concurrency_limit=limit)

@@ -13,6 +13,9 @@ from gpu_pools.queues import KINDS, POOL, Kind, parse_device
 from tasks.errors import ConfigError
 from tasks.workspace import home, storage_errors
 
+_MOST = 1000
+"""Runs at once on a device; the server takes no number of any size."""
+
 
 def cancel(api: Api, run: Json) -> str:
     """Ask for the end of a run and return what becomes of it.
@@ -132,7 +135,10 @@ def set_priority(api: Api, run: Json, priority: int) -> list[Json]:
 
 
 def read_limits(api: Api) -> list[Json]:
-    """Return device, kind, queue, limit (None: none of its own), running and paused for every queue of the pool."""
+    """Return device, kind, queue, limit (None: none of its own) and paused for every queue of the pool.
+
+    Without the hosts' own queues, as long as nobody has given them a limit of their own.
+    """
     queues = read_queues(api)
     order = sorted(queues, key=lambda queue: (queue.host or "", queue.device == "cpu", queue.device, queue.kind))
     return [
@@ -144,6 +150,7 @@ def read_limits(api: Api) -> list[Json]:
             "paused": queues[queue]["is_paused"],
         }
         for queue in order
+        if queue.host is None or queues[queue]["concurrency_limit"] is not None or queues[queue]["is_paused"]
     ]
 
 
@@ -175,7 +182,10 @@ def _limits(assignments: Sequence[str]) -> Mapping[Kind, int]:
     for assignment in assignments:
         name, _, value = assignment.partition("=")
         kind: Any = next((kind for kind in KINDS if kind == name), None)
-        if kind is None or not value.isdigit():
-            raise ConfigError(f"found {assignment!r}, need KIND=NUMBER such as training=2; kinds: {', '.join(KINDS)}")
+        if kind is None or not value.isdecimal() or int(value) > _MOST:
+            raise ConfigError(
+                f"found {assignment!r}, need KIND=NUMBER such as training=2, from 0 to {_MOST}; kinds: "
+                f"{', '.join(KINDS)}"
+            )
         limits[kind] = int(value)
     return limits

@@ -108,7 +108,7 @@ def devices(as_json: Json = False) -> None:
 
 
 def _print_devices(as_json: bool = False) -> None:
-    from deployments.api import api_url
+    from deployments.api import connect
     from deployments.devices import device_views, lines
     from deployments.queries import queue_counts
     from deployments.services import ServiceError
@@ -117,7 +117,8 @@ def _print_devices(as_json: bool = False) -> None:
     counts: list[QueueCount] = []
     unknown = ""
     try:
-        counts = queue_counts(api_url())
+        with connect() as api:
+            counts = queue_counts(api.call)
     except (ConfigError, ServiceError) as exc:  # the devices are there all the same
         unknown = str(exc)
     views = device_views(counts)

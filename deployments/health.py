@@ -6,9 +6,10 @@ from typing import Any
 
 from deployments.pidfile import identity, supervisor
 from deployments.postgres_keeper import postgres_keeper
-from deployments.queries import QueueCount, ask, online_workers, queue_counts
+from deployments.queries import QueueCount, ask, asking, online_workers, queue_counts
 from deployments.services import ServiceError, healthy, log_file, tail
 from deployments.stack import stack_record
+from gpu_pools.names import worker_label
 from tasks.database import postgres_record, uses_postgres
 from tasks.workspace import home
 
@@ -124,10 +125,10 @@ def _database() -> dict[str, Any]:
 def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHealth], list[QueueCount]]:
     api = f"{record['prefect']}/api"
     try:
-        online, queues = online_workers(api), queue_counts(api)
+        online, queues = online_workers(api), queue_counts(asking(api))
     except ServiceError as exc:  # it has died in between; the rest is worth showing
         faults.append(str(exc))
         return [], []
-    here: dict[str, int] = record.get("workers", {})
+    here = {worker_label(name): pid for name, pid in record.get("workers", {}).items()}
     names = sorted({*here, *online})
     return [WorkerHealth(name, name in online, here.get(name)) for name in names], queues

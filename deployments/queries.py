@@ -10,12 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.services import ServiceError
-from gpu_pools.queues import POOL
+from gpu_pools.queues import POOL, QueueError, parse_queue
 
+_PAGE = 200  # the most the server gives at once
 _WAITING = ["SCHEDULED"]
 _RUNNING = ["PENDING", "RUNNING", "CANCELLING"]
 
 Request = tuple[str, str, Any]
+Ask = Callable[[str, str, Any], Any]
+"""(method, path, body) -> the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,20 @@ class QueueCount:
     paused: bool
     waiting: int
     running: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is a host's own queue, which stands beside the one without its name, and nobody has used it."""
+        used = self.waiting or self.running or self.paused or self.limit is not None
+        return not used and is_own(self.queue)
+
+
+def is_own(name: str) -> bool:
+    """Return whether a queue carries the name of a host."""
+    try:
+        return parse_queue(name).host is not None
+    except QueueError:
+        return False
 
 
 def ask(url: str, *requests: Request) -> list[Any]:
@@ -60,30 +77,38 @@ def _parsed(text: str) -> Any:
         return text  # MLflow's version is no JSON
 
 
-def queue_counts(api: str) -> list[QueueCount]:
-    """Return the queues of the pool, by name; empty before there is a pool.
+def asking(url: str) -> Ask:
+    """Return how to ask a server of this machine."""
+    return lambda *request: ask(url, request)[0]
+
+
+def queue_counts(call: Ask) -> list[QueueCount]:
+    """Return the queues of the pool, by name, without those that mean nothing: a host's own, never used; empty before
+    there is a pool.
 
     Args:
-        api: address of Prefect's API.
+        call: asks Prefect's API.
 
     Raises:
         ServiceError: it does not answer.
     """
-    (pools,) = ask(api, ("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}))
+    pools = call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
     if not pools:
         return []
-    (queues,) = ask(api, ("POST", f"/work_pools/{POOL}/queues/filter", {"limit": 200}))
+    queues: list[Any] = []
+    while page := call("POST", f"/work_pools/{POOL}/queues/filter", {"limit": _PAGE, "offset": len(queues)}):
+        queues += page
     # Runs that a schedule has made for later do not wait yet.
     due = {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
     counts: list[int] = []
     for types, when in ((_WAITING, due), (_RUNNING, {})):
         body = _in_pool({"state": {"type": {"any_": types}}, **when})
-        counts += ask(api, *(("POST", "/flow_runs/count", body(queue["name"])) for queue in queues))
+        counts += [call("POST", "/flow_runs/count", body(queue["name"])) for queue in queues]
     shown = [
         QueueCount(queue["name"], queue["concurrency_limit"], queue["is_paused"], waiting, running)
         for queue, waiting, running in zip(queues, counts[: len(queues)], counts[len(queues) :], strict=True)
     ]
-    return sorted(shown, key=lambda count: count.queue)
+    return sorted((count for count in shown if not count.idle), key=lambda count: count.queue)
 
 
 def _in_pool(flow_runs: dict[str, Any]) -> Callable[[str], dict[str, Any]]:

@@ -213,8 +213,14 @@ def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
     except QueueError:
         host, device = None, ""
     queue = Queue(device, kind, host)
-    if queue not in queues:
-        have = ", ".join(sorted(other.label for other in queues if other.kind == kind)) or "none"
+    # The server makes a queue for any name that a run comes with; one that a host has made says which host.
+    real = {other for other in queues if other.host or not other.pinned}
+    real |= {Queue(other.device, other.kind) for other in real}
+    if queue not in queues or queue not in real:
+        hosts = {other.host for other in queues if other.host}
+        named = {other for other in real & queues.keys() if other.kind == kind}
+        shown = {other.label for other in named if not other.host or len(hosts) > 1}
+        have = ", ".join(sorted(shown)) or "none"
         raise GpuError(f"found no device {asked!r} for {kind}, have: {have}")
     return queue
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -21,7 +21,7 @@ from gpu_pools.ready import Ready
 from gpu_pools.server import Run, Server, ended, waiting
 from gpu_pools.undertaker import Undertaker
 from gpu_pools.waitlist import WaitList
-from tasks.errors import ConfigError, TrainyardError
+from tasks.errors import ConfigError, StorageError, TrainyardError
 from tasks.workspace import run_dir
 
 logger = logging.getLogger("trainyard.worker")
@@ -97,12 +97,19 @@ class Dispatcher:
             self._note_intruders()
             self._cleaner.look()
             if self._complained:
-                logger.info("Prefect's server answers again")
+                logger.info("all goes on")
                 self._complained = False
         except httpx.HTTPError as exc:
-            if not self._complained:
-                logger.warning("Prefect's server does not answer (%s); runs go on, nothing starts", exc)
-                self._complained = True
+            refused = isinstance(exc, httpx.HTTPStatusError) and exc.response.status_code < 500
+            what = "refuses" if refused else "does not answer"
+            self._complain(f"Prefect's server {what} ({exc}); runs go on, nothing starts")
+        except StorageError as exc:
+            self._complain(f"{exc}; runs go on, nothing starts")
+
+    def _complain(self, text: str) -> None:
+        if not self._complained:
+            logger.warning("%s", text)
+            self._complained = True
 
     def _heartbeat(self) -> None:
         if self._clock() - self._beat >= HEARTBEAT_S:
@@ -127,6 +134,7 @@ class Dispatcher:
         if not due:
             return
         mine, queues = [], self._host.queues(self._server)
+        waits: list[tuple[Run, Wait]] = []
         for run in due:
             try:
                 queue = parse_queue(run.queue)
@@ -135,29 +143,51 @@ class Dispatcher:
                 continue
             if self._host.serves(queue):
                 mine.append((run, queue))
-            elif unknown := self._host.unknown_host(queue, self._server):
-                self._refuse(run, unknown)
-        if mine:
-            self._decide(mine, queues)
+                continue
+            here, text = self._host.known_host(queue, self._server)
+            if not here:
+                self._refuse(run, text)
+            elif text:
+                waits.append((run, Wait(run.id, text)))
+        decisions = self._decisions(mine, queues) if mine else []
+        self._tell_news([*waits, *decisions], len(due))
+        for gone in self._said.keys() - {run.id for run in due}:
+            del self._said[gone]
 
-    def _decide(self, mine: list[tuple[Run, Queue]], queues: Queues) -> None:
-        runs = {run.id: run for run, _ in mine}
-        asked = [self._host.asks(run, queue) for run, queue in mine]
-        decisions = place(asked, self._host.devices(queues), host=self._host.name, now=self._clock())
-        telling: list[tuple[Run, Wait | Refuse]] = []
-        for decision in decisions:
-            run = runs[decision.run_id]
+    def _decisions(self, mine: list[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Wait | Refuse]]:
+        """Start what may start; return why the rest does not."""
+        devices = self._host.devices(queues)
+        starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
+        runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
+        asked = [self._host.asks(run, queue) for run, queue in runs.values()]
+        room, closed = self._host.pool_room(self._server)
+        left: list[tuple[Run, Wait | Refuse]] = []
+        for decision in place(asked, devices, host=self._host.name, now=self._clock()):
+            run, queue = runs[decision.run_id]
             match decision:
                 case Start(uuid=uuid):
-                    self._start(run, uuid, queues)
+                    if room > 0 or (queue.kind == "pipeline" and not closed.endswith("paused")):
+                        room -= queue.kind != "pipeline"
+                        self._start(run, uuid, queues)
+                    else:
+                        left.append((run, Wait(run.id, closed)))
                 case Refuse():
-                    if self._host.hosts(self._server) == {self._host.name}:  # else another one may have the device
-                        telling.append((run, decision))
-                case Wait() if _refuses(run) or self._is_news(run, decision, len(mine)):
-                    telling.append((run, decision))
-        self._tell(telling[:_SENTENCES_PER_TICK])
-        for gone in self._said.keys() - runs.keys():
-            del self._said[gone]
+                    missing = self._host.elsewhere(queue, queues, self._server)
+                    if missing is None:
+                        left.append((run, decision))
+                    elif missing:
+                        left.append((run, Wait(run.id, missing)))
+                case Wait():
+                    left.append((run, decision))
+        return left
+
+    def _tell_news(self, decisions: Sequence[tuple[Run, Wait | Refuse]], n_waiting: int) -> None:
+        news = [
+            (run, decision)
+            for run, decision in decisions
+            if isinstance(decision, Refuse) or _refuses(run) or self._is_news(run, decision, n_waiting)
+        ]
+        self._tell(news[:_SENTENCES_PER_TICK])
 
     def _refuse(self, run: Run, reason: str) -> None:
         self._waitlist.drop(run.id)
@@ -192,41 +222,44 @@ class Dispatcher:
 
     def _start(self, run: Run, uuid: str, queues: Queues) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
-        queue = parse_queue(run.queue)
         try:
-            limit_s = parse_duration(run.job_variables["time_limit"]) if run.job_variables.get("time_limit") else None
+            limit_s = _limit_s(run)
         except ConfigError as exc:
             self._refuse(run, f"time_limit: {exc}")
             return
-        lease = self._host.take(self._host.asks(run, queue), uuid, queues)
-        if lease is None:
-            return  # somebody else was faster
-        run_lock = launch.lock_run(run.id)
-        if run_lock is None:
-            lease.release()  # a process of it still lives
-            return
-        attempt, spent_s = launch.read_attempt(run.id)
-        entry = Entry(
-            *(run.id, run.name, lease.holder.owner, run.queue, lease.holder.device, uuid, lease.holder.number),
-            phase="claimed",
-            attempt=attempt,
-            began=self._clock(),
-            limit_s=limit_s,
-            spent_s=spent_s,
-        )
+        lease = run_lock = None
         try:
-            self._launch(run, entry, lease, run_lock)
+            lease = self._host.take(self._host.asks(run, parse_queue(run.queue)), uuid, queues)
+            if lease is None:
+                return  # somebody else was faster
+            run_lock = launch.lock_run(run.id)
+            if run_lock is None:
+                lease.release()  # a process of it still lives
+                return
+            attempt, spent_s = launch.read_attempt(run.id)
+            entry = Entry(
+                *(run.id, run.name, lease.holder.owner, run.queue, lease.holder.device, uuid, lease.holder.number),
+                phase="claimed",
+                attempt=attempt,
+                began=self._clock(),
+                limit_s=limit_s,
+                spent_s=spent_s,
+            )
+            try:
+                self._launch(run, entry, lease, run_lock)
+            except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
+                lease.release()
+                self._runs.add(entry, None, None)
+                raise
+            self._waitlist.drop(run.id)
         except TrainyardError as exc:  # its own folder cannot be written, say
-            lease.release()
+            if lease is not None:
+                lease.release()
             self._ledger.remove(run.id)
             self._refuse(run, str(exc))
-        except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
-            lease.release()
-            self._runs.add(entry, None, None)
-            raise
         finally:
-            os.close(run_lock)
-            self._waitlist.drop(run.id)
+            if run_lock is not None:
+                os.close(run_lock)
 
     def _launch(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
         # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
@@ -266,6 +299,17 @@ class Dispatcher:
 
 def _env(variables: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
+
+
+def _limit_s(run: Run) -> float | None:
+    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its halves'.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    asked = run.job_variables.get("time_limit")
+    seconds = parse_duration(asked) if asked else None
+    return None if parse_queue(run.queue).kind == "pipeline" else seconds
 
 
 def _refuses(run: Run) -> bool:

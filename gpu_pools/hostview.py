@@ -2,6 +2,7 @@
 
 import getpass
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,9 @@ import psutil
 from gpu_pools import lease
 from gpu_pools.placement import DeviceState, Waiting
 from gpu_pools.probe import Device, GpuProcess, Probe, foreign, visible
-from gpu_pools.queues import Kind, Queue, default_limit, default_priority, host_queues
+from gpu_pools.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, parse_queue
 from gpu_pools.server import QueueState, Run, Server
+from tasks.errors import ConfigError, GpuError
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -40,7 +42,9 @@ class HostView:
         }
         self._queues: tuple[float, Queues] = (float("-inf"), {})
         self._told_of_containers = False
-        self._workers: tuple[float, list[str]] = (float("-inf"), [])
+        self._workers: tuple[float, Mapping[str, bool]] = (float("-inf"), {})
+        self._pool: tuple[float, QueueState] = (float("-inf"), QueueState(POOL, None, False))
+        self._silent: set[str] = set()
 
     @property
     def tags(self) -> list[str]:
@@ -56,9 +60,12 @@ class HostView:
         return max(1, cores // at_once)
 
     def ensure_queues(self, server: Server) -> None:
-        """Make the queues of these devices that are missing, with their default limits."""
+        """Make the queues of these devices that are missing, with their default limits.
+
+        Those with this host's name have none of their own. They are how the others know what devices it has.
+        """
         known = {queue.name for queue in server.queues()}
-        for queue, limit in host_queues(list(self._gpus.values())).items():
+        for queue, limit in host_queues(list(self._gpus.values()), self.name).items():
             if queue.name not in known:
                 server.create_queue(queue.name, limit)
 
@@ -91,28 +98,83 @@ class HostView:
         held = lease.holders()
         found: dict[str, list[tuple[str, str]]] = {}
         for holder in held:
-            if holder.uuid in self._gpus:
+            device = self._read(holder.uuid) if holder.uuid in self._gpus else None
+            if isinstance(device, Device):
                 when = f", {holder.progress.unit} {holder.progress.epoch}" if holder.progress else ""
-                processes = self._foreign(self._probe.device(holder.uuid), held)
+                processes = self._foreign(device, held)
                 found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
         return found
+
+    def _read(self, uuid: str) -> Device | str:
+        """Return a GPU as it is now, or why it does not answer: the others work on without one that is lost."""
+        try:
+            device = self._probe.device(uuid)
+        except GpuError as exc:
+            if uuid not in self._silent:
+                logger.error("%s takes no runs: %s", self._gpus[uuid].tag, exc)
+            self._silent.add(uuid)
+            return str(exc)
+        self._silent.discard(uuid)
+        return device
 
     def serves(self, queue: Queue) -> bool:
         """Return whether runs of a queue are for this host."""
         return queue.host in {None, self.name}
 
-    def unknown_host(self, queue: Queue, server: Server) -> str | None:
-        """Return what to say of a queue whose host has no worker, None if it has one."""
-        hosts = self.hosts(server)
-        if queue.host in hosts:
-            return None
-        return f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(hosts))}"
+    def known_host(self, queue: Queue, server: Server) -> tuple[bool, str]:
+        """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
+        online = self._online(server)
+        if queue.host not in online:
+            return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"
+        return True, "" if online[queue.host] else f"{queue.label} waits for a worker on {queue.host}: none is online"
 
-    def hosts(self, server: Server) -> set[str]:
-        """Return the hosts that have, or had, a worker: a worker is called HOST or HOST:NAME."""
+    def elsewhere(self, queue: Queue, queues: Queues, server: Server) -> str | None:
+        """Return why a run waits for a device that this host lacks; None: nobody has it, "": a host that is online has.
+
+        Args:
+            queue: of the run.
+            queues: all of them; those with a host's name say what devices it has.
+            server: knows which hosts are online.
+        """
+        if queue.host == self.name:
+            return None
+        online, found = self._online(server), set[str]()
+        for name in queues:
+            try:
+                other = parse_queue(name)
+            except ConfigError:
+                continue  # `default`, and those that somebody made for himself
+            if other.host in online and other.host != self.name and other.kind == queue.kind:
+                same = other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
+                found |= {other.host} if same else set()
+        if not found:
+            return None
+        if any(online[host] for host in found):
+            return ""
+        return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
+
+    def pool_room(self, server: Server) -> tuple[float, str]:
+        """Return how many more runs the whole pool takes, pipelines not counted, and why no more than that."""
+        if self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
+            self._pool = (self._clock(), server.pool())
+        pool = self._pool[1]
+        if pool.paused:
+            return 0, f"work pool {POOL} is paused"
+        if pool.limit is None:
+            return math.inf, ""
+        under_way = server.in_state("PENDING", "RUNNING", "CANCELLING")
+        n_runs = sum(not run.queue.endswith(".pipeline") for run in under_way)
+        return max(0, pool.limit - n_runs), f"the limit of work pool {POOL} is {pool.limit} runs at once"
+
+    def _online(self, server: Server) -> dict[str, bool]:
+        """Return the hosts that have, or had, a worker (HOST or HOST:NAME), and whether one is online."""
         if self._clock() - self._workers[0] >= _WORKERS_EVERY_S:
             self._workers = (self._clock(), server.workers())
-        return {name.partition(":")[0] for name in self._workers[1]} | {self.name}
+        hosts = {self.name: True}
+        for name, online in self._workers[1].items():
+            host = name.partition(":")[0]
+            hosts[host] = online or hosts.get(host, False)
+        return hosts
 
     def asks(self, run: Run, queue: Queue) -> Waiting:
         """Return a waiting run as placement wants it."""
@@ -159,7 +221,8 @@ class HostView:
         return str(run.job_variables.get("owner") or f"{getpass.getuser()}@{self.name}")
 
     def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
-        device = self._probe.device(uuid)
+        read = self._read(uuid)
+        device = self._gpus[uuid] if isinstance(read, str) else read
         return DeviceState(
             tag=device.tag,
             uuid=uuid,
@@ -170,6 +233,7 @@ class HostView:
             utilisation_percent=device.utilisation_percent,
             foreign=self._foreign(device, held),
             paused=paused,
+            fault=read if isinstance(read, str) else None,
         )
 
     def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:

@@ -10,7 +10,7 @@ from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry
 from gpu_pools.probe import Device, environment
 from gpu_pools.supervise import MARK
-from tasks.workspace import home, run_dir, storage_errors, try_lock
+from tasks.workspace import home, run_dir, storage_errors, try_lock, write_atomic
 
 DEVICE = "TRAINYARD_DEVICE"
 """Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""
@@ -100,17 +100,21 @@ def output_file(run_id: str) -> Path:
 
 
 def read_attempt(run_id: str) -> tuple[int, float]:
-    """Return which attempt comes next, 1 for the first, and how many seconds the earlier ones ran."""
+    """Return which attempt comes next, 1 for the first, and how many seconds the earlier ones ran.
+
+    A damaged file counts as none: the run would never be started again else.
+    """
     path = run_dir(run_id) / "attempt"
-    number, _, spent = path.read_text().partition(" ") if path.is_file() else ("1", "", "")
-    return int(number), float(spent or 0)
+    try:
+        number, _, spent = path.read_text().partition(" ")
+        return int(number), float(spent or 0)
+    except (FileNotFoundError, ValueError):
+        return 1, 0.0
 
 
 def write_attempt(run_id: str, attempt: int, spent_s: float) -> None:
     """Remember which attempt comes next and how long those before ran, for any worker on this home."""
-    path = run_dir(run_id) / "attempt"
-    with storage_errors(path):
-        path.write_text(f"{attempt} {spent_s:.1f}")
+    write_atomic(run_dir(run_id) / "attempt", f"{attempt} {spent_s:.1f}".encode())
 
 
 def time_spent(run_id: str, began: float) -> float:

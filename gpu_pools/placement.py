@@ -48,6 +48,7 @@ class DeviceState:
     utilisation_percent: int | None
     foreign: tuple[GpuProcess, ...]  # processes that are no run of ours
     paused: frozenset[str]  # names of queues
+    fault: str | None = None  # why it does not answer; it takes no runs then
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,9 @@ def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
 def _has_room(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
     held = sum(holder.kind == kind for holder in device.holders)
     held += sum(run.queue.kind == kind for run in facts.starting[device.uuid])
-    return held < device.limits.get(kind, 0) and not device.foreign and not _paused(device, kind, facts)
+    if device.fault or device.foreign or _paused(device, kind, facts):
+        return False
+    return held < device.limits.get(kind, 0)
 
 
 def _paused(device: DeviceState, kind: Kind, facts: _Facts) -> str | None:
@@ -185,6 +188,8 @@ def _taken(device: DeviceState, kind: Kind, facts: _Facts) -> str:
     """Return why a device takes no run of a kind now."""
     if name := _paused(device, kind, facts):
         return f"queue {name} is paused"
+    if device.fault:
+        return f"{device.tag} does not answer: {device.fault}"
     if device.foreign:
         return _foreign(device)
     limit = device.limits.get(kind, 0)

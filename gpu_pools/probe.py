@@ -1,6 +1,7 @@
 """The devices of this host: what they are, how busy they are, and which one a name means."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,8 @@ __all__ = [
     "resolve_device",
     "visible",
 ]
+
+logger = logging.getLogger("trainyard.worker")
 
 _MIB = 2**20
 
@@ -51,15 +54,25 @@ class NvmlProbe:
         """Return every GPU that answers.
 
         Raises:
-            GpuError: the driver is there but refuses, as after an upgrade without a restart.
+            GpuError: the driver is there but refuses, as after an upgrade without a restart, or no GPU answers.
         """
         if not self._open():
             return []
         try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            return [_read(handle) for handle in handles]
+            n_gpus = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as exc:
             raise GpuError(f"cannot read the GPUs of this host: NVIDIA's driver says {exc}") from exc
+        found, faults = [], []
+        for index in range(n_gpus):
+            try:
+                found.append(_read(pynvml.nvmlDeviceGetHandleByIndex(index)))
+            except pynvml.NVMLError as exc:
+                faults.append(f"GPU {index}: NVIDIA's driver says {exc}")
+        if faults and not found:
+            raise GpuError(f"cannot read the GPUs of this host: {'; '.join(faults)}")
+        for fault in faults:
+            logger.error("left out: %s", fault)
+        return found
 
     def device(self, uuid: str) -> Device:
         """Return the GPU `uuid`.

@@ -111,11 +111,14 @@ def default_priority(kind: Kind) -> int:
     return _PRIORITIES[kind]
 
 
-def host_queues(devices: Sequence[Device]) -> dict[Queue, int | None]:
+def host_queues(devices: Sequence[Device], host: str) -> dict[Queue, int | None]:
     """Return every queue of a host with its default limit; None: `cuda` has none, its GPUs have.
+
+    A device has one limit for its two queues, with the host's name and without; the one with the name goes before.
 
     Args:
         devices: the GPUs of the host.
+        host: its name.
     """
     queues: dict[Queue, int | None] = {Queue("cuda", kind): None for kind in _GPU_KINDS}
     for device in devices:
@@ -123,7 +126,8 @@ def host_queues(devices: Sequence[Device]) -> dict[Queue, int | None]:
             queues[Queue(device.tag, kind)] = default_limit(kind, device.memory_total_mib)
     for kind in KINDS:
         queues[Queue("cpu", kind)] = default_limit(kind, None)
-    return queues
+    own = {Queue(queue.device, queue.kind, host): None for queue in queues if queue.pinned and queue.kind != "pipeline"}
+    return {**queues, **own}
 
 
 def parse_duration(value: str | float) -> float:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue of the pool: its limit as set in Prefect, None for none."""
+    """A queue of the pool, or the pool itself: its limit as set in Prefect, None for none."""
 
     name: str
     limit: int | None
@@ -70,12 +71,15 @@ class Server:
             "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params={"name": POOL}, json=never
         )
 
+    def pool(self) -> QueueState:
+        """Return the pool itself."""
+        found = self._client.request("GET", "/work_pools/{name}", path_params={"name": POOL}).json()
+        return QueueState(found["name"], found["concurrency_limit"], found["is_paused"])
+
     def queues(self) -> list[QueueState]:
         """Return the queues of the pool."""
-        answer = self._client.request(
-            "POST", "/work_pools/{work_pool_name}/queues/filter", path_params=_IN_POOL, json={"limit": _PAGE}
-        )
-        return [QueueState(q["name"], q["concurrency_limit"], q["is_paused"]) for q in answer.json()]
+        found = self._pages("/work_pools/{work_pool_name}/queues/filter", {}, path_params=_IN_POOL)
+        return [QueueState(q["name"], q["concurrency_limit"], q["is_paused"]) for q in found]
 
     def create_queue(self, name: str, limit: int | None) -> None:
         """Make a queue that is missing."""
@@ -104,8 +108,11 @@ class Server:
         return self._runs({"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": list(_ALIVE)}}})
 
     def propose(self, run_id: str, state: State[Any]) -> str | None:
-        """Ask for a state; return the new state's id, or None where the server refuses."""
-        result = self._client.set_flow_run_state(UUID(run_id), state)
+        """Ask for a state; return the new state's id, or None where the server refuses, or the run is deleted."""
+        try:
+            result = self._client.set_flow_run_state(UUID(run_id), state)
+        except ObjectNotFound:
+            return None
         accepted = result.status.value == "ACCEPT" and result.state is not None
         return str(result.state.id) if accepted and result.state is not None else None
 
@@ -118,7 +125,8 @@ class Server:
 
     def set_infrastructure(self, run_id: str, text: str) -> None:
         """Say where the process of a run is; Prefect cancels only runs that have one in two steps."""
-        self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
+        with _perhaps_deleted():
+            self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
 
     def deployment(self, deployment_id: str | None) -> Deployment:
         """Return what a deployment says about starting its runs."""
@@ -135,17 +143,18 @@ class Server:
         entrypoint = f"{Path(found.path or '.') / file}:{function}" if colon else file
         return Deployment(entrypoint, found.job_variables)
 
-    def workers(self) -> list[str]:
-        """Return the names of all workers of the pool, those that are away included."""
+    def workers(self) -> dict[str, bool]:
+        """Return all workers of the pool by name, and whether each has been heard of lately."""
         answer = self._client.request(
             "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_IN_POOL, json={"limit": _PAGE}
         )
-        return [worker["name"] for worker in answer.json()]
+        return {worker["name"]: worker["status"] == "ONLINE" for worker in answer.json()}
 
     def add_tag(self, run_id: str, tag: str) -> None:
         """Add a tag to a run."""
-        found = self._client.read_flow_run(UUID(run_id))
-        self._client.update_flow_run(found.id, tags=sorted({*found.tags, tag}))
+        with _perhaps_deleted():
+            found = self._client.read_flow_run(UUID(run_id))
+            self._client.update_flow_run(found.id, tags=sorted({*found.tags, tag}))
 
     def ensure_pool(self, kind: str, template: Mapping[str, Any]) -> None:
         """Make the work pool when it is missing."""
@@ -158,7 +167,8 @@ class Server:
             self._client.request("POST", "/work_pools/", json=body)
 
     def _runs(self, flow_runs: Mapping[str, Any]) -> list[Run]:
-        rows = list(self._pages({"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}}))
+        body = {"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        rows = list(self._pages("/flow_runs/filter", body))
         return [_run(row, self._defaults(row["deployment_id"])) for row in rows]
 
     def _defaults(self, deployment_id: str | None) -> Mapping[str, Any]:
@@ -171,15 +181,27 @@ class Server:
             self._deployments[deployment_id] = (time.monotonic(), known)
         return known.variables
 
-    def _pages(self, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, path: Any, body: Mapping[str, Any], **options: Any) -> Iterator[Mapping[str, Any]]:
         offset = 0
         while True:
-            page = {**body, "sort": "EXPECTED_START_TIME_ASC", "limit": _PAGE, "offset": offset}
-            found = self._client.request("POST", "/flow_runs/filter", json=page).json()
+            page = {**body, "limit": _PAGE, "offset": offset}
+            found = self._client.request("POST", path, json=page, **options).json()
             yield from found
             if len(found) < _PAGE:
                 return
             offset += _PAGE
+
+
+@contextmanager
+def _perhaps_deleted() -> Iterator[None]:
+    """Pass over that a run is not there any more: the next look at the runs in care finds it out."""
+    try:
+        yield
+    except ObjectNotFound:
+        return
+    except httpx.HTTPStatusError as exc:
+        if exc.response.status_code != httpx.codes.NOT_FOUND:
+            raise
 
 
 def waiting(message: str, since: float) -> State[Any]:

@@ -25,6 +25,10 @@ CHECKPOINT_S = 120.0  # the same, for a run that saves its state first
 _ORPHANS_EVERY_S = 20.0
 _TAKE_OVER_EVERY_S = 5.0
 _CANCELLING_EVERY_S = 1.0
+_KNOWN_EVERY_S = 3.0
+_OVER_S = {"CANCELLED": 3.0, "COMPLETED": 60.0, "FAILED": 60.0}
+"""How long a process may go on once its run is over: it writes its last state itself, and then sends what is left."""
+
 _CLOSE_AGAIN_S = 30.0
 
 # What MLflow calls the end of a run that could not say so itself.
@@ -42,6 +46,7 @@ class _Care:
     asked_at: float | None = None  # to end
     exit_code: int | None = None
     not_before: float = 0.0  # of the next try to close its books
+    over_since: float | None = None  # the server calls the run ended, while its process lives
 
     @property
     def closing(self) -> bool:
@@ -54,7 +59,7 @@ class Undertaker:
     def __init__(self, server: Server, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
         self._server, self._ledger, self._clock = server, ledger, clock
         self._care = {entry.run_id: _Care(entry, None, None) for entry in ledger.entries()}
-        self._orphans_at = self._taken_at = self._cancelling_at = float("-inf")
+        self._orphans_at = self._taken_at = self._cancelling_at = self._known_at = float("-inf")
 
     def entries(self) -> list[Entry]:
         """Return the runs that have, or may have, a process."""
@@ -75,9 +80,9 @@ class Undertaker:
         self._care[entry.run_id] = _Care(entry, lease, process)
 
     def end(self, run_id: str, ending: Ending, reason: str = "") -> None:
-        """Ask a run to end; the first reason given counts."""
+        """Ask a run to end; the first reason given counts, but that to go on later gives way to any other."""
         care = self._care[run_id]
-        if care.entry.ending is not None or care.closing:
+        if care.closing or care.entry.ending == ending or care.entry.ending not in (None, "stop"):
             return
         care.entry = care.entry.but(ending=ending, reason=reason)
         self._ledger.write(care.entry)
@@ -108,6 +113,9 @@ class Undertaker:
         if now - self._cancelling_at >= _CANCELLING_EVERY_S:
             self._cancel(self._server.in_state("CANCELLING"))
             self._cancelling_at = now
+        if now - self._known_at >= _KNOWN_EVERY_S:
+            self._end_what_is_over()
+            self._known_at = now
         self._settle([care for care in gone if not care.closing])
         for care in [care for care in gone if care.closing]:
             self._close(care)
@@ -144,9 +152,9 @@ class Undertaker:
         """Return whether no process of the run is left; the stragglers of an ended one are killed."""
         if self._alive(care):
             return False
-        if launch.run_is_dead(care.entry.run_id):
-            return True
         left = _members(care.entry)
+        if not left and launch.run_is_dead(care.entry.run_id):
+            return True
         main = [p for p in left if "gpu_pools.process" in supervise.command_line(p)]
         if main and care.entry.pid is None:  # a worker was killed between the start and its note of it
             pid = main[0].pid
@@ -169,6 +177,21 @@ class Undertaker:
             elif self._is_ours(run) and launch.run_is_dead(run.id):
                 self._adopt(run)  # it waited for its next attempt
 
+    def _end_what_is_over(self) -> None:
+        """End processes whose run was deleted, or was given a last state by somebody else."""
+        living = [care for care in self._care.values() if not care.closing and care.entry.ending != "cancel"]
+        known, now = self._server.by_id([care.entry.run_id for care in living]), self._clock()
+        for care in living:
+            run = known.get(care.entry.run_id)
+            if run is None:
+                self.end(care.entry.run_id, "cancel", "the run was deleted")
+            elif run.state not in _OVER_S:
+                care.over_since = None
+            elif now - (care.over_since or now) >= _OVER_S[run.state]:
+                self.end(care.entry.run_id, "cancel", f"the run is {run.state_name} already")
+            else:
+                care.over_since = care.over_since or now
+
     def _settle(self, gone: list[_Care]) -> None:
         known = self._server.by_id([care.entry.run_id for care in gone])
         for care in gone:
@@ -176,7 +199,7 @@ class Undertaker:
             run = known.get(entry.run_id)
             if run is None:  # deleted
                 launch.sweep(entry.run_id)
-                self._drop(care)
+                self._begin_closing(care, _MLFLOW["cancelled"])
                 continue
             settlement = settle(
                 run.state,

@@ -18,7 +18,7 @@ from pydantic import Field
 from gpu_pools.dispatch import Dispatcher
 from gpu_pools.hostview import HostView
 from gpu_pools.ledger import Ledger
-from gpu_pools.names import host_name
+from gpu_pools.names import host_name, worker_label
 from gpu_pools.probe import get_probe
 from gpu_pools.queues import POOL, POOL_TYPE
 from gpu_pools.server import Server
@@ -111,8 +111,7 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
     ledger = Ledger(name.replace("/", "-"))
     server = Server()
     _prepare(server, host)
-    label = host.name if name == host.name else f"{host.name}:{name}"
-    dispatcher = Dispatcher(label, server, host, ledger)
+    dispatcher = Dispatcher(worker_label(name), server, host, ledger)
     print(f"worker {name} serves {' '.join(host.tags)}", flush=True)
     draining = stopping = False
     idle_since = time.monotonic()

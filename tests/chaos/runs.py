@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def write(path: Path, span: dict[str, object]) -> None:
 
 @flow(name="hold")
 def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
-    """Hold the slot for some seconds; if asked, start a child that leaves the session."""
+    """Hold the slot for some seconds; if asked, start children that leave the session, one without any open file."""
     run = os.environ["PREFECT__FLOW_RUN_ID"]
     path = Path(folder) / "spans" / f"{run}-{os.getpid()}.json"
     path.parent.mkdir(exist_ok=True)
@@ -36,6 +37,8 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
     if child and os.fork() == 0:
         os.setsid()
         time.sleep(3600)
+    if child:
+        subprocess.Popen(["sleep", "3600"], start_new_session=True)
     while time.monotonic() < begin + seconds:
         time.sleep(TICK_S)
         write(path, span | {"last": time.monotonic()})

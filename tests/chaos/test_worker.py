@@ -9,6 +9,8 @@ import time
 import pytest
 
 from deployments.services import free_port
+from gpu_pools.names import host_name
+from gpu_pools.supervise import create_time
 from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
@@ -84,13 +86,102 @@ def test_cancel_ends_the_whole_tree_and_frees_the_slot(made):
     run = made.hold("cuda:0.training", 90, child=True)
     made.until(made.begun(run), 90, "it begins")
     pid = made.pid(run)
+    made.until(lambda: made.marked(run), 10, "its child lives")
     made.cancel(run)
     took = made.until(made.is_(run, "CANCELLED"), 90, "it is cancelled")
     assert not os.path.exists(f"/proc/{pid}")
+    assert made.marked(run) == []
     after = made.hold("cuda:0.training", 0.1)
     made.until(made.is_(after, "COMPLETED"), 90, "the slot is free")
     assert not (made.home / "runs" / run / "tmp").exists()
     print(f"cancelled after {took:.1f} s")
+
+
+def test_what_a_killed_run_had_started_is_gone_before_it_starts_again(made):
+    run = made.hold("cuda:0.training", 5, child=True)
+    made.until(made.begun(run), 90, "it begins")
+    made.until(lambda: made.marked(run), 10, "its child lives")
+    first = made.marked(run)
+    os.kill(made.pid(run), signal.SIGKILL)
+    made.until(made.begun(run, 2), 90, "it is started again")
+    assert not [pid for pid in first if create_time(pid)]
+    made.until(made.is_(run, "COMPLETED"), 90, "it ends")
+    made.until(lambda: not made.marked(run), 10, "nothing is left of it")
+
+
+@pytest.mark.parametrize("how", ["deleted", "CANCELLED"])
+def test_a_run_that_is_over_for_the_server_ends_and_frees_its_slot(made, how):
+    run = made.hold("cuda:0.training", 90)
+    made.until(made.begun(run), 90, "it begins")
+    pid = made.pid(run)
+    if how == "deleted":
+        made.ask("DELETE", f"/flow_runs/{run}", None)
+    else:
+        made.post(f"/flow_runs/{run}/set_state", {"state": {"type": how}, "force": True})
+    made.until(lambda: not os.path.exists(f"/proc/{pid}"), 20, "its process is gone")
+    after = made.hold("cuda:0.training", 0.1)
+    made.until(made.is_(after, "COMPLETED"), 30, "the slot is free")
+
+
+def test_a_run_deleted_while_no_worker_looks_does_not_stop_the_next_worker(made):
+    run = made.hold("cuda:0.training", 90)
+    made.until(made.begun(run), 90, "it begins")
+    pid = made.pid(run)
+    made.kill(made.workers["one"])
+    made.ask("DELETE", f"/flow_runs/{run}", None)
+    made.start_worker("one")
+    after = made.hold("cuda:0.training", 0.1)
+    made.until(made.is_(after, "COMPLETED"), 60, "the slot is free")
+    assert create_time(pid) is None
+
+
+@pytest.mark.parametrize("harm", ["file", "attempt"])
+def test_a_run_whose_folder_is_damaged_does_not_keep_others_from_starting(made, harm):
+    made.set_queue("cuda:0.training", is_paused=True)
+    time.sleep(4)  # the worker reads its queues every three
+    run, after = made.hold("cuda:0.training", 0.1), made.hold("cuda:0.training", 0.1)
+    folder = made.home / "runs" / run
+    folder.parent.mkdir(exist_ok=True)
+    if harm == "file":
+        folder.write_text("no folder")
+    else:
+        folder.mkdir(exist_ok=True)
+        (folder / "attempt").write_text("")
+    made.set_queue("cuda:0.training", is_paused=False)
+    made.until(made.is_(after, "COMPLETED"), 60, "the other one runs")
+    made.until(made.is_(run, "FAILED" if harm == "file" else "COMPLETED"), 60, "it has its end")
+    assert made.workers["one"].poll() is None
+    if harm == "file":
+        assert "found a file where a folder is needed" in made.state(run)["message"]
+        folder.unlink()
+
+
+def test_a_device_is_found_by_the_name_of_its_host(made):
+    run = made.hold(f"{host_name()}.cuda:1.training", 0.1)
+    made.until(made.is_(run, "COMPLETED"), 90, "it runs")
+    assert made.of(run)[0]["visible"] == "GPU-simulated-1"
+    queues = {row["name"]: row["concurrency_limit"] for row in made.post("/work_pools/gpu/queues/filter", {})}
+    assert queues[f"{host_name()}.cuda:1.training"] is None
+
+
+def test_a_device_that_nobody_has_fails_the_run_though_another_host_is_away(made):
+    beat = {"name": "boxb", "heartbeat_interval_seconds": 1}
+    made.ask("POST", "/work_pools/gpu/workers/heartbeat", beat)
+    made.post("/work_pools/gpu/queues", {"name": "boxb.cuda:5.training"})
+    time.sleep(31)  # the worker asks for the others every thirty
+    away, missing = made.hold("cuda:5.training"), made.hold("cuda:7.training")
+    made.until(made.is_(missing, "FAILED"), 30, "nobody has it")
+    made.until(lambda: "no worker is online" in (made.state(away)["message"] or ""), 30, "it says for whom it waits")
+    made.cancel(away)
+
+
+def test_a_paused_pool_starts_nothing(made):
+    made.ask("PATCH", "/work_pools/gpu", {"is_paused": True})
+    time.sleep(4)  # the worker looks every three
+    run = made.hold("cuda:1.training", 0.1)
+    made.until(lambda: made.state(run)["message"] == "work pool gpu is paused", 30, "it says so")
+    made.ask("PATCH", "/work_pools/gpu", {"is_paused": False})
+    made.until(made.is_(run, "COMPLETED"), 30, "it runs")
 
 
 def test_a_run_that_waits_is_cancelled_at_once(made):
@@ -128,6 +219,12 @@ def test_a_time_limit_stops_the_run_and_says_so(made):
         "TimedOut",
         "stopped after 2 s, its time limit; what it saved is kept",
     )
+
+
+def test_the_time_a_pipeline_waits_counts_for_no_limit(made):
+    run = made.hold("cpu.pipeline", 4, time_limit="1s")
+    made.until(made.is_(run, "COMPLETED", "FAILED"), 90, "it ends")
+    assert made.state(run)["type"] == "COMPLETED"
 
 
 def test_a_run_that_says_nothing_has_the_time_limit_of_its_deployment(made):
@@ -251,11 +348,21 @@ def test_sigterm_lets_runs_finish_and_a_second_one_puts_them_back(made):
     worker.send_signal(signal.SIGUSR1)
     assert worker.wait(60) == 0
     assert made.state(inference)["message"] == "starts again, from its checkpoint if it has one: the worker was stopped"
-    made.start_worker("one")
+    worker = made.start_worker("one")
     made.until(made.begun(inference, 2), 90, "it is started again")
     made.cancel(inference)
     made.until(made.is_(inference, "CANCELLED"), 90, "it is cancelled")
     made.until(made.is_(after, "COMPLETED"), 90, "what waited meanwhile has run")
+    training = made.hold("cuda:0.training", 60)
+    made.until(made.begun(training), 90, "it begins")
+    worker.send_signal(signal.SIGUSR1)
+    time.sleep(2)
+    made.cancel(training)  # it has two minutes for its checkpoint, but not any more
+    made.until(made.is_(training, "CANCELLED"), 12, "it is cancelled")
+    assert worker.wait(60) == 0
+    made.start_worker("one")
+    last = made.hold("cuda:0.training", 0.1)
+    made.until(made.is_(last, "COMPLETED"), 90, "the next worker works")
 
 
 def test_a_worker_of_the_same_name_is_refused(made):

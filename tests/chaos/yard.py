@@ -184,6 +184,11 @@ class Yard:
         """Return the newest process of a run."""
         return int(self.of(run_id)[-1]["pid"])
 
+    def marked(self, run_id: str) -> list[int]:
+        """Return the living processes that a run has started with a command of their own."""
+        mark = f"TRAINYARD_RUN_ID={run_id}".encode()
+        return [int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and mark in _environ(e).split(b"\0")]
+
     def kill(self, process: subprocess.Popen[bytes] | None) -> None:
         """Kill a server or a worker, as a crash does."""
         assert process is not None

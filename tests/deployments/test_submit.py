@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from deployments.api import Api, connect
 from deployments.cli import app
 from deployments.submit import Order, Wishes, default_owner, prepare, submit, submit_many
+from gpu_pools.names import host_name
 from tasks.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
 
-ALL_TRAINING = "boxb/cuda:1, cpu, cuda, cuda:0, cuda:1"
+HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda:0", "cuda:1")]
+ALL_TRAINING = ", ".join(sorted(["boxb/cuda:1", "cpu", "cuda", "cuda:0", "cuda:1", *HERE]))
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import pytest
 
 from gpu_pools.hostview import HostView
 from gpu_pools.lease import Holder, acquire
+from gpu_pools.placement import place
 from gpu_pools.probe import get_probe
 from gpu_pools.queues import parse_queue
 from gpu_pools.server import QueueState, Run
+from tasks.errors import GpuError
 
 NOBODY = 2**22 + 1  # more than the kernel gives to a process
 
@@ -101,3 +103,80 @@ def test_queues_without_a_host_and_with_this_one_are_served(state, name, mine):
 def test_a_priority_out_of_bounds_is_the_default(state, asked, priority):
     run = Run("r", "n", "cuda.training", None, "SCHEDULED", "Scheduled", "", 0.0, {"priority": asked}, "")
     assert HostView("boxa", get_probe()).asks(run, parse_queue("cuda.training")).priority == priority
+
+
+class Hosts:
+    """A server that knows workers, and a pool."""
+
+    def __init__(self, workers, pool=None, under_way=()):
+        self.known, self.found, self.under_way = workers, pool, under_way
+
+    def workers(self):
+        return self.known
+
+    def pool(self):
+        return self.found
+
+    def in_state(self, *types):
+        return [Run(str(i), "n", queue, None, "RUNNING", "", "", 0.0, {}, "") for i, queue in enumerate(self.under_way)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "answer"),
+    [
+        ("cuda:7.training", {"boxb": False}, None),  # nobody has it, whoever is away
+        ("boxa.cuda:7.training", {"boxb": True}, None),
+        ("cuda:1.training", {"boxb": True}, ""),
+        ("cuda:1.training", {"boxb:2": True, "boxb": False}, ""),
+        ("cuda:1.training", {"boxb": False}, "cuda:1 is on boxb, where no worker is online"),
+        ("cuda:1.training", {}, None),  # left behind by a host that was never here
+        ("cuda.training", {"boxb": False}, "cuda is on boxb, where no worker is online"),
+        ("cuda.training", {"boxc": True}, None),
+        ("cuda:1.inference", {"boxb": True}, None),
+    ],
+)
+def test_a_device_that_this_host_lacks_may_be_elsewhere(state, asked, workers, answer):
+    queues = {name: QueueState(name, None, False) for name in ("cuda:7.training", "boxb.cuda:1.training", "default")}
+    assert HostView("boxa", get_probe()).elsewhere(parse_queue(asked), queues, Hosts(workers)) == answer
+
+
+def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
+    host, server = HostView("boxa", get_probe()), Hosts({"boxb": False, "boxc": True})
+    assert host.known_host(parse_queue("boxc.cpu.training"), server) == (True, "")
+    known, text = host.known_host(parse_queue("boxb.cuda:1.training"), server)
+    assert (known, text) == (True, "boxb/cuda:1 waits for a worker on boxb: none is online")
+    known, text = host.known_host(parse_queue("boxd.cuda:1.training"), server)
+    assert (known, text) == (False, "found no host 'boxd' for device boxd/cuda:1; have: boxa, boxb, boxc")
+
+
+@pytest.mark.parametrize(
+    ("limit", "paused", "room", "text"),
+    [
+        (None, False, float("inf"), ""),
+        (3, False, 1, "the limit of work pool gpu is 3 runs at once"),
+        (1, False, 0, "the limit of work pool gpu is 1 runs at once"),
+        (None, True, 0, "work pool gpu is paused"),
+    ],
+)
+def test_the_pools_own_limit_counts_what_computes(state, limit, paused, room, text):
+    server = Hosts({}, QueueState("gpu", limit, paused), ["cuda:0.training", "cpu.pipeline", "cpu.preparation"])
+    assert HostView("boxa", get_probe()).pool_room(server) == (room, text)
+
+
+def test_a_gpu_that_is_lost_takes_no_runs_and_says_so(state, monkeypatch):
+    probe = get_probe()
+    host, read = HostView("boxa", probe), probe.device
+
+    def lost(uuid):
+        if uuid == "GPU-simulated-1":
+            raise GpuError("cannot read GPU 1: it is lost")
+        return read(uuid)
+
+    monkeypatch.setattr(probe, "device", lost)
+    devices = host.devices({})
+    assert [device.fault for device in devices] == [None, "cannot read GPU 1: it is lost", None]
+    with take(os.getpid()):
+        assert host.intruders() == {"r": []}
+    asked = Run("r", "n", "cuda:1.training", None, "SCHEDULED", "Scheduled", "", 0.0, {}, "")
+    (decision,) = place([host.asks(asked, parse_queue(asked.queue))], devices, host="boxa", now=1.0)
+    assert decision.reason == "cuda:1 does not answer: cannot read GPU 1: it is lost"

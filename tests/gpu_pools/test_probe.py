@@ -201,6 +201,21 @@ def test_a_driver_that_refuses_is_an_error_and_not_an_empty_host(monkeypatch):
         NvmlProbe().devices()
 
 
+def test_a_gpu_that_is_lost_leaves_the_others(monkeypatch, caplog):
+    read = pynvml.nvmlDeviceGetHandleByIndex
+
+    def handle(index):
+        if index == 1:
+            raise pynvml.NVMLError_GpuIsLost()
+        return read(index)
+
+    _driver(monkeypatch, nvmlDeviceGetCount=lambda: 2)
+    read = pynvml.nvmlDeviceGetHandleByIndex
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert [device.index for device in NvmlProbe().devices()] == [0]
+    assert "left out: GPU 1: NVIDIA's driver says" in caplog.text
+
+
 @pytest.mark.gpu
 def test_the_real_gpu_is_found_and_chosen():
     probe = NvmlProbe()

@@ -100,7 +100,7 @@ def test_an_inference_goes_before_a_training():
 
 def test_a_host_has_a_queue_for_each_device_and_kind():
     large, small = SimulatedProbe(2).devices()
-    queues = host_queues([large, replace(small, memory_total_mib=8192)])
+    queues = host_queues([large, replace(small, memory_total_mib=8192)], "boxb")
     assert {queue.name: limit for queue, limit in queues.items()} == {
         "cuda.training": None,
         "cuda.inference": None,
@@ -112,6 +112,9 @@ def test_a_host_has_a_queue_for_each_device_and_kind():
         "cpu.inference": 4,
         "cpu.preparation": 2,
         "cpu.pipeline": 16,
+        # Named with the host they have no limit of their own, but that of the device.
+        **dict.fromkeys(f"boxb.cuda:{number}.{kind}" for number in (0, 1) for kind in ("training", "inference")),
+        **dict.fromkeys(f"boxb.cpu.{kind}" for kind in ("training", "inference", "preparation")),
     }
 
 
