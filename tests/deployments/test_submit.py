@@ -78,7 +78,7 @@ def test_the_device_leads_to_the_queue_and_into_the_parameters(yard, images, flo
         ("train_classifier", "cuda:7", f"found no device 'cuda:7' for training, have: {ALL_TRAINING}"),
         ("train_classifier", "gpu", f"found no device 'gpu' for training, have: {ALL_TRAINING}"),
         ("classification", "boxc/cuda:0", f"found no device 'boxc/cuda:0' for training, have: {ALL_TRAINING}"),
-        ("prepare_dataset", "cuda", "found no device 'cuda' for preparation, have: cpu"),
+        ("prepare_dataset", "cuda", f"found no device 'cuda' for preparation, have: cpu, {host_name()}/cpu"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(yard, images, flow, device, fault):
