@@ -331,7 +331,8 @@ def test_one_document_is_all_that_a_program_reads(yard):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["cuda:0", "training"], "found 'training', need KIND=NUMBER such as training=2; kinds: training, inference"),
+        (["cuda:0", "training"], "found 'training', need KIND=NUMBER such as training=2, from 0 to 1000; kinds"),
+        (["cuda:0", "training=99999999999"], "found 'training=99999999999', need KIND=NUMBER"),
         (["cuda:0", "training=-1"], "found 'training=-1', need KIND=NUMBER"),
         (["cuda:0", "gaming=1"], "found 'gaming=1', need KIND=NUMBER"),
         (["cuda", "training=2"], "found device 'cuda', need one such as cuda:0"),
