@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from deployments.kernels import (
     wanted_archs,
 )
 from deployments.toolchain import Tools, faults, find_tools, torch_cuda
+from gpu_pools import kernels as pool_kernels
 from gpu_pools.devices import simulated
 from gpu_pools.kernels import Target, built, kernel_environment, target_for
 from gpu_pools.launch import process_environment
@@ -65,6 +67,7 @@ def script(path: Path, text: str) -> None:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A machine with a gsplat, an nvcc, a compiler and a ninja; the folder they are in."""
+    monkeypatch.delitem(sys.modules, "gsplat", raising=False)  # the real one, of another test: it would be found
     package = tmp_path / "site" / "gsplat"
     (package / "cuda").mkdir(parents=True)
     for name in ("__init__.py", "cuda/__init__.py"):
@@ -231,7 +234,14 @@ def test_what_is_no_compute_capability_is_refused(arch):
 
 
 def test_without_gsplat_the_way_to_get_it_is_told(monkeypatch):
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if not (Path(place) / "gsplat").is_dir()])
+    version = pool_kernels.version
+
+    def without(name):
+        if name == "gsplat":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(pool_kernels, "version", without)
     assert target_for("9.0") is None
     with pytest.raises(ConfigError, match=r"gsplat is not installed in .*pip install -e '\.\[gpu\]'"):
         needed_target("9.0")
