@@ -160,17 +160,15 @@ class Dispatcher:
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
         runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
         asked = [self._host.asks(run, queue) for run, queue in runs.values()]
-        room, closed = self._host.pool_room(self._server)
+        room = self._host.pool_room(self._server)
         left: list[tuple[Run, Wait | Refuse]] = []
         for decision in place(asked, devices, host=self._host.name, now=self._clock()):
             run, queue = runs[decision.run_id]
             match decision:
-                case Start(uuid=uuid):
-                    if room > 0 or (queue.kind == "pipeline" and not closed.endswith("paused")):
-                        room -= queue.kind != "pipeline"
-                        self._start(run, uuid, queues)
-                    else:
-                        left.append((run, Wait(run.id, closed)))
+                case Start(uuid=uuid) if room.take(queue):
+                    self._start(run, uuid, queues)
+                case Start():
+                    left.append((run, Wait(run.id, room.reason)))
                 case Refuse():
                     missing = self._host.elsewhere(queue, queues, self._server)
                     if missing is None:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import psutil
 
@@ -24,6 +25,23 @@ _WORKERS_EVERY_S = 30.0
 _IDLE_SHARE = 0.05  # of a GPU's memory; what a desktop or an idle CUDA context takes
 
 Queues = Mapping[str, QueueState]
+
+
+@dataclass(slots=True)
+class PoolRoom:
+    """How many more runs the whole pool takes; a pipeline, which only waits for others, is not counted."""
+
+    paused: bool
+    left: float
+    reason: str  # why no more
+
+    def take(self, queue: Queue) -> bool:
+        """Return whether a run may start, and count it then."""
+        counts = queue.kind != "pipeline"
+        if self.paused or (counts and self.left < 1):
+            return False
+        self.left -= counts
+        return True
 
 
 class HostView:
@@ -153,18 +171,18 @@ class HostView:
             return ""
         return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
 
-    def pool_room(self, server: Server) -> tuple[float, str]:
-        """Return how many more runs the whole pool takes, pipelines not counted, and why no more than that."""
+    def pool_room(self, server: Server) -> PoolRoom:
+        """Return how many more runs the whole pool takes, and why no more than that."""
         if self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
             self._pool = (self._clock(), server.pool())
         pool = self._pool[1]
         if pool.paused:
-            return 0, f"work pool {POOL} is paused"
+            return PoolRoom(True, 0, f"work pool {POOL} is paused")
         if pool.limit is None:
-            return math.inf, ""
+            return PoolRoom(False, math.inf, "")
         under_way = server.in_state("PENDING", "RUNNING", "CANCELLING")
         n_runs = sum(not run.queue.endswith(".pipeline") for run in under_way)
-        return max(0, pool.limit - n_runs), f"the limit of work pool {POOL} is {pool.limit} runs at once"
+        return PoolRoom(False, pool.limit - n_runs, f"the limit of work pool {POOL} is {pool.limit} runs at once")
 
     def _online(self, server: Server) -> dict[str, bool]:
         """Return the hosts that have, or had, a worker (HOST or HOST:NAME), and whether one is online."""

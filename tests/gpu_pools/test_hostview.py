@@ -160,7 +160,11 @@ def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
 )
 def test_the_pools_own_limit_counts_what_computes(state, limit, paused, room, text):
     server = Hosts({}, QueueState("gpu", limit, paused), ["cuda:0.training", "cpu.pipeline", "cpu.preparation"])
-    assert HostView("boxa", get_probe()).pool_room(server) == (room, text)
+    found = HostView("boxa", get_probe()).pool_room(server)
+    assert (found.left, found.reason) == (room, text)
+    training, pipeline = parse_queue("cuda.training"), parse_queue("cpu.pipeline")
+    assert [found.take(training) for _ in range(3)] == [n < room for n in range(3)]
+    assert found.take(pipeline) is not paused
 
 
 def test_a_gpu_that_is_lost_takes_no_runs_and_says_so(state, monkeypatch):
