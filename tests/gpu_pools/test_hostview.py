@@ -154,7 +154,7 @@ def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
     [
         (None, False, float("inf"), ""),
         (3, False, 1, "the limit of work pool gpu is 3 runs at once"),
-        (1, False, 0, "the limit of work pool gpu is 1 runs at once"),
+        (2, False, 0, "the limit of work pool gpu is 2 runs at once"),
         (None, True, 0, "work pool gpu is paused"),
     ],
 )
