@@ -3,20 +3,19 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import httpx
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import ObjectNotFound
 
 from gpu_pools import launch, supervise
+from gpu_pools.asked import environment_of, refuses, time_limit_s
 from gpu_pools.cleaner import Cleaner
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry, Ledger
 from gpu_pools.placement import Refuse, Start, Wait, place
-from gpu_pools.queues import Queue, parse_duration, parse_queue
+from gpu_pools.queues import Queue, parse_queue
 from gpu_pools.ready import Ready
 from gpu_pools.server import Run, Server, ended, waiting
 from gpu_pools.undertaker import Undertaker
@@ -183,7 +182,7 @@ class Dispatcher:
         news = [
             (run, decision)
             for run, decision in decisions
-            if isinstance(decision, Refuse) or _refuses(run) or self._is_news(run, decision, n_waiting)
+            if isinstance(decision, Refuse) or refuses(run) or self._is_news(run, decision, n_waiting)
         ]
         self._tell(news[:_SENTENCES_PER_TICK])
 
@@ -210,7 +209,7 @@ class Dispatcher:
                 self._waitlist.drop(run.id)
             elif isinstance(decision, Refuse):
                 self._refuse(run, decision.reason)
-            elif _refuses(run):
+            elif refuses(run):
                 text = f"refused: {decision.reason}"
                 self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", text))
                 self._waitlist.drop(run.id)
@@ -221,7 +220,7 @@ class Dispatcher:
     def _start(self, run: Run, uuid: str, queues: Queues) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
         try:
-            limit_s = _limit_s(run)
+            limit_s = time_limit_s(run)
         except ConfigError as exc:
             self._refuse(run, f"time_limit: {exc}")
             return
@@ -251,6 +250,8 @@ class Dispatcher:
                 raise
             self._waitlist.drop(run.id)
         except TrainyardError as exc:  # its own folder cannot be written, say
+            if self._runs.get(run.id) is not None:
+                raise  # it has its process
             if lease is not None:
                 lease.release()
             self._ledger.remove(run.id)
@@ -266,10 +267,7 @@ class Dispatcher:
             lease.release()
             return
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
-        try:
-            claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
-        except ObjectNotFound:
-            claim = None
+        claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
         if claim is None:
             lease.release()
             self._ledger.remove(entry.run_id)
@@ -280,7 +278,7 @@ class Dispatcher:
             lease,
             self._host.device(entry.uuid),
             entrypoint=deployment.entrypoint,
-            extra={**_env(deployment.variables), **_env(run.job_variables)},
+            extra={**environment_of(deployment.variables), **environment_of(run.job_variables)},
             threads=self._host.threads,
         )
         folder, output = run_dir(run.id), launch.output_file(run.id)
@@ -290,25 +288,6 @@ class Dispatcher:
         os.ftruncate(run_lock, 0)
         os.pwrite(run_lock, str(process.pid).encode(), 0)
         entry = entry.but(phase="running", pid=process.pid, create_time=supervise.create_time(process.pid))
+        self._runs.add(entry, lease, process)  # first: it lives, whether that can be written down or not
         self._ledger.write(entry)
-        self._runs.add(entry, lease, process)
         logger.info("run %s (%s) starts on %s, process %d", run.id, run.name, entry.tag, process.pid)
-
-
-def _env(variables: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
-
-
-def _limit_s(run: Run) -> float | None:
-    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its halves'.
-
-    Raises:
-        ConfigError: it is no duration.
-    """
-    asked = run.job_variables.get("time_limit")
-    seconds = parse_duration(asked) if asked else None
-    return None if parse_queue(run.queue).kind == "pipeline" else seconds
-
-
-def _refuses(run: Run) -> bool:
-    return run.job_variables.get("when_busy") == "refuse"

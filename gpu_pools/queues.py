@@ -143,6 +143,14 @@ def parse_duration(value: str | float) -> float:
     return seconds
 
 
+def duration_text(seconds: float) -> str:
+    """Return seconds as people read them: 1 h 30 min."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "min"), (left, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
+
+
 def device_queue(device: str, kind: Kind) -> Queue:
     """Return the queue in which runs of a kind wait for what people write as a device.
 

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import StateType
 from gpu_pools import launch, supervise
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Ending, Entry, Ledger
-from gpu_pools.queues import parse_queue
+from gpu_pools.queues import duration_text, parse_queue
 from gpu_pools.server import Run, Server, ended, waiting
 from gpu_pools.settle import Settlement, settle
 
@@ -131,7 +131,7 @@ class Undertaker:
             return
         if entry.ending is None:
             if entry.limit_s is not None and entry.spent_s + now - entry.began > entry.limit_s:
-                text = f"stopped after {_duration(entry.limit_s)}, its time limit; what it saved is kept"
+                text = f"stopped after {duration_text(entry.limit_s)}, its time limit; what it saved is kept"
                 self.end(entry.run_id, "time limit", text)
             return
         if care.asked_at is None:  # asked by a worker that is gone
@@ -300,10 +300,3 @@ def _members(entry: Entry) -> list[psutil.Process]:
 
 def _kill(entry: Entry) -> None:
     supervise.kill(entry.run_id, entry.pid, entry.create_time, launch.lock_path(entry.run_id))
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    parts = [(hours, "h"), (minutes, "min"), (left, "s")]
-    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"

@@ -1,0 +1,28 @@
+"""What a run asks for beside its parameters: its job variables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_pools.queues import parse_duration, parse_queue
+from gpu_pools.server import Run
+
+
+def time_limit_s(run: Run) -> float | None:
+    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its halves'.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    asked = run.job_variables.get("time_limit")
+    seconds = parse_duration(asked) if asked else None
+    return None if parse_queue(run.queue).kind == "pipeline" else seconds
+
+
+def environment_of(variables: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment that job variables give a process."""
+    return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
+
+
+def refuses(run: Run) -> bool:
+    """Return whether a run is to be cancelled where it would have to wait."""
+    return run.job_variables.get("when_busy") == "refuse"
