@@ -219,7 +219,9 @@ def test_submitting_can_go_on_as_watching(yard, quick, tmp_path):
 
 def test_ctrl_c_ends_the_watching_and_not_the_run(yard):
     run_id = training(yard, "left alone")
-    process = subprocess.Popen([str(YARD), "watch", run_id], stdout=subprocess.PIPE, text=True, env=os.environ)
+    # Whoever runs the tests in the background of a shell has Ctrl-C ignored, and every process inherits that.
+    command = ["env", "--default-signal=INT", str(YARD), "watch", run_id]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("left alone: ")
     process.send_signal(signal.SIGINT)
