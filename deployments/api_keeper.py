@@ -17,6 +17,7 @@ from deployments.database import database_up
 from deployments.keeper import Keeper, take
 from deployments.programs import prefect_service
 from deployments.services import Service, check_port, free_port, spawn, stop
+from gpu_pools.names import host_name
 from tasks.errors import TrainyardError
 from tasks.workspace import home, write_atomic
 
@@ -67,7 +68,8 @@ def share_api() -> SharedApi:
 def api_keeper() -> Keeper:
     """Return how the runs of this home share Prefect's API."""
     state = Path(os.environ.get("PREFECT_HOME", home() / "prefect"))  # who sets this has a database of their own
-    return Keeper("Prefect's server", "deployments.api_keeper", state / "shared", _NAME, max_starts=1)
+    here = state / "shared" / host_name()  # its address means nothing on another host with the same home
+    return Keeper("Prefect's server", "deployments.api_keeper", here, _NAME, max_starts=1)
 
 
 @contextmanager
