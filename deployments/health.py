@@ -125,7 +125,9 @@ def _database() -> dict[str, Any]:
 def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHealth], list[QueueCount]]:
     api = f"{record['prefect']}/api"
     try:
-        online, queues = online_workers(api), queue_counts(asking(api))
+        online = online_workers(api)
+        with asking(api) as call:
+            queues = queue_counts(call)
     except ServiceError as exc:  # it has died in between; the rest is worth showing
         faults.append(str(exc))
         return [], []

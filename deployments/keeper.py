@@ -28,7 +28,7 @@ class Keeper:
 
     Args:
         name: of the program, in messages.
-        module: run with `python -m`, which calls `keep`.
+        module: run with `python -m`; has the program as its child while it is `sole` and waits for the users.
         folder: of the locks.
         log: name of the log of keeper and program.
         max_starts: attempts within one start, a second apart.

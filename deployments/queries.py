@@ -2,15 +2,15 @@
 
 import http.client
 import json
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.services import ServiceError
-from gpu_pools.queues import POOL, QueueError, parse_queue
+from gpu_pools.queues import POOL, queue_or_none
 
 _PAGE = 200  # the most the server gives at once
 _WAITING = ["SCHEDULED"]
@@ -35,15 +35,8 @@ class QueueCount:
     def idle(self) -> bool:
         """Whether it is a host's own queue, which stands beside the one without its name, and nobody has used it."""
         used = self.waiting or self.running or self.paused or self.limit is not None
-        return not used and is_own(self.queue)
-
-
-def is_own(name: str) -> bool:
-    """Return whether a queue carries the name of a host."""
-    try:
-        return parse_queue(name).host is not None
-    except QueueError:
-        return False
+        queue = queue_or_none(self.queue)
+        return not used and queue is not None and queue.host is not None
 
 
 def ask(url: str, *requests: Request) -> list[Any]:
@@ -52,22 +45,34 @@ def ask(url: str, *requests: Request) -> list[Any]:
     Raises:
         ServiceError: the server does not answer, or refuses.
     """
+    with asking(url) as call:
+        return [call(*request) for request in requests]
+
+
+@contextmanager
+def asking(url: str) -> Iterator[Ask]:
+    """Yield how to ask a server of this machine, over one connection.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses.
+    """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-    answers = []
+
+    def call(method: str, path: str, body: Any) -> Any:
+        content = None if body is None else json.dumps(body)
+        connection.request(method, parts.path + path, content, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        if answer.status != http.client.OK:
+            raise ServiceError(f"{url}{path} answers {answer.status}: {text[:300]}")
+        return _parsed(text)
+
     try:
         with closing(connection):
-            for method, path, body in requests:
-                content = None if body is None else json.dumps(body)
-                connection.request(method, parts.path + path, content, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                text = answer.read().decode(errors="replace")
-                if answer.status != http.client.OK:
-                    raise ServiceError(f"{url}{path} answers {answer.status}: {text[:300]}")
-                answers.append(_parsed(text))
+            yield call
     except (OSError, http.client.HTTPException) as exc:
         raise ServiceError(f"no answer from {url} ({exc}): is the server up?") from exc
-    return answers
 
 
 def _parsed(text: str) -> Any:
@@ -75,11 +80,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text  # MLflow's version is no JSON
-
-
-def asking(url: str) -> Ask:
-    """Return how to ask a server of this machine."""
-    return lambda *request: ask(url, request)[0]
 
 
 def queue_counts(call: Ask) -> list[QueueCount]:
@@ -96,8 +96,11 @@ def queue_counts(call: Ask) -> list[QueueCount]:
     if not pools:
         return []
     queues: list[Any] = []
-    while page := call("POST", f"/work_pools/{POOL}/queues/filter", {"limit": _PAGE, "offset": len(queues)}):
+    full = True
+    while full:
+        page = call("POST", f"/work_pools/{POOL}/queues/filter", {"limit": _PAGE, "offset": len(queues)})
         queues += page
+        full = len(page) == _PAGE
     # Runs that a schedule has made for later do not wait yet.
     due = {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
     counts: list[int] = []

@@ -19,7 +19,7 @@ from uuid import uuid4
 from deployments.api import Api, Json, NotFoundError
 from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
 from gpu_pools.names import host_name
-from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue
+from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue, queue_or_none
 from gpu_pools.records import lock, lock_dir, open_lock
 from tasks.config import override, read_parameters
 from tasks.errors import ConfigError, GpuBusyError, GpuError
@@ -195,10 +195,8 @@ def read_queues(api: Api) -> dict[Queue, Json]:
         raise ConfigError(f"found no work pool {POOL!r} at {api.url}: `yard up` makes it, with its queues") from exc
     queues: dict[Queue, Json] = {}
     for row in found:
-        try:
-            queues[parse_queue(row["name"])] = row
-        except QueueError:
-            continue  # `default`, and those that somebody made for himself
+        if queue := queue_or_none(row["name"]):
+            queues[queue] = row
     return queues
 
 
@@ -213,13 +211,12 @@ def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
     except QueueError:
         host, device = None, ""
     queue = Queue(device, kind, host)
-    # The server makes a queue for any name that a run comes with; one that a host has made says which host.
-    real = {other for other in queues if other.host or not other.pinned}
-    real |= {Queue(other.device, other.kind) for other in real}
-    if queue not in queues or queue not in real:
-        hosts = {other.host for other in queues if other.host}
-        named = {other for other in real & queues.keys() if other.kind == kind}
-        shown = {other.label for other in named if not other.host or len(hosts) > 1}
+    # The server makes a queue for any name that a run comes with: a GPU that a host has is in one of the host's own.
+    owned = {(other.device, other.kind) for other in queues if other.host}
+    real = {other for other in queues if not other.device.startswith("cuda:") or (other.device, other.kind) in owned}
+    if queue not in real:
+        several = len({other.host for other in queues if other.host}) > 1
+        shown = {other.label for other in real if other.kind == kind and (several or not other.host)}
         have = ", ".join(sorted(shown)) or "none"
         raise GpuError(f"found no device {asked!r} for {kind}, have: {have}")
     return queue

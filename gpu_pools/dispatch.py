@@ -143,8 +143,8 @@ class Dispatcher:
             if self._host.serves(queue):
                 mine.append((run, queue))
                 continue
-            here, text = self._host.known_host(queue, self._server)
-            if not here:
+            known, text = self._host.known_host(queue, self._server)
+            if not known:
                 self._refuse(run, text)
             elif text:
                 waits.append((run, Wait(run.id, text)))

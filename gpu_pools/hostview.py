@@ -13,9 +13,9 @@ import psutil
 from gpu_pools import lease
 from gpu_pools.placement import DeviceState, Waiting
 from gpu_pools.probe import Device, GpuProcess, Probe, foreign, visible
-from gpu_pools.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, parse_queue
+from gpu_pools.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
 from gpu_pools.server import QueueState, Run, Server
-from tasks.errors import ConfigError, GpuError
+from tasks.errors import GpuError
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -157,11 +157,7 @@ class HostView:
         if queue.host == self.name:
             return None
         online, found = self._online(server), set[str]()
-        for name in queues:
-            try:
-                other = parse_queue(name)
-            except ConfigError:
-                continue  # `default`, and those that somebody made for himself
+        for other in filter(None, map(queue_or_none, queues)):
             if other.host in online and other.host != self.name and other.kind == queue.kind:
                 same = other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
                 found |= {other.host} if same else set()
@@ -181,7 +177,7 @@ class HostView:
         if pool.limit is None:
             return PoolRoom(False, math.inf, "")
         under_way = server.in_state("PENDING", "RUNNING", "CANCELLING")
-        n_runs = sum(not run.queue.endswith(".pipeline") for run in under_way)
+        n_runs = sum((queue := queue_or_none(run.queue)) is None or queue.kind != "pipeline" for run in under_way)
         return PoolRoom(False, pool.limit - n_runs, f"the limit of work pool {POOL} is {pool.limit} runs at once")
 
     def _online(self, server: Server) -> dict[str, bool]:

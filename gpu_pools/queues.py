@@ -77,6 +77,14 @@ def parse_queue(name: str) -> Queue:
     )
 
 
+def queue_or_none(name: str) -> Queue | None:
+    """Return the queue a name means; None for `default`, and those that somebody made for himself."""
+    try:
+        return parse_queue(name)
+    except QueueError:
+        return None
+
+
 def parse_device(text: str) -> tuple[str | None, str]:
     """Return host (None where none is named) and device of what people write: `cuda:1`, `boxb/cuda:1`.
 

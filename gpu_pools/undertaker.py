@@ -187,10 +187,10 @@ class Undertaker:
                 self.end(care.entry.run_id, "cancel", "the run was deleted")
             elif run.state not in _OVER_S:
                 care.over_since = None
-            elif now - (care.over_since or now) >= _OVER_S[run.state]:
-                self.end(care.entry.run_id, "cancel", f"the run is {run.state_name} already")
             else:
                 care.over_since = care.over_since or now
+                if now - care.over_since >= _OVER_S[run.state]:
+                    self.end(care.entry.run_id, "cancel", f"the run is {run.state_name} already")
 
     def _settle(self, gone: list[_Care]) -> None:
         known = self._server.by_id([care.entry.run_id for care in gone])

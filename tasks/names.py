@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from hashlib import blake2s
+from pathlib import PurePath
 from typing import Any
 
 from tasks.provenance import redacted
@@ -55,6 +56,11 @@ def as_name(text: str) -> str:
         return text
     mark = blake2s(text.encode("utf-8", "surrogateescape"), digest_size=3).hexdigest()
     return f"{plain}-{mark}" if plain else mark
+
+
+def stem_as_name(path: str) -> str:
+    """Return `as_name` of a file's path without its suffix, the folders in it included."""
+    return as_name(PurePath(path).with_suffix("").as_posix())
 
 
 def param_value(text: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.classification.signal_params import Datatype
 from tasks.errors import DatasetError
-from tasks.workspace import allowed_path
+from tasks.workspace import allowed_link
 
 META, DATA = ".sigmf-meta", ".sigmf-data"
 _FLOAT_SUFFIXES = (".iq", ".dat", ".bin", ".raw", ".cf32", ".fc32", ".cfile", ".c64", ".complex", DATA)
@@ -82,9 +82,7 @@ def find_recordings(source: Path) -> list[Path]:
         for name in names:
             path = Path(root, name)
             if not name.startswith(".") and path.suffix.lower() in SUFFIX_DATATYPES:
-                if path.is_symlink():
-                    allowed_path(path)
-                found.append(path)
+                found.append(allowed_link(path))
     if not found:
         have = ", ".join(sorted(SUFFIX_DATATYPES))
         raise DatasetError(f"found no recording, need files that end with one of {have}: {source}")

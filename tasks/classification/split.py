@@ -13,7 +13,7 @@ from tasks.classification.partition import assign_groups
 from tasks.classification.sources import PARTS, SourceImage, Sources, find_sources, group_names
 from tasks.errors import DatasetError, ImageError
 from tasks.progress import Steps, finish
-from tasks.workspace import storage_errors, write_json
+from tasks.workspace import open_table, storage_errors, write_json
 
 FILE_COLUMNS = ("part", "class", "group", "name", "source", "digest")
 # Leaves room for what augmentation appends; most file systems end a name at 255 bytes.
@@ -229,7 +229,7 @@ def _write(placed: Sequence[_Placed], target: Path) -> int:
     """Link or copy the files and list them in files.csv; return how many are links."""
     n_linked = 0
     taken: set[tuple[Part, str, str]] = set()
-    with (target / "files.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_table(target / "files.csv") as file:
         rows = csv.writer(file)
         rows.writerow(FILE_COLUMNS)
         for item in placed:

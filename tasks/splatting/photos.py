@@ -10,7 +10,7 @@ from PIL import Image
 
 from tasks.classification.images import IMAGE_SUFFIXES, read_rgb
 from tasks.errors import DatasetError, ImageError
-from tasks.names import as_name
+from tasks.names import stem_as_name
 from tasks.splatting.params import FramesParams
 from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough
 from tasks.splatting.pixels import JPEG_QUALITY, shrunk
@@ -97,7 +97,7 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
     if seen.flaw:
         return FrameRow(index, None, seen.sharpness, False, seen.flaw, path.name)
     # Numbered: COLMAP takes the neighbours of a picture by the order of names as text, where 10 comes before 2.
-    name = f"{index + 1:05}_{as_name(path.stem)}.jpg"
+    name = f"{index + 1:05}_{stem_as_name(path.name)}.jpg"
     exif = Image.Exif()
     focal = focal_35mm(path)
     if focal:

@@ -10,7 +10,7 @@ import cv2
 
 from gpu_pools.lease import report_progress
 from tasks.display import Bars
-from tasks.names import as_name
+from tasks.names import stem_as_name
 from tasks.prefect_page import Page
 from tasks.splatting.fit_events import Event, Measured, Measurement, Note, PicturesRead, StepsDone
 from tasks.splatting.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
@@ -103,7 +103,7 @@ class _Recorder:
             self.page.row(measurement_row(measured.metrics, total))
         self._n_shown = len(self.session.history)
         for preview in event.previews:
-            name = as_name(Path(preview.name).with_suffix("").as_posix())
+            name = stem_as_name(preview.name)
             path = self.session.folder / "previews" / f"{name}.png"
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.names import as_name
+from tasks.names import stem_as_name
 from tasks.splatting.cameras import Camera
 from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.rasterizer import Rasterizer, Rendered
@@ -97,7 +97,7 @@ def write_depth_maps(drawer: Drawer, cameras: Sequence[Camera], folder: Path) ->
         depths = drawer.draw(camera, with_depth=True).depths
         assert depths is not None, "asked for"
         values = depths.cpu().double().numpy()
-        name = f"{i:04}_{as_name(Path(camera.name).with_suffix('').as_posix())}"
+        name = f"{i:04}_{stem_as_name(camera.name)}"
         there = values > 0
         step = float(values.max(initial=0.0)) / 65535 or 1.0
         steps = np.where(there, np.maximum(np.round(values / step), 1), 0).astype(np.uint16)

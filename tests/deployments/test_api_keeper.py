@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import httpx
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from deployments.api_keeper import api_keeper, share_api
 from deployments.keeper import take
+from tests.deployments.waiting import wait_for
 
 USER = """
 import os, sys, time
@@ -48,14 +48,7 @@ def start(home):
     for process in users:
         process.kill()
         process.wait()
-    assert wait_for(lambda: not api_keeper().alive())
-
-
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
+    assert wait_for(lambda: not api_keeper().alive(), 60)
 
 
 def servers(home):
@@ -103,7 +96,7 @@ def test_killed_users_leave_no_server(home, start):
     user = start()
     api = user.stdout.readline().strip()
     user.kill()
-    assert wait_for(lambda: not healthy(api) and not api_keeper().alive())
+    assert wait_for(lambda: not healthy(api) and not api_keeper().alive(), 60)
     assert servers(home) == []
 
 
@@ -113,7 +106,7 @@ def test_a_killed_keeper_takes_its_server_along_and_the_next_run_has_one(home, s
     (server,) = servers(home)
     keeper = server.parent()
     os.kill(keeper.pid, signal.SIGKILL)
-    assert wait_for(lambda: servers(home) == [])
+    assert wait_for(lambda: servers(home) == [], 60)
     assert start().stdout.readline().strip() == api  # so the first one finds it again, too
     assert len(servers(home)) == 1
     assert healthy(api)
@@ -123,7 +116,7 @@ def test_a_killed_server_is_started_again(home, start):
     api = start().stdout.readline().strip()
     (server,) = servers(home)
     server.kill()
-    assert wait_for(lambda: servers(home) not in ([server], []) and healthy(api))
+    assert wait_for(lambda: servers(home) not in ([server], []) and healthy(api), 60)
 
 
 def test_who_asks_while_nobody_uses_it_gets_an_address_of_its_own(home):

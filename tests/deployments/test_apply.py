@@ -27,7 +27,8 @@ def api(tmp_path_factory):
         service = prefect_service(free_port(), ui=False)
         patch.setenv("PREFECT_API_URL", f"{service.url}/api")
         with running(service), temporary_settings({PREFECT_API_URL: f"{service.url}/api"}):
-            assert queue_counts(asking(f"{service.url}/api")) == []
+            with asking(f"{service.url}/api") as call:
+                assert queue_counts(call) == []
             assert online_workers(f"{service.url}/api") == []
             assert apply() == len(SPEC)
             yield f"{service.url}/api"
@@ -43,7 +44,8 @@ def pool(api):
 
 
 def limits(api):
-    return {count.queue: count.limit for count in queue_counts(asking(api))}
+    with asking(api) as call:
+        return {count.queue: count.limit for count in queue_counts(call)}
 
 
 def test_the_pool_has_the_workers_type_and_asks_for_what_a_run_may_say(api):
@@ -107,7 +109,8 @@ def test_a_run_that_is_due_is_counted_where_it_waits(api):
     httpx.post(url, json=body).raise_for_status()
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
     httpx.post(url, json=body | {"state": later}).raise_for_status()
-    counts = {count.queue: (count.waiting, count.running) for count in queue_counts(asking(api))}
+    with asking(api) as call:
+        counts = {count.queue: (count.waiting, count.running) for count in queue_counts(call)}
     assert counts.pop("cpu.pipeline") == (1, 0)
     assert set(counts.values()) == {(0, 0)}
 

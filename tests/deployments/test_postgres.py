@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from deployments.postgres_keeper import postgres_keeper, postgres_up
 from deployments.services import ServiceError
 from tasks.database import database_file, mlflow_uri, postgres_record
 from tasks.errors import StorageError
+from tests.deployments.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not installed() or server_user() is None, reason="no PostgreSQL on this machine")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives its files to another user")
@@ -59,13 +59,6 @@ def home(made, monkeypatch):
 
 def connect(uri):
     return psycopg.connect(uri.replace("+psycopg", "").replace("+asyncpg", ""), autocommit=True)
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def postmaster(cluster):

@@ -343,6 +343,12 @@ def test_a_wrong_limit_is_refused(yard, words, fault):
         said("limit", *words)
 
 
+def test_the_number_of_pipelines_is_a_limit_of_the_cpu(yard):
+    said("limit", "cpu", "pipeline=3")
+    assert {(row["device"], row["kind"]): row["limit"] for row in document("limit")}["cpu", "pipeline"] == 3
+    said("limit", "cpu", "pipeline=16")
+
+
 @pytest.mark.parametrize("words", [["training=2"], []])
 def test_a_limit_of_a_device_that_is_not_there_is_refused(yard, words):
     done = CliRunner().invoke(app, ["limit", "cuda:7", *words])

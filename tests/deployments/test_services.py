@@ -15,6 +15,7 @@ from deployments.child import Child
 from deployments.drain import drain
 from deployments.services import LOOPBACK, Announcing, Service, ServiceError, free_port, healthy, running
 from deployments.stack import mlflow_service, prefect_service
+from tests.deployments.waiting import wait_for
 
 FILES = (sys.executable, "-m", "http.server", "--bind", LOOPBACK)
 
@@ -39,13 +40,6 @@ def files(port):
 
 def python(name, code, line="ready", death_signal="TERM"):
     return Announcing(name, (sys.executable, "-u", "-c", code), {}, line, death_signal)
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.mark.parametrize("make", [lambda port: prefect_service(port, ui=True), mlflow_service, files])

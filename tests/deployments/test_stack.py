@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -22,6 +21,7 @@ from deployments.services import LOOPBACK, free_port, healthy
 from deployments.stack import choose_api, running_stack, services_file, serving, stack_environment, stack_record
 from deployments.supervisor import LEAST_FREE_MIB, Plan, Supervisor
 from tasks.errors import ConfigError, StorageError
+from tests.deployments.waiting import wait_for
 
 YARD = Path(sys.executable).parent / "yard"
 REPLACED = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME", "TRAINYARD_DATABASE", "CUDA_VISIBLE_DEVICES"}
@@ -33,13 +33,6 @@ def yard(home, *words, **environ):
     env |= {"TRAINYARD_HOME": str(home), "TRAINYARD_LOCK_DIR": str(home / "locks"), "TRAINYARD_SIMULATE_GPUS": "2"}
     command = [str(YARD), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env | environ, timeout=200)
-
-
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
 
 
 @pytest.fixture
@@ -149,7 +142,7 @@ def test_killed_services_are_started_again(stack):
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     assert wait_for(lambda: not check().well, 5)
-    assert wait_for(lambda: check().well)
+    assert wait_for(lambda: check().well, 60)
     assert not set(before.values()) & set(stack_record()["pids"].values())
     said = (stack / "logs" / "yard.log").read_text()
     assert said.count("was killed by SIGKILL; is started again now; the end of") == 2
@@ -302,7 +295,7 @@ def test_it_does_not_outlive_a_killed_command(stack):
     finally:
         process.kill()
         process.wait()
-    assert wait_for(lambda: not any(healthy(url) for url in urls) and not postgres_keeper().alive())
+    assert wait_for(lambda: not any(healthy(url) for url in urls) and not postgres_keeper().alive(), 60)
     # What the killed one left behind does not stand in the way of the next.
     assert services_file().exists()
     assert running_stack() == {}
