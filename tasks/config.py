@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.errors import ConfigError
+from tasks.outside import PARAMETER_BYTES, parse_yaml, read_text
 
 # RFUAV's key -> where the classification flow takes it. Its users' files work as they are.
 RFUAV_KEYS: dict[str, str] = {
@@ -40,14 +39,9 @@ def read_parameters(path: Path) -> dict[str, Any]:
     """Return the flow parameters in a YAML file: nested as the flow has them, or flat with RFUAV's keys.
 
     Raises:
-        ConfigError: no such file, not YAML, not a mapping, or both forms say the same thing.
+        ConfigError: no plain file, not YAML, not a mapping, or both forms say the same thing.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as exc:
-        raise ConfigError(f"cannot read the parameters in {path}: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    content = parse_yaml(read_text(path, ConfigError, PARAMETER_BYTES), ConfigError, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"found a {type(content).__name__} in {path}, need a mapping of parameters")
     parameters: dict[str, Any] = {}
@@ -95,10 +89,7 @@ def override(parameters: dict[str, Any], assignments: Sequence[str]) -> None:
         dotted, equals, text = assignment.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"found {assignment!r}, need NAME=VALUE such as train.num_epochs=3")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            raise ConfigError(f"the value in {assignment!r} is not YAML: {' '.join(str(exc).split())}") from exc
+        value = parse_yaml(text, ConfigError, f"the value in {assignment!r}")
         if isinstance(value, str) and value == text.strip():  # else it was quoted: text on purpose
             value = _number(value)
         *parents, leaf = dotted.split(".")

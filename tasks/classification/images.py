@@ -1,16 +1,21 @@
 """Reads and writes pictures: whatever comes in leaves as 8-bit RGB, or as an error that names the file."""
 
-import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import outside
 from tasks.classification.decoding import MAX_PIXELS, UndecodableError, decode
 from tasks.errors import ImageError
+from tasks.outside import MIB
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+LARGEST_BYTES = 8 * MAX_PIXELS + MIB
+"""Of a picture's file: 16-bit RGBA takes 8 bytes a pixel, the MiB is room for headers and profiles."""
 
 
 def read_rgb(
@@ -34,17 +39,7 @@ def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     Raises:
         ImageError: it cannot be read, is empty, or is larger than `max_pixels` could ever need.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"not a regular file: {path}")
-        # 16-bit RGBA takes 8 bytes a pixel; the MiB is room for headers and profiles.
-        limit = 8 * max_pixels + 2**20
-        if status.st_size > limit:
-            raise ImageError(f"{status.st_size} bytes, more than {limit}, all that {max_pixels} pixels need: {path}")
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ImageError(f"cannot be read, {exc.strerror}: {path}") from exc
+    data = outside.read_bytes(path, ImageError, 8 * max_pixels + MIB)
     if not data:
         raise ImageError(f"empty file, 0 bytes: {path}")
     return data

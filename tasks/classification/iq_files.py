@@ -1,6 +1,5 @@
 """Files of raw I/Q: which ones a folder holds, how their samples are stored, and a stretch of them as numbers."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.classification.signal_params import Datatype
 from tasks.errors import DatasetError
+from tasks.outside import check_file, open_file, read_json
 from tasks.workspace import allowed_link
 
 META, DATA = ".sigmf-meta", ".sigmf-data"
@@ -68,7 +68,8 @@ def find_recordings(source: Path) -> list[Path]:
         DatasetError: there is nothing at `source`, no recording in it, or a folder cannot be read.
         ConfigError: a link leads outside the allowed roots.
     """
-    if source.is_file():
+    if source.exists() and not source.is_dir():
+        check_file(source, DatasetError)
         return [source.with_suffix(DATA) if source.suffix == META else source]
     if not source.is_dir():
         raise DatasetError(f"found nothing, need a recording of raw I/Q or a folder of them: {source}")
@@ -96,7 +97,7 @@ def read_layout(path: Path) -> Layout:
         DatasetError: the metadata cannot be read, or describe what is no single stream of complex samples.
     """
     meta = path.with_suffix(META)
-    if meta.is_file():
+    if meta.exists():
         content = _read_meta(meta)
         # A name of its own: the metadata of b.iq may lie beside an a.iq of the same stem.
         if path.suffix == DATA or content["global"].get("core:dataset") == path.name:
@@ -105,10 +106,7 @@ def read_layout(path: Path) -> Layout:
 
 
 def _read_meta(meta: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(meta.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise DatasetError(f"cannot read the SigMF metadata ({exc}): {meta}") from exc
+    content = read_json(meta, DatasetError)
     if not isinstance(content, dict) or not isinstance(content.get("global"), dict):
         raise DatasetError(f"found no object 'global', need SigMF metadata: {meta}")
     return content
@@ -140,7 +138,7 @@ def read_samples(path: Path, datatype: Datatype, start: int, count: int) -> NDAr
     """
     stored = _STORED[datatype]
     dtype = np.dtype(stored.dtype)
-    with path.open("rb") as file:
+    with open_file(path, DatasetError) as file:
         file.seek(2 * start * dtype.itemsize)
         values = np.fromfile(file, dtype=dtype, count=2 * count)
     values = values[: len(values) // 2 * 2]

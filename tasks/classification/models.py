@@ -2,6 +2,7 @@
 
 import logging
 import math
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tasks.errors import WeightsError
+from tasks.outside import WEIGHTS_BYTES, check_packed, open_file
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file; not a file of weights; or one that carries code, which is never run.
     """
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(f"found no file of weights at {path}")
+    file = open_file(path, WeightsError, WEIGHTS_BYTES)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with file:
+            if zipfile.is_zipfile(file):
+                check_packed(file, path, WeightsError)  # torch.save packs nothing
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as exc:  # torch raises UnpicklingError, RuntimeError, EOFError ... for what is not weights
         raise WeightsError(
             f"cannot read weights from {path}: need a state dict saved by torch.save, without pickled code "

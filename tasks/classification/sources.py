@@ -1,6 +1,7 @@
 """Finds out how a folder of images is laid out: class folders, or parts that hold class folders."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import get_args
 from tasks.classification.files import find_images, subfolders
 from tasks.classification.params import Part
 from tasks.errors import ConfigError, DatasetError
+from tasks.outside import TABLE_BYTES, read_bytes
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -152,11 +154,11 @@ def _from_pattern(text: str) -> Callable[[SourceImage], str | None]:
 
 
 def _from_csv(path: Path) -> Callable[[SourceImage], str | None]:
+    text = read_bytes(path, ConfigError, TABLE_BYTES).decode("utf-8-sig", "surrogateescape")
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as exc:
-        raise ConfigError(f"cannot read the CSV file of group_by, {exc.strerror}: {path}") from exc
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as exc:
+        raise ConfigError(f"is no CSV file ({exc}), need the columns path and group: {path}") from exc
     if not rows or not {"path", "group"} <= set(rows[0]):
         found = sorted(str(name) for name in rows[0]) if rows else "no rows"
         raise ConfigError(f"found {found}, need the columns path and group: {path}")

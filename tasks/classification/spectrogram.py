@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tasks.classification.iq_files import Layout, read_layout, read_samples
 from tasks.classification.signal_params import Datatype, SpectrogramParams, Window
 from tasks.errors import ConfigError, DatasetError
+from tasks.outside import check_file
 from tasks.workspace import storage_errors
 
 COLUMNS_AT_ONCE = 64
@@ -70,12 +71,12 @@ def open_recording(path: Path, params: SpectrogramParams) -> Recording:
     Raises:
         DatasetError: no such file, an odd length (part of a sample), or not enough samples for one frame.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DatasetError(f"found no recording, need a file of interleaved I/Q: {path}")
+    n_bytes = check_file(path, DatasetError)
     layout = read_layout(path)
     if params.datatype != "auto":
         layout = Layout(params.datatype, layout.sample_rate_hz)
-    n_bytes = path.stat().st_size
     if n_bytes % layout.sample_bytes:
         raise DatasetError(
             f"found {n_bytes} bytes, need a multiple of {layout.sample_bytes} ({layout.datatype}: I, then Q); "

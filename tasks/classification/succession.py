@@ -1,6 +1,5 @@
 """Whether a newly trained model becomes the champion: both answer the same test files, and the decision is kept."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tasks.classification.data import Samples
 from tasks.classification.grading import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.errors import TrackingError
+from tasks.outside import read_json
 from tasks.workspace import held, home
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -76,9 +76,9 @@ def _compare(
         assert now.run_id, "without one it counts as lost"
         with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
             weights, config, seen = registry.fetch(now.run_id, (WEIGHTS, CONFIG, SEEN), Path(folder))
-            champion_config = json.loads(config.read_text())
+            champion_config = read_json(config, TrackingError)
             classes = champion_config["classes"]
-            mask = common_files(json.loads(seen.read_text()), answers.digests)
+            mask = common_files(read_json(seen, TrackingError), answers.digests)
             model = load_model(weights, champion_config)
         samples = Samples(answers.paths, answers.labels.tolist())
         theirs = answer(model, champion_config, samples, device, cache=cache).probabilities.argmax(1)

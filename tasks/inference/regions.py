@@ -1,6 +1,5 @@
 """Two stages: a detector proposes regions of a picture, the classifier names each of them."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from tasks.inference.params import DetectParams, PredictParams, from_training
 from tasks.inference.predictor import Answer, Loaded, Predictor, Region, ahead, stacked
 from tasks.inference.prepare import Rgb
 from tasks.inference.sources import Job
+from tasks.outside import PARAMETER_BYTES, read_json
 from tasks.workspace import allowed_path
 
 DETECTOR = "ssdlite320_mobilenet_v3_large"
@@ -49,10 +49,7 @@ def read_two_stages(path: Path) -> TwoStages:
     Raises:
         ConfigError: it is not JSON, a stage is missing, or the detector is another than torchvision's SSDlite.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"cannot read the two stages in {path}: {exc}") from exc
+    content = read_json(path, ConfigError, PARAMETER_BYTES)
     stages = content if isinstance(content, dict) else {}
     detector, classifier = (_stage(stages, name, path) for name in ("detector", "classifier"))
     name = detector.get("model_name", DETECTOR)

@@ -19,6 +19,7 @@ from tasks.classification.spectrogram import Recording, at_rate, open_recording,
 from tasks.errors import DatasetError, ImageError
 from tasks.inference.params import PrepareParams
 from tasks.inference.prepare import Rgb, bounded, read_prepared
+from tasks.outside import check_file
 from tasks.splatting import video
 from tasks.workspace import allowed_path
 
@@ -80,8 +81,9 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
         if not images:
             raise DatasetError(f"found no picture among {n_other} file(s), need at least one, in {path}")
         return Source(found, "folder", tuple(images))
-    if not found.is_file():
+    if not found.exists():
         raise DatasetError(f"found nothing at {path}, need a picture, a folder, a video or a recording")
+    check_file(found, DatasetError)
     suffix = found.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return Source(found, "image", (found,))

@@ -1,6 +1,5 @@
 """The model that answers: weights and configuration, held against each other before a device is asked for."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tasks.classification.grading import load_model
 from tasks.classification.models import head_classes, read_state_dict
 from tasks.errors import ConfigError, WeightsError
 from tasks.inference.params import PredictParams
+from tasks.outside import PARAMETER_BYTES, WEIGHTS_BYTES, check_file, read_json
 
 CONFIG = "config.json"
 DEFAULT_SIZE = 224
@@ -35,10 +35,11 @@ def from_file(weights: Path, params: PredictParams) -> ModelFiles:
         WeightsError: there is no such file.
         ConfigError: architecture or classes are not known, or config.json is damaged.
     """
-    if not weights.is_file():
+    if not weights.exists():
         raise WeightsError(f"found no file of weights at {weights}")
+    check_file(weights, WeightsError, WEIGHTS_BYTES)
     beside = weights.with_name(CONFIG)
-    config = configured(read_config(beside) if beside.is_file() else {}, params, str(weights))
+    config = configured(read_config(beside) if beside.exists() else {}, params, str(weights))
     return ModelFiles(weights, config, weights.name, None)
 
 
@@ -48,10 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is not JSON, or says nothing of a model and its classes.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"cannot read the model's configuration {path}: {exc}") from exc
+    config = read_json(path, ConfigError, PARAMETER_BYTES)
     if not isinstance(config, dict) or not {"model", "classes", "image_size"} <= set(config):
         raise ConfigError(f"need model, classes and image_size in {path}")
     return config

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.classification.images import IMAGE_SUFFIXES, read_rgb
+from tasks.classification.images import IMAGE_SUFFIXES, LARGEST_BYTES, read_rgb
 from tasks.errors import DatasetError, ImageError
 from tasks.names import stem_as_name
+from tasks.outside import open_file
 from tasks.splatting.params import FramesParams
 from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough
 from tasks.splatting.pixels import JPEG_QUALITY, shrunk
@@ -108,6 +109,6 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
 
 def focal_35mm(path: Path) -> int | None:
     """Return the focal length a photograph's EXIF gives for 35 mm film, mm; None: it gives none."""
-    with Image.open(path) as image:
+    with open_file(path, ImageError, LARGEST_BYTES) as file, Image.open(file) as image:
         focal = image.getexif().get_ifd(_EXIF_IFD).get(_FOCAL_35MM)
     return int(focal) if isinstance(focal, int | float) and 1 <= focal <= 5000 else None

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.errors import DatasetError
+from tasks.outside import CLOUD_BYTES, read_bytes
 from tasks.splatting.gaussians import Gaussians
 from tasks.workspace import replacing
 
@@ -71,10 +72,7 @@ def read_ply(path: Path) -> Gaussians:
     Raises:
         DatasetError: it is no binary PLY of float columns, lacks one, or is cut off.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise DatasetError(f"cannot read {path}: {exc.strerror}") from exc
+    data = read_bytes(path, DatasetError, CLOUD_BYTES)
     n_vertices, names, start = _header(data, path)
     needed = n_vertices * len(names) * 4
     if len(data) - start < needed:

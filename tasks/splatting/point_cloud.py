@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DatasetError
+from tasks.outside import CLOUD_BYTES, read_bytes
 
 _TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -27,10 +28,7 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     Raises:
         DatasetError: it cannot be read, is no PLY, is truncated, or its vertices have no x, y, z.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise DatasetError(f"cannot read the points in {path}: {exc.strerror}") from exc
+    data = read_bytes(path, DatasetError, CLOUD_BYTES)
     end = data.find(b"end_header")
     if not data.startswith(b"ply") or end < 0:
         raise DatasetError(f"{path} is no PLY: begins with {data[:8]!r}, need 'ply' and a header")

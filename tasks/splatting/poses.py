@@ -13,6 +13,7 @@ from PIL import Image
 from tasks.classification.files import find_images
 from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError
+from tasks.outside import open_file
 from tasks.splatting.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, Job, run_colmap
 from tasks.splatting.gate import check_poses
 from tasks.splatting.params import PosesParams
@@ -128,7 +129,7 @@ def _groups(pictures: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]
     """Return the names by size: one camera cannot have taken pictures of two, at least not turned the same way."""
     by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name in names:
-        with Image.open(pictures / name) as image:
+        with open_file(pictures / name, DatasetError) as file, Image.open(file) as image:
             by_size[image.size].append(name)
     return tuple(tuple(group) for _, group in sorted(by_size.items()))
 

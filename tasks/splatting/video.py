@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DatasetError
+from tasks.outside import check_file, open_file
 
 Picture = NDArray[np.uint8]
 
@@ -51,6 +52,7 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         DatasetError: it is no video, is cut off before it can be opened, or has no picture.
     """
+    check_file(path, DatasetError)
     try:
         # Only local files: containers can name hosts.
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
@@ -73,7 +75,7 @@ def _unopenable(path: Path, exc: Exception) -> str:
     size = path.stat().st_size
     if size == 0:
         return f"empty file, 0 bytes: {path}; need a video"
-    with path.open("rb") as file:
+    with open_file(path, DatasetError) as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return (

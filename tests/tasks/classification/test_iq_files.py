@@ -94,7 +94,7 @@ def test_metadata_describe_a_file_of_another_suffix_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ("{", "cannot read the SigMF metadata"),
+        ("{", "is not JSON"),
         ("[]", "need SigMF metadata"),
         ({"global": {"core:datatype": "rf32_le"}}, "found core:datatype 'rf32_le', need one of cf32_le"),
         ({"global": {"core:datatype": "ci8", "core:num_channels": 2}}, "found 2 channels, need 1"),

@@ -118,7 +118,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DatasetError, match="cannot open .*nowhere.mp4"):
+    with pytest.raises(DatasetError, match="cannot be read, No such file or directory: .*nowhere.mp4"):
         probe(tmp_path / "nowhere.mp4")
 
 
