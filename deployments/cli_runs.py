@@ -65,12 +65,13 @@ def submit(
 def runs(
     waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait, with the reason")] = False,
     running: Annotated[bool, typer.Option("--running", help="Those that run")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="Those of later, by a schedule or --at")] = False,
     flow: Annotated[str | None, typer.Option(help="Of this flow")] = None,
     owner: Annotated[str | None, typer.Option(help="Of this user, or user@host")] = None,
     limit: Annotated[int, typer.Option(min=1, help="So many at most")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs: what runs, what waits, what has ended (the newest first), then what is put down for later."""
     from dataclasses import asdict
 
     from deployments.api import connect
@@ -79,11 +80,13 @@ def runs(
 
     types = (*(WAITING if waiting else ()), *(RUNNING if running else ()))
     with connect() as api:
-        rows = list_runs(api, types=types, flow=flow, owner=owner, limit=limit)
+        rows = list_runs(api, types=types, scheduled=scheduled, flow=flow, owner=owner, limit=limit)
     if as_json:
         print_json([asdict(row) for row in rows])
     elif rows:
         console().print(runs_table(rows))
+        if len(rows) == limit:
+            typer.echo(f"these are the first {limit}: --limit shows more, --scheduled those of later")
     else:
         typer.echo("no runs")
 
@@ -91,7 +94,8 @@ def runs(
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show everything about a run."""
     from deployments.api import connect
-    from deployments.runs import children, find_run, make_rows, read_details
+    from deployments.details import read_details
+    from deployments.runs import children, find_run, make_rows
     from deployments.tables import print_details, print_json
 
     with connect() as api:

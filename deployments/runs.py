@@ -1,19 +1,16 @@
-"""Reads what the server holds of runs: the list, one run with all that belongs to it, and its log."""
+"""Reads what the server holds of runs: which there are, and their logs."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
-from deployments.progress import Far, epoch_rows, read_progress
+from deployments.progress import Far, read_progress
 from gpu_pools.queues import QueueError, parse_queue
 from tasks.errors import ConfigError
-from tasks.workspace import home
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 WAITING = ("SCHEDULED", "PAUSED")
@@ -114,28 +111,53 @@ class Row:
 
 
 def list_runs(
-    api: Api, *, types: Sequence[str] = (), flow: str | None = None, owner: str | None = None, limit: int = 20
+    api: Api,
+    *,
+    types: Sequence[str] = (),
+    scheduled: bool = False,
+    flow: str | None = None,
+    owner: str | None = None,
+    limit: int = 20,
 ) -> list[Row]:
-    """Return the newest runs; those that wait by when they were due.
+    """Return runs in the order in which people look for them, see `_groups`.
 
     Args:
         types: of states; empty: all.
+        scheduled: only those that are due later.
         flow: its name.
         owner: `anna`, or `anna@boxa`.
         limit: so many at most.
     """
-    body: Json = {"sort": "EXPECTED_START_TIME_ASC" if types == WAITING else "START_TIME_DESC"}
-    if types:
-        body["flow_runs"] = {"state": {"type": {"any_": list(types)}}}
-    if flow:
-        body["flows"] = {"name": {"any_": [flow]}}
     found: list[Json] = []
-    for run in api.pages("/flow_runs/filter", body):
-        if len(found) == limit:
-            break
-        if owner is None or owner in _names_of(run):
-            found.append(run)
+    for body in _groups(types, scheduled, datetime.now(UTC)):
+        if flow:
+            body["flows"] = {"name": {"any_": [flow]}}
+        for run in api.pages("/flow_runs/filter", body):
+            if len(found) == limit:
+                break
+            if owner is None or owner in _names_of(run):
+                found.append(run)
     return make_rows(api, found)
+
+
+def _groups(types: Sequence[str], scheduled: bool, now: datetime) -> list[Json]:
+    """Return what to ask for, one after the other: what runs, what waits by when it was due, what has ended (the
+    newest first), and what a schedule or `--at` has put down for later (the next first)."""
+    waits = [kind for kind in WAITING if not types or kind in types]
+    later = _asked(waits, "EXPECTED_START_TIME_ASC", {"after_": now.isoformat()})
+    if scheduled:
+        return [later]
+    due = _asked(waits, "EXPECTED_START_TIME_ASC", {"before_": now.isoformat()})
+    run = _asked([kind for kind in RUNNING if not types or kind in types], "START_TIME_DESC")
+    ended = _asked([kind for kind in ENDED if not types or kind in types], "END_TIME_DESC")
+    return [body for body in (run, due, ended, later) if body["flow_runs"]["state"]["type"]["any_"]]
+
+
+def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:
+    body: Json = {"flow_runs": {"state": {"type": {"any_": list(types)}}}, "sort": order}
+    if when is not None:
+        body["flow_runs"]["expected_start_time"] = when
+    return body
 
 
 def _names_of(run: Mapping[str, Any]) -> set[str]:
@@ -216,69 +238,6 @@ def _sentence(run: Mapping[str, Any], state: Mapping[str, Any]) -> str:
         return said
     at = datetime.fromisoformat(due)
     return f"booked for {at.astimezone():%Y-%m-%d %H:%M}" if at > datetime.now(UTC) else NOBODY_LOOKED
-
-
-def _defaults(api: Api, run: Mapping[str, Any]) -> Json:
-    """Return the job variables that a run has of its deployment, those of its own go before them."""
-    try:
-        found = api.call("GET", f"/deployments/{run['deployment_id']}") if run["deployment_id"] else {}
-    except NotFoundError:
-        return {}  # deleted since
-    return dict(found.get("job_variables") or {})
-
-
-def read_details(api: Api, run: Json) -> Json:
-    """Return everything about a run; the keys are those of `yard show --json`, see docs/services.md."""
-    (row,) = make_rows(api, [run])
-    halves = children(api, run["id"])
-    wanted = {"flow_run_id": {"any_": [run["id"], *(half["id"] for half in halves)]}}
-    artifacts = list(api.pages("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"}))
-    states = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
-    return {
-        **asdict(row),
-        "url": api.page(run["id"]),
-        "parameters": run["parameters"],
-        "job_variables": {**_defaults(api, run), **(run["job_variables"] or {})},
-        "created": run["created"],
-        "due": run["next_scheduled_start_time"] or run["expected_start_time"],
-        "started": run["start_time"],
-        "ended": run["end_time"],
-        "attempts": run["run_count"],
-        "states": [
-            {key: state[key] for key in ("timestamp", "type", "name", "message")}
-            for state in sorted(states, key=lambda state: str(state["timestamp"]))
-        ],
-        "halves": [asdict(half) for half in make_rows(api, halves)],
-        "last_epoch": next(iter(reversed(epoch_rows(artifacts))), None),
-        "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
-        "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
-        **_files(run, row),
-    }
-
-
-def _target(link: str) -> str:
-    found = re.search(r"\((\S+)\)$", link)  # [text](address)
-    return found[1] if found else link
-
-
-def folder_of(run: Mapping[str, Any]) -> Path:
-    """Return where the files of a run are on the host it ran on: a half works in the folder of its pipeline."""
-    return home() / "runs" / str(run["parameters"].get("run") or run["id"])
-
-
-def _files(run: Json, row: Row) -> Json:
-    folder = folder_of(run)
-    figures = folder / "training" / "report" / "metrics.json"
-    left = [name for name in ("checkpoint.pt", "finished.json") if (folder / "training" / name).is_file()]
-    resume = ""
-    if row.type in ENDED and row.type != "COMPLETED":
-        what = "from its checkpoint" if left else "from its beginning"
-        resume = f"`yard resume {run['id']}` goes on here and now, {what}; Retry on its page puts it in its queue again"
-    return {
-        "folder": str(folder) if folder.is_dir() else None,
-        "figures": json.loads(figures.read_text()) if figures.is_file() else None,
-        "resume": resume,
-    }
 
 
 def read_logs(api: Api, ids: Sequence[str], since: datetime | None = None) -> Iterator[Json]:

@@ -223,7 +223,10 @@ class TrainParams(Params):
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
     checkpoint_every_s: Annotated[
         float,
-        Field(gt=0, description="Longest work a crash can cost, besides the end of each epoch; seconds"),
+        Field(
+            gt=0,
+            description="Seconds between checkpoints at most: what a crash can cost",
+        ),
     ] = 300
     keep_every_epoch: Annotated[bool, Field(description="Keep the weights of every epoch in MLflow")] = False
 

@@ -32,6 +32,7 @@ from tasks.classification.events import (
     epoch_from,
     history_frame,
 )
+from tasks.classification.going_on import CHECKPOINT, FINISHED
 from tasks.classification.grading import load_model
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.optim import deterministic
@@ -90,16 +91,16 @@ class Session:
     @property
     def checkpoint(self) -> Path:
         """Return the file that a restart goes on from."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def finished(self) -> bool:
         """Return whether the folder already holds the finished training."""
-        return (self.folder / "finished.json").is_file()
+        return (self.folder / FINISHED).is_file()
 
     def load_finished(self) -> None:
         """Take the history of a training that was finished earlier from its folder."""
-        rows = json.loads((self.folder / "finished.json").read_text())["history"]
+        rows = json.loads((self.folder / FINISHED).read_text())["history"]
         self.history = [epoch_from(row) for row in rows]
 
     def _check_batches(self, n_images: int) -> None:
@@ -222,7 +223,7 @@ class Session:
             save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
         self.history.append(EpochDone(event, now))
         # Of epochs shorter than that, several are trained again after a crash, with the same figures.
-        if now - self._saved_ms >= self._save_cost_ms / CHECKPOINT_SHARE:
+        if now - self._saved_ms >= min(1000 * self.params.checkpoint_every_s, self._save_cost_ms / CHECKPOINT_SHARE):
             self._save(trainer)
         for text in event.notes:
             yield Note(text)
@@ -267,7 +268,7 @@ class Session:
         write_json(self.folder / "seen_digests.json", sorted(seen))
         write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
         write_json(
-            self.folder / "finished.json",
+            self.folder / FINISHED,
             {
                 "history": [dataclasses.asdict(row) for row in self.history],
                 "stopped_early": trainer.stopped,

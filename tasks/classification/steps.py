@@ -11,6 +11,7 @@ from prefect import task
 from prefect.runtime import flow_run, task_run
 
 from tasks import shell
+from tasks.classification.going_on import AUGMENTED, SPLIT, TRAINING
 from tasks.classification.params import (
     AugmentParams,
     DataSource,
@@ -155,7 +156,7 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
     from tasks.classification.split import splitting
 
     source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
-    target = stage_dir(run, "split")
+    target = stage_dir(run, SPLIT)
     if not target.is_dir():  # a restart finds the stage whole or not at all
         if params.group_by and params.group_by.lower().endswith(".csv"):
             allowed_path(Path(params.group_by))
@@ -174,7 +175,7 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
     from tasks.classification.augment import augmenting
 
-    target = stage_dir(run, "augmented")
+    target = stage_dir(run, AUGMENTED)
     if not target.is_dir():
         with staged(target) as folder, bars() as shown:
             report = shown.watch("augment", augmenting(split_dir, folder, params))
@@ -194,7 +195,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     from tasks.classification.session import Session
     from tasks.classification.tracked import train_tracked
 
-    folder = stage_dir(run, "training")
+    folder = stage_dir(run, TRAINING)
     check_paths(params)
     try:
         with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (tracker, device, log):

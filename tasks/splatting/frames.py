@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.classification.images import write_jpeg
+from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.params import FramesParams
 from tasks.splatting.photos import extract_photos
-from tasks.splatting.picked import FRAMES_TABLE, IMAGES, FrameRow, FramesReport, check_enough, write_table
+from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough, write_table
 from tasks.splatting.pixels import JPEG_QUALITY, shrunk
 from tasks.splatting.sharpness import Grey, Look, look, same_view
 from tasks.splatting.stage_events import Note, StageProgress

@@ -9,7 +9,6 @@ from pathlib import Path
 from tasks.errors import DatasetError
 from tasks.workspace import write_atomic
 
-FRAMES_TABLE = "frames.csv"
 IMAGES = "images"
 
 MIN_PICTURES = 3

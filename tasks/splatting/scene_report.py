@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tasks.classification.images import encode_jpeg
+from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.photos import photographs
-from tasks.splatting.picked import FRAMES_TABLE, IMAGES, FrameRow, read_table
+from tasks.splatting.picked import IMAGES, FrameRow, read_table
 from tasks.splatting.pixels import read_stored, shrunk
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.scene import Scene, normalized, read_scene

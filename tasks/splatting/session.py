@@ -36,6 +36,7 @@ from tasks.splatting.fit_events import (
     row_of,
 )
 from tasks.splatting.gaussians import Gaussians
+from tasks.splatting.going_on import CHECKPOINT, FINISHED
 from tasks.splatting.params import SplatParams
 from tasks.splatting.presets import settings
 from tasks.splatting.rasterizer import Rasterizer
@@ -47,9 +48,7 @@ from tasks.workspace import write_atomic, write_json
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints
 CHECKPOINT_EVERY_S = 60.0
 
-CHECKPOINT, GAUSSIANS, METRICS, EXPOSURES, CAMERAS, FINISHED = (
-    *("splat.ckpt", "gaussians.pt", "metrics.csv", "exposures.json", "cameras_refined.json", "finished.json"),
-)
+GAUSSIANS, METRICS, EXPOSURES, CAMERAS = "gaussians.pt", "metrics.csv", "exposures.json", "cameras_refined.json"
 
 
 def never() -> bool:

@@ -16,6 +16,7 @@ from tasks.display import Bars, bars
 from tasks.errors import StopAsked
 from tasks.prefect_page import Page, show_link, show_markdown
 from tasks.shell import Logger, leave_unended, logger, now_ms, stage_dir, stop_asked, time_left_s
+from tasks.splatting.going_on import FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
 from tasks.workspace import allowed_path, recall, remember, run_dir, write_json
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from tasks.splatting.session import Session
     from tasks.tracking import Tracker
 
-FRAMES, POSES, TRAINING, REPORT, SPLAT = "frames", "poses", "training", "report", "splat"
+REPORT, SPLAT = "report", "splat"
 _EXPORT_SHARE, _EXPORT_S = 0.2, 600.0  # of what is left of a time limit, and at most, set aside for the export
-SCENE_OF_RUN = f"{POSES}/undistorted"
 
 
 def name_scene() -> str:
@@ -51,7 +51,7 @@ def name_splat() -> str:
 
 def scene_of(run: str) -> Path:
     """Return the folder that the preparation of a run leaves for its training."""
-    return run_dir(run) / SCENE_OF_RUN
+    return run_dir(run) / SCENE
 
 
 def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
@@ -92,7 +92,7 @@ def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
     """Take pictures from a video or folder; return the folder with images/, or `data` where cameras are known."""
     from tasks.splatting.frames import extract_frames
     from tasks.splatting.inputs import recognise
-    from tasks.splatting.picked import FRAMES_TABLE, read_table
+    from tasks.splatting.picked import read_table
 
     source = allowed_path(data)
     if recognise(source) in {"colmap", "transforms"}:

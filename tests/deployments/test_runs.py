@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,26 @@ def test_waiting_runs_come_by_when_they_were_due_with_the_sentence_why(yard):
     assert [row["since"] for row in rows] == sorted(row["since"] for row in rows)
     assert {row["message"] for row in rows} == {WAITS}
     assert said("runs", "--waiting", "--owner", "waiter@boxa").count(WAITS) == 3
+
+
+def test_what_runs_comes_first_then_what_waits_then_what_ended_and_what_is_for_later_last(yard):
+    mine = {"owner": "order@boxa"}
+    later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    booked = {"type": "SCHEDULED", "state_details": {"scheduled_time": later}}
+    for n in range(25):  # as schedules make them, before all else
+        yard.create("prepare_dataset", name=f"later-{n}", parameters={"data": "/d"}, job_variables=mine, state=booked)
+    runs = {name: training(yard, name, **mine)["id"] for name in ("waits", "old", "new", "runs")}
+    for name in ("old", "new"):
+        yard.state(runs[name], "RUNNING")
+        yard.state(runs[name], "COMPLETED")
+    yard.state(runs["runs"], "RUNNING")
+    names = [row["name"] for row in document("runs", "--owner", "order")]
+    assert names[:4] == ["runs", "waits", "new", "old"]
+    assert (len(names), {name.partition("-")[0] for name in names[4:]}) == (20, {"later"})
+    assert "--scheduled those of later" in said("runs", "--owner", "order")
+    booked_only = [row["name"] for row in document("runs", "--scheduled", "--owner", "order", "--limit", 40)]
+    assert sorted(booked_only) == sorted(f"later-{n}" for n in range(25))
+    assert document("runs", "--waiting", "--owner", "order")[0]["name"] == "waits"
 
 
 def test_lists_are_cut_and_narrowed(yard):
@@ -191,6 +213,30 @@ def test_everything_about_a_run_is_in_one_document(yard, pipeline):
     assert found["folder"] == str(yard.home / "runs" / run["id"])
     assert found["url"].endswith(f"/runs/flow-run/{run['id']}")
     assert found["resume"].startswith(f"`yard resume {run['id']}` goes on here and now, from its checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("left", "where"),
+    [
+        ("training/splat.ckpt", r"its checkpoint of \d{4}-\d\d-\d\d \d\d:\d\d"),
+        ("training/checkpoint.pt", r"its checkpoint of \d{4}-\d\d-\d\d \d\d:\d\d"),
+        ("training/finished.json", "its finished training"),
+        ("poses/undistorted/made_with.json", "its cameras"),
+        ("frames/frames.csv", "its pictures"),
+        ("augmented/made_with.json", "its augmented pictures"),
+        ("split/made_with.json", "its split data"),
+        ("split.tmp/made_with.json", "its beginning"),
+    ],
+)
+def test_each_pipeline_says_from_where_a_run_goes_on(yard, left, where):
+    run = yard.create("splatting", name="died", parameters={"data": "/d"})
+    yard.state(run["id"], "RUNNING")
+    yard.state(run["id"], "CRASHED")
+    path = yard.home / "runs" / run["id"] / left
+    path.parent.mkdir(parents=True)
+    path.touch()
+    sentence = f"`yard resume {run['id']}` goes on here and now, from {where}; "
+    assert re.match(sentence, document("show", run["id"])["resume"])
 
 
 def test_a_half_shows_the_folder_of_its_pipeline(yard, pipeline):

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.runs import Row, read_details
+from deployments.details import read_details
+from deployments.runs import Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "services.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)

@@ -144,6 +144,18 @@ def test_what_does_not_change_the_result_may_change_before_the_resumption(sessio
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_no_crash_costs_more_than_the_time_between_checkpoints_however_slow_writing_is(session, tmp_path):
+    times = itertools.count()  # a second between two looks at the clock: a checkpoint costs one, 3 % are 33 s
+    training = session("slow", num_epochs=12, batch_size=8, checkpoint_every_s=4)
+    training._clock_ms = lambda: 1000 * next(times)
+    path, ages, written = tmp_path / "slow" / "checkpoint.pt", [], 0
+    for event in training.run():
+        if isinstance(event, BatchDone | EpochDone):
+            ages.append(0 if path.is_file() and path.stat().st_mtime_ns != written else ages[-1] + 1 if ages else 1)
+            written = path.stat().st_mtime_ns if path.is_file() else 0
+    assert max(ages) < 4
+
+
 def test_other_parameters_are_refused_by_name(session):
     run_until(session(), after(2, BatchDone))
     with pytest.raises(ConfigError, match=r"belongs to another training \(learning_rate 0.001 -> 0.002\)"):

@@ -8,8 +8,9 @@ import pytest
 from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError
 from tasks.splatting.frames import extract_frames
+from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.params import FramesParams
-from tasks.splatting.picked import FRAMES_TABLE, FramesReport, read_table
+from tasks.splatting.picked import FramesReport, read_table
 from tasks.splatting.stage_events import Note, StageProgress
 from tests.tasks.splatting.films import HEIGHT, WIDTH, film, panned, wall
 

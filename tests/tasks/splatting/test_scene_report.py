@@ -6,7 +6,8 @@ from tasks.classification.images import read_rgb, write_jpeg
 from tasks.splatting.cameras import Camera
 from tasks.splatting.colmap_model import PinholeModel, write_model
 from tasks.splatting.demo_scene import looking_at
-from tasks.splatting.picked import FRAMES_TABLE, FrameRow, write_table
+from tasks.splatting.going_on import FRAMES_TABLE
+from tasks.splatting.picked import FrameRow, write_table
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.scene_report import (
     CAMERAS,

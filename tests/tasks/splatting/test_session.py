@@ -12,8 +12,9 @@ from tasks.splatting.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.fit_checkpoint import FREE_TO_CHANGE, save_tensors
 from tasks.splatting.fit_events import Measured, Note, PicturesRead, StepsDone
 from tasks.splatting.gaussians import Gaussians
+from tasks.splatting.going_on import FINISHED
 from tasks.splatting.params import SplatParams
-from tasks.splatting.session import CAMERAS, EXPOSURES, FINISHED, GAUSSIANS, METRICS, Session
+from tasks.splatting.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
 from tests.tasks.splatting.fit_scene import make_scene
 
 SMALL = {"preset": "quick", "max_steps": 80, "cap_max": 400, "test_every": 4, "eval_every": 30, "device": "cpu"}
