@@ -75,7 +75,8 @@ def log_served_model(
         if ready := _ready_model(client, experiment_id, run_id, name):
             return f"models:/{ready.model_id}"
         local = Path(tmp) / "model"
-        _save(local, weights, config, example)
+        with storage_errors(local):
+            _save(local, weights, config, example)
         _check(local, weights, example)
         model = client.create_logged_model(experiment_id, name, run_id, model_type="classifier")
         _upload(client, model, run_id, local, step)

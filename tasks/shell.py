@@ -3,9 +3,10 @@
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from gpu_pools.lease import report_progress
 from gpu_pools.probe import get_probe, resolve_device
 from gpu_pools.supervise import MARK
 from tasks.errors import ConfigError, TrackingError
-from tasks.workspace import run_dir
+from tasks.workspace import run_dir, storage_errors
 
 if TYPE_CHECKING:
     import torch
@@ -195,12 +196,31 @@ def tracked(
             tracker.leave_open()
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that says once, not with a traceback for every line, that it cannot be written."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging calls it so
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(f"lines are missing in {self.baseFilename}: {error.strerror}", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # told above
+            super().close()
+
+
 @contextmanager
 def log_file(log: Logger, path: Path) -> Iterator[None]:
     """Copy the step's log lines to a file for the block."""
     target = log.logger if isinstance(log, logging.LoggerAdapter) else log
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     target.addHandler(handler)
     try:

@@ -2,17 +2,23 @@
 
 import errno
 import fcntl
+import io
 import json
 import os
+import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from tasks.errors import ConfigError, StorageError
+from tasks.errors import ConfigError, StorageError, TrainyardError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MADE_WITH = "made_with.json"
 """The file of a stage that says what it was made with; the last one written, so a stage that has it is whole."""
@@ -110,23 +116,67 @@ def allowed_link(path: Path) -> Path:
     return path
 
 
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What libraries that write by themselves raise under other names; no other error of theirs may hide behind these."""
+
+_SQLITE = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a StorageError that names the place and the way out."""
+    """Turn what the file system refuses into a StorageError that names the place and the way out.
+
+    Libraries give the system's error other words: it is looked for among what led to theirs.
+    """
     try:
         yield
-    except OSError as exc:
-        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageError(f"disk full while writing {exc.filename or path}: free room there") from exc
-        if exc.errno == errno.EFBIG:
-            raise StorageError(
-                f"file too large while writing {exc.filename or path}: raise the limit (ulimit -f)"
-            ) from exc
-        if exc.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise StorageError(f"cannot write {exc.filename or path}: {exc.strerror}") from exc
-        if exc.errno in {errno.ENOTDIR, errno.EEXIST}:
-            raise StorageError(f"found a file where a folder is needed: {exc.filename or path}") from exc
-        raise
+    except Exception as exc:  # raised again, unless the disk is behind it
+        sentence = None if isinstance(exc, TrainyardError) else _sentence(exc, path)
+        if sentence is None:
+            raise
+        raise StorageError(sentence) from exc
+
+
+def _sentence(exc: Exception, path: Path) -> str | None:
+    """Return what the disk refused, None where it is not the disk."""
+    blamed: BaseException = exc
+    behind: BaseException | None = exc
+    while behind is not None and _number(blamed) not in _LOST:
+        blamed = behind if _number(behind) in _LOST else blamed
+        behind = behind.__cause__ or behind.__context__
+    number = _number(blamed)
+    # Of a copy and a link the second name is the one that is written.
+    where = getattr(blamed, "filename2", None) or getattr(blamed, "filename", None) or path
+    where = os.fsdecode(where) if isinstance(where, bytes) else where
+    match number:
+        case errno.ENOSPC:
+            return f"disk full while writing {where}: free room there"
+        case errno.EDQUOT:
+            return f"disk quota used up while writing {where}: free room there, or ask for a larger quota"
+        case errno.EFBIG:
+            return f"file too large while writing {where}: raise the limit (ulimit -f)"
+        case errno.EIO:
+            return f"the disk failed while writing {where} (input/output error): have it looked at"
+        case errno.EACCES | errno.EROFS | errno.EPERM:
+            return f"cannot write {where}: {os.strerror(number)}"
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"found a file where a folder is needed: {where}"
+    return None
+
+
+def _number(exc: BaseException) -> int | None:
+    """Return the system's number of an error, also where a library has it as text or under its own number."""
+    if isinstance(exc, shutil.Error):  # of a whole tree: a list of texts
+        found = re.search(r"\[Errno (\d+)\]", str(exc))
+        return int(found[1]) if found else None
+    if isinstance(exc, sqlite3.Error):
+        return _SQLITE.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF)
+    return exc.errno if isinstance(exc, OSError) else None
 
 
 @contextmanager
@@ -155,9 +205,28 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def copy_whole(source: str | Path, target: str | Path) -> None:
+    """Copy a file so that a reader sees the old or the new content."""
+    with replacing(Path(target)) as file, open(source, "rb") as content:
+        shutil.copyfileobj(content, file, 1 << 20)
+
+
 def open_table(path: Path) -> TextIO:
     """Open a new CSV file for writing; names of files that are no UTF-8 come back as they are."""
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+class _Kept(io.FileIO):
+    """A file that remembers what the disk refused: code that is handed it may say something else, or nothing."""
+
+    error: OSError | None = None
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except OSError as exc:
+            self.error = self.error or exc
+            raise
 
 
 @contextmanager
@@ -166,11 +235,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        raw = _Kept(fd, "wb")
         try:
-            with os.fdopen(fd, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with io.BufferedWriter(raw) as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+            except Exception as exc:  # raised again, under its own name
+                if raw.error in (None, exc):
+                    raise
+                raise raw.error from exc
+            if raw.error is not None:
+                raise raw.error
             os.chmod(tmp, 0o644)
             os.replace(tmp, path)
         except BaseException:

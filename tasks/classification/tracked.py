@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from tasks.classification.session import Session
 from tasks.display import Bars
 from tasks.prefect_page import Page
 from tasks.tracking import Tracker
-from tasks.workspace import recall, storage_errors
+from tasks.workspace import copy_whole, recall, storage_errors
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS: dict[str, str] = {
@@ -262,14 +261,8 @@ def copy_results(training: Path, save_path: Path) -> None:
     with storage_errors(save_path):
         save_path.mkdir(parents=True, exist_ok=True)
         for name in ("best.pt", "last.pt", "config.json", "history.csv"):
-            _copy_whole(training / name, save_path / name)
-        shutil.copytree(training / "report", save_path / "report", copy_function=_copy_whole, dirs_exist_ok=True)
-
-
-def _copy_whole(source: str | Path, target: str | Path) -> None:
-    tmp = Path(target).with_name(f".{Path(target).name}.tmp")
-    shutil.copy2(source, tmp)
-    os.replace(tmp, target)
+            copy_whole(training / name, save_path / name)
+        shutil.copytree(training / "report", save_path / "report", copy_function=copy_whole, dirs_exist_ok=True)
 
 
 def summary(report: TestReport, decision: Decision | None, params: TrainParams, url: str) -> str:

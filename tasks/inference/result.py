@@ -1,7 +1,6 @@
 """A prediction from its source to its folder: the run of the model over all pictures, and what is written of it."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from tasks.inference.predictor import Answer
 from tasks.inference.tables import CSV, PARQUET, Summary, TableWriter, row_of
 from tasks.inference.weights import ModelFiles
 from tasks.progress import Steps
-from tasks.workspace import storage_errors, write_json
+from tasks.workspace import copy_whole, storage_errors, write_json
 
 REPORT = "prediction.json"
 NOT_CALIBRATED = "the model has no temperature from its validation part: calibrated_confidence is empty"
@@ -103,9 +102,7 @@ def copy_out(folder: Path, names: list[str], target: Path) -> None:
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for name in names:
-            half = target / f".{name}.tmp"
-            shutil.copyfile(folder / name, half)
-            os.replace(half, target / name)
+            copy_whole(folder / name, target / name)
 
 
 def markdown(result: Result, about: dict[str, Any], url: str) -> str:

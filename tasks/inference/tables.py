@@ -133,10 +133,8 @@ class TableWriter:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write what is left and close both files."""
-        with storage_errors(self._folder):
+        with storage_errors(self._folder), self._csv, self._parquet:
             self._flush()
-            self._parquet.close()
-            self._csv.close()
 
     def add(self, row: dict[str, Any]) -> None:
         """Write a row.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.errors import DatasetError
+from tasks.errors import DatasetError, StorageError
 from tasks.splatting.stage_events import StageProgress
 from tasks.workspace import storage_errors, write_json
 
@@ -18,6 +19,7 @@ FEATURES, MATCHES, MODELS, FACTS, UNDISTORTED = "features.db", "matches.db", "mo
 
 LOG = "colmap.log"
 _JOB = "job.json"
+_FULL_BYTES = 1 << 20  # left on the disk: with less COLMAP cannot have written what it wanted
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 
 
@@ -82,6 +84,8 @@ def run_colmap(job: Job) -> Iterator[StageProgress]:
     finally:
         _end(process)
     if code != 0:
+        if shutil.disk_usage(folder).free < _FULL_BYTES:  # COLMAP's own words are many, and differ by stage
+            raise StorageError(f"disk full while writing {folder}: free room there")
         raise DatasetError(_what_happened(stage, code, folder / LOG, begin))
 
 

@@ -17,7 +17,7 @@ from tasks.splatting.rasterizer import Rasterizer
 from tasks.splatting.spz import write_spz
 from tasks.splatting.videos import MAX_DEPTH_MAPS, Drawer, some, write_cameras, write_depth_maps, write_video
 from tasks.splatting.viewer import MAX_GAUSSIANS, write_viewer
-from tasks.workspace import staged
+from tasks.workspace import replacing, staged
 
 ARCHIVE = "splat.zip"
 PACKED_ALREADY = {".spz", ".mp4", ".png", ".jpg"}
@@ -122,7 +122,7 @@ def export_all(
 
 def write_archive(folder: Path, files: Sequence[str], path: Path) -> None:
     """Write files of a folder into a ZIP; the same files give the same bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(f"splat/{name}", EPOCH)
             source = folder / name

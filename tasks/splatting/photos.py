@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Generator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
     focal = focal_35mm(path)
     if focal:
         exif.get_ifd(_EXIF_IFD)[_FOCAL_35MM] = focal  # alone: where and by whom it was taken is nobody's business
-    Image.fromarray(shrunk(rgb, max_side)).save(images / name, quality=JPEG_QUALITY, exif=exif)
+    picture = BytesIO()  # into a file of the disk Pillow writes by itself, and loses the reason where it cannot
+    Image.fromarray(shrunk(rgb, max_side)).save(picture, "jpeg", quality=JPEG_QUALITY, exif=exif)
+    (images / name).write_bytes(picture.getvalue())
     return FrameRow(index, None, seen.sharpness, True, "photograph", name)
 
 

@@ -15,7 +15,7 @@ from tasks.prefect_page import Page
 from tasks.splatting.fit_events import Event, Measured, Measurement, Note, PicturesRead, StepsDone
 from tasks.splatting.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
 from tasks.tracking import Tracker
-from tasks.workspace import recall, storage_errors
+from tasks.workspace import recall, write_atomic
 
 FIGURES = "poses.json"
 """The file of the figures of a preparation, beside its pictures."""
@@ -105,9 +105,7 @@ class _Recorder:
         for preview in event.previews:
             name = stem_as_name(preview.name)
             path = self.session.folder / "previews" / f"{name}.png"
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), preview.pixels[..., ::-1])
+            write_atomic(path, bytes(cv2.imencode(".png", preview.pixels[..., ::-1])[1]))
             self.tracker.image(f"held_out/{name}", event.metrics.step, path)
         self._caption = f"psnr {event.metrics.psnr:.2f} dB" if event.metrics.psnr is not None else ""
         self.log.info(measurement_line(event.metrics, total))

@@ -144,7 +144,8 @@ def _adopt(
     write_jpeg(target / IMAGES / frame.name, rgb, JPEG_QUALITY)
     if white is not None:
         (target / MASKS).mkdir(exist_ok=True)
-        cv2.imwrite(str(target / MASKS / f"{frame.name}.png"), white)
+        # Not by imwrite, which tells a full disk by False.
+        (target / MASKS / f"{frame.name}.png").write_bytes(bytes(cv2.imencode(".png", white)[1]))
     return Camera(frame.name, width, height, fx, fy, cx, cy, frame.world_to_camera)
 
 
