@@ -1,16 +1,18 @@
-"""Files of raw I/Q: which ones a folder holds, how their samples are stored, and a stretch of them as numbers."""
+"""Recordings of I/Q: which ones a folder holds, and how their samples are stored."""
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tasks.classification.iq_layout import Layout, raw_layout
+from tasks.classification.npy_files import is_npy, read_npy
 from tasks.classification.signal_params import Datatype
+from tasks.classification.wav_files import is_wav, read_wav
 from tasks.errors import DatasetError
 from tasks.outside import check_file, open_file, read_json
 from tasks.workspace import allowed_link
@@ -23,39 +25,14 @@ SUFFIX_DATATYPES: Mapping[str, Datatype] = {
     **dict.fromkeys((".cs8", ".ci8", ".sc8"), "ci8"),
     ".cu8": "cu8",
 }
-"""Suffixes of the files that a folder is searched for, and what they hold where nothing else says it."""
+"""Suffixes of files of samples alone, and what they hold where nothing else says it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How I and Q are stored, and what makes numbers of -1 to 1 of them: (value - zero) / full."""
+HEADED_SUFFIXES = (".wav", ".wave", ".rf64", ".bw64", ".npy")
+"""Suffixes of files that say by themselves how their samples are stored."""
 
-    dtype: str  # of numpy, for one of the two
-    zero: float
-    full: float
-
-
-_STORED: Mapping[Datatype, Stored] = {
-    "cf32_le": Stored("<f4", 0, 1),
-    "cf32_be": Stored(">f4", 0, 1),
-    "ci16_le": Stored("<i2", 0, 2**15),
-    "ci16_be": Stored(">i2", 0, 2**15),
-    "ci8": Stored("i1", 0, 2**7),
-    "cu8": Stored("u1", 127.5, 127.5),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What is known of a recording besides its samples."""
-
-    datatype: Datatype
-    sample_rate_hz: float | None  # None: nothing says it
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of one complex sample."""
-        return 2 * np.dtype(_STORED[self.datatype].dtype).itemsize
+SAMPLE_SUFFIXES = frozenset({*SUFFIX_DATATYPES, *HEADED_SUFFIXES})
+_SNIFFED_BYTES = 12
 
 
 def find_recordings(source: Path) -> list[Path]:
@@ -82,27 +59,37 @@ def find_recordings(source: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIX_DATATYPES:
+            if not name.startswith(".") and path.suffix.lower() in SAMPLE_SUFFIXES:
                 found.append(allowed_link(path))
     if not found:
-        have = ", ".join(sorted(SUFFIX_DATATYPES))
+        have = ", ".join(sorted(SAMPLE_SUFFIXES))
         raise DatasetError(f"found no recording, need files that end with one of {have}: {source}")
     return sorted(found)
 
 
 def read_layout(path: Path) -> Layout:
-    """Return how the samples of a recording are stored: as its SigMF metadata say, else as its suffix does.
+    """Return how the samples of a recording are stored.
+
+    As the header of a WAV file or an array of numpy's says, whatever the file is called; else as its SigMF metadata do;
+    else as its suffix does.
 
     Raises:
-        DatasetError: the metadata cannot be read, or describe what is no single stream of complex samples.
+        DatasetError: header or metadata cannot be read, or describe what is no single stream of complex samples.
     """
+    suffix = path.suffix.lower()
+    with open_file(path, DatasetError) as file:
+        head = file.read(_SNIFFED_BYTES)
+    if suffix == ".npy" or is_npy(head):
+        return read_npy(path)
+    if suffix in HEADED_SUFFIXES or is_wav(head):
+        return read_wav(path)
     meta = path.with_suffix(META)
     if meta.exists():
         content = _read_meta(meta)
         # A name of its own: the metadata of b.iq may lie beside an a.iq of the same stem.
         if path.suffix == DATA or content["global"].get("core:dataset") == path.name:
             return _layout_of(content, meta)
-    return Layout(SUFFIX_DATATYPES.get(path.suffix.lower(), "cf32_le"), None)
+    return raw_layout(SUFFIX_DATATYPES.get(suffix, "cf32_le"))
 
 
 def _read_meta(meta: Path) -> dict[str, Any]:
@@ -121,29 +108,26 @@ def _layout_of(content: Mapping[str, Any], meta: Path) -> Layout:
         raise DatasetError(f"found core:datatype {datatype!r}, need one of {have}: {meta}")
     if told.get("core:num_channels", 1) != 1:
         raise DatasetError(f"found {told['core:num_channels']} channels, need 1: {meta}")
-    captures = content.get("captures") or []
+    listed = content.get("captures")
+    captures = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     if told.get("core:trailing_bytes") or any(capture.get("core:header_bytes") for capture in captures):
         raise DatasetError(f"found bytes that are no samples (header or trailer), need a file of samples alone: {meta}")
+    said = _said_of_first(captures)
     if rate is None:
-        return Layout(datatype, None)
+        return replace(raw_layout(datatype), **said)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
         raise DatasetError(f"found core:sample_rate {rate!r}, need a number above 0: {meta}")
-    return Layout(datatype, float(rate))
+    return replace(raw_layout(datatype, float(rate)), **said)
 
 
-def read_samples(path: Path, datatype: Datatype, start: int, count: int) -> NDArray[np.complex64]:
-    """Return up to `count` samples from number `start` on; fewer where the file ends. Full scale is 1.
-
-    Only these samples are read, wherever in a file of whatever length they are.
-    """
-    stored = _STORED[datatype]
-    dtype = np.dtype(stored.dtype)
-    with open_file(path, DatasetError) as file:
-        file.seek(2 * start * dtype.itemsize)
-        values = np.fromfile(file, dtype=dtype, count=2 * count)
-    values = values[: len(values) // 2 * 2]
-    if dtype != np.dtype(np.float32):
-        values = values.astype(np.float32)
-    if stored.full != 1:
-        values = (values - np.float32(stored.zero)) * np.float32(1 / stored.full)
-    return values.view(np.complex64)
+def _said_of_first(captures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return frequency and time of the first stretch; what is no number or no time is as good as not said."""
+    first = captures[0] if captures else {}
+    said: dict[str, Any] = {}
+    frequency = first.get("core:frequency")
+    if isinstance(frequency, int | float) and not isinstance(frequency, bool) and math.isfinite(frequency):
+        said["center_hz"] = float(frequency)
+    with suppress(ValueError):
+        start = datetime.fromisoformat(str(first.get("core:datetime")))
+        said["start"] = start.replace(tzinfo=start.tzinfo or UTC).astimezone(UTC)
+    return said

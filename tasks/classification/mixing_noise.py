@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.classification.iq_files import read_samples
+from tasks.classification.iq_layout import read_samples
 from tasks.classification.signal_params import MixParams
 from tasks.classification.spectrogram import Recording
 from tasks.errors import DatasetError
@@ -144,7 +144,7 @@ def _stretch(n: int, rng: np.random.Generator, recorded: Sequence[Recording]) ->
     parts: list[Samples] = []
     missing = n
     while missing:
-        part = read_samples(chosen.path, chosen.datatype, start, min(missing, chosen.n_samples - start))
+        part = read_samples(chosen.path, chosen.layout, start, min(missing, chosen.n_samples - start))
         if not len(part):
             raise DatasetError(f"found no sample at {start} of {chosen.n_samples}; the file shrank: {chosen.path}")
         parts.append(part)

@@ -1,7 +1,7 @@
 """Raw radio recordings become spectrogram pictures: time to the right, frequency upwards, power as colour."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from tasks.classification.iq_files import Layout, read_layout, read_samples
-from tasks.classification.signal_params import Datatype, SpectrogramParams, Window
+from tasks.classification.iq_files import read_layout
+from tasks.classification.iq_layout import Layout, raw_layout, read_samples
+from tasks.classification.signal_params import SpectrogramParams, Window
 from tasks.errors import ConfigError, DatasetError
 from tasks.outside import check_file
 from tasks.workspace import storage_errors
@@ -27,24 +28,24 @@ POWER_FLOOR = 1e-20  # -200 dB: keeps digital silence finite, far below a float3
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file of interleaved I/Q and the frames that can be cut from it."""
+    """A recording of I/Q and the frames that can be cut from it."""
 
     path: Path
     n_samples: int  # complex
     n_frames: int  # whole ones
     unused_samples: int  # at the end, too few for a frame
-    datatype: Datatype
+    layout: Layout
     sample_rate_hz: float
 
     @property
     def note(self) -> str | None:
-        """One sentence when the file ends inside a frame, else None."""
-        if not self.unused_samples:
-            return None
-        return (
+        """What is wrong with the file, and that it ends inside a frame; None where there is nothing to say."""
+        inside = (
             f"{self.path} ends inside a frame: made {self.n_frames} whole frame(s), "
             f"left out the last {self.unused_samples} of {self.n_samples} samples"
         )
+        said = [note for note in (self.layout.note, inside if self.unused_samples else None) if note is not None]
+        return "; ".join(said) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +67,28 @@ class FrameImage:
 
 
 def open_recording(path: Path, params: SpectrogramParams) -> Recording:
-    """Say what a file of interleaved I/Q holds, from its size and, where there are some, its SigMF metadata.
+    """Say what a recording holds, from its size, its header or, where there are some, its SigMF metadata.
 
     Raises:
-        DatasetError: no such file, an odd length (part of a sample), or not enough samples for one frame.
+        DatasetError: no such file, one that cannot be used, an odd length (part of a sample), or not enough samples
+            for one frame.
     """
     if not path.exists():
         raise DatasetError(f"found no recording, need a file of interleaved I/Q: {path}")
     n_bytes = check_file(path, DatasetError)
     layout = read_layout(path)
-    if params.datatype != "auto":
-        layout = Layout(params.datatype, layout.sample_rate_hz)
-    if n_bytes % layout.sample_bytes:
-        raise DatasetError(
-            f"found {n_bytes} bytes, need a multiple of {layout.sample_bytes} ({layout.datatype}: I, then Q); "
-            f"the file is cut inside a sample or holds another format: {path}"
-        )
+    n_samples = layout.n_samples
+    if n_samples is None:
+        if params.datatype != "auto":
+            told = raw_layout(params.datatype)
+            layout = replace(layout, name=told.name, stored=told.stored)
+        if n_bytes % layout.sample_bytes:
+            raise DatasetError(
+                f"found {n_bytes} bytes, need a multiple of {layout.sample_bytes} ({layout.name}: I, then Q); "
+                f"the file is cut inside a sample or holds another format: {path}"
+            )
+        n_samples = n_bytes // layout.sample_bytes
     params = at_rate(params, layout.sample_rate_hz or params.sample_rate_hz, path)
-    n_samples = n_bytes // layout.sample_bytes
     length, hop = params.frame_samples, params.hop_samples
     if n_samples < length:
         raise DatasetError(
@@ -92,7 +97,7 @@ def open_recording(path: Path, params: SpectrogramParams) -> Recording:
         )
     n_frames = 1 + (n_samples - length) // hop
     unused = max(0, n_samples - ((n_frames - 1) * hop + max(length, hop)))
-    return Recording(path, n_samples, n_frames, unused, layout.datatype, params.sample_rate_hz)
+    return Recording(path, n_samples, n_frames, unused, layout, params.sample_rate_hz)
 
 
 def at_rate(params: SpectrogramParams, sample_rate_hz: float, path: Path) -> SpectrogramParams:
@@ -123,7 +128,7 @@ def read_frame(recording: Recording, params: SpectrogramParams, index: int) -> F
     """Return one frame; see `read_frames`."""
     params = at_rate(params, recording.sample_rate_hz, recording.path)
     start, length = index * params.hop_samples, params.frame_samples
-    iq = read_samples(recording.path, recording.datatype, start, length)
+    iq = read_samples(recording.path, recording.layout, start, length)
     where = f"frame {index} of {recording.path}"
     if len(iq) < length:
         raise DatasetError(f"found {len(iq)} samples, need {length}; the file shrank: {where}")

@@ -4,10 +4,12 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from tasks.classification.files import in_threads, n_cores
 from tasks.classification.iq_files import find_recordings
+from tasks.classification.iq_layout import Layout
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.spectrogram import FrameImage, Recording, open_recording, write_frame
 from tasks.errors import DatasetError
@@ -16,8 +18,10 @@ from tasks.workspace import open_table, storage_errors, write_json
 
 FRAMES_AT_ONCE = 4  # bounds the memory: one of 0.1 s at 100 MS/s takes 250 MiB or so
 FRAMES = "frames.csv"
-FRAME_COLUMNS = ("path", "group", "frame", "start_s")
-"""`path` and `group` are what `split.group_by` asks of a CSV file: the frames of one recording stay on one side."""
+FRAME_COLUMNS = ("path", "group", "frame", "start_s", "utc", "center_hz")
+"""`path` and `group` are what `split.group_by` asks of a CSV file: the frames of one recording stay on one side.
+
+`utc` and `center_hz` are empty where the recording does not say them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class SpectrogramReport:
     folders: dict[str, int]  # folder below the target -> images in it
     datatypes: dict[str, int]  # how samples are stored -> recordings
     sample_rates_hz: list[float]  # those that occur
-    notes: list[str]  # recordings that end inside a frame
+    notes: list[str]  # on recordings that end inside a frame, or whose headers are wrong
 
 
 def open_all(source: Path, params: SpectrogramParams) -> list[Recording]:
@@ -71,24 +75,31 @@ def making_spectrograms(source: Path, target: Path, params: SpectrogramParams) -
     folders: Counter[str] = Counter()
     done = 0
 
-    def draw(job: tuple[Recording, int]) -> tuple[Path, FrameImage]:
+    def draw(job: tuple[Recording, int]) -> tuple[Path, tuple[str, str], FrameImage]:
         recording, index = job
         inside = recording.path.relative_to(base)
-        return inside, write_frame(recording, index, target / inside.parent, params)
+        image = write_frame(recording, index, target / inside.parent, params)
+        return inside, _said(recording.layout, image.start_s), image
 
     jobs = ((recording, index) for recording in recordings for index in range(recording.n_frames))
     with storage_errors(target), open_table(target / FRAMES) as file:
         rows = csv.writer(file)
         rows.writerow(FRAME_COLUMNS)
-        for inside, image in in_threads(draw, jobs, min(n_cores(), FRAMES_AT_ONCE)):
+        for inside, said, image in in_threads(draw, jobs, min(n_cores(), FRAMES_AT_ONCE)):
             name = image.path.relative_to(target).as_posix()
-            rows.writerow((name, inside.as_posix(), image.index, f"{image.start_s:.9g}"))
+            rows.writerow((name, inside.as_posix(), image.index, f"{image.start_s:.9g}", *said))
             folders[inside.parent.as_posix()] += 1
             done += 1
             yield done, total
     report = _report(recordings, folders)
     write_json(target / "report.json", asdict(report))
     return report
+
+
+def _said(layout: Layout, start_s: float) -> tuple[str, str]:
+    """Return the time of a frame and the centre frequency, as text; empty: the recording does not say it."""
+    time = (layout.start + timedelta(seconds=start_s)).isoformat() if layout.start else ""
+    return time, "" if layout.center_hz is None else f"{layout.center_hz:.15g}"
 
 
 def _check_names(recordings: Sequence[Recording]) -> None:
@@ -105,7 +116,7 @@ def _report(recordings: Sequence[Recording], folders: Counter[str]) -> Spectrogr
         n_recordings=len(recordings),
         n_images=folders.total(),
         folders=dict(sorted(folders.items())),
-        datatypes=dict(Counter(str(recording.datatype) for recording in recordings)),
+        datatypes=dict(Counter(recording.layout.name for recording in recordings)),
         sample_rates_hz=sorted({recording.sample_rate_hz for recording in recordings}),
         notes=[recording.note for recording in recordings if recording.note is not None],
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.classification.files import find_images
 from tasks.classification.images import IMAGE_SUFFIXES
-from tasks.classification.iq_files import META, SUFFIX_DATATYPES, find_recordings
+from tasks.classification.iq_files import META, SAMPLE_SUFFIXES, find_recordings
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.spectrogram import Recording, at_rate, open_recording, read_frame, render, spectrogram_db
 from tasks.errors import DatasetError, ImageError
@@ -28,7 +28,7 @@ Kind = Literal["image", "folder", "glob", "video", "recording"]
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .3gp .wmv .flv .ogv .mxf .h264 .hevc .mjpeg .y4m".split()
 )
-RECORDING_SUFFIXES = frozenset({*SUFFIX_DATATYPES, META})
+RECORDING_SUFFIXES = frozenset({*SAMPLE_SUFFIXES, META})
 """SigMF: the data, or the metadata beside them."""
 
 

@@ -14,7 +14,8 @@ import torch
 
 from tasks import outside
 from tasks.classification.images import read_rgb
-from tasks.classification.iq_files import find_recordings, read_layout, read_samples
+from tasks.classification.iq_files import find_recordings, read_layout
+from tasks.classification.iq_layout import raw_layout, read_samples
 from tasks.classification.models import read_state_dict
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.sources import SourceImage, group_names
@@ -68,7 +69,9 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "recording": ("a.iq", lambda path: open_recording(path, PARAMS)),
-    "samples": ("a.cs16", lambda path: read_samples(path, "ci16_le", 0, 10)),
+    "WAV file": ("a.wav", lambda path: open_recording(path, PARAMS)),
+    "array": ("a.npy", lambda path: open_recording(path, PARAMS)),
+    "samples": ("a.cs16", lambda path: read_samples(path, raw_layout("ci16_le"), 0, 10)),
     "recording to predict": ("a.iq", lambda path: open_source(path, PARAMS)),
     "picture to predict": ("a.jpg", lambda path: open_source(path, PARAMS)),
     "recording alone": ("a.iq", find_recordings),

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from tasks.classification.iq_files import Layout, find_recordings, read_layout, read_samples
+from tasks.classification.iq_files import find_recordings, read_layout
+from tasks.classification.iq_layout import raw_layout, read_samples
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.spectrogram import open_recording, read_frames
 from tasks.errors import ConfigError, DatasetError
@@ -34,22 +36,22 @@ def store_sigmf(folder, meta, data=bytes(8 * 4000), name="a"):
 def test_every_datatype_gives_the_same_numbers(tmp_path, datatype):
     path = tmp_path / "a.iq"
     path.write_bytes(BYTES[datatype])
-    np.testing.assert_array_equal(read_samples(path, datatype, 0, 3), IQ)
-    np.testing.assert_array_equal(read_samples(path, datatype, 1, 1), IQ[1:2])
+    np.testing.assert_array_equal(read_samples(path, raw_layout(datatype), 0, 3), IQ)
+    np.testing.assert_array_equal(read_samples(path, raw_layout(datatype), 1, 1), IQ[1:2])
 
 
 def test_unsigned_bytes_are_centred_and_reach_from_minus_one_to_one(tmp_path):
     path = tmp_path / "a.cu8"
     path.write_bytes(bytes([0, 255, 127, 128]))
-    found = read_samples(path, "cu8", 0, 2)
+    found = read_samples(path, raw_layout("cu8"), 0, 2)
     np.testing.assert_allclose(found, [-1 + 1j, (-0.5 + 0.5j) / 127.5], atol=1e-7)
 
 
 def test_the_end_of_the_file_gives_fewer_samples(tmp_path):
     path = tmp_path / "a.iq"
     path.write_bytes(BYTES["cf32_le"])
-    assert len(read_samples(path, "cf32_le", 2, 5)) == 1
-    assert len(read_samples(path, "cf32_le", 3, 5)) == 0
+    assert len(read_samples(path, raw_layout("cf32_le"), 2, 5)) == 1
+    assert len(read_samples(path, raw_layout("cf32_le"), 3, 5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,8 @@ def test_the_end_of_the_file_gives_fewer_samples(tmp_path):
     ],
 )
 def test_without_metadata_the_suffix_says_the_datatype(tmp_path, suffix, datatype):
-    assert read_layout(tmp_path / f"a{suffix}") == Layout(datatype, None)
+    (tmp_path / f"a{suffix}").write_bytes(bytes(8))
+    assert read_layout(tmp_path / f"a{suffix}") == raw_layout(datatype)
 
 
 def test_sigmf_metadata_say_datatype_byte_order_and_rate(tmp_path):
@@ -74,7 +77,7 @@ def test_sigmf_metadata_say_datatype_byte_order_and_rate(tmp_path):
     recording = open_recording(
         store_sigmf(tmp_path, meta, values.tobytes()), SpectrogramParams(frame_s=2e-3, n_fft=128)
     )
-    assert (recording.datatype, recording.sample_rate_hz, recording.n_samples) == ("ci16_be", 2e6, 4000)
+    assert (recording.layout.name, recording.sample_rate_hz, recording.n_samples) == ("ci16_be", 2e6, 4000)
     (frame,) = read_frames(recording, SpectrogramParams(frame_s=2e-3, n_fft=128))
     np.testing.assert_allclose(frame.iq, iq, atol=1e-4)
 
@@ -87,8 +90,22 @@ def test_a_datatype_given_by_a_person_comes_before_the_metadata(tmp_path):
 
 def test_metadata_describe_a_file_of_another_suffix_by_its_name(tmp_path):
     store_sigmf(tmp_path, {"global": {"core:datatype": "ci8", "core:dataset": "a.bin"}})
-    assert read_layout(tmp_path / "a.bin") == Layout("ci8", None)
-    assert read_layout(tmp_path / "a.iq") == Layout("cf32_le", None)
+    for name in ("a.bin", "a.iq"):
+        (tmp_path / name).write_bytes(bytes(8))
+    assert read_layout(tmp_path / "a.bin") == raw_layout("ci8")
+    assert read_layout(tmp_path / "a.iq") == raw_layout("cf32_le")
+
+
+def test_metadata_say_frequency_and_time_of_the_first_sample(tmp_path):
+    captures = [{"core:sample_start": 0, "core:frequency": 2.44e9, "core:datetime": "2024-05-01T12:00:00.250Z"}]
+    layout = read_layout(store_sigmf(tmp_path, {"global": {"core:datatype": "ci8"}, "captures": captures}))
+    assert (layout.center_hz, layout.start) == (2.44e9, datetime(2024, 5, 1, 12, 0, 0, 250_000, UTC))
+
+
+@pytest.mark.parametrize("captures", [[], None, 3, [4], [{"core:frequency": "high", "core:datetime": "yesterday"}]])
+def test_a_frequency_or_time_that_is_none_is_not_said(tmp_path, captures):
+    layout = read_layout(store_sigmf(tmp_path, {"global": {"core:datatype": "ci8"}, "captures": captures}))
+    assert (layout.center_hz, layout.start) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.classification.iq_files import read_samples
+from tasks.classification.iq_layout import read_samples
 from tasks.classification.mixing_noise import (
     active_samples,
     generator,
@@ -103,7 +103,7 @@ def test_recorded_noise_is_a_stretch_of_the_file_that_wraps_and_has_power_one(tm
     recorded = stored(tmp_path, tone(500, amplitude=0.01) * np.arange(1, 501))
     noise = make_noise(1200, generator(3, "a", 0), [recorded])
     assert power(noise) == pytest.approx(1, rel=1e-5)
-    whole = read_samples(recorded.path, "cf32_le", 0, 500)
+    whole = read_samples(recorded.path, recorded.layout, 0, 500)
     start = int(np.argmin([np.abs(noise[0] / np.abs(noise[:500]).max() - w / np.abs(whole).max()) for w in whole]))
     expected = np.resize(np.roll(whole, -start), 1200)
     np.testing.assert_allclose(noise / np.abs(noise).max(), expected / np.abs(expected).max(), atol=1e-5)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import struct
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.classification.split import split_dataset
 from tasks.errors import DatasetError
 from tasks.progress import finish
 
+UNSAID = {"utc": "", "center_hz": ""}
 SMALL = SpectrogramParams(sample_rate_hz=1e6, frame_s=4e-3, n_fft=128, width=64, height=32)
 
 
@@ -45,6 +47,24 @@ def test_a_tree_keeps_its_structure(tmp_path, target):
     assert json.loads((target / "report.json").read_text())["datatypes"] == {"cf32_le": 2}
 
 
+def test_what_a_recording_says_of_itself_is_in_the_list_of_frames(tmp_path, target):
+    (tmp_path / "iq/a").mkdir(parents=True)
+    np.save(tmp_path / "iq/a/n.npy", np.ones(4000, np.complex64))
+    auxi = struct.pack("<8H", 2026, 7, 5, 31, 16, 50, 31, 570) + bytes(16) + struct.pack("<I", 98_500_000)
+    chunks = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 500_000, 2_000_000, 4, 16)
+    chunks += b"auxi" + struct.pack("<I", len(auxi)) + auxi + b"data" + struct.pack("<I", 16000) + bytes(16000)
+    (tmp_path / "iq/a/w.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks)
+    report = finish(making_spectrograms(tmp_path / "iq", target, SMALL))
+    assert (report.datatypes, report.sample_rates_hz) == ({"npy_complex64": 1, "wav_i16": 1}, [500_000, 1_000_000])
+    with (target / "frames.csv").open() as file:
+        said = [(row["path"], row["utc"], row["center_hz"]) for row in csv.DictReader(file)]
+    assert said == [
+        ("a/n_f00.jpg", "", ""),
+        ("a/w_f00.jpg", "2026-07-31T16:50:31.570000+00:00", "98500000"),
+        ("a/w_f01.jpg", "2026-07-31T16:50:31.574000+00:00", "98500000"),
+    ]
+
+
 def test_one_recording_gives_its_pictures_at_the_top(tmp_path, target):
     finish(making_spectrograms(store(tmp_path / "a.iq"), target, SMALL))
     assert pictures(target) == ["a_f00.jpg", "a_f01.jpg"]
@@ -70,7 +90,7 @@ def test_the_list_of_frames_keeps_those_of_a_recording_on_one_side_of_a_split(tm
     finish(making_spectrograms(tmp_path / "iq", target, SMALL))
     with (target / "frames.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert rows[1] == {"path": "dji/r0_f01.jpg", "group": "dji/r0.iq", "frame": "1", "start_s": "0.004"}
+    assert rows[1] == {"path": "dji/r0_f01.jpg", "group": "dji/r0.iq", "frame": "1", "start_s": "0.004", **UNSAID}
     (tmp_path / "split").mkdir()
     report = split_dataset(target, tmp_path / "split", SplitParams(group_by=str(target / "frames.csv")))
     assert (report.n_groups, report.n_images) == (12, 24)
