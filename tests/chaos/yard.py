@@ -52,7 +52,7 @@ class Yard:
             self.server = subprocess.Popen(
                 [*argv, "--port", str(self.port)], env=self.env, stdout=log, stderr=log, start_new_session=True
             )
-        self.until(self._answers, 60, "the server answers")
+        self.until(self._answers, 240, "the server answers")
 
     def _answers(self) -> bool:
         try:
@@ -235,7 +235,7 @@ def yard(home: Path, port: int, **options: Any) -> Iterator[Yard]:
     try:
         made.start_server()
         made.start_worker("one")
-        made.until(lambda: made.serves("one"), 60, "the worker serves")
+        made.until(lambda: made.serves("one"), 240, "the worker serves")
         made.deploy_runs()
         yield made
     finally:

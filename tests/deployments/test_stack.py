@@ -111,7 +111,7 @@ def test_status_says_that_all_is_well(stack):
     done = yard(stack, "status", "--json")
     status = json.loads(done.stdout)
     assert (done.returncode, status["well"], status["faults"]) == (0, True, [])
-    assert status["services"]["prefect"]["version"].startswith("3.8.")
+    assert status["services"]["prefect"]["version"].startswith("3.9.")
     assert status["services"]["mlflow"]["version"].startswith("3.17.")
     assert status["database"]["kind"] == ("postgres" if POSTGRES else "sqlite")
     assert {queue["queue"]: queue["limit"] for queue in status["queues"]}["cuda:1.training"] == 1
