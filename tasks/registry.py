@@ -28,7 +28,7 @@ from tasks.workspace import storage_errors
 CHAMPION = "champion"
 
 _CODE = Path(__file__).parent / "classification" / "served_model.py"
-_DECODING = _CODE.with_name("decoding.py")
+_CODE_BESIDE = ("decoding", "networks")  # modules that it loads from its artifacts
 _NEEDS = ("mlflow", "torch", "torchvision", "opencv-python-headless", "pillow", "numpy", "pandas")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -239,14 +239,15 @@ def _save(local: Path, weights: Path, config: Mapping[str, Any], example: bytes)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
     shutil.copyfile(weights, folder / "weights.pt")
-    shutil.copyfile(_DECODING, folder / "decoding.py")
+    for name in _CODE_BESIDE:
+        shutil.copyfile(_CODE.with_name(f"{name}.py"), folder / f"{name}.py")
     mlflow.pyfunc.save_model(
         path=str(local),
         python_model=str(_CODE),
         artifacts={
             "config": str(folder / "config.json"),
             "weights": str(folder / "weights.pt"),
-            "decoding": str(folder / "decoding.py"),
+            **{name: str(folder / f"{name}.py") for name in _CODE_BESIDE},
         },
         signature=_SIGNATURE,
         input_example=pd.DataFrame({"image": [example]}),

@@ -1,4 +1,4 @@
-"""The fourteen architectures, their heads, and weights from files."""
+"""The fourteen architectures, and their weights from files."""
 
 import logging
 import math
@@ -6,37 +6,21 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from tasks.classification.networks import build, head_name
 from tasks.errors import WeightsError
 from tasks.outside import WEIGHTS_BYTES, check_packed, open_file
 
 logger = logging.getLogger(__name__)
 
-HEADS: dict[str, str] = {
-    "resnet": "fc",
-    "vit": "heads.head",
-    "swin": "head",
-    "mobilenet": "classifier",
-}
-"""Family -> the sub-module that is replaced by one of the size of the data."""
-
-
-def head_name(arch: str) -> str:
-    """Return the name of the head of `arch`, as in its state dict."""
-    return HEADS[arch.split("_")[0].rstrip("0123456789")]
-
 
 def build_model(arch: str, n_classes: int, image_size: int = 224) -> nn.Module:
-    """Return a freshly initialised torchvision model with a head for `n_classes`.
-
-    Vision transformers are built for `image_size`, so their position embedding has its length; the others take any.
-    The head of MobileNetV3 is RFUAV's: Linear(in, 512), ReLU, Dropout(0.2), Linear(512, classes).
+    """Return a freshly initialised network with a head for `n_classes`; see `networks.build`.
 
     Args:
         arch: one of the fourteen names of `tasks.classification.params.Architecture`.
@@ -46,28 +30,13 @@ def build_model(arch: str, n_classes: int, image_size: int = 224) -> nn.Module:
     Raises:
         WeightsError: a vision transformer cannot cut the size into patches.
     """
-    extra: dict[str, int] = {}
-    if arch.startswith("vit"):
-        patch = int(arch.rsplit("_", 1)[1])
-        if image_size % patch:
-            raise WeightsError(f"image_size {image_size} does not fit {arch}: need a multiple of {patch}")
-        extra["image_size"] = image_size
-    model = cast(nn.Module, torchvision.models.get_model(arch, weights=None, **extra))
-    _set_head(model, arch, n_classes)
-    return model
+    if arch.startswith("vit") and image_size % (patch := _patch(arch)):
+        raise WeightsError(f"image_size {image_size} does not fit {arch}: need a multiple of {patch}")
+    return build(arch, n_classes, image_size)
 
 
-def _set_head(model: nn.Module, arch: str, n_classes: int) -> None:
-    parent, _, leaf = head_name(arch).rpartition(".")
-    owner = model.get_submodule(parent)
-    if arch.startswith("mobilenet"):
-        first = cast(nn.Linear, cast(nn.Sequential, owner.classifier)[0])
-        head: nn.Module = nn.Sequential(
-            nn.Linear(first.in_features, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, n_classes)
-        )
-    else:
-        head = nn.Linear(cast(nn.Linear, getattr(owner, leaf)).in_features, n_classes)
-    setattr(owner, leaf, head)
+def _patch(arch: str) -> int:
+    return int(arch.rsplit("_", 1)[1])
 
 
 def takes_one_image(arch: str, n_classes: int, image_size: int) -> bool:
@@ -172,7 +141,7 @@ def _fit_positions(state: Mapping[str, Tensor], own: Mapping[str, Tensor], arch:
     key = "encoder.pos_embedding"
     if key not in own or key not in state or state[key].shape == own[key].shape:
         return state
-    patch = int(arch.rsplit("_", 1)[1])
+    patch = _patch(arch)
     size = math.isqrt(own[key].shape[1] - 1) * patch
     return dict(interpolate_embeddings(size, patch, OrderedDict(state)))
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from torch import Tensor, nn
@@ -29,7 +28,8 @@ class ServedClassifier(PythonModel):
 
         Args:
             context: MLflow's; its artifacts are `config` (JSON: model, classes, image_size, mean, std), `weights`
-                (a state dict) and `decoding` (the code that made pixels of the pictures it was trained on).
+                (a state dict), `decoding` (the code that made pixels of the pictures it was trained on) and `networks`
+                (the code that built it).
         """
         self.decoding = load_code(Path(context.artifacts["decoding"]))
         config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
@@ -38,7 +38,9 @@ class ServedClassifier(PythonModel):
         self.mean = torch.tensor(config["mean"]).view(3, 1, 1)
         self.std = torch.tensor(config["std"]).view(3, 1, 1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = build(config["model"], len(self.classes), self.size)
+        self.network: nn.Module = load_code(Path(context.artifacts["networks"])).build(
+            config["model"], len(self.classes), self.size
+        )
         self.network.load_state_dict(torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True))
         self.network.eval().to(self.device)
 
@@ -85,29 +87,10 @@ class ServedClassifier(PythonModel):
 
 def load_code(path: Path) -> ModuleType:
     """Return the module in a file, under a name of its own: what is installed here may have one of the same."""
-    module = ModuleType("trainyard_decoding")
+    module = ModuleType(f"trainyard_{path.stem}")
     # Not imported: that would leave compiled code beside it, among the artifacts.
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
     return module
-
-
-def build(arch: str, n_classes: int, image_size: int) -> nn.Module:
-    """Return the network as it was trained: torchvision's body with a head for `n_classes`."""
-    extra = {"image_size": image_size} if arch.startswith("vit") else {}
-    model: nn.Module = torchvision.models.get_model(arch, weights=None, **extra)
-    if arch.startswith("mobilenet"):
-        first = model.get_submodule("classifier.0")
-        assert isinstance(first, nn.Linear)
-        model.classifier = nn.Sequential(
-            nn.Linear(first.in_features, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, n_classes)
-        )
-        return model
-    name = {"resnet": "fc", "vit": "heads.head", "swin": "head"}[arch.split("_")[0].rstrip("0123456789")]
-    parent, _, leaf = name.rpartition(".")
-    old = model.get_submodule(name)
-    assert isinstance(old, nn.Linear)
-    setattr(model.get_submodule(parent), leaf, nn.Linear(old.in_features, n_classes))
-    return model
 
 
 set_model(ServedClassifier())

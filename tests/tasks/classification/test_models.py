@@ -10,12 +10,12 @@ import torch
 from tasks.classification.models import (
     build_model,
     head_classes,
-    head_name,
     load_weights,
     pretrained_state,
     read_state_dict,
     takes_one_image,
 )
+from tasks.classification.networks import head_name
 from tasks.classification.params import Architecture
 from tasks.errors import WeightsError
 

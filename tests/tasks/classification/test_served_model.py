@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import mlflow
@@ -19,6 +20,7 @@ from tasks.classification import decoding, served_model
 from tasks.classification.cache import ResizeCache, read_entry
 from tasks.classification.decoding import resize_rgb
 from tasks.classification.models import build_model
+from tasks.classification.params import Architecture
 from tasks.errors import TrackingError
 from tasks.registry import log_served_model
 from tasks.tracking import Tracker
@@ -85,7 +87,7 @@ def test_model_holds_no_pickle_and_names_its_requirements(logged):
     assert "python_model" not in flavor
     assert flavor["model_code_path"].endswith("served_model.py")
     kept = Path(local_path(client, model_uri)) / "artifacts"
-    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "decoding.py", "weights.pt"]
+    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "decoding.py", "networks.py", "weights.pt"]
     needs = mlflow.pyfunc.get_model_dependencies(local_path(client, model_uri))
     with open(needs) as file:
         assert {line.split("==")[0].strip() for line in file} >= {"torch", "torchvision", "mlflow"}
@@ -142,11 +144,19 @@ def test_weights_that_do_not_fit_leave_no_model(logged, image, tmp_path):
     assert [f"models:/{model.model_id}" for model in found] == [model_uri]
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "vit_b_32", "swin_v2_t", "mobilenet_v3_large", "mobilenet_v3_small"])
-def test_network_takes_the_state_dicts_of_training(arch):
+@pytest.fixture(scope="module")
+def kept_networks(logged):
+    """The code that is kept with a model and builds its network where it is served."""
+    client, _, model_uri, *_ = logged
+    return served_model.load_code(Path(local_path(client, model_uri)) / "artifacts" / "networks.py")
+
+
+@pytest.mark.parametrize("arch", get_args(Architecture))
+def test_every_network_is_served_as_it_was_trained(kept_networks, arch):
     with torch.device("meta"):
         trained = build_model(arch, 3, 64)
-        served = served_model.build(arch, 3, 64)
+        served = kept_networks.build(arch, 3, 64)
+    assert repr(served) == repr(trained)
     assert {k: v.shape for k, v in trained.state_dict().items()} == {k: v.shape for k, v in served.state_dict().items()}
 
 
