@@ -198,6 +198,9 @@ def _unfinished(client: Any, run_id: UUID | None) -> Any:
 def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
     from prefect.flow_engine import run_flow
 
+    from gpu_pools.interrupts import call_cancelled
+
+    call_cancelled()
     log_through_console()
     console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
     before = signal.signal(signal.SIGTERM, _interrupt)

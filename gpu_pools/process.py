@@ -6,11 +6,13 @@ and hands it its run over a socket, with the kernel locks that the run holds fro
 
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -18,13 +20,17 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.engine import handle_engine_signals
+from prefect.events.worker import EventsWorker
 from prefect.flow_engine import load_flow, load_flow_run, run_flow
+from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Failed
 
+from gpu_pools.interrupts import leave_to_worker
 from gpu_pools.settle import EXIT_SUPERSEDED
 
 PATIENCE_S = 300  # with a server that is away while a run begins
+_LAST_WORDS_S = 2.0  # for log lines and events under way when the process is asked to end
 HEADER = 8  # bytes: the length of what follows, big-endian
 
 
@@ -76,7 +82,12 @@ def run(run_id: UUID, claim: UUID) -> None:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(run_id, Failed(message=f"cannot load the flow: {exc}"))
             raise
-        run_flow(flow, flow_run=flow_run, error_logger=log)
+        leave_to_worker()
+        try:
+            run_flow(flow, flow_run=flow_run)
+        except Exception:  # any code runs in a flow; one that is interrupted has nothing to tell
+            log.exception("the flow has ended with an error")
+            raise
 
 
 def _when_the_server_answers(ask: Callable[[], FlowRun]) -> FlowRun:
@@ -91,12 +102,21 @@ def _when_the_server_answers(ask: Callable[[], FlowRun]) -> FlowRun:
             time.sleep(1)
 
 
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Send what is still to be sent, then end by the signal that came: Prefect's own handler hands it on at the end."""
+    signal.signal(signum, signal.SIG_DFL)
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_LAST_WORDS_S)
+    os.kill(os.getpid(), signum)
+
+
 def main() -> None:
     """Wait for a run, and run it."""
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         job = receive(channel)
     if job is not None:
         become(job)
+        signal.signal(signal.SIGTERM, _end)
         run(UUID(job["run_id"]), UUID(job["claim"]))
 
 

@@ -221,9 +221,12 @@ class Undertaker:
     def _finish(self, run: Run, settlement: Settlement, entry: Entry) -> None:
         """Put a run where it belongs, and what it started with it."""
         launch.sweep(run.id)
+        if settlement.verdict == "nothing":
+            return
+        died = settlement.verdict in ("waits", "crashed") and entry.ending is None
+        step = (StateType.CRASHED, "Crashed") if died else (StateType.CANCELLED, "Cancelled")
+        self._server.end_steps(run.id, ended(*step, settlement.message))
         match settlement.verdict:
-            case "nothing":
-                return
             case "waits":
                 spent_s = entry.spent_s + launch.time_spent(run.id, entry.began)
                 launch.write_attempt(run.id, settlement.attempt, spent_s)

@@ -6,7 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, task
+
+from tasks.shell import leave_unended, stop_asked
 
 TICK_S = 0.05
 
@@ -43,6 +45,26 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
         time.sleep(TICK_S)
         write(path, span | {"last": time.monotonic()})
     write(path, span | {"last": time.monotonic(), "end": True})
+
+
+@task(name="work")
+def work(folder: str, seconds: float) -> None:
+    """Work for some seconds in a step; end where the worker wants the run to go on later."""
+    run = os.environ["PREFECT__FLOW_RUN_ID"]
+    path = Path(folder) / "spans" / f"{run}-{os.getpid()}.json"
+    path.parent.mkdir(exist_ok=True)
+    begin = time.monotonic()
+    write(path, {"run": run, "pid": os.getpid(), "begin": begin})
+    while time.monotonic() < begin + seconds:
+        time.sleep(TICK_S)
+        if stop_asked():
+            leave_unended()
+
+
+@flow(name="steps")
+def steps(folder: str, seconds: float = 1.0) -> None:
+    """Work in a step."""
+    work(folder, seconds)
 
 
 @flow(name="fail")

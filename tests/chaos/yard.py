@@ -95,7 +95,7 @@ class Yard:
 
     def deploy_runs(self) -> None:
         """Make the deployments of runs.py."""
-        for name in ("hold", "fail"):
+        for name in ("hold", "steps", "fail"):
             self.deploy(name, f"{RUNS}:{name}", "cuda.training")
 
     def submit(self, name: str, queue: str, parameters: Mapping[str, Any], **variables: Any) -> str:
@@ -150,6 +150,14 @@ class Yard:
             found |= {row["id"]: row["state"] for row in page}
             if len(page) < 200:
                 return found
+
+    def told(self, run_id: str, kind: str = "flow-run") -> list[str]:
+        """Return the states that watchers of events have been told of a run, or of its steps, in their order."""
+        related = {"related": {"id": [f"prefect.flow-run.{run_id}"]}}
+        own = {"resource": {"id": [f"prefect.flow-run.{run_id}"]}} if kind == "flow-run" else related
+        body = {"filter": {"event": {"prefix": [f"prefect.{kind}."]}, "order": "ASC", **own}, "limit": 50}
+        names = [event["event"].rpartition(".")[2] for event in self.post("/events/filter", body)["events"]]
+        return [name for name in names if name != "heartbeat"]
 
     def cancel(self, run_id: str) -> None:
         """Do what the Cancel button of Prefect's page does."""

@@ -1,0 +1,64 @@
+"""What Prefect hears of a run that is interrupted: no state that is not true, not even for a moment.
+
+Prefect's engine calls a run Crashed that was cancelled, ran out of time or was stopped with Ctrl-C, and tells whoever
+watches its events. Here, who asked for the end says what it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
+from prefect.flow_engine import FlowRunEngine
+from prefect.states import Cancelled, Cancelling
+from prefect.task_engine import SyncTaskRunEngine
+
+_Engine = Any  # Prefect's types do not foresee that a method is replaced
+_FLOWS: _Engine = FlowRunEngine
+_STEPS: _Engine = SyncTaskRunEngine
+
+_flow_crash = _FLOWS.handle_crash
+_step_crash = _STEPS.handle_crash
+
+
+def leave_to_worker() -> None:
+    """From now on the worker alone says how a run of this process ended: only it knows whether the run goes on."""
+
+    def say_nothing(engine: _Engine, exc: BaseException) -> None:
+        if isinstance(exc, SystemExit):
+            engine.logger.error("the flow has ended its process: SystemExit(%s)", exc.code)
+        if engine.flow_run is not None:  # for the last line of its log, not for the server
+            engine.flow_run.state = Cancelling(message="interrupted; the worker says what becomes of the run")
+        engine._raised = exc
+
+    _replace(say_nothing)
+
+
+def call_cancelled() -> None:
+    """From now on a run of this process that a person interrupts is Cancelled; nobody else looks after it."""
+
+    def say(engine: _Engine, exc: BaseException) -> None:
+        if isinstance(exc, SystemExit):
+            _flow_crash(engine, exc)
+            return
+        how = "SIGTERM" if isinstance(exc, TerminationSignal) else "Ctrl-C"
+        _say(engine, Cancelled(message=f"stopped by {how}; `yard resume` goes on from the last checkpoint"), exc)
+
+    _replace(say)
+
+
+def _replace(flow_ends: Callable[[_Engine, BaseException], None]) -> None:
+    def step_ends(engine: _Engine, exc: BaseException) -> None:
+        if isinstance(exc, SystemExit):
+            _step_crash(engine, exc)
+        else:
+            _say(engine, Cancelled(message="its run was interrupted"), exc)
+
+    # Prefect has no hook for it: a state has been told when the first one runs.
+    _FLOWS.handle_crash = flow_ends
+    _STEPS.handle_crash = step_ends
+
+
+def _say(engine: _Engine, state: State[Any], exc: BaseException) -> None:
+    engine.set_state(state, force=True)
+    engine._raised = exc
