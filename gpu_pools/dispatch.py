@@ -4,20 +4,23 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import httpx
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools import launch, supervise
-from gpu_pools.asked import environment_of, refuses, time_limit_s
+from gpu_pools.asked import environment_of, time_limit_s
 from gpu_pools.cleaner import Cleaner
 from gpu_pools.hostview import HostView, Queues
+from gpu_pools.kept import Kept
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry, Ledger
-from gpu_pools.placement import Refuse, Start, Wait, place
+from gpu_pools.placement import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.queues import Queue, parse_queue
 from gpu_pools.ready import Ready
-from gpu_pools.server import Run, Server, ended, waiting
+from gpu_pools.sentences import Sentences
+from gpu_pools.server import Run, Server, ended
 from gpu_pools.undertaker import Undertaker
 from gpu_pools.waitlist import WaitList
 from tasks.errors import ConfigError, StorageError, TrainyardError
@@ -26,9 +29,8 @@ from tasks.workspace import run_dir
 logger = logging.getLogger("trainyard.worker")
 
 HEARTBEAT_S = 15.0
-SENTENCE_EVERY_S = 10.0  # a waiting run's state is written at most so often
 INTRUDERS_EVERY_S = 10.0
-_SENTENCES_PER_TICK = 20
+_STARTS_S = 2.0  # a turn starts no more runs after that long: who is cancelled or dies meanwhile waits for the next
 
 
 class Dispatcher:
@@ -48,10 +50,11 @@ class Dispatcher:
         self.name, self._server, self._host, self._clock = name, server, host, clock
         self._ledger = ledger
         self._ready = Ready()
-        self._runs = Undertaker(server, ledger, clock)
         self._waitlist = WaitList(server, clock)
+        self._kept = Kept()
+        self._runs = Undertaker(server, ledger, self._kept, self._waitlist.put_back, clock)
+        self._sentences = Sentences(server, self._waitlist, clock)
         self._cleaner = Cleaner(server, clock)
-        self._said: dict[str, tuple[str, float]] = {}
         self._beat = self._looked_at = float("-inf")
         self._noted: set[tuple[str, str]] = set()
         self._draining = False
@@ -90,7 +93,9 @@ class Dispatcher:
         try:
             self._runs.collect()
             self._heartbeat()
-            if not self._draining:
+            if self._draining:
+                self._kept.forget_others(())
+            else:
                 self._place()
                 self._ready.refill()
             self._note_intruders()
@@ -131,102 +136,92 @@ class Dispatcher:
     def _place(self) -> None:
         due = [run for run in self._waitlist.read() if self._runs.get(run.id) is None]
         if not due:
+            self._kept.forget_others(())
             return
-        mine, queues = [], self._host.queues(self._server)
+        mine = []
         waits: list[tuple[Run, Wait]] = []
         for run in due:
             try:
                 queue = parse_queue(run.queue)
             except ConfigError as exc:
-                self._refuse(run, str(exc))
+                self._sentences.refuse(run, str(exc))
                 continue
             if self._host.serves(queue):
                 mine.append((run, queue))
                 continue
             known, text = self._host.known_host(queue, self._server)
             if not known:
-                self._refuse(run, text)
+                self._sentences.refuse(run, text)
             elif text:
                 waits.append((run, Wait(run.id, text)))
-        decisions = self._decisions(mine, queues) if mine else []
-        self._tell_news([*waits, *decisions], len(due))
-        for gone in self._said.keys() - {run.id for run in due}:
-            del self._said[gone]
+        self._kept.forget_others([run.id for run, _ in mine])
+        decisions = self._decisions(mine) if mine else []
+        self._sentences.tell([*waits, *decisions], {run.id for run in due})
 
-    def _decisions(self, mine: list[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Wait | Refuse]]:
-        """Start what may start; return why the rest does not."""
-        devices = self._host.devices(queues)
+    def _decisions(self, mine: Sequence[tuple[Run, Queue]]) -> list[tuple[Run, Wait | Refuse]]:
+        """Start what may start; return why the rest does not.
+
+        A start takes a while, so each is decided on anew: a limit, a pause, a device that changed meanwhile counts.
+        """
+        left, until, fresh = list(mine), self._clock() + _STARTS_S, False
+        while True:
+            queues = self._host.queues(self._server, fresh=fresh)
+            decided = self._decide(left, queues)
+            room = self._host.pool_room(self._server, fresh=fresh)
+            starts = [(run, queue, go) for run, queue, go in decided if isinstance(go, Start)]
+            chosen = next(((run, go.uuid) for run, queue, go in starts if room.take(queue)), None)
+            if chosen is None or self._clock() > until:
+                break
+            if fresh:
+                self._start(*chosen, queues)
+                left = [(run, queue) for run, queue in left if run.id != chosen[0].id]
+            fresh = True
+        waits = self._reasons(decided, queues)
+        if chosen is None:
+            waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
+        for run, _ in waits:
+            self._kept.forget(run.id)
+        return waits
+
+    def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Queue, Decision]]:
+        devices = [self._without_kept(device) for device in self._host.devices(queues)]
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
         runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
-        asked = [self._host.asks(run, queue) for run, queue in runs.values()]
-        room = self._host.pool_room(self._server)
-        left: list[tuple[Run, Wait | Refuse]] = []
-        for decision in place(asked, devices, host=self._host.name, now=self._clock()):
-            run, queue = runs[decision.run_id]
+        asked = [replace(self._host.asks(*asks), lost=self._kept.uuid(run_id)) for run_id, asks in runs.items()]
+        decisions = place(asked, devices, host=self._host.name, now=self._clock())
+        return [(*runs[decision.run_id], decision) for decision in decisions]
+
+    def _without_kept(self, device: DeviceState) -> DeviceState:
+        """Return a device without the slots that are kept for dead runs: these ask for them again."""
+        return replace(device, holders=tuple(run for run in device.holders if not self._kept.uuid(run.run_id)))
+
+    def _reasons(
+        self, decided: Sequence[tuple[Run, Queue, Decision]], queues: Queues
+    ) -> list[tuple[Run, Wait | Refuse]]:
+        reasons: list[tuple[Run, Wait | Refuse]] = []
+        for run, queue, decision in decided:
             match decision:
-                case Start(uuid=uuid) if room.take(queue):
-                    self._start(run, uuid, queues)
-                case Start():
-                    left.append((run, Wait(run.id, room.reason)))
                 case Refuse():
                     missing = self._host.elsewhere(queue, queues, self._server)
                     if missing is None:
-                        left.append((run, decision))
+                        reasons.append((run, decision))
                     elif missing:
-                        left.append((run, Wait(run.id, missing)))
+                        reasons.append((run, Wait(run.id, missing)))
                 case Wait():
-                    left.append((run, decision))
-        return left
-
-    def _tell_news(self, decisions: Sequence[tuple[Run, Wait | Refuse]], n_waiting: int) -> None:
-        news = [
-            (run, decision)
-            for run, decision in decisions
-            if isinstance(decision, Refuse) or refuses(run) or self._is_news(run, decision, n_waiting)
-        ]
-        self._tell(news[:_SENTENCES_PER_TICK])
-
-    def _refuse(self, run: Run, reason: str) -> None:
-        self._waitlist.drop(run.id)
-        known = self._server.by_id([run.id])
-        if run.id not in known or known[run.id].state not in {"SCHEDULED", "PENDING"}:
-            return  # cancelled meanwhile
-        logger.warning("run %s (%s): %s", run.id, run.name, reason)
-        self._server.force(run.id, ended(StateType.FAILED, "Failed", reason))
-
-    def _is_news(self, run: Run, decision: Wait, n_waiting: int) -> bool:
-        """Return whether a waiting run says something else than it should, and has said so for a while."""
-        text, when = self._said.get(run.id, (run.message if run.state_name == "Waiting" else "", 0.0))
-        # A thousand runs that wait must not keep the server busy with the minutes of the one they wait for.
-        return text != decision.reason and self._clock() - when >= max(SENTENCE_EVERY_S, 0.2 * n_waiting)
-
-    def _tell(self, telling: list[tuple[Run, Wait | Refuse]]) -> None:
-        """Write on runs why they wait, or that they will not run."""
-        # What was read some time ago may have been cancelled since: written over, it would be alive again.
-        known = self._server.by_id([run.id for run, _ in telling])
-        for run, decision in telling:
-            if run.id not in known or known[run.id].state != "SCHEDULED":
-                self._waitlist.drop(run.id)
-            elif isinstance(decision, Refuse):
-                self._refuse(run, decision.reason)
-            elif refuses(run):
-                text = f"refused: {decision.reason}"
-                self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", text))
-                self._waitlist.drop(run.id)
-            else:
-                self._server.propose(run.id, waiting(decision.reason, run.since))
-                self._said[run.id] = (decision.reason, self._clock())
+                    reasons.append((run, decision))
+        return reasons
 
     def _start(self, run: Run, uuid: str, queues: Queues) -> None:
         """Take a slot, claim the run, start its process, in this order: each can fail without a trace."""
         try:
             limit_s = time_limit_s(run)
         except ConfigError as exc:
-            self._refuse(run, f"time_limit: {exc}")
+            self._sentences.refuse(run, f"time_limit: {exc}")
             return
         lease = run_lock = None
         try:
-            lease = self._host.take(self._host.asks(run, parse_queue(run.queue)), uuid, queues)
+            lease = self._kept.take(run.id, uuid)
+            lease = lease or self._host.take(self._host.asks(run, parse_queue(run.queue)), uuid, queues)
             if lease is None:
                 return  # somebody else was faster
             run_lock = launch.lock_run(run.id)
@@ -255,7 +250,7 @@ class Dispatcher:
             if lease is not None:
                 lease.release()
             self._ledger.remove(run.id)
-            self._refuse(run, str(exc))
+            self._sentences.refuse(run, str(exc))
         finally:
             if run_lock is not None:
                 os.close(run_lock)

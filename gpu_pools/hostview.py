@@ -87,9 +87,9 @@ class HostView:
             if queue.name not in known:
                 server.create_queue(queue.name, limit)
 
-    def queues(self, server: Server) -> Queues:
-        """Return the queues as they are set in Prefect, a few seconds old at most."""
-        if self._clock() - self._queues[0] >= _QUEUES_EVERY_S:
+    def queues(self, server: Server, *, fresh: bool = False) -> Queues:
+        """Return the queues as they are set in Prefect, a few seconds old at most, or as they are now."""
+        if fresh or self._clock() - self._queues[0] >= _QUEUES_EVERY_S:
             self._queues = (self._clock(), {queue.name: queue for queue in server.queues()})
         return self._queues[1]
 
@@ -167,9 +167,9 @@ class HostView:
             return ""
         return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
 
-    def pool_room(self, server: Server) -> PoolRoom:
-        """Return how many more runs the whole pool takes, and why no more than that."""
-        if self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
+    def pool_room(self, server: Server, *, fresh: bool = False) -> PoolRoom:
+        """Return how many more runs the whole pool takes, and why no more than that; as it is set now, if `fresh`."""
+        if fresh or self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
             self._pool = (self._clock(), server.pool())
         pool = self._pool[1]
         if pool.paused:

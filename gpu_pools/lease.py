@@ -80,6 +80,14 @@ class Lease:
             os.close(self._run_fd)
             self._run_fd = None
 
+    def retake(self) -> bool:
+        """Take the run's lock again for its next process; return whether it could be: its processes are gone."""
+        if self._run_fd is None and self._worker_fd is not None:
+            self._run_fd = _locked(self.slot)
+            if self._run_fd is not None:
+                os.set_inheritable(self._run_fd, True)
+        return self._run_fd is not None
+
     def release(self) -> None:
         """Let go of the slot; it stays taken while a process of the run has its lock. Twice does no harm.
 

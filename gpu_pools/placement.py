@@ -33,6 +33,7 @@ class Waiting:
     priority: int  # 1 (first) to 10
     since: float  # it began to wait, Unix seconds
     owner: str  # user@host
+    lost: str = ""  # uuid of the device whose slot it lost by a death
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def place(waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: s
     A paused queue starts nothing. The queue of one device stands for the device: while `cuda:0.training` is paused,
     a run of `cuda.training` does not start on cuda:0 either.
 
+    The slot that a run lost by a death is that run's, if it is one still, whoever waits.
+
     Which host: a run whose queue names another host is not this host's, and waits here whatever is free; the caller
     leaves such runs to that host's worker and passes one only when there is none. A run whose queue names no host is
     taken as this host's, so `Refuse` of one says no more than that this host lacks the device.
@@ -107,14 +110,16 @@ def place(waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: s
     facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices})
     ranked = sorted(waiting, key=lambda run: rank(run, now))
     started: dict[str, str] = {}
-    for run in ranked:
+    for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, "") for run in ranked)]:
         room = [device for device in _candidates(run, facts) if _has_room(device, run.queue.kind, facts)]
-        if room and run.queue.name not in paused:
+        room = [device for device in room if wanted in ("", device.uuid)]
+        if room and run.queue.name not in paused and run.run_id not in started:
             chosen = min(room, key=lambda device: _load(device, facts))
             facts.starting[chosen.uuid].append(run)
             started[run.run_id] = chosen.uuid
     left = [run for run in ranked if run.run_id not in started]
     reasons = {decision.run_id: decision for decision in _explain(left, facts)}
+    ranked.sort(key=lambda run: not (run.lost and started.get(run.run_id) == run.lost))
     return [Start(r.run_id, started[r.run_id]) if r.run_id in started else reasons[r.run_id] for r in ranked]
 
 

@@ -6,17 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import psutil
-from prefect.client.schemas.objects import StateType
 
 from gpu_pools import launch, supervise
+from gpu_pools.care import Care, kill, members
+from gpu_pools.finish import finish
+from gpu_pools.kept import Kept
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Ending, Entry, Ledger
 from gpu_pools.queues import duration_text, parse_queue
-from gpu_pools.server import Run, Server, ended, waiting
-from gpu_pools.settle import Settlement, settle
+from gpu_pools.server import Run, Server
+from gpu_pools.settle import settle
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -30,35 +29,33 @@ _OVER_S = {"CANCELLED": 3.0, "COMPLETED": 60.0, "FAILED": 60.0}
 """How long a process may go on once its run is over: it writes its last state itself, and then sends what is left."""
 
 _CLOSE_AGAIN_S = 30.0
+_KEPT_S = 10.0  # a slot waits so long for the word of the server on whose run it was
 
 # What MLflow calls the end of a run that could not say so itself.
 _MLFLOW = {"cancelled": "KILLED", "timed out": "KILLED", "crashed": "FAILED"}
 
 
-@dataclass(slots=True)
-class _Care:
-    """A run in care: what is on disk, and what only this process knows."""
-
-    entry: Entry
-    lease: Lease | None  # None: taken over from another worker; the run's own process holds the slot
-    process: subprocess.Popen[bytes] | None
-    told: bool = False  # the server knows where the process is
-    asked_at: float | None = None  # to end
-    exit_code: int | None = None
-    not_before: float = 0.0  # of the next try to close its books
-    over_since: float | None = None  # the server calls the run ended, while its process lives
-
-    @property
-    def closing(self) -> bool:
-        return self.entry.phase == "closing"
-
-
 class Undertaker:
-    """Takes over what an earlier worker left, and brings every run of the ledger to its end."""
+    """Takes over what an earlier worker left, and brings every run of the ledger to its end.
 
-    def __init__(self, server: Server, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
-        self._server, self._ledger, self._clock = server, ledger, clock
-        self._care = {entry.run_id: _Care(entry, None, None) for entry in ledger.entries()}
+    Args:
+        server: Prefect's.
+        ledger: what has been started.
+        kept: has the slots of runs that died, until they start again.
+        on_return: is told the id of every run that was put back into its queue.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        ledger: Ledger,
+        kept: Kept,
+        on_return: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._server, self._ledger, self._kept, self._on_return, self._clock = server, ledger, kept, on_return, clock
+        self._care = {entry.run_id: Care(entry, None, None) for entry in ledger.entries()}
         self._orphans_at = self._taken_at = self._cancelling_at = self._known_at = float("-inf")
 
     def entries(self) -> list[Entry]:
@@ -77,7 +74,7 @@ class Undertaker:
 
     def add(self, entry: Entry, lease: Lease | None, process: subprocess.Popen[bytes] | None) -> None:
         """Take a run into care."""
-        self._care[entry.run_id] = _Care(entry, lease, process)
+        self._care[entry.run_id] = Care(entry, lease, process)
 
     def end(self, run_id: str, ending: Ending, reason: str = "") -> None:
         """Ask a run to end; the first reason given counts, but that to go on later gives way to any other."""
@@ -103,13 +100,15 @@ class Undertaker:
         if now - self._taken_at >= _TAKE_OVER_EVERY_S:
             for entry in self._ledger.take_over():
                 logger.info("takes over run %s (%s)", entry.run_id, entry.run_name)
-                self._care.setdefault(entry.run_id, _Care(entry, None, None))
+                self._care.setdefault(entry.run_id, Care(entry, None, None))
             self._taken_at = now
         for care in list(self._care.values()):
             self._watch_clock(care)
         gone = [care for care in list(self._care.values()) if care.closing or self._is_gone(care)]
-        for care in gone:  # frees the slots, server or not
-            self._free(care)
+        for care in gone:  # frees the slots, server or not; that of a run that may have died, when that is known
+            care.gone_at = care.gone_at or now
+            if care.closing or care.entry.ending or care.exit_code == 0 or now - care.gone_at > _KEPT_S:
+                self._free(care)
         if now - self._cancelling_at >= _CANCELLING_EVERY_S:
             self._cancel(self._server.in_state("CANCELLING"))
             self._cancelling_at = now
@@ -124,7 +123,7 @@ class Undertaker:
             self._orphans()
             self._orphans_at = now
 
-    def _watch_clock(self, care: _Care) -> None:
+    def _watch_clock(self, care: Care) -> None:
         """End what is over its time; kill what was asked to end and does not."""
         entry, now = care.entry, self._clock()
         if care.closing:
@@ -139,20 +138,20 @@ class Undertaker:
         saves = entry.ending == "stop" and parse_queue(entry.queue).kind == "training"
         patience = CHECKPOINT_S if saves else 0.0 if entry.ending == "stop" else INTERRUPT_S
         if now - care.asked_at >= patience:
-            _kill(entry)
+            kill(entry)
 
-    def _alive(self, care: _Care) -> bool:
+    def _alive(self, care: Care) -> bool:
         if care.process is not None:
             care.exit_code = care.process.poll()
             return care.exit_code is None
         pid = care.entry.pid
         return pid is not None and supervise.alive(pid, care.entry.create_time)
 
-    def _is_gone(self, care: _Care) -> bool:
+    def _is_gone(self, care: Care) -> bool:
         """Return whether no process of the run is left; the stragglers of an ended one are killed."""
         if self._alive(care):
             return False
-        left = _members(care.entry)
+        left = members(care.entry)
         if not left and launch.run_is_dead(care.entry.run_id):
             return True
         main = [p for p in left if "gpu_pools.process" in supervise.command_line(p)]
@@ -161,10 +160,10 @@ class Undertaker:
             care.entry = care.entry.but(phase="running", pid=pid, create_time=supervise.create_time(pid))
             self._ledger.write(care.entry)
         else:
-            _kill(care.entry)
+            kill(care.entry)
         return False
 
-    def _free(self, care: _Care) -> None:
+    def _free(self, care: Care) -> None:
         if care.lease is not None:
             care.lease.release()
             care.lease = None
@@ -192,7 +191,7 @@ class Undertaker:
                 if now - care.over_since >= _OVER_S[run.state]:
                     self.end(care.entry.run_id, "cancel", f"the run is {run.state_name} already")
 
-    def _settle(self, gone: list[_Care]) -> None:
+    def _settle(self, gone: list[Care]) -> None:
         known = self._server.by_id([care.entry.run_id for care in gone])
         for care in gone:
             entry = care.entry
@@ -215,35 +214,20 @@ class Undertaker:
             )
             if settlement.verdict != "waits":
                 launch.forget_attempts(entry.run_id)  # a person's retry has all of its attempts again
-            self._finish(run, settlement, entry)
+            finish(self._server, run, settlement, entry)
+            self._give_back(care, again=settlement.verdict == "waits")
             self._begin_closing(care, _MLFLOW.get(settlement.verdict))
 
-    def _finish(self, run: Run, settlement: Settlement, entry: Entry) -> None:
-        """Put a run where it belongs, and what it started with it."""
-        launch.sweep(run.id)
-        if settlement.verdict == "nothing":
-            return
-        died = settlement.verdict in ("waits", "crashed") and entry.ending is None
-        step = (StateType.CRASHED, "Crashed") if died else (StateType.CANCELLED, "Cancelled")
-        self._server.end_steps(run.id, ended(*step, settlement.message))
-        match settlement.verdict:
-            case "waits":
-                spent_s = entry.spent_s + launch.time_spent(run.id, entry.began)
-                launch.write_attempt(run.id, settlement.attempt, spent_s)
-                self._server.force(run.id, waiting(settlement.message, run.since))
-                return
-            case "cancelled":
-                state = ended(StateType.CANCELLED, "Cancelled", settlement.message)
-            case "timed out":
-                state = ended(StateType.FAILED, "TimedOut", settlement.message)
-            case "crashed":
-                state = ended(StateType.CRASHED, "Crashed", settlement.message)
-        self._server.force(run.id, state)
-        for child in self._server.children(run.id):
-            # Not forced: where a half waits, the server makes it Cancelled at once.
-            self._server.propose(child.id, ended(StateType.CANCELLING, "Cancelling", f"{run.name} has ended"))
+    def _give_back(self, care: Care, *, again: bool) -> None:
+        """Keep the slot of a run that died and is to start again."""
+        if again:
+            self._on_return(care.entry.run_id)
+        if again and care.entry.ending is None and care.entry.uuid:
+            self._kept.keep(care.entry.run_id, care.entry.uuid, care.lease)
+            care.lease = None
 
-    def _begin_closing(self, care: _Care, status: str | None) -> None:
+    def _begin_closing(self, care: Care, status: str | None) -> None:
+        self._free(care)
         if status is None:
             self._drop(care)
             return
@@ -252,7 +236,7 @@ class Undertaker:
         self._ledger.write(care.entry)
         self._close(care)
 
-    def _close(self, care: _Care) -> None:
+    def _close(self, care: Care) -> None:
         """Let MLflow know; in a process of its own, as that takes seconds and a library that is not for a worker."""
         if care.process is not None:
             code = care.process.poll()
@@ -268,7 +252,7 @@ class Undertaker:
             argv = [sys.executable, "-m", "tasks.closing", str(folder), care.entry.reason]
             care.process = supervise.start(argv, os.environ, folder, folder / "output.log", ())
 
-    def _drop(self, care: _Care) -> None:
+    def _drop(self, care: Care) -> None:
         self._ledger.remove(care.entry.run_id)
         self._care.pop(care.entry.run_id, None)
 
@@ -295,11 +279,3 @@ class Undertaker:
 
     def _is_ours(self, run: Run) -> bool:
         return run.infrastructure.startswith(f"{self._ledger.place}:")
-
-
-def _members(entry: Entry) -> list[psutil.Process]:
-    return supervise.members(entry.run_id, entry.pid, entry.create_time, launch.lock_path(entry.run_id))
-
-
-def _kill(entry: Entry) -> None:
-    supervise.kill(entry.run_id, entry.pid, entry.create_time, launch.lock_path(entry.run_id))

@@ -13,7 +13,8 @@ class WaitList:
     """What waits and is due, oldest first.
 
     The whole list is read again after ten times the time that took; in between only what has come due lately is
-    asked for. A run that was cancelled meanwhile may still stand in it: the server refuses to start it then.
+    asked for, and what was put back, which was due before. A run that was cancelled meanwhile may still stand in it:
+    the server refuses to start it then.
     """
 
     def __init__(self, server: Server, clock: Callable[[], float]) -> None:
@@ -21,6 +22,7 @@ class WaitList:
         self._known: dict[str, Run] = {}
         self._read_at = float("-inf")
         self._cost_s = 0.0
+        self._put_back: set[str] = set()
 
     def read(self) -> list[Run]:
         """Return the runs that wait."""
@@ -31,7 +33,14 @@ class WaitList:
             self._cost_s, self._read_at = time.perf_counter() - begun, now
         else:
             self._known.update({run.id: run for run in self._server.due(after=self._read_at - _MARGIN_S)})
+            back = self._server.by_id(sorted(self._put_back))
+            self._known.update({run.id: run for run in back.values() if run.state == "SCHEDULED"})
+        self._put_back.clear()
         return sorted(self._known.values(), key=lambda run: run.since)
+
+    def put_back(self, run_id: str) -> None:
+        """Look at the next reading for a run that waits again."""
+        self._put_back.add(run_id)
 
     def drop(self, run_id: str) -> None:
         """Forget a run that waits no longer; where it does after all, the server says so again."""

@@ -435,3 +435,21 @@ def test_another_user_takes_what_the_first_one_made_and_sees_who_holds_it(as_nob
     modes = {path.suffix: oct(path.stat().st_mode & 0o7777) for path in (folder / "locks").iterdir()}
     assert modes == {".run": "0o666", ".worker": "0o666", ".guard": "0o666"}
     assert oct((folder / "locks").stat().st_mode & 0o7777) == "0o1777"
+
+
+def test_a_slot_whose_run_died_is_kept_for_its_next_process(start):
+    lease = acquire(GPU, "training", 1, ANNA)
+    run = start(*SLEEP, pass_fds=[lease.run_fd])
+    lease.hand_over()
+    assert not lease.retake()  # its process lives
+    run.kill()
+    run.wait()
+    assert acquire(GPU, "training", 1, replace(ANNA, run_id="r2")) is None
+    assert lease.retake()
+    again = start(*SLEEP, pass_fds=[lease.run_fd])
+    lease.hand_over()
+    lease.release()
+    assert [holder.run_id for holder in holders()] == ["r1"]
+    again.kill()
+    again.wait()
+    assert holders() == []

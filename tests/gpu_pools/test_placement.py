@@ -193,6 +193,74 @@ def test_a_run_of_the_last_priority_starts_though_a_new_first_one_comes_every_mi
 # ---- who is first
 
 
+# ---- deaths
+
+
+@st.composite
+def deaths(draw):
+    """Draw a yard in which some runs have just died: they wait again, each with the device it had."""
+    waiting, devices = draw(yards())
+    dead, left = [], []
+    for device in devices:
+        gone = draw(st.sets(st.sampled_from(device.holders))) if device.holders else set()
+        left.append(replace(device, holders=tuple(run for run in device.holders if run not in gone)))
+        for run in sorted(gone, key=lambda run: run.run_id):
+            tag = draw(st.sampled_from([device.tag, *(["cuda"] if device.tag != "cpu" else [])]))
+            priority, waited = draw(st.integers(1, 10)), draw(st.integers(0, 10))
+            asks = Waiting(run.run_id, run.run_name, Queue(tag, run.kind), priority, NOW - waited, "ben@boxa")
+            dead.append(replace(asks, lost=device.uuid))
+    return waiting, dead, left
+
+
+@settings(deadline=None, max_examples=200)
+@given(deaths())
+def test_the_slot_that_a_dead_run_had_is_given_to_nobody_else(yard):
+    waiting, dead, devices = yard
+    order = place([*waiting, *dead], devices, host="boxa", now=NOW)
+    started = starts({decision.run_id: decision for decision in order})
+    kinds = {run.run_id: run.queue.kind for run in waiting}
+    for device in devices:
+        for kind, limit in device.limits.items():
+            open_to = not device.foreign and Queue(device.tag, kind).name not in device.paused
+            room = max(0, limit - sum(h.kind == kind for h in device.holders)) * open_to
+            ask = [run for run in dead if run.lost == device.uuid and run.queue.kind == kind]
+            ask = [run for run in ask if run.queue.name not in device.paused]
+            back = [run for run in ask if started.get(run.run_id) == device.uuid]
+            assert len(back) == min(room, len(ask))
+            others = [i for i, uuid in started.items() if uuid == device.uuid and kinds.get(i) == kind]
+            assert len(others) <= room - len(back)
+    first = [decision.run_id for decision in order[: len(dead)]]
+    lost = {run.run_id: run.lost for run in dead}
+    assert all(run_id in first for run_id, uuid in started.items() if lost.get(run_id) == uuid)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from(["come", "come", "die", "end"]), max_size=40), st.randoms(use_true_random=False))
+def test_over_any_history_of_deaths_a_run_keeps_its_gpu_until_it_ends(events, random):
+    waiting, on = [], {}
+    for n, event in enumerate(events):
+        dead = {}
+        if event == "come":
+            device = random.choice(["cuda:0", "cuda:1", "cuda"])
+            waiting.append(run(f"{n:02}", device, priority=random.randint(1, 10), waited=-n))
+        elif event == "end" and on:
+            del on[random.choice(list(on))]
+        elif on:
+            dead = {one: on.pop(one) for one in random.sample(list(on), random.randint(1, len(on)))}
+        waiting += [replace(one, lost=uuid) for one, uuid in dead.items()]
+        held = {
+            tag: [holder(one.run_id) for one, uuid in on.items() if uuid == uuid_of(tag)]
+            for tag in ("cuda:0", "cuda:1")
+        }
+        decisions = decide(waiting, [gpu(int(tag[-1]), holders=tuple(who)) for tag, who in held.items()])
+        for one in waiting:
+            if isinstance(decisions[one.run_id], Start):
+                on[replace(one, lost="")] = decisions[one.run_id].uuid
+        waiting = [replace(one, lost="") for one in waiting if isinstance(decisions[one.run_id], Wait)]
+        assert all(on.get(one) == uuid for one, uuid in dead.items())
+        assert max(Counter(on.values()).values(), default=0) <= 1
+
+
 def first_of(*waiting):
     (first,) = starts(decide(waiting, [gpu()]))
     return first
