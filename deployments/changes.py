@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs import ENDED, children
-from deployments.submit import default_owner, find_device, read_queues
+from deployments.runs import ENDED, children, names_of
+from deployments.submit import find_device, read_queues
+from gpu_pools.names import asker
 from gpu_pools.queues import KINDS, POOL, Kind, parse_device
 from tasks.errors import ConfigError
 from tasks.workspace import home, storage_errors
 
-_MOST = 1000
-"""Runs at once on a device; the server takes no number of any size."""
+_USUAL, _MOST = 16, 1000
+"""Runs at once on a device: more than the first is seldom meant; the server takes no number of any size."""
 
 
 def cancel(api: Api, run: Json) -> str:
@@ -30,7 +31,7 @@ def cancel(api: Api, run: Json) -> str:
         raise ConfigError(
             f"{what} was started by `yard run` or by code: Ctrl-C there ends it, no worker looks after it"
         )
-    state = {"type": "CANCELLING", "name": "Cancelling", "message": f"cancelled by {default_owner()}"}
+    state = {"type": "CANCELLING", "name": "Cancelling", "message": f"cancelled by {asker()}"}
     answer = api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state})
     now = (answer["state"] or {}).get("type") or run["state_type"]
     if now == "CANCELLED":
@@ -38,6 +39,24 @@ def cancel(api: Api, run: Json) -> str:
     if now == "CANCELLING":
         return f"{what} is being stopped by its worker, its halves with it; what it saved stays"
     raise ConfigError(f"{what} cannot be cancelled: {answer['details'].get('reason') or answer['status']}")
+
+
+def living(api: Api, *, types: Sequence[str], flow: str | None, owner: str | None) -> list[Json]:
+    """Return the runs of the yard in these states, longest waiting first; a half only where its pipeline is not one.
+
+    Args:
+        api: of the server.
+        types: of states.
+        flow: its name; None: of any.
+        owner: `anna`, or `anna@boxa`; None: of anybody.
+    """
+    body: Json = {"flow_runs": {"state": {"type": {"any_": list(types)}}}, "sort": "EXPECTED_START_TIME_ASC"}
+    if flow:
+        body["flows"] = {"name": {"any_": [flow]}}
+    found = [run for run in api.pages("/flow_runs/filter", body) if run["deployment_id"] is not None]
+    found = [run for run in found if owner is None or owner in names_of(run)]
+    taken = {half["id"] for run in found for half in children(api, run["id"])}
+    return [run for run in found if run["id"] not in taken]
 
 
 def check_ended(api: Api, run: Json) -> list[Json]:
@@ -154,19 +173,20 @@ def read_limits(api: Api) -> list[Json]:
     ]
 
 
-def set_limits(api: Api, device: str, assignments: Sequence[str]) -> None:
+def set_limits(api: Api, device: str, assignments: Sequence[str], *, force: bool = False) -> None:
     """Change how many runs of a kind a device takes at once; workers follow within seconds.
 
     Args:
         api: of the server.
         device: `cuda:1`, `cpu` or `boxb/cuda:1`.
         assignments: `training=2`; 0 lets nothing start; none only asks whether there is such a device.
+        force: take a limit above 16, too.
 
     Raises:
-        ConfigError: an assignment is none, or `cuda` is given, which has no limit of its own.
+        ConfigError: an assignment is none or too much, or `cuda` is given, which has no limit of its own.
         GpuError: no such device; nothing is changed then.
     """
-    wanted = _limits(assignments)
+    wanted = _limits(assignments, force=force)
     queues = read_queues(api)
     if wanted and parse_device(device)[1] == "cuda":
         raise ConfigError("found device 'cuda', need one such as cuda:0: the limit belongs to each GPU")
@@ -177,7 +197,7 @@ def set_limits(api: Api, device: str, assignments: Sequence[str]) -> None:
         find_device(queues, device, "training")
 
 
-def _limits(assignments: Sequence[str]) -> Mapping[Kind, int]:
+def _limits(assignments: Sequence[str], *, force: bool) -> Mapping[Kind, int]:
     limits: dict[Kind, int] = {}
     for assignment in assignments:
         name, _, value = assignment.partition("=")
@@ -186,6 +206,10 @@ def _limits(assignments: Sequence[str]) -> Mapping[Kind, int]:
             raise ConfigError(
                 f"found {assignment!r}, need KIND=NUMBER such as training=2, from 0 to {_MOST}; kinds: "
                 f"{', '.join(KINDS)}"
+            )
+        if int(value) > _USUAL and not force:
+            raise ConfigError(
+                f"found {assignment!r}, need at most {_USUAL} runs at once, or --force: each may need all of the memory"
             )
         limits[kind] = int(value)
     return limits

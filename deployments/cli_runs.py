@@ -11,6 +11,8 @@ import typer
 from tasks.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from deployments.api import Api
 
 
@@ -145,14 +147,48 @@ def watch(run: RunArgument) -> None:
         _watch(api, find_run(api, run)["id"])
 
 
-def cancel(run: RunArgument) -> None:
-    """Stop a run, the halves of a pipeline with it; what it saved stays."""
+def cancel(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Each as elsewhere")] = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="All that wait")] = False,
+    running: Annotated[bool, typer.Option("--running", help="All that run")] = False,
+    flow: Annotated[str | None, typer.Option(help="All of this flow")] = None,
+    owner: Annotated[str | None, typer.Option(help="All of this user, or user@host")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
+) -> None:
+    """Stop runs, the halves of a pipeline with it; what they saved stays. Several options narrow each other down."""
     from deployments import changes
     from deployments.api import connect
-    from deployments.runs import find_run
+    from deployments.runs import RUNNING, WAITING, find_run
 
+    chosen = waiting or running or flow or owner
+    if bool(runs) == bool(chosen):
+        what = "runs and options" if runs else "nothing"
+        raise ConfigError(f"found {what}, need runs, or options that say which")
+    types = (*(WAITING if waiting or not running else ()), *(RUNNING if running or not waiting else ()))
     with connect() as api:
-        typer.echo(changes.cancel(api, find_run(api, run)))
+        if chosen:
+            found = changes.living(api, types=types, flow=flow, owner=owner)
+            for run in found:
+                typer.echo(f"{run['id'][:8]}  {run['state_name']:<10}  {run['name']}")
+            if not found:
+                typer.echo("no such runs")
+            elif not yes:
+                typer.confirm(f"cancel {len(found)} run{'s' * (len(found) > 1)}?", abort=True)
+            runs = [run["id"] for run in found]
+        faults = _each(runs or [], lambda name: typer.echo(changes.cancel(api, find_run(api, name))))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _each(names: "Sequence[str]", act: "Callable[[str], None]") -> list[str]:
+    """Do something for each run, the others too where one refuses; return what was refused."""
+    faults = []
+    for name in names:
+        try:
+            act(name)
+        except ConfigError as exc:
+            faults.append(str(exc))
+    return faults
 
 
 def delete(
@@ -203,6 +239,7 @@ def download(
 def limit(
     device: Annotated[str | None, typer.Argument(help="cuda:1, cpu or boxb/cuda:1; all of them without it")] = None,
     assignments: Annotated[list[str] | None, typer.Argument(metavar="[KIND=NUMBER]...", help="training=2")] = None,
+    force: Annotated[bool, typer.Option("--force", help="More than 16 at once, too")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set how many runs of a kind a device takes at once, and print all limits."""
@@ -212,7 +249,7 @@ def limit(
 
     with connect() as api:
         if device is not None:
-            changes.set_limits(api, device, assignments or [])
+            changes.set_limits(api, device, assignments or [], force=force)
         found = [row for row in changes.read_limits(api) if assignments or device in {None, row["device"]}]
     print_json(found) if as_json else console().print(limits_table(found))
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
 from deployments.progress import Far, read_progress
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, host_name
 from gpu_pools.queues import QueueError, parse_queue
 from tasks.errors import ConfigError
 
@@ -71,7 +72,7 @@ class Row:
         id, name, flow: of the run.
         short: the beginning of the id, which every command takes for the whole.
         owner: user@host; empty for a run started on Prefect's page.
-        device: it asked for, or, where this host can tell, has.
+        device: it has, or had; before it starts, the one it asked for.
         queue: it waits in or came from; empty for `yard run`.
         priority: 1 (first) to 10; None: the default of its kind.
         type: SCHEDULED, PENDING, RUNNING, CANCELLING, PAUSED, COMPLETED, FAILED, CRASHED or CANCELLED.
@@ -135,7 +136,7 @@ def list_runs(
         for run in api.pages("/flow_runs/filter", body):
             if len(found) == limit:
                 break
-            if owner is None or owner in _names_of(run):
+            if owner is None or owner in names_of(run):
                 found.append(run)
     return make_rows(api, found)
 
@@ -160,7 +161,7 @@ def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:
     return body
 
 
-def _names_of(run: Mapping[str, Any]) -> set[str]:
+def names_of(run: Mapping[str, Any]) -> set[str]:
     owner = str((run["job_variables"] or {}).get("owner", ""))
     return {owner, owner.partition("@")[0]}
 
@@ -203,7 +204,7 @@ def _row(run: Json, flow: str, far: Far) -> Row:
         name=run["name"],
         flow=flow,
         owner=str(variables.get("owner", "")),
-        device=far.device or _label(queue),
+        device=far.device or _ran_on(run) or _label(queue),
         queue=queue,
         priority=variables.get("priority"),
         type=kind,
@@ -224,6 +225,13 @@ def _label(queue: str) -> str:
         return parse_queue(queue).label
     except QueueError:
         return ""  # a queue of somebody else's, or none
+
+
+def _ran_on(run: Mapping[str, Any]) -> str:
+    """Return the device that a run had, with its host where that is another one than this."""
+    labels = run.get("labels") or {}
+    device, host = str(labels.get(DEVICE_LABEL, "")), labels.get(HOST_LABEL)
+    return f"{host}/{device}" if device and host != host_name() else device
 
 
 def _since(run: Mapping[str, Any], kind: str) -> str:

@@ -1,7 +1,6 @@
 """Puts runs into their queues: parameters and device are checked here, so that nothing waits for hours to fail."""
 
 import fcntl
-import getpass
 import inspect
 import json
 import os
@@ -18,7 +17,7 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
-from gpu_pools.names import host_name
+from gpu_pools.names import asker
 from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue, queue_or_none
 from gpu_pools.records import lock, lock_dir, open_lock
 from tasks.config import override, read_parameters
@@ -174,15 +173,6 @@ def await_decision(api: Api, run: Json, limit_s: float = _DECISION_LIMIT_S) -> J
     return run
 
 
-def default_owner() -> str:
-    """Return user@host of who runs this."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())  # a container's user without a name
-    return f"{user}@{host_name()}"
-
-
 def read_queues(api: Api) -> dict[Queue, Json]:
     """Return the queues of the pool that stand for a device and a kind.
 
@@ -252,7 +242,7 @@ def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section
 
 
 def _variables(wishes: Wishes) -> Json:
-    variables: Json = {"owner": wishes.owner or default_owner()}
+    variables: Json = {"owner": wishes.owner or asker()}
     if wishes.when_busy is not None:
         variables["when_busy"] = wishes.when_busy
     if wishes.priority is not None:

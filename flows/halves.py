@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
 
+from gpu_pools.names import asker
 from gpu_pools.queues import Queue
 from tasks.errors import TrainyardError
 
@@ -58,7 +59,8 @@ def run_queued(
     """
     parent = str(flow_run.id)
     with get_client(sync_client=True) as client:
-        variables = client.read_flow_run(flow_run.id).job_variables or {}
+        # Whoever the pipeline belongs to, its halves do: also where that is a schedule, and no variable says so.
+        variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         started: list[Any] = [
             run_deployment(
                 f"{recipe.name}/{DEPLOYMENT}",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.queues import parse_duration, parse_queue
 from gpu_pools.server import Run
 
@@ -21,6 +22,11 @@ def time_limit_s(run: Run) -> float | None:
 def environment_of(variables: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment that job variables give a process."""
     return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
+
+
+def owner_of(run: Run) -> str:
+    """Return who asked for a run, as it says itself: never who runs the yard."""
+    return str(run.job_variables.get("owner") or (FROM_SCHEDULE if run.scheduled else FROM_PAGE))
 
 
 def refuses(run: Run) -> bool:

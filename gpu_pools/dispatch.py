@@ -220,8 +220,8 @@ class Dispatcher:
             return
         lease = run_lock = None
         try:
-            lease = self._kept.take(run.id, uuid)
-            lease = lease or self._host.take(self._host.asks(run, parse_queue(run.queue)), uuid, queues)
+            asks = self._host.asks(run, parse_queue(run.queue))
+            lease = self._kept.take(run.id, uuid) or self._host.take(asks, uuid, queues)
             if lease is None:
                 return  # somebody else was faster
             run_lock = launch.lock_run(run.id)
@@ -236,6 +236,7 @@ class Dispatcher:
                 began=self._clock(),
                 limit_s=limit_s,
                 spent_s=spent_s,
+                priority=asks.priority,
             )
             try:
                 self._launch(run, entry, lease, run_lock)

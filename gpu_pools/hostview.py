@@ -1,6 +1,5 @@
 """What this host has to offer, as placement wants to know it."""
 
-import getpass
 import logging
 import math
 import os
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from gpu_pools import lease
+from gpu_pools.asked import owner_of
 from gpu_pools.placement import DeviceState, Waiting
 from gpu_pools.probe import Device, GpuProcess, Probe, foreign, visible
 from gpu_pools.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
@@ -200,7 +200,7 @@ class HostView:
             queue=queue,
             priority=asked if valid and isinstance(asked, int) else default_priority(queue.kind),
             since=run.since,
-            owner=self.owner(run),
+            owner=owner_of(run),
         )
 
     def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
@@ -229,10 +229,6 @@ class HostView:
             progress=None,
         )
         return lease.acquire(uuid, kind, self.limit(tag, kind, queues), holder)
-
-    def owner(self, run: Run) -> str:
-        """Return who started a run; one from Prefect's page belongs to who runs the yard."""
-        return str(run.job_variables.get("owner") or f"{getpass.getuser()}@{self.name}")
 
     def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
         read = self._read(uuid)

@@ -8,12 +8,16 @@ from pathlib import Path
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry
+from gpu_pools.names import OWNER
 from gpu_pools.probe import Device, environment
 from gpu_pools.supervise import MARK
 from tasks.workspace import home, run_dir, storage_errors, try_lock, write_atomic
 
 DEVICE = "TRAINYARD_DEVICE"
 """Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""
+
+ON, QUEUE, PRIORITY = "TRAINYARD_ON", "TRAINYARD_QUEUE", "TRAINYARD_PRIORITY"
+"""Tell a run its device as people write it (cuda:1), its queue and its priority; MLflow keeps them."""
 
 STOP_FILE = "TRAINYARD_STOP_FILE"
 """Names the file whose appearance asks a run to save its state and to end, so that it can go on later."""
@@ -73,7 +77,10 @@ def process_environment(
         "PREFECT__FLOW_RUN_ID": entry.run_id,
         MARK: entry.run_id,
         "TRAINYARD_HOME": str(home()),
-        "TRAINYARD_OWNER": entry.owner,
+        OWNER: entry.owner,
+        ON: entry.tag,
+        QUEUE: entry.queue,
+        PRIORITY: str(entry.priority or ""),
         DEVICE: "cuda" if device else "cpu",
         STOP_FILE: str(stop_file(entry.run_id)),
         "TMPDIR": str(scratch),

@@ -27,6 +27,7 @@ class Entry:
         began: the attempt, Unix seconds.
         limit_s: the run's time limit, for all attempts together.
         spent_s: what earlier attempts took of it.
+        priority: that it had in its queue, 1 (first) to 10.
         ending: why the worker ends it, None while it does not.
     """
 
@@ -46,6 +47,7 @@ class Entry:
     create_time: float | None = None
     ending: Ending | None = None
     reason: str = ""
+    priority: int | None = None
 
     def but(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

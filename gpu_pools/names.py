@@ -1,6 +1,19 @@
-"""What this host is called."""
+"""Who asks for something, and where it ran: told in one place, for every command and every page."""
 
+import getpass
+import os
 import socket
+
+OWNER = "TRAINYARD_OWNER"
+"""Whose runs these are, user@host, where it is not who is logged in; a run has its own owner in it."""
+
+FROM_PAGE = "asked in Prefect's page"
+FROM_SCHEDULE = "made by a schedule"
+NOBODY = (FROM_PAGE, FROM_SCHEDULE)
+"""Instead of an owner: nobody said who it was."""
+
+DEVICE_LABEL, HOST_LABEL = "trainyard.device", "trainyard.host"
+"""Labels of a flow run: where it runs, or ran."""
 
 
 def host_name() -> str:
@@ -12,3 +25,19 @@ def worker_label(name: str) -> str:
     """Return how Prefect shows the worker `name` of this host: HOST, or HOST:NAME, as hosts are told by it."""
     host = host_name()
     return host if name == host else f"{host}:{name.removeprefix(f'{host}/')}"
+
+
+def asker() -> str:
+    """Return who asks: TRAINYARD_OWNER, else user@host of who runs this; inside a run, its owner."""
+    if named := os.environ.get(OWNER, "").strip():
+        return named
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())  # a container's user without a name
+    return f"{user}@{host_name()}"
+
+
+def whose(run_name: str, owner: str) -> str:
+    """Return a run and who asked for it, as sentences have it."""
+    return f"{run_name}, {owner}" if owner in NOBODY else f"{run_name} of {owner}"

@@ -1,6 +1,5 @@
 """A slot for what runs in a person's own process: the same lease, waited for in the same order of sentences."""
 
-import getpass
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,9 @@ from prefect.runtime import flow_run
 
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.kernels import kernel_environment
-from gpu_pools.launch import DEVICE
+from gpu_pools.launch import DEVICE, ON
 from gpu_pools.lease import Lease
-from gpu_pools.names import host_name
+from gpu_pools.names import asker, host_name
 from gpu_pools.placement import Refuse, Start, Waiting, place
 from gpu_pools.probe import environment, get_probe
 from gpu_pools.queues import Kind, default_priority, device_queue
@@ -48,13 +47,17 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
     queue = device_queue(device, kind)
     if not host.serves(queue):
         raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
-    owner = os.environ.get("TRAINYARD_OWNER") or f"{getpass.getuser()}@{host.name}"
     asks = Waiting(
-        *(str(flow_run.id), str(flow_run.name), queue), priority=default_priority(kind), since=time.time(), owner=owner
+        *(str(flow_run.id), str(flow_run.name), queue),
+        priority=default_priority(kind),
+        since=time.time(),
+        owner=asker(),
     )
     with _slot(host, asks) as lease:
+        Server().set_device(asks.run_id, host.name, lease.holder.device)
         gpu = host.device(lease.holder.uuid)
-        own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", **lease.env}
+        own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
+        own |= lease.env
         with _environ(own):
             yield
 

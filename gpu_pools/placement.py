@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pools.lease import Holder, Progress
+from gpu_pools.names import NOBODY, whose
 from gpu_pools.probe import GpuProcess
 from gpu_pools.queues import Kind, Queue
 from gpu_pools.records import UNKNOWN
@@ -145,9 +146,13 @@ def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
 def _has_room(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
     held = sum(holder.kind == kind for holder in device.holders)
     held += sum(run.queue.kind == kind for run in facts.starting[device.uuid])
-    if device.fault or device.foreign or _paused(device, kind, facts):
-        return False
-    return held < device.limits.get(kind, 0)
+    return _takes(device, kind, facts) and held < device.limits[kind]
+
+
+def _takes(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
+    """Return whether a device takes runs of a kind at all, now or when others have ended."""
+    shut = device.fault or device.foreign or _paused(device, kind, facts)
+    return not shut and device.limits.get(kind, 0) > 0
 
 
 def _paused(device: DeviceState, kind: Kind, facts: _Facts) -> str | None:
@@ -179,7 +184,8 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
             if key not in taken:
                 parts = [_taken(device, queue.kind, facts) for device in candidates]
                 taken[key] = parts[0] if len(parts) == 1 else f"all GPUs are taken: {'; '.join(parts)}"
-            yield Wait(run.run_id, taken[key] + _behind(_n_before(queue, before)))
+            able = [device for device in candidates if _takes(device, queue.kind, facts)]
+            yield Wait(run.run_id, taken[key] + _behind(_n_before(queue, able or candidates, before)))
             before[key] += 1
 
 
@@ -200,7 +206,7 @@ def _taken(device: DeviceState, kind: Kind, facts: _Facts) -> str:
     limit = device.limits.get(kind, 0)
     starting = [run for run in facts.starting[device.uuid] if run.queue.kind == kind]
     who = [describe(holder, facts.now) for holder in device.holders if holder.kind == kind]
-    who += [f"{run.run_name} of {run.owner}, which starts now" for run in starting]
+    who += [f"{whose(run.run_name, run.owner)}, which starts now" for run in starting]
     if limit == 1 and len(who) == 1:
         return f"{device.tag} {_VERBS[kind]} {who[0]}"
     rest = [f"{len(who) - _SHOWN} more"] if len(who) > _SHOWN else []
@@ -222,7 +228,8 @@ def describe(holder: Holder, now: float) -> str:
     """Return who holds a slot, since when, how far the run is and how long it will take; `now` in Unix seconds."""
     if holder.run_id == UNKNOWN:
         return "a run whose record cannot be read"
-    parts = [f"{holder.run_name} of {holder.owner} since {_clock(holder.since, now)}"]
+    who, since = whose(holder.run_name, holder.owner), f"since {_clock(holder.since, now)}"
+    parts = [who, since] if holder.owner in NOBODY else [f"{who} {since}"]
     if holder.progress:
         parts.append(f"{holder.progress.unit} {holder.progress.epoch} of {holder.progress.n_epochs}")
         parts += _remaining(holder.progress, now)
@@ -245,12 +252,13 @@ def _remaining(progress: Progress, now: float) -> list[str]:
     return [f"about {round(minutes / step) * step} min more"]
 
 
-def _n_before(queue: Queue, before: Counter[tuple[str, Kind]]) -> int:
-    """Return how many of those counted want a device that this queue wants."""
-    if not queue.pinned:
-        return sum(n for (device, kind), n in before.items() if kind == queue.kind and device != "cpu")
+def _n_before(queue: Queue, devices: Sequence[DeviceState], before: Counter[tuple[str, Kind]]) -> int:
+    """Return how many of those counted start before this one: they want the same device, or any GPU.
+
+    Where this one takes any GPU, those that need one keep it only from that GPU: the one with fewest of them counts.
+    """
     free_choice = before["cuda", queue.kind] if queue.device != "cpu" else 0
-    return before[queue.device, queue.kind] + free_choice
+    return min(before[device.tag, queue.kind] for device in devices) + free_choice
 
 
 def _behind(n_runs: int) -> str:

@@ -23,7 +23,7 @@ _GIB_IN_MIB = 1024
 # A number has one spelling (no cuda:01), or one device would have two queues with a limit each.
 _DEVICE = r"(?P<device>cpu|cuda(?::(?:0|[1-9][0-9]*))?)"
 _HOST = r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?)"
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class QueueError(ConfigError):
@@ -139,12 +139,12 @@ def host_queues(devices: Sequence[Device], host: str) -> dict[Queue, int | None]
 
 
 def parse_duration(value: str | float) -> float:
-    """Return seconds for `"5h"`, `"90s"`, `"30m"`, `"2d"` or a number of seconds.
+    """Return seconds for `"5h"`, `"90s"`, `"30m"` or `"2d"`.
 
     Raises:
-        ConfigError: it is none of these, or not more than 0.
+        ConfigError: it is none of these, without its unit for one, or not more than 0.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)", str(value).strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", str(value).strip())
     seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
     if isinstance(value, bool) or not 0 < seconds < math.inf:
         raise ConfigError(f"found duration {value!r}, need a number above 0 with s, m, h or d, such as 90s or 5h")

@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL
 from gpu_pools.queues import POOL
 
 _PAGE = 200  # the most the server gives at once
@@ -37,6 +38,7 @@ class Run:
     job_variables: Mapping[str, Any]  # its own, else its deployment's
     infrastructure: str
     ended: float | None = None
+    scheduled: bool = False  # made by a schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,11 @@ class Server:
         """Say where the process of a run is; Prefect cancels only runs that have one in two steps."""
         with _perhaps_deleted():
             self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
+
+    def set_device(self, run_id: str, host: str, tag: str) -> None:
+        """Write on a run which device it has: who reads it later finds no lock any more."""
+        with _perhaps_deleted():
+            self._client.update_flow_run_labels(UUID(run_id), {DEVICE_LABEL: tag, HOST_LABEL: host})
 
     def deployment(self, deployment_id: str | None) -> Deployment:
         """Return what a deployment says about starting its runs."""
@@ -242,6 +249,7 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         job_variables={**defaults, **_given(row["job_variables"])},
         infrastructure=row["infrastructure_pid"] or "",
         ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
+        scheduled=bool(row["auto_scheduled"]),
     )
 
 

@@ -13,6 +13,7 @@ from gpu_pools.finish import finish
 from gpu_pools.kept import Kept
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Ending, Entry, Ledger
+from gpu_pools.names import host_name
 from gpu_pools.queues import duration_text, parse_queue
 from gpu_pools.server import Run, Server
 from gpu_pools.settle import settle
@@ -260,6 +261,7 @@ class Undertaker:
         for care in self._care.values():
             if not care.told and care.entry.pid is not None and not care.closing:
                 self._server.set_infrastructure(care.entry.run_id, f"{self._ledger.place}:{care.entry.pid}")
+                self._server.set_device(care.entry.run_id, host_name(), care.entry.tag)
                 care.told = True
 
     def _orphans(self) -> None:

@@ -1,7 +1,7 @@
 """Where a run comes from: the code, the packages, the machine and the command."""
 
-import getpass
 import hashlib
+import os
 import platform
 import re
 import shlex
@@ -12,6 +12,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from gpu_pools.launch import PRIORITY, QUEUE
+from gpu_pools.names import asker
+
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "torchvision", "prefect", "mlflow", "trainyard")
 _SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key)")
@@ -20,7 +23,9 @@ _SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key)")
 def standard_tags() -> dict[str, str]:
     """Return the tags every run gets; the `mlflow.` ones fill columns of its UI."""
     tags = {
-        "mlflow.user": _user(),
+        "mlflow.user": asker(),
+        "owner": asker(),
+        **{name: os.environ[key] for name, key in (("queue", QUEUE), ("priority", PRIORITY)) if os.environ.get(key)},
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
         "host": socket.gethostname(),
@@ -74,13 +79,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in some containers
-        return "unknown"
 
 
 def _git(root: Path, *args: str) -> str | None:

@@ -17,7 +17,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
-from gpu_pools.launch import DEADLINE, DEVICE, EXIT_STOPPED, STOP_FILE
+from gpu_pools.launch import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
 from gpu_pools.lease import report_progress
 from gpu_pools.probe import get_probe, resolve_device
 from gpu_pools.supervise import MARK
@@ -181,7 +181,8 @@ def tracked(
     # The slot decides; a step called as a plain function has none.
     gpu = resolve_device(os.environ.get(DEVICE, wanted), probe)
     device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
-    tags = {"device": gpu.name if gpu else "cpu", "prefect.flow_run_id": run_key()}
+    where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
+    tags = {"device": f"{where} ({gpu.name})" if gpu else where, "prefect.flow_run_id": run_key()}
     log = logger()
     with (
         log_file(log, folder / "run.log"),

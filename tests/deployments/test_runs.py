@@ -17,6 +17,7 @@ from deployments.cli import app
 from deployments.runs import LogTail, find_run, list_runs, make_rows, read_logs
 from deployments.stack import ServiceError, free_port
 from gpu_pools.lease import Holder, Progress, acquire
+from gpu_pools.names import host_name
 from tasks.errors import ConfigError, GpuError
 
 YARD = Path(sys.executable).parent / "yard"
@@ -310,6 +311,52 @@ def test_a_run_that_has_ended_is_left_as_it_is(yard):
     assert said("cancel", run["id"]) == f"run {run['id']} (done) has ended already: Completed\n"
 
 
+def test_several_runs_are_cancelled_whatever_is_wrong_with_one(yard):
+    runs = [training(yard, f"many-{n}") for n in range(2)]
+    done = CliRunner().invoke(app, ["cancel", runs[0]["id"], "nowhere", "many-1"])
+    assert [line.split("(")[1].split(")")[0] for line in done.stdout.splitlines()] == ["many-0", "many-1"]
+    assert str(done.exception).startswith("found no run 'nowhere'")
+    assert {yard.read(run["id"])["state_type"] for run in runs} == {"CANCELLED"}
+
+
+def test_runs_are_cancelled_by_what_they_are(yard):
+    own = [training(yard, f"own-{n}", owner="zoe@boxa") for n in range(2)]
+    other = training(yard, "not hers", owner="max@boxa")
+    yard.state(own[1]["id"], "RUNNING")
+    done = CliRunner().invoke(app, ["cancel", "--owner", "zoe"], input="n\n")
+    assert "cancel 2 runs?" in done.stdout
+    assert yard.read(own[0]["id"])["state_type"] == "SCHEDULED"
+    assert "many" not in said("cancel", "--owner", "zoe", "--waiting", "--yes")
+    assert [yard.read(run["id"])["state_type"] for run in (*own, other)] == ["CANCELLED", "RUNNING", "SCHEDULED"]
+    said("cancel", "--owner", "zoe", "--flow", "train_classifier", "-y")
+    assert yard.read(own[1]["id"])["state_name"] == "Cancelling"
+    assert said("cancel", "--owner", "zoe", "--waiting") == "no such runs\n"
+
+
+@pytest.mark.parametrize("words", [[], ["many-0", "--waiting"]])
+def test_what_to_cancel_is_said_in_one_way(yard, words):
+    with pytest.raises(ConfigError, match="need runs, or options that say which"):
+        said("cancel", *words)
+
+
+def test_who_cancels_is_who_trainyard_owner_names(yard, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_OWNER", "lab@boxz")
+    run = training(yard, "stopped by the lab")
+    yard.state(run["id"], "RUNNING")
+    said("cancel", run["id"])
+    assert yard.read(run["id"])["state"]["message"] == "cancelled by lab@boxz"
+
+
+def test_an_ended_run_shows_the_device_it_had(yard):
+    run = training(yard, "of any gpu")
+    labels = {"trainyard.device": "cuda:1", "trainyard.host": host_name()}
+    yard.api.call("PATCH", f"/flow_runs/{run['id']}/labels", labels)
+    yard.state(run["id"], "COMPLETED")
+    assert document("show", run["id"])["device"] == "cuda:1"
+    yard.api.call("PATCH", f"/flow_runs/{run['id']}/labels", {**labels, "trainyard.host": "boxb"})
+    assert document("show", run["id"])["device"] == "boxb/cuda:1"
+
+
 def test_a_run_in_a_terminal_is_not_cancelled_from_elsewhere(yard):
     flow = yard.api.call("POST", "/flows/", {"name": "train_classifier"})
     run = yard.api.call("POST", "/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
@@ -379,6 +426,7 @@ def test_one_document_is_all_that_a_program_reads(yard):
     [
         (["cuda:0", "training"], "found 'training', need KIND=NUMBER such as training=2, from 0 to 1000; kinds"),
         (["cuda:0", "training=99999999999"], "found 'training=99999999999', need KIND=NUMBER"),
+        (["cuda:0", "training=17"], "found 'training=17', need at most 16 runs at once, or --force"),
         (["cuda:0", "training=-1"], "found 'training=-1', need KIND=NUMBER"),
         (["cuda:0", "gaming=1"], "found 'gaming=1', need KIND=NUMBER"),
         (["cuda", "training=2"], "found device 'cuda', need one such as cuda:0"),
@@ -387,6 +435,12 @@ def test_one_document_is_all_that_a_program_reads(yard):
 def test_a_wrong_limit_is_refused(yard, words, fault):
     with pytest.raises(ConfigError, match=f"^{fault}"):
         said("limit", *words)
+
+
+def test_more_than_anybody_means_is_taken_when_it_is_meant(yard):
+    said("limit", "cpu", "pipeline=40", "--force")
+    assert {(row["device"], row["kind"]): row["limit"] for row in document("limit")}["cpu", "pipeline"] == 40
+    said("limit", "cpu", "pipeline=16")
 
 
 def test_the_number_of_pipelines_is_a_limit_of_the_cpu(yard):

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from deployments.api import Api, connect
 from deployments.cli import app
-from deployments.submit import Order, Wishes, default_owner, prepare, submit, submit_many
-from gpu_pools.names import host_name
+from deployments.submit import Order, Wishes, prepare, submit, submit_many
+from gpu_pools.names import asker, host_name
 from tasks.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
 
 HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda:0", "cuda:1")]
@@ -161,7 +161,7 @@ def test_wishes_become_job_variables(yard, images):
 
 def test_a_run_belongs_to_who_submits_it_and_is_named_after_its_data(yard, images):
     run = submitted(yard, "prepare_dataset", "data=images")
-    assert run["job_variables"]["owner"] == default_owner()
+    assert run["job_variables"]["owner"] == asker()
     assert run["name"] == "prepare_dataset-images"
 
 
