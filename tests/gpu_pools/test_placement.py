@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_pools.lease import Holder, Progress
+from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement import AGING_S, DeviceState, Refuse, Start, Wait, Waiting, place, rank
 from gpu_pools.probe import GpuProcess
 from gpu_pools.queues import Queue
@@ -409,6 +410,28 @@ def test_a_run_that_is_held_back_is_not_before_another_one():
 def test_a_better_run_that_takes_any_gpu_is_before_one_that_needs_this():
     decisions = decide([run("a", "cuda", priority=1), run("b")], [gpu(holders=(holder(),))])
     assert decisions["b"].reason.endswith("; 1 run before this one")
+
+
+def test_runs_that_need_another_gpu_are_not_before_one_that_takes_any():
+    devices = [gpu(0, holders=(holder(),)), gpu(1, holders=(holder(device="cuda:1"),))]
+    pinned = [run(f"p{n}", "cuda:1", priority=1) for n in range(22)]
+    decisions = decide([*pinned, run("free", "cuda", priority=1), run("last", "cuda")], devices)
+    assert "before this one" not in decisions["free"].reason
+    assert decisions["last"].reason.endswith("; 1 run before this one")
+    assert decisions["p21"].reason.endswith("; 21 runs before this one")
+    also = decide([*pinned, run("q", "cuda:0", priority=1), run("last", "cuda")], devices)
+    assert also["last"].reason.endswith("; 1 run before this one")
+    assert decide([*pinned, run("last", "cuda")], [devices[1]])["last"].reason.endswith("; 22 runs before this one")
+
+
+def test_who_asked_in_the_page_or_by_a_schedule_is_nobody_s_name():
+    asked = holder(owner=FROM_PAGE)
+    assert reason(run("r"), [gpu(0, holders=(asked,))]) == (
+        "cuda:0 is training rfuav-resnet18, asked in Prefect's page, since 14:02"
+    )
+    first = replace(run("s"), owner=FROM_SCHEDULE)
+    said = decide([first, run("t")], [gpu(0)])["t"].reason
+    assert said == "cuda:0 is training run-s, made by a schedule, which starts now"
 
 
 def test_runs_of_another_kind_are_not_before_this_one():
