@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.environment import ROOT, make_prefect_home
 from deployments.stack import choose_api, serving
+from gpu_pools.names import OWNER, asker, named_owner
 from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
 from tasks.display import console, log_through_console
@@ -148,6 +149,8 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             flow_run = client.create_flow_run(
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
             )
+            os.environ[OWNER] = named_owner({}, parameters) or asker()
+            client.update_flow_run(flow_run.id, job_variables={"owner": asker()})
         with _sole(flow_run):
             _run(flow, flow_run, checked)
         return flow_run.id

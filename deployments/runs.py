@@ -9,7 +9,7 @@ from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
 from deployments.progress import Far, read_progress
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, host_name
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, host_name, named_owner
 from gpu_pools.queues import QueueError, parse_queue
 from tasks.errors import ConfigError
 
@@ -162,7 +162,7 @@ def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:
 
 
 def names_of(run: Mapping[str, Any]) -> set[str]:
-    owner = str((run["job_variables"] or {}).get("owner", ""))
+    owner = named_owner(run["job_variables"] or {}, run["parameters"] or {})
     return {owner, owner.partition("@")[0]}
 
 
@@ -203,7 +203,7 @@ def _row(run: Json, flow: str, far: Far) -> Row:
         short=run["id"][:_UNIQUE_ID],
         name=run["name"],
         flow=flow,
-        owner=str(variables.get("owner", "")),
+        owner=named_owner(variables, run["parameters"] or {}),
         device=far.device or _ran_on(run) or _label(queue),
         queue=queue,
         priority=variables.get("priority"),

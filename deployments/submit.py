@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
-from gpu_pools.names import asker
+from gpu_pools.names import asker, named_owner
 from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue, queue_or_none
 from gpu_pools.records import lock, lock_dir, open_lock
 from tasks.config import override, read_parameters
@@ -101,7 +101,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
         "parameters": {name: _plain(value) for name, value in checked.items()},
-        "job_variables": _variables(wishes),
+        "job_variables": _variables(wishes, wishes.owner or named_owner({}, given) or asker()),
     }
     if queue is not None:
         body["work_queue_name"] = queue.name
@@ -241,8 +241,8 @@ def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section
     return None if found == default else found
 
 
-def _variables(wishes: Wishes) -> Json:
-    variables: Json = {"owner": wishes.owner or asker()}
+def _variables(wishes: Wishes, owner: str) -> Json:
+    variables: Json = {"owner": owner}
     if wishes.when_busy is not None:
         variables["when_busy"] = wishes.when_busy
     if wishes.priority is not None:

@@ -26,7 +26,7 @@ def environment_of(variables: Mapping[str, Any]) -> dict[str, str]:
 
 def owner_of(run: Run) -> str:
     """Return who asked for a run, as it says itself: never who runs the yard."""
-    return str(run.job_variables.get("owner") or (FROM_SCHEDULE if run.scheduled else FROM_PAGE))
+    return run.owner or (FROM_SCHEDULE if run.scheduled else FROM_PAGE)
 
 
 def refuses(run: Run) -> bool:

@@ -3,6 +3,8 @@
 import getpass
 import os
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 OWNER = "TRAINYARD_OWNER"
 """Whose runs these are, user@host, where it is not who is logged in; a run has its own owner in it."""
@@ -36,6 +38,17 @@ def asker() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())  # a container's user without a name
     return f"{user}@{host_name()}"
+
+
+def named_owner(variables: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """Return who a run says it belongs to, "" where nobody said so: in its job variables, else in its parameters.
+
+    Args:
+        variables: the run's job variables.
+        parameters: its own; a form has the owner among them, as `track.owner`.
+    """
+    track = parameters.get("track")
+    return str(variables.get("owner") or (track.get("owner") if isinstance(track, Mapping) else "") or "").strip()
 
 
 def whose(run_name: str, owner: str) -> str:

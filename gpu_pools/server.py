@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, named_owner
 from gpu_pools.queues import POOL
 
 _PAGE = 200  # the most the server gives at once
@@ -38,6 +38,7 @@ class Run:
     job_variables: Mapping[str, Any]  # its own, else its deployment's
     infrastructure: str
     ended: float | None = None
+    owner: str = ""  # as it says itself
     scheduled: bool = False  # made by a schedule
 
 
@@ -249,6 +250,7 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         job_variables={**defaults, **_given(row["job_variables"])},
         infrastructure=row["infrastructure_pid"] or "",
         ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
+        owner=named_owner({**defaults, **_given(row["job_variables"])}, row["parameters"] or {}),
         scheduled=bool(row["auto_scheduled"]),
     )
 

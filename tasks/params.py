@@ -18,6 +18,9 @@ class Params(BaseModel):
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="Same seed, same data, same result on the CPU")]
+Owner = Annotated[str, Field(max_length=100, description="Whose run it is, as others read it: anna, anna@boxa")]
+"""Asked for where a run has names; empty: nobody said so, as in Prefect's page."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.params import Fraction, NoneText, Params, Seed
+from tasks.params import Fraction, NoneText, Owner, Params, Seed
 
 Architecture = Literal[
     "resnet18",
@@ -280,6 +280,7 @@ class TrackParams(Params):
         Field(pattern=r"^[^/:']+$", description="MLflow experiment, and name of the model"),
     ] = "classification"
     run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
+    owner: Owner = ""
 
 
 DataSource = Path | dict[Part, Path]

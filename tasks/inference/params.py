@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from tasks.classification.params import Architecture, _class_names, _size
-from tasks.params import NoneText, Params
+from tasks.params import NoneText, Owner, Params
 
 
 class PredictParams(Params):
@@ -84,6 +84,7 @@ class PredictTrackParams(Params):
 
     experiment: Annotated[str, Field(pattern=r"^[^/:']+$", description="MLflow experiment")] = "predictions"
     run_name: Annotated[str | None, NoneText, Field(description="Empty: model and data")] = None
+    owner: Owner = ""
 
 
 def one_or_many(value: object) -> object:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.params import Fraction, NoneText, Params, Seed
+from tasks.params import Fraction, NoneText, Owner, Params, Seed
 
 CameraModel = Literal["OPENCV", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Preset = Literal["quick", "normal", "full"]
@@ -138,6 +138,7 @@ class SplatTrackParams(Params):
 
     experiment: str = "splatting"
     run_name: Annotated[str | None, NoneText] = None
+    owner: Owner = ""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

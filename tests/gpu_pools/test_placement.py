@@ -418,7 +418,7 @@ def test_runs_that_need_another_gpu_are_not_before_one_that_takes_any():
     decisions = decide([*pinned, run("free", "cuda", priority=1), run("last", "cuda")], devices)
     assert "before this one" not in decisions["free"].reason
     assert decisions["last"].reason.endswith("; 1 run before this one")
-    assert decisions["p21"].reason.endswith("; 21 runs before this one")
+    assert decisions["p9"].reason.endswith("; 21 runs before this one")
     also = decide([*pinned, run("q", "cuda:0", priority=1), run("last", "cuda")], devices)
     assert also["last"].reason.endswith("; 1 run before this one")
     assert decide([*pinned, run("last", "cuda")], [devices[1]])["last"].reason.endswith("; 22 runs before this one")
