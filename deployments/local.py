@@ -149,7 +149,8 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             flow_run = client.create_flow_run(
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
             )
-            os.environ[OWNER] = named_owner({}, parameters) or asker()
+            if named := named_owner({}, parameters):
+                os.environ[OWNER] = named  # who looks for the owner in here finds that
             client.update_flow_run(flow_run.id, job_variables={"owner": asker()})
         with _sole(flow_run):
             _run(flow, flow_run, checked)
