@@ -21,7 +21,6 @@ STOPPED_WATCHING = 130
 
 _POLL_S = 2.0
 _LAST_LINES_S = 2.5  # a run's last lines are sent in a batch, up to 2 s after its last state
-_CRASHED_PATIENCE_S = 15.0  # a run whose process died is Crashed for a moment, until its worker goes on with it
 _COLUMNS = 8
 
 
@@ -53,12 +52,10 @@ class Look:
 def looks(api: Api, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Look]:
     """Yield what is seen of a run every two seconds; the last one when it has ended and all its lines are there."""
     tail = LogTail(api)
-    crashed_at: float | None = None
     while True:
         run = api.call("GET", f"/flow_runs/{run_id}")
         row, *halves = make_rows(api, [run, *children(api, run_id)])
-        crashed_at = (crashed_at or time.monotonic()) if row.type == "CRASHED" else None
-        if row.over and (crashed_at is None or time.monotonic() - crashed_at > _CRASHED_PATIENCE_S):
+        if row.over:
             sleep(_LAST_LINES_S)
             yield Look(row, halves, tail.more([run_id, *(half.id for half in halves)]))
             return

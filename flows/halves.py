@@ -16,8 +16,6 @@ from tasks.errors import TrainyardError
 
 DEPLOYMENT = "yard"
 _POLL_S = 1.0
-# A half whose process died is Crashed for a moment, until the worker puts it back to go on from its checkpoint.
-_PATIENCE_S = 30.0
 _INHERITED = ("priority", "owner", "time_limit", "when_busy")
 
 
@@ -85,16 +83,9 @@ def fault_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
 
 
 def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = time.sleep) -> FlowRun:
-    crashed_at: float | None = None
     while True:
         found = client.read_flow_run(started.id)
         assert found.state is not None
-        if not found.state.is_final():
-            crashed_at = None
-        elif not found.state.is_crashed():
+        if found.state.is_final():  # one whose process died is no more than waiting until it is given up
             return found
-        else:
-            crashed_at = crashed_at or time.monotonic()
-            if time.monotonic() - crashed_at > _PATIENCE_S:
-                return found
         sleep(_POLL_S)

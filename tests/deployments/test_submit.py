@@ -159,6 +159,13 @@ def test_wishes_become_job_variables(yard, images):
     assert run["name"] == run["parameters"]["track"]["run_name"] == "mine"
 
 
+def test_who_asks_is_who_a_setting_or_a_parameter_names(yard, images, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_OWNER", "lab@boxz")
+    assert submitted(yard, "prepare_dataset", "data=images")["job_variables"]["owner"] == "lab@boxz"
+    run = submitted(yard, "train_classifier", "dataset=images", "track.owner=ben")
+    assert run["job_variables"]["owner"] == "ben"
+
+
 def test_a_run_belongs_to_who_submits_it_and_is_named_after_its_data(yard, images):
     run = submitted(yard, "prepare_dataset", "data=images")
     assert run["job_variables"]["owner"] == asker()

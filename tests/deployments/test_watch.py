@@ -107,7 +107,6 @@ def quick(monkeypatch):
     """Let less time pass between two looks, and none for stragglers."""
     monkeypatch.setattr(watch, "_POLL_S", 0.2)
     monkeypatch.setattr(watch, "_LAST_LINES_S", 0.0)
-    monkeypatch.setattr(watch, "_CRASHED_PATIENCE_S", 0.5)
 
 
 def training(yard, name):
@@ -169,20 +168,6 @@ def test_a_run_is_followed_from_its_queue_to_its_end(yard, quick):
     assert "epoch 1 of 2" in kinds
     assert sum("epoch 1/2" in text for text in lines) == 1
     assert lines[-1] == "story: Completed"
-
-
-def test_a_crashed_run_is_waited_for_a_moment(yard, quick, monkeypatch):
-    monkeypatch.setattr(watch, "_CRASHED_PATIENCE_S", 60.0)
-    run_id = training(yard, "again")
-    yard.state(run_id, "CRASHED")
-    seen = []
-    for look in watch.looks(yard.api, run_id):
-        seen.append(look.row.state)
-        if len(seen) == 2:
-            yard.state(run_id, "SCHEDULED", "Waiting", "starts again, attempt 2 of 4")
-        if len(seen) == 3:
-            yard.state(run_id, "COMPLETED")
-    assert seen == ["Crashed", "Crashed", "Waiting", "Completed"]
 
 
 def test_a_log_is_followed_to_the_end_of_the_run(yard, quick):

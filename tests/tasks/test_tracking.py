@@ -68,6 +68,17 @@ def test_a_run_arrives_whole(tmp_path):
     assert sorted(times) == [1001, 1002, 1003]
 
 
+def test_mlflow_knows_whose_run_it_is_and_what_it_waited_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_OWNER", "anna@boxa")
+    monkeypatch.setenv("TRAINYARD_QUEUE", "cuda:1.training")
+    monkeypatch.setenv("TRAINYARD_PRIORITY", "2")
+    with Tracker.open(tmp_path / "run", "owned", "r", {}) as tracker:
+        pass
+    tags = store.client().get_run(tracker.run_id).data.tags
+    known = {name: tags[name] for name in ("mlflow.user", "owner", "queue", "priority")}
+    assert known == {"mlflow.user": "anna@boxa", "owner": "anna@boxa", "queue": "cuda:1.training", "priority": "2"}
+
+
 def test_values_that_are_not_finite_are_kept(tmp_path):
     with Tracker.open(tmp_path / "run", "odd", "r", {}) as tracker:
         tracker.metrics({"loss": float("nan")}, step=1)
