@@ -125,12 +125,14 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     fill(page, "Num Epochs", "20")
     fill(page, "Image Size", "32")
     fill(page, "Batch Size", "8")
+    fill(page, "Owner", "anna@boxa")
     page.locator("label", has_text="Pretrained").locator("xpath=following::*[@role='switch'][1]").click()
     page.get_by_role("button", name="Submit").click()
 
     # It waits, and says for whom.
     stack.until(lambda: _named(prefect, "from-the-browser"), 60, "the run is there")
     run = _named(prefect, "from-the-browser")[0]["id"]
+    assert json.loads(stack.yard("show", run, "--json"))["owner"] == "anna@boxa"
     stack.until(lambda: "is training" in (stack.state(run).get("message") or ""), 60, "it says why it waits")
     page.goto(f"{prefect}/runs/flow-run/{run}?tab=Details")
     page.get_by_text("cuda:0 is training").first.wait_for()
@@ -147,6 +149,7 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     page.goto("about:blank")
     stack.until(lambda: stack.state(run)["type"] == "COMPLETED", 400, "it ends well")
     assert _progress(prefect, run) == 100
+    assert json.loads(stack.yard("show", run, "--json"))["device"] == "cuda:0"
     page.goto(f"{prefect}/runs/flow-run/{run}")
     _open_artifacts(page)
     page.get_by_text("summary", exact=False).first.wait_for()
