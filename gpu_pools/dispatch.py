@@ -170,7 +170,7 @@ class Dispatcher:
             room = self._host.pool_room(self._server, fresh=fresh)
             starts = [(run, queue, go) for run, queue, go in decided if isinstance(go, Start)]
             chosen = next(((run, go.uuid) for run, queue, go in starts if room.take(queue)), None)
-            if chosen is None or self._clock() > until:
+            if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
             if fresh:
                 self._start(*chosen, queues)

@@ -131,7 +131,8 @@ class Server:
         wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "subflow_runs": {"exists_": False}}
         body = {"task_runs": wanted, "flow_runs": {"id": {"any_": [run_id]}}}
         for row in list(self._pages("/task_runs/filter", body)):
-            self._client.set_task_run_state(UUID(row["id"]), state, force=True)
+            with _perhaps_deleted():
+                self._client.set_task_run_state(UUID(row["id"]), state, force=True)
 
     def set_infrastructure(self, run_id: str, text: str) -> None:
         """Say where the process of a run is; Prefect cancels only runs that have one in two steps."""
