@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs import ENDED, children, names_of
+from deployments.runs import ENDED, children, find_run, names_of
 from deployments.submit import find_device, read_queues
 from gpu_pools.names import asker
 from gpu_pools.queues import KINDS, POOL, Kind, parse_device
@@ -39,6 +39,22 @@ def cancel(api: Api, run: Json) -> str:
     if now == "CANCELLING":
         return f"{what} is being stopped by its worker, its halves with it; what it saved stays"
     raise ConfigError(f"{what} cannot be cancelled: {answer['details'].get('reason') or answer['status']}")
+
+
+def cancel_each(api: Api, names: Sequence[str], say: Callable[[str], object]) -> None:
+    """Ask for the end of runs, of the others too where one refuses; `say` is told what becomes of each.
+
+    Raises:
+        ConfigError: what was refused, a line each.
+    """
+    faults = []
+    for name in names:
+        try:
+            say(cancel(api, find_run(api, name)))
+        except ConfigError as exc:
+            faults.append(str(exc))
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def living(api: Api, *, types: Sequence[str], flow: str | None, owner: str | None) -> list[Json]:

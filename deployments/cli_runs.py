@@ -11,8 +11,6 @@ import typer
 from tasks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from deployments.api import Api
 
 
@@ -158,7 +156,7 @@ def cancel(
     """Stop runs, the halves of a pipeline with it; what they saved stays. Several options narrow each other down."""
     from deployments import changes
     from deployments.api import connect
-    from deployments.runs import RUNNING, WAITING, find_run
+    from deployments.runs import RUNNING, WAITING
 
     chosen = waiting or running or flow or owner
     if bool(runs) == bool(chosen):
@@ -175,20 +173,7 @@ def cancel(
             elif not yes:
                 typer.confirm(f"cancel {len(found)} run{'s' * (len(found) > 1)}?", abort=True)
             runs = [run["id"] for run in found]
-        faults = _each(runs or [], lambda name: typer.echo(changes.cancel(api, find_run(api, name))))
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def _each(names: "Sequence[str]", act: "Callable[[str], None]") -> list[str]:
-    """Do something for each run, the others too where one refuses; return what was refused."""
-    faults = []
-    for name in names:
-        try:
-            act(name)
-        except ConfigError as exc:
-            faults.append(str(exc))
-    return faults
+        changes.cancel_each(api, runs or [], typer.echo)
 
 
 def delete(
