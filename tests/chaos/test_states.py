@@ -39,6 +39,7 @@ def told(made: Yard, run: str, last: str) -> list[str]:
     """Return what was told of a run from its start on; sentences of one that waits change without a new state."""
     made.until(lambda: made.told(run)[-1:] == [last], 60, f"{last} is told: {made.told(run)}")
     names = made.told(run)
+    names = names[names.index("Pending") :]
     return [name for n, name in enumerate(names) if name != "Scheduled" and (n == 0 or name != names[n - 1])]
 
 
