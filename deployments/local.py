@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.environment import ROOT, make_prefect_home
 from deployments.stack import choose_api, serving
-from gpu_pools.names import OWNER, asker, named_owner
+from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.probe import get_probe, resolve_device
 from tasks.config import override
 from tasks.display import console, log_through_console
@@ -151,7 +151,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             )
             if named := named_owner({}, parameters):
                 os.environ[OWNER] = named  # who looks for the owner in here finds that
-            client.update_flow_run(flow_run.id, job_variables={"owner": asker()})
+            client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
         with _sole(flow_run):
             _run(flow, flow_run, checked)
         return flow_run.id

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
 from deployments.progress import Far, read_progress
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, host_name, named_owner
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
 from gpu_pools.queues import QueueError, parse_queue
 from tasks.errors import ConfigError
 
@@ -162,7 +162,7 @@ def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:
 
 
 def names_of(run: Mapping[str, Any]) -> set[str]:
-    owner = named_owner(run["job_variables"] or {}, run["parameters"] or {})
+    owner = _owner(run)
     return {owner, owner.partition("@")[0]}
 
 
@@ -203,7 +203,7 @@ def _row(run: Json, flow: str, far: Far) -> Row:
         short=run["id"][:_UNIQUE_ID],
         name=run["name"],
         flow=flow,
-        owner=named_owner(variables, run["parameters"] or {}),
+        owner=_owner(run),
         device=far.device or _ran_on(run) or _label(queue),
         queue=queue,
         priority=variables.get("priority"),
@@ -225,6 +225,11 @@ def _label(queue: str) -> str:
         return parse_queue(queue).label
     except QueueError:
         return ""  # a queue of somebody else's, or none
+
+
+def _owner(run: Mapping[str, Any]) -> str:
+    label = (run.get("labels") or {}).get(OWNER_LABEL, "")
+    return named_owner(run["job_variables"] or {}, run["parameters"] or {}) or str(label)
 
 
 def _ran_on(run: Mapping[str, Any]) -> str:

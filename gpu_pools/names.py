@@ -14,8 +14,8 @@ FROM_SCHEDULE = "made by a schedule"
 NOBODY = (FROM_PAGE, FROM_SCHEDULE)
 """Instead of an owner: nobody said who it was."""
 
-DEVICE_LABEL, HOST_LABEL = "trainyard.device", "trainyard.host"
-"""Labels of a flow run: where it runs, or ran."""
+DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "trainyard.owner"
+"""Labels of a flow run: where it runs, or ran, and, of `yard run`, which has no job variables, who started it."""
 
 
 def host_name() -> str:

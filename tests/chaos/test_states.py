@@ -135,6 +135,8 @@ def test_ctrl_c_in_a_persons_own_run_is_a_cancel(made, request_words, how):
     (found,) = made.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
     assert told(made, found["id"], "Cancelled")[-2:] == ["Running", "Cancelled"]
     assert found["state"]["message"].startswith(f"stopped by {'Ctrl-C' if how == signal.SIGINT else 'SIGTERM'}")
+    assert found["labels"]["trainyard.device"] == "cpu"
+    assert found["labels"]["trainyard.owner"]
     said = (made.home / f"{name}.txt").read_text()
     assert "Crash" not in said
     assert "Traceback" not in said
