@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from tasks.errors import ConfigError, StorageError, TrainyardError
+from tasks.errors import ConfigError, DatasetError, StorageError, TrainyardError
+from tasks.outside import read_json
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -271,6 +272,13 @@ def remember(folder: Path, made_with: dict[str, Any]) -> None:
 
 
 def recall(folder: Path) -> dict[str, Any]:
-    """Return what a folder was made with; empty for one that was made by hand."""
+    """Return what a folder was made with; empty for one that was made by hand.
+
+    Raises:
+        DatasetError: its file says nothing of that kind.
+    """
     path = folder / MADE_WITH
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    made_with = read_json(path, DatasetError) if path.exists() else {}
+    if not isinstance(made_with, dict):
+        raise DatasetError(f"found a {type(made_with).__name__}, need what the folder was made with: {path}")
+    return made_with

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DatasetError
+from tasks.outside import CLOUD_BYTES, read_bytes
 from tasks.splatting.cameras import Camera
 from tasks.workspace import write_atomic
 
@@ -36,12 +37,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.at = 0
-        try:
-            self.data = path.read_bytes()
-        except OSError as exc:
-            raise DatasetError(
-                f"cannot read {path}: {exc.strerror}; need cameras.bin, images.bin, points3D.bin"
-            ) from exc
+        self.data = read_bytes(path, DatasetError, CLOUD_BYTES)
 
     def unpack(self, layout: struct.Struct) -> tuple[float, ...]:
         try:

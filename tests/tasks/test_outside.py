@@ -27,10 +27,12 @@ from tasks.inference.regions import read_two_stages
 from tasks.inference.sources import open_source
 from tasks.inference.weights import from_file, read_config
 from tasks.splatting import video
+from tasks.splatting.colmap_model import read_model
 from tasks.splatting.photos import focal_35mm
 from tasks.splatting.pixels import read_stored
 from tasks.splatting.ply import read_ply
 from tasks.splatting.point_cloud import read_points
+from tasks.workspace import recall
 
 pytestmark = pytest.mark.timeout(60)  # a reader that waits for a pipe never comes back
 
@@ -66,6 +68,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "SigMF metadata": ("a.sigmf-meta", read_metadata),
     "points": ("a.ply", read_points),
     "splat": ("a.ply", read_ply),
+    "what a folder was made with": ("made_with.json", lambda path: recall(path.parent)),
+    "model": ("cameras.bin", lambda path: read_model(path.parent)),
 }
 STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "recording": ("a.iq", lambda path: open_recording(path, PARAMS)),
@@ -77,7 +81,13 @@ STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "recording alone": ("a.iq", find_recordings),
     "video": ("a.mp4", video.probe),
 }
-TEXTS = ["two stages", "model's configuration", "configuration beside weights", "SigMF metadata"]
+TEXTS = [
+    "two stages",
+    "what a folder was made with",
+    "model's configuration",
+    "configuration beside weights",
+    "SigMF metadata",
+]
 
 
 def pipe(path: Path) -> None:
