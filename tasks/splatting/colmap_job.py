@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.errors import DatasetError, StorageError
-from tasks.splatting.stage_events import StageProgress
+from tasks.errors import ConfigError, DatasetError, ImageError, StorageError
+from tasks.splatting.stage_events import Note, StageProgress
 from tasks.workspace import storage_errors, write_json
 
 FEATURES, MATCHES, MODELS, FACTS, UNDISTORTED = "features.db", "matches.db", "models", "facts.json", "undistorted"
@@ -20,6 +20,7 @@ FEATURES, MATCHES, MODELS, FACTS, UNDISTORTED = "features.db", "matches.db", "mo
 LOG = "colmap.log"
 _JOB = "job.json"
 _FULL_BYTES = 1 << 20  # left on the disk: with less COLMAP cannot have written what it wanted
+_REFUSALS = {kind.__name__: kind for kind in (ConfigError, DatasetError, ImageError, StorageError)}
 _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 
 
@@ -27,9 +28,9 @@ _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 class Job:
     """What COLMAP is to do; crosses to the child as JSON."""
 
-    stages: tuple[str, ...]  # of "features", "matches", "poses", "undistort"
-    pictures: str  # folder
-    folder: str  # where the stages' results go
+    stages: tuple[str, ...]  # of "features", "matches", "poses", "undistort", "adopt"
+    pictures: str = ""  # folder
+    folder: str = ""  # where the stages' results go
     groups: tuple[tuple[str, ...], ...] = ()  # names of pictures, by the camera that took them
     camera_model: str = "OPENCV"
     exhaustive: bool = True
@@ -38,24 +39,31 @@ class Job:
     seed: int = 0
     num_threads: int = -1  # -1: all
     model: str = ""  # folder of the model to undistort
-    undistorted_max_side: int = -1  # pixels; -1: as they are
+    known: str = ""  # file of cameras that are no model, as `tasks/splatting/transforms.py` writes it
+    source: str = ""  # file they were read from
+    places: tuple[str, ...] = ()  # folders that may hold the model's pictures, the likeliest first
+    min_registered: int = 3  # pictures of a known camera that have to be there
+    min_registered_share: float = 0.0
+    undistorted_max_side: int = 65_500  # pixels; a JPEG can have no more
     parent: int = 0  # process that wants it
 
 
 def read_job(path: Path) -> Job:
     """Return the job that `run_colmap` wrote."""
     values = json.loads(path.read_text())
-    return Job(**{**values, "stages": tuple(values["stages"]), "groups": tuple(map(tuple, values["groups"]))})
+    lists = {"stages": tuple(values["stages"]), "places": tuple(values["places"])}
+    return Job(**{**values, **lists, "groups": tuple(map(tuple, values["groups"]))})
 
 
-def run_colmap(job: Job) -> Iterator[StageProgress]:
-    """Yield how far COLMAP is until all stages are done; closing the generator ends COLMAP.
+def run_colmap(job: Job) -> Iterator[StageProgress | Note]:
+    """Yield how far COLMAP is and what to know until all stages are done; closing the generator ends COLMAP.
 
     What COLMAP itself prints is added to colmap.log in the job's folder. The thread that takes the first value has to
     outlive the work: the kernel ends the child with the thread that started it.
 
     Raises:
         DatasetError: COLMAP failed, or was killed from outside, with the end of its log; or the job was refused.
+        ConfigError, ImageError: as their names say, with the job's own words.
         StorageError: the folder cannot be written.
     """
     folder = Path(job.folder)
@@ -76,7 +84,10 @@ def run_colmap(job: Job) -> Iterator[StageProgress]:
             for line in process.stdout:
                 said = json.loads(line)
                 if "refused" in said:
-                    raise DatasetError(said["refused"])
+                    raise _REFUSALS.get(said["error"], DatasetError)(said["refused"])
+                if "note" in said:
+                    yield Note(said["note"])
+                    continue
                 event = StageProgress(**said)
                 stage = event.stage
                 yield event

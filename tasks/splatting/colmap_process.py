@@ -5,53 +5,36 @@ nobody. A stage writes under a temporary name and renames, so that this process 
 """
 
 import ctypes
-import json
+import itertools
 import os
 import shutil
 import signal
 import sqlite3
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pycolmap
 
-from tasks.errors import DatasetError, TrainyardError
-from tasks.splatting.colmap_job import FACTS, FEATURES, LOG, MATCHES, MODELS, UNDISTORTED, Job, read_job
+from tasks.errors import TrainyardError
+from tasks.splatting.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, Job, read_job
+from tasks.splatting.colmap_progress import Reporter, lines, watched
+from tasks.splatting.known_cameras import KnownScene, from_frames, from_model
 from tasks.splatting.picked import MIN_PICTURES
-from tasks.splatting.pixels import drop_exif
 from tasks.splatting.pose_facts import Facts, ModelFacts, Pair
-from tasks.workspace import allowed_path, staged, write_json
+from tasks.splatting.straighten import Straightener
+from tasks.splatting.triangulate import triangulated
+from tasks.workspace import staged, write_json
 
 _PR_SET_PDEATHSIG = 1
 # pycolmap handles these to print its stack, and may wait for ever for a lock that the crashed thread holds.
 _TAKEN_OVER = (signal.SIGTERM, signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)
-_POLL_S = 0.5
 _BLOCK = 10  # pictures; every pair of two blocks is matched, then there is news
 _MAX_PAIR = 2147483647  # COLMAP numbers pairs first * this + second
 _TURNED = {5, 6}  # TwoViewGeometry configurations PANORAMIC, PLANAR_OR_PANORAMIC
 _VERIFIED = {2, 3, 4, 5, 6, 7}  # all but undefined, degenerate and watermark
-
-
-class Reporter:
-    """Prints lines to whoever started this process."""
-
-    def __init__(self) -> None:
-        # Whatever the C++ side prints must not fall among the lines.
-        self._out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """Say how far a stage is."""
-        print(json.dumps({"stage": stage, "done": min(done, total), "total": total}), file=self._out, flush=True)
-
-    def refused(self, why: str) -> None:
-        """Say that the job cannot be done."""
-        print(json.dumps({"refused": why}), file=self._out, flush=True)
 
 
 def main() -> None:
@@ -65,12 +48,12 @@ def main() -> None:
         sys.exit(1)
     pycolmap.set_random_seed(job.seed)
     reporter = Reporter()
-    todo = {"features": _features, "matches": _matches, "poses": _poses, "undistort": _undistort}
+    todo = {"features": _features, "matches": _matches, "poses": _poses, "undistort": _undistort, "adopt": _adopt}
     try:
         for stage in job.stages:
             todo[stage](job, reporter)
     except TrainyardError as exc:
-        reporter.refused(str(exc))
+        reporter.refused(exc)
 
 
 @contextmanager
@@ -85,48 +68,12 @@ def _database(job: Job, target: str, copied_from: str | None = None) -> Iterator
     tmp.rename(folder / target)
 
 
-@contextmanager
-def _watched(count: Callable[[], int], stage: str, total: int, reporter: Reporter) -> Iterator[None]:
-    """Say how far a stage is while it runs: COLMAP itself only logs."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_POLL_S):
-            reporter.progress(stage, count(), total)
-
-    reporter.progress(stage, 0, total)
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    reporter.progress(stage, total, total)
-
-
-def _lines(job: Job, pattern: str) -> Callable[[], int]:
-    """Return what counts the lines COLMAP will log from now on that hold `pattern`.
-
-    Its database would tell as well, but is left alone: COLMAP was seen to abort with a reader beside it.
-    """
-    log = Path(job.folder) / LOG
-    begin = log.stat().st_size
-
-    def count() -> int:
-        with log.open("rb") as file:
-            file.seek(begin)
-            return file.read().count(pattern.encode())
-
-    return count
-
-
 def _features(job: Job, reporter: Reporter) -> None:
     options = pycolmap.FeatureExtractionOptions(max_image_size=job.max_side, num_threads=job.num_threads, use_gpu=False)
     options.sift.max_num_features = job.max_features
     total = sum(map(len, job.groups))
     with _database(job, FEATURES) as database:
-        with _watched(_lines(job, "] Processed file ["), "features", total, reporter):
+        with watched(lines(job, "] Processed file ["), "features", total, reporter):
             for names in job.groups:  # each call makes a camera
                 pycolmap.extract_features(
                     database,
@@ -144,9 +91,9 @@ def _matches(job: Job, reporter: Reporter) -> None:
     n = sum(map(len, job.groups))
     blocks = pycolmap.ExhaustivePairingOptions(block_size=_BLOCK)
     total = (-(-n // _BLOCK)) ** 2 if job.exhaustive else n  # a line a block of pairs, or a picture
-    begun = _lines(job, "] Processing ")
+    begun = lines(job, "] Processing ")
     with _database(job, MATCHES, copied_from=FEATURES) as database:
-        with _watched(lambda: max(0, begun() - 1), "matches", total, reporter):
+        with watched(lambda: max(0, begun() - 1), "matches", total, reporter):
             if job.exhaustive:
                 pycolmap.match_exhaustive(database, options, blocks, device=pycolmap.Device.cpu)
             else:
@@ -211,45 +158,32 @@ def _model_facts(number: int, model: Any) -> ModelFacts:
 
 
 def _undistort(job: Job, reporter: Reporter) -> None:
-    model = pycolmap.Reconstruction(job.model)
-    total = model.num_reg_images()
-    facts = _model_facts(0, model)
-    for name in facts.names:
-        _check_name(name, job)
+    _write_scene(from_model(job, reporter.note), job, reporter)
+
+
+def _adopt(job: Job, reporter: Reporter) -> None:
+    """Take over cameras that somebody else has found."""
+    scene = from_model(job, reporter.note) if job.model else from_frames(job)
+    if not len(scene.points.positions):
+        reporter.note(f"{job.source or job.model} has no points: they are triangulated from its cameras")
+        scene = triangulated(scene, job, reporter)
+    _write_scene(scene, job, reporter)
+
+
+def _write_scene(scene: KnownScene, job: Job, reporter: Reporter) -> None:
+    total, done = len(scene.pictures), itertools.count(1)
+    reporter.progress("undistort", 0, total)
     with staged(Path(job.folder) / UNDISTORTED) as target:
-        images = target / "images"
-        options = pycolmap.UndistortCameraOptions(max_image_size=job.undistorted_max_side)
-        with _watched(lambda: _n_files(images), "undistort", total, reporter):
-            pycolmap.undistort_images(
-                target, job.model, job.pictures, undistort_options=options, jpeg_quality=95, num_threads=job.num_threads
-            )
-        written = list((target / "sparse").iterdir())
-        (target / "sparse" / "0").mkdir()
-        for path in written:
-            path.rename(target / "sparse" / "0" / path.name)
-        shutil.rmtree(target / "stereo", ignore_errors=True)  # for COLMAP's own dense reconstruction
-        for script in target.glob("run-colmap-*.sh"):
-            script.unlink()
-        for path in images.rglob("*"):
-            if path.suffix.lower() in {".jpg", ".jpeg"}:
-                drop_exif(path)  # COLMAP copies it, and the orientation would turn pixels whose camera is not turned
-        write_json(target / FACTS, asdict(facts))
-
-
-def _check_name(name: str, job: Job) -> None:
-    """Hold a name in somebody's model against where pictures are read and written.
-
-    Raises:
-        TrainyardError: it leads elsewhere.
-    """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
-        raise DatasetError(f"{job.model} names the picture {name!r}, which leads out of {job.pictures}")
-    allowed_path(Path(job.pictures) / name)
-
-
-def _n_files(folder: Path) -> int:
-    return sum(path.is_file() for path in folder.rglob("*")) if folder.is_dir() else 0
+        made = Straightener(scene, target, job.undistorted_max_side)
+        made.write(max(0, job.num_threads), lambda: reporter.progress("undistort", next(done), total))
+        facts = {
+            "names": [known.name for known in scene.pictures],
+            "unplaced": scene.unplaced,
+            "points": len(scene.points.positions),
+            "reprojection_error_px": scene.points.reprojection_error_px,
+            "track_length": scene.points.track_length,
+        }
+        write_json(target / FACTS, facts)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,21 @@ from typing import Literal
 
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import ConfigError, DatasetError
+from tasks.splatting.colmap_job import Job
+from tasks.splatting.named_pictures import smaller_copies
+from tasks.splatting.params import PosesParams
 from tasks.splatting.photos import photographs
 from tasks.splatting.picked import IMAGES
 from tasks.splatting.poses import PoseEvent, adopt_poses
-from tasks.splatting.transforms import TRANSFORMS, adopt_transforms
+from tasks.splatting.stage_events import Note
+from tasks.splatting.transforms import TRANSFORMS, known_of
 
 Kind = Literal["video", "photos", "colmap", "transforms"]
 
-_MODEL_PLACES = ("sparse/0", "sparse", ".")
-_PICTURE_PLACES = (IMAGES, "../images", "../../images", "input", ".")
+_MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "colmap_text", ".")
+_PICTURE_PLACES = (IMAGES, "input", "dense/images")
+_BLENDER = "transforms_train.json"  # of synthetic scenes, beside others for validation and test
+_ABOVE = 3  # folders: sparse/0 of colmap
 
 
 def recognise(path: Path) -> Kind:
@@ -32,7 +38,7 @@ def recognise(path: Path) -> Kind:
         return "video"
     if not path.is_dir():
         raise ConfigError(f"there is no {path}, need a video or a folder of photographs")
-    if (path / TRANSFORMS).is_file():
+    if _transforms(path):
         return "transforms"
     if _model(path) is not None:
         return "colmap"
@@ -46,36 +52,55 @@ def recognise(path: Path) -> Kind:
     )
 
 
-def adopt(source: Path, folder: Path, max_side: int) -> Iterator[PoseEvent]:
+def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Iterator[PoseEvent]:
     """Yield how far it is, at last a PoseReport, for what `recognise` calls colmap or transforms.
 
     Args:
         source: as given.
         folder: the result is kept here, at `find_poses`' place.
         max_side: pictures are shrunk to this, pixels.
+        params: how to look for features where points lack, and how many pictures have to be there.
 
     Raises:
         DatasetError: the cameras or pictures cannot be used.
     """
     if recognise(source) == "transforms":
-        yield from adopt_transforms(source / TRANSFORMS if source.is_dir() else source, folder, max_side)
-        return
-    model = _model(source)
-    assert model is not None
-    pictures = _pictures(source)
-    yield from adopt_poses(model, pictures, folder, max_side)
+        *notes, job = known_of(_transforms(source) or source, folder, params)
+        yield from (note for note in notes if isinstance(note, Note))
+        assert isinstance(job, Job)
+    else:
+        model = _model(source)
+        assert model is not None
+        places = tuple(str(place.resolve()) for place in _places(source))
+        job = Job(stages=(), folder=str(folder.resolve()), model=str(model.resolve()), places=places)
+    yield from adopt_poses(job, params, max_side)
+
+
+def _transforms(path: Path) -> Path | None:
+    return next((path / name for name in (TRANSFORMS, _BLENDER) if (path / name).is_file()), None)
 
 
 def _model(path: Path) -> Path | None:
-    places = [path / place for place in _MODEL_PLACES]
-    return next(
-        (place for place in places if any((place / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))), None
-    )
+    """Return the folder of a COLMAP model in one of its usual places; of several in `sparse` the first by number."""
+    sparse = path / "sparse"
+    numbered = [folder for folder in sparse.glob("*") if folder.name.isdecimal()] if sparse.is_dir() else []
+    numbered.sort(key=lambda folder: int(folder.name))
+    places = [*(path / place for place in _MODEL_PLACES[:2]), *numbered, *(path / place for place in _MODEL_PLACES[2:])]
+    return next((place for place in places if _is_model(place)), None)
 
 
-def _pictures(path: Path) -> Path:
-    """Return the folder of a model's pictures: beside it, or above when the model's own folder was given."""
-    for place in _PICTURE_PLACES:
-        if (path / place).is_dir() and (place != "." or photographs(path)):
-            return path / place
-    raise DatasetError(f"there is a COLMAP model in {path}, but no folder {IMAGES} with its pictures beside it")
+def _is_model(folder: Path) -> bool:
+    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
+
+
+def _places(path: Path) -> list[Path]:
+    """Return the folders that may hold a model's pictures: beside it, or above when the model's own was given."""
+    found = []
+    above = path.resolve().parents[:_ABOVE] if _is_model(path) else ()
+    for up in (path, *above):
+        found += [up / place for place in _PICTURE_PLACES if (up / place).is_dir()] + smaller_copies(up)
+    if photographs(path):
+        found.append(path)
+    if not found:
+        raise DatasetError(f"there is a COLMAP model in {path}, but no folder {IMAGES} with its pictures beside it")
+    return found

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.classification.images import IMAGE_SUFFIXES, LARGEST_BYTES, read_rgb
+from tasks.classification.images import IMAGE_SUFFIXES, LARGEST_BYTES, read_bytes, read_rgb
 from tasks.errors import DatasetError, ImageError
 from tasks.names import stem_as_name
 from tasks.outside import open_file
 from tasks.splatting.params import FramesParams
 from tasks.splatting.picked import IMAGES, FrameRow, FramesReport, check_enough
-from tasks.splatting.pixels import JPEG_QUALITY, shrunk
+from tasks.splatting.pixels import JPEG_QUALITY, anonymous, shrunk
 from tasks.splatting.sharpness import look
 from tasks.splatting.stage_events import Note, StageProgress
 from tasks.workspace import allowed_link
@@ -24,6 +24,7 @@ UNREADABLE_SHARE = 0.1
 """Up to this share of photographs may be unreadable; more, and something is wrong with the folder."""
 
 _EXIF_IFD, _FOCAL_35MM = 0x8769, 0xA405  # Exif 2.3, tags "Exif IFD" and "FocalLengthIn35mmFilm"
+_ORIENTATION = 0x0112
 _UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".avif", ".gif"})
 
 
@@ -104,10 +105,22 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
     focal = focal_35mm(path)
     if focal:
         exif.get_ifd(_EXIF_IFD)[_FOCAL_35MM] = focal  # alone: where and by whom it was taken is nobody's business
-    picture = BytesIO()  # into a file of the disk Pillow writes by itself, and loses the reason where it cannot
-    Image.fromarray(shrunk(rgb, max_side)).save(picture, "jpeg", quality=JPEG_QUALITY, exif=exif)
-    (images / name).write_bytes(picture.getvalue())
+    data = _unchanged(path, max_side, exif.tobytes() if focal else b"")
+    if data is None:
+        picture = BytesIO()  # into a file of the disk Pillow writes by itself, and loses the reason where it cannot
+        Image.fromarray(shrunk(rgb, max_side)).save(picture, "jpeg", quality=JPEG_QUALITY, subsampling=0, exif=exif)
+        data = picture.getvalue()
+    (images / name).write_bytes(data)
     return FrameRow(index, None, seen.sharpness, True, "photograph", name)
+
+
+def _unchanged(path: Path, max_side: int, exif: bytes) -> bytes | None:
+    """Return a JPEG with its pixels as they are; None where they have to be turned, shrunk or are no plain JPEG's."""
+    with open_file(path, ImageError, LARGEST_BYTES) as file, Image.open(file) as image:
+        plain = image.format == "JPEG" and image.mode in {"RGB", "L"} and max(image.size) <= max_side
+        if not plain or image.getexif().get(_ORIENTATION, 1) != 1:
+            return None
+    return anonymous(read_bytes(path), exif)
 
 
 def focal_35mm(path: Path) -> int | None:

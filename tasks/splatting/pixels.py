@@ -5,13 +5,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from tasks.classification.images import read_rgb
+from tasks.classification.images import LARGEST_BYTES, read_rgb
+from tasks.errors import ImageError
+from tasks.outside import open_file
 from tasks.workspace import write_atomic
 
 JPEG_QUALITY = 95
 
-_APP1, _START_OF_SCAN = 0xE1, 0xDA  # the second bytes of JPEG's markers
+_APP1, _ADOBE, _START_OF_SCAN = 0xE1, 0xEE, 0xDA  # the second bytes of JPEG's markers
+_WORDS = frozenset({0xEF, 0xFE})  # the last of the applications', and comments
+_END = b"\xff\xd9"
 
 
 def read_stored(path: Path) -> NDArray[np.uint8]:
@@ -21,6 +26,19 @@ def read_stored(path: Path) -> NDArray[np.uint8]:
         ImageError: it cannot be read.
     """
     return read_rgb(path, upright=False)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture as its pixels are stored.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        with open_file(path, ImageError, LARGEST_BYTES) as file, Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError) as exc:
+        raise ImageError(f"cannot be read as a picture: {path}") from exc
 
 
 def bounded(width: int, height: int, max_side: int) -> tuple[int, int]:
@@ -38,17 +56,48 @@ def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """Return a picture (H, W, 3) as a JPEG file that keeps its colours at full size, not at half."""
+    full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full]
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+
+
 def drop_exif(path: Path) -> None:
-    """Take the EXIF block out of a JPEG file; its pixels stay as they are, bit for bit.
+    """Take the EXIF block out of a JPEG file; its pixels stay as they are, bit for bit."""
+    data = path.read_bytes()
+    head, rest = _segments(data)
+    kept = [segment for segment in head if segment[1] != _APP1 or segment[4:10] != b"Exif\0\0"]
+    if len(kept) < len(head):
+        write_atomic(path, b"".join([data[:2], *kept, rest]))
+
+
+def anonymous(data: bytes, exif: bytes) -> bytes | None:
+    """Return a JPEG file with its pixels, bit for bit, and no word about them but an EXIF block of ours.
+
+    Args:
+        data: of the file.
+        exif: the block, as Pillow's `Exif.tobytes`; empty: none.
+
+    Returns:
+        The file's bytes; None where something stands behind the picture, which would go with it.
+    """
+    head, rest = _segments(data)
+    if rest.find(_END) != len(rest) - len(_END):
+        return None
+    kept = [segment for segment in head if not (_APP1 <= segment[1] < _ADOBE or segment[1] in _WORDS)]
+    block = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif if exif else b""
+    return b"".join([data[:2], block, *kept, rest])
+
+
+def _segments(data: bytes) -> tuple[list[bytes], bytes]:
+    """Return the segments of a JPEG file before its pixels, and the rest.
 
     Source: JPEG (ITU-T T.81) annex B.1.1.3, Exif 2.3 section 4.7.2.
     """
-    data = path.read_bytes()
-    kept, at = [data[:2]], 2
+    found, at = [], 2
     while data[at : at + 1] == b"\xff" and data[at + 1] != _START_OF_SCAN:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] != _APP1 or data[at + 4 : at + 10] != b"Exif\0\0":
-            kept.append(data[at:end])
+        found.append(data[at:end])
         at = end
-    if at != sum(map(len, kept)):
-        write_atomic(path, b"".join([*kept, data[at:]]))
+    return found, data[at:]

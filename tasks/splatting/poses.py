@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL import Image
 
-from tasks.classification.files import find_images
 from tasks.classification.images import read_rgb
 from tasks.errors import DatasetError
 from tasks.outside import open_file
@@ -66,32 +65,43 @@ def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool
         yield Note(f"the pictures fall into {len(facts.models)} models, of {sizes} pictures; the largest is used")
     if not (folder / UNDISTORTED).is_dir():
         model = str(folder / MODELS / str(best.number))
-        yield from run_colmap(replace(job, stages=("undistort",), model=model))
+        yield from run_colmap(replace(job, stages=("undistort",), model=model, places=(job.pictures,)))
     yield _report(folder, best, names, len(facts.models))
 
 
-def adopt_poses(model: Path, pictures: Path, folder: Path, max_side: int) -> Iterator[PoseEvent]:
-    """Yield how far it is, at last a PoseReport: a COLMAP model that is there already is undistorted, nothing more.
+def adopt_poses(job: Job, params: PosesParams, max_side: int) -> Iterator[PoseEvent]:
+    """Yield how far it is, at last a PoseReport: cameras that are there already are taken over.
+
+    Pictures without distortion are linked, the others made straight; points that lack are triangulated.
 
     Args:
-        model: folder of cameras, images and points3D, as .bin or .txt.
-        pictures: folder the model's names are relative to.
-        folder: the result is kept here, at `find_poses`' place.
+        job: with a model and the places its pictures may lie at, or with known cameras; and where the result is kept.
+        params: how to look for features, and how many pictures have to be there.
         max_side: pictures are shrunk to this, pixels.
 
     Raises:
-        DatasetError: the model is damaged, or pictures of it are missing, or lie elsewhere.
+        DatasetError: the model is damaged, or too many pictures of it are missing, or lie elsewhere.
     """
-    job = Job(("undistort",), str(pictures.resolve()), str(folder.resolve()), model=str(model.resolve()))
+    folder = Path(job.folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    yield from run_colmap(replace(job, undistorted_max_side=max_side))
-    row = json.loads((folder / UNDISTORTED / FACTS).read_text())
-    facts = ModelFacts(**{**row, "names": tuple(row["names"])})
-    if facts.points == 0:
-        yield Note(f"{model} has no points: the splat starts from random ones")
-    below = (path.relative_to(pictures).as_posix() for path in find_images(pictures)[0])
-    yield _report(folder, facts, sorted({*facts.names, *below}), 1)
+    yield from run_colmap(
+        replace(
+            job,
+            stages=("adopt",),
+            max_side=params.max_side,
+            max_features=params.max_features,
+            seed=params.seed,
+            num_threads=params.num_threads or -1,
+            min_registered=params.min_registered,
+            min_registered_share=params.min_registered_share,
+            undistorted_max_side=max_side,
+        )
+    )
+    facts = json.loads((folder / UNDISTORTED / FACTS).read_text())
+    names, unplaced = facts.pop("names"), tuple(facts.pop("unplaced"))
+    total = len(names) + len(unplaced)
+    yield PoseReport(folder / UNDISTORTED, len(names), total, missing=unplaced, n_models=1, **facts)
 
 
 def _report(folder: Path, model: ModelFacts, names: Sequence[str], n_models: int) -> PoseReport:

@@ -120,7 +120,7 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
 
     kind, target = recognise(allowed_path(data)), stage_dir(run, POSES)
     if kind in {"colmap", "transforms"}:
-        events = adopt(frames, target, max_side)
+        events = adopt(frames, target, max_side, params)
     else:
         events = find_poses(frames / "images", target, params, kind == "video")
     with Page("poses") as page, bars() as shown:

@@ -132,6 +132,7 @@ for label, number in itertools.product("ab", range(8)):
     (CLASSES / label).mkdir(parents=True, exist_ok=True)
     write_jpeg(CLASSES / label / f"{number}.jpg", NOISE.integers(0, 255, (96, 96, 3), dtype=np.uint8), 95)
 PHOTOS = test_photos.shoot(SOURCES / "photos", [f"{i}.jpg" for i in range(4)])
+NEEDED = test_transforms.NEEDED
 TRANSFORMS = test_transforms.write(SOURCES / "transforms", frame={"mask_path": "mask.png"})
 cv2.imwrite(str(TRANSFORMS / "mask.png"), np.full((test_transforms.H, test_transforms.W), 255, np.uint8))
 WEIGHTS = SOURCES / "weights.pt"
@@ -175,7 +176,7 @@ KINDS = {
     "video": lambda at: list(write_video(Snow(), turntable(RING, 20, 192), at / "a.mp4", 12)),
     "depth maps": lambda at: list(write_depth_maps(DRAWER, RING, at)),
     "photographs": lambda at: list(extract_frames(PHOTOS, at / "frames", FramesParams())),
-    "pictures and masks of a model": lambda at: list(adopt(TRANSFORMS, at / "poses", 1000)),
+    "pictures and masks of a model": lambda at: list(adopt(TRANSFORMS, at / "poses", 1000, NEEDED)),
     "CSV and Parquet of predictions": predictions,
     "report and its Parquet": report,
     "figure": lambda at: plots.save(plots.confusion_matrix_figure(np.eye(3, dtype=int), list("abc")), at / "a.png"),

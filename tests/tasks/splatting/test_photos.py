@@ -12,6 +12,7 @@ from tasks.splatting.frames import extract_frames
 from tasks.splatting.params import FramesParams
 from tasks.splatting.photos import focal_35mm, photographs
 from tasks.splatting.picked import FramesReport
+from tasks.splatting.pixels import shrunk
 from tasks.splatting.stage_events import Note
 from tests.tasks.splatting.films import panned, wall
 
@@ -100,6 +101,39 @@ def test_the_focal_length_stays_and_nothing_else_of_the_exif(tmp_path):
         assert set(kept) == {0x8769}
         assert dict(kept.get_ifd(0x8769)) == {0xA405: 28}
     assert focal_35mm(report.images / report.names[0]) == 28
+
+
+def test_a_jpeg_that_needs_no_change_keeps_its_pixels_and_loses_every_word_about_them(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8825)[1] = "N"
+    exif.get_ifd(0x8769)[0xA405] = 28
+    said = {"exif": exif, "comment": b"by me", "xmp": b"<x:xmpmeta>here</x:xmpmeta>", "icc_profile": b"profile" * 9}
+    source = shoot(tmp_path / "in", ["a.jpg", "b.jpg", "c.jpg"], quality=70, **said)
+    before = read_rgb(source / "b.jpg")
+    (source / "c.jpg").write_bytes((source / "c.jpg").read_bytes() + b"a film of the minute before\xff\xd9")
+    report, _ = extract(source, tmp_path / "out")
+    np.testing.assert_array_equal(read_rgb(report.images / "00002_b.jpg"), before)
+    for name in report.names:
+        data = (report.images / name).read_bytes()
+        assert not [word for word in (b"by me", b"xmpmeta", b"profile", b"minute") if word in data]
+        assert focal_35mm(report.images / name) == 28
+        with Image.open(report.images / name) as image:
+            assert set(image.getexif()) == {0x8769}
+
+
+@pytest.mark.parametrize("change", ["turned", "shrunk", "png", "cmyk"])
+def test_a_photograph_that_has_to_be_written_again_loses_next_to_nothing(tmp_path, change):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    names = [f"{index}.{'png' if change == 'png' else 'jpg'}" for index in range(3)]
+    source = shoot(tmp_path / "in", names, **({"exif": exif} if change == "turned" else {}))
+    if change == "cmyk":
+        for name in names:
+            Image.open(source / name).convert("CMYK").save(source / name)
+    report, _ = extract(source, tmp_path / "out", max_side=64 if change == "shrunk" else 4000)
+    want = shrunk(read_rgb(source / names[0]), 64 if change == "shrunk" else 4000).astype(float)
+    error = read_rgb(report.images / report.names[0]) - want
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 40  # dB; splats come to 30
 
 
 def test_a_photograph_without_exif_has_no_focal_length(tmp_path):

@@ -10,12 +10,14 @@ from tasks.classification.images import read_rgb, write_jpeg
 from tasks.errors import ConfigError, DatasetError
 from tasks.splatting.demo_scene import looking_at
 from tasks.splatting.inputs import adopt
+from tasks.splatting.params import PosesParams
 from tasks.splatting.pose_facts import PoseReport
 from tasks.splatting.scene import load_picture, read_scene
 from tasks.splatting.stage_events import Note
 
 W, H = 96, 64
-PLACES = [(3.0, 0.5 * i, 1.0) for i in range(4)]
+NEEDED = PosesParams(min_registered=3, num_threads=1)
+PLACES = [(3.0, 0.5 * i, 1.0) for i in range(6)]
 
 
 def opengl(index):
@@ -31,22 +33,31 @@ def write(folder, top=None, frame=None, n=4, suffix=".jpg", named_suffix=".jpg")
         cv2.imwrite(str(folder / "images" / f"f{index}{suffix}"), np.full((H, W, 3), 50 * index, np.uint8))
         row = {"file_path": f"images/f{index}{named_suffix}", "transform_matrix": opengl(index)}
         frames.append({**row, **(frame or {})})
+    (folder / "points.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+        "end_header\n1 2 3\n"
+    )
     base = {"fl_x": 80.0, "fl_y": 82.0, "cx": 47.0, "cy": 33.0, "w": W, "h": H}
     values = {**(base if top is None else top), "frames": frames}
+    values.setdefault("ply_file_path", "points.ply")
     (folder / "transforms.json").write_text(json.dumps(values))
     return folder
 
 
 def adopted(source, folder, max_side=1000):
-    events = list(adopt(source, folder, max_side))
+    events = list(adopt(source, folder, max_side, NEEDED))
     assert isinstance(events[-1], PoseReport)
     return read_scene(events[-1].scene), events
 
 
+def notes(events):
+    return [event.text for event in events if isinstance(event, Note)]
+
+
 def test_cameras_stand_and_look_as_the_file_says(tmp_path):
     scene, events = adopted(write(tmp_path / "in"), tmp_path / "out")
-    np.testing.assert_allclose(scene.centers, PLACES, atol=1e-9)
-    for view, place in zip(scene.views, PLACES, strict=True):
+    np.testing.assert_allclose(scene.centers, PLACES[:4], atol=1e-9)
+    for view, place in zip(scene.views, PLACES[:4], strict=True):
         np.testing.assert_allclose(view.camera.world_to_camera, looking_at(np.array(place), np.zeros(3)), atol=1e-9)
     camera = scene.views[0].camera
     assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height) == (80, 82, 47, 33, W, H)
@@ -82,27 +93,15 @@ def test_figures_for_another_size_than_the_pictures_are_scaled(tmp_path):
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (80, 82, 47, 33)
 
 
-@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
-def test_distortion_is_taken_out(tmp_path, model):
-    top = {"fl_x": 80.0, "w": W, "h": H, "camera_model": model, "k1": -0.1, "k2": 0.01}
-    camera = adopted(write(tmp_path / "in", top=top), tmp_path / "out")[0].views[0].camera
-    assert camera.fx != pytest.approx(80, rel=1e-3)
-    assert (camera.width, camera.height) == (W, H)
-
-
 def test_points_are_read_and_their_lack_is_said(tmp_path):
-    _, events = adopted(write(tmp_path / "in"), tmp_path / "out")
-    assert any(isinstance(event, Note) and "no points" in event.text for event in events)
-    source = write(
-        tmp_path / "in2", top={"fl_x": 80.0, "ply_file_path": "points.ply", "applied_transform": [[1, 0, 0, 0]]}
-    )
-    (source / "points.ply").write_text(
-        "ply\nformat ascii 1.0\nelement vertex 1\n"
-        "property float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
-    )
-    scene, events = adopted(source, tmp_path / "out2")
+    scene, events = adopted(write(tmp_path / "in"), tmp_path / "out")
     np.testing.assert_array_equal(scene.points, [[1, 2, 3]])
-    assert not any(isinstance(event, Note) for event in events)
+    assert not notes(events)
+    without = write(tmp_path / "in2", top={"fl_x": 80.0, "ply_file_path": ""}, suffix=".webp", named_suffix=".webp")
+    scene, events = adopted(without, tmp_path / "out2")
+    assert scene.points.shape == (0, 3)
+    assert notes(events)[0].endswith("has no points: they are triangulated from its cameras")
+    assert notes(events)[-1].endswith("splat starts from random ones")  # flat pictures have no features
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -150,8 +149,9 @@ def test_masks_come_with_their_pictures(tmp_path):
         ({"fl_x": 80, "w": 50, "h": 50}, {}, "has 96x64 pixels, its camera 50x50"),
         (None, {"file_path": "../secret.jpg"}, "leads out of its folder"),
         (None, {"file_path": "/etc/passwd"}, "leads out of its folder"),
-        (None, {"file_path": "images/nowhere.jpg"}, "frame 0: there is no picture"),
-        (None, {"file_path": "images/f0.jpg"}, "two pictures that come to the name f0.jpg"),
+        (None, {"file_path": "images/nowhere.jpg"}, "frame 0: there is no picture .*; 0 of 4 pictures are there"),
+        (None, {"mask_path": "nowhere.png"}, "frame 0: there is no mask nowhere.png"),
+        ({"fl_x": 80, "ply_file_path": "nowhere.ply"}, {}, "names the points .*nowhere.ply, which are not there"),
         (None, {"transform_matrix": [[1, 2], [3, 4]]}, "no turn and shift"),
         (None, {"transform_matrix": (2 * np.eye(4)).tolist()}, "no turn and shift"),
         (None, {"transform_matrix": "left"}, "has no transform_matrix of numbers"),
@@ -166,7 +166,7 @@ def test_damage_is_named(tmp_path, top, frame, message):
 @pytest.mark.parametrize("text", ["{", "[]", '{"frames": []}', '{"frames": 3}', "\xff"])
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "transforms.json").write_text(text)
-    with pytest.raises(DatasetError, match="cannot read|has no list of frames"):
+    with pytest.raises(DatasetError, match="is not JSON|is not UTF-8|has no list of frames"):
         adopted(tmp_path, tmp_path / "out")
 
 
@@ -176,3 +176,103 @@ def test_a_picture_that_is_damaged_is_named(tmp_path):
     (source / "images" / "f1.jpg").write_bytes((source / "images" / "f1.jpg").read_bytes()[:100])
     with pytest.raises(DatasetError, match="f1.jpg"):
         adopted(source, tmp_path / "out")
+
+
+def rows_of(source):
+    return json.loads((source / "transforms.json").read_text())
+
+
+def rewrite(source, change):
+    """Change each row of the file's frames."""
+    values = rows_of(source)
+    values["frames"] = [row for frame in values["frames"] for row in change(dict(frame))]
+    (source / "transforms.json").write_text(json.dumps(values))
+    return source
+
+
+def test_frames_without_pictures_are_left_out_and_counted_while_half_are_there(tmp_path):
+    source = write(tmp_path / "in", n=6)
+    for index in (1, 4, 5):
+        (source / "images" / f"f{index}.jpg").unlink()
+    scene, events = adopted(source, tmp_path / "out")
+    assert [view.camera.name for view in scene.views] == ["f0.jpg", "f2.jpg", "f3.jpg"]
+    assert notes(events)[0].startswith("3 of 6 pictures are not there and left out: images/f1.jpg, images/f4.jpg, ")
+    (source / "images" / "f3.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"frame 1: there is no picture .*f1\.jpg; 2 of 6 pictures are there, need"):
+        adopted(source, tmp_path / "out")
+
+
+def test_half_of_the_pictures_are_not_enough_where_more_are_needed(tmp_path):
+    source = write(tmp_path / "in", n=6)
+    (source / "images" / "f1.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"5 of 6 pictures are there, need at least 6 \(min_registered\)"):
+        list(adopt(source, tmp_path / "out", 640, PosesParams(min_registered=6)))
+    with pytest.raises(DatasetError, match="5 of 6 .*, need at least 90%"):
+        list(adopt(source, tmp_path / "out", 640, PosesParams(min_registered=3, min_registered_share=0.9)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPG", ".webp", ".tiff"])
+def test_a_suffix_may_be_left_out_or_another(tmp_path, suffix):
+    source = write(tmp_path / "in", suffix=suffix, named_suffix="")
+    assert len(adopted(source, tmp_path / "out")[0].views) == 4
+    rewrite(source, lambda row: [{**row, "file_path": row["file_path"] + ".bmp"}])
+    assert len(adopted(source, tmp_path / "out")[0].views) == 4
+
+
+@pytest.mark.parametrize(
+    "before", ["images\\", ".\\images\\", "C:\\Users\\me\\scene\\images\\", "/home/me/scene/images/", "./images/"]
+)
+def test_paths_of_windows_and_of_other_machines_are_understood(tmp_path, before):
+    source = rewrite(write(tmp_path / "in"), lambda row: [{**row, "file_path": before + row["file_path"][7:]}])
+    scene, _ = adopted(source, tmp_path / "out")
+    assert [view.camera.name for view in scene.views] == [f"f{index}.jpg" for index in range(4)]
+
+
+def test_smaller_copies_stand_in_for_pictures_that_were_not_kept(tmp_path):
+    source = write(tmp_path / "in")
+    for name, side in (("images_4", 24), ("images_2", 48)):
+        (source / name).mkdir()
+        for path in (source / "images").iterdir():
+            small = cv2.resize(cv2.imread(str(path)), (side, side * H // W))
+            cv2.imwrite(str(source / name / path.with_suffix(".png").name), small)
+    for path in (source / "images").iterdir():
+        path.unlink()
+    camera = adopted(source, tmp_path / "out")[0].views[0].camera
+    assert (camera.name, camera.width, camera.height, camera.fx, camera.cy) == ("f0.png", 48, 32, 40, 16.5)
+
+
+def test_a_frame_that_is_listed_twice_is_taken_once_and_said(tmp_path):
+    scene, events = adopted(rewrite(write(tmp_path / "in"), lambda row: [row, row]), tmp_path / "out")
+    assert len(scene.views) == 4
+    assert any(
+        note.startswith("4 frame(s) of") and "name a picture that another one names" in note for note in notes(events)
+    )
+
+
+def test_pictures_of_one_name_in_two_folders_stay_two(tmp_path):
+    source = write(tmp_path / "in", n=3)
+    (source / "images_right").mkdir()
+    for path in (source / "images").iterdir():
+        (source / "images_right" / path.name).write_bytes(path.read_bytes())
+    rewrite(source, lambda row: [row, {**row, "file_path": row["file_path"].replace("images", "images_right")}])
+    names = [view.camera.name for view in adopted(source, tmp_path / "out")[0].views]
+    assert names == ["images_f0.jpg", "images_f1.jpg", "images_f2.jpg"] + [f"images_right_f{i}.jpg" for i in range(3)]
+
+
+def test_a_blender_scene_is_known_by_its_training_file(tmp_path):
+    source = write(tmp_path / "in", top={"camera_angle_x": 0.8}, suffix=".png", named_suffix="")
+    (source / "transforms.json").rename(source / "transforms_train.json")
+    assert len(adopted(source, tmp_path / "out")[0].views) == 4
+
+
+def test_lenses_are_understood_as_instant_ngp_and_nerfstudio_write_them(tmp_path):
+    degrees = {"x_fov": 2 * math.degrees(math.atan(0.5 * W / 80))}
+    assert adopted(write(tmp_path / "a", top=degrees), tmp_path / "out")[0].views[0].camera.fx == pytest.approx(80)
+    fisheye = {"fl_x": 80.0, "is_fisheye": True}
+    assert adopted(write(tmp_path / "b", top=fisheye), tmp_path / "out")[0].views[0].camera.width != W
+    listed = {"fl_x": 80.0, "distortion_params": [-0.1, 0.01, 0, 0, 0, 0]}
+    single = {"fl_x": 80.0, "k1": -0.1, "k2": 0.01}
+    of_list, of_single = (
+        adopted(write(tmp_path / n, top=top), tmp_path / "out")[0] for n, top in (("c", listed), ("d", single))
+    )
+    assert of_list.views[0].camera.width == of_single.views[0].camera.width != W
