@@ -128,7 +128,9 @@ async def deploy(client: Any, deployment: dict[str, Any], spec: dict[str, Any]) 
     from rich.console import Console
 
     actions = {name: spec.get(name) for name in ("build", "push", "pull")}
-    wanted = {**deployment, "schedules": await _as_switched(client, deployment)}
+    wanted = {**deployment}
+    if deployment.get("schedules"):  # without any, those that people made on the server stay
+        wanted["schedules"] = await _as_people_left_them(client, deployment)
     said = StringIO()
     try:
         # Prefect's own way: what `prefect deploy --all` by hand does later, must be the same.
@@ -137,20 +139,33 @@ async def deploy(client: Any, deployment: dict[str, Any], spec: dict[str, Any]) 
         raise ConfigError(f"prefect.yaml: {deployment['entrypoint']}: {exc}") from exc
 
 
-async def _as_switched(client: Any, deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the schedules of a deployment, each switched on or off as people left it."""
+async def _as_people_left_them(client: Any, deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schedules of a deployment, each switched on or off as people left it, and those that people added.
+
+    Prefect replaces all of them by what it is given.
+    """
     from prefect.exceptions import ObjectNotFound
 
-    schedules: list[dict[str, Any]] = deployment.get("schedules") or []
+    schedules: list[dict[str, Any]] = deployment["schedules"]
     flow = deployment["entrypoint"].rpartition(".")[2]
     try:
         known = await client.read_deployment_by_name(f"{flow}/{deployment['name']}")
     except ObjectNotFound:
         return schedules
     active = {schedule.slug: schedule.active for schedule in known.schedules}
-    return [
+    ours = [
         {**schedule, "active": active.get(schedule["slug"], schedule.get("active", True))} for schedule in schedules
     ]
+    slugs = {schedule["slug"] for schedule in schedules}
+    return ours + [_as_written(schedule) for schedule in known.schedules if schedule.slug not in slugs]
+
+
+def _as_written(schedule: Any) -> dict[str, Any]:
+    """Return a schedule of the server as prefect.yaml would have it."""
+    when = {name: value for name, value in schedule.schedule.model_dump(mode="json").items() if value is not None}
+    if "interval" in when:
+        when["interval"] = schedule.schedule.interval.total_seconds()
+    return {**when, "active": schedule.active, "slug": schedule.slug, "parameters": schedule.parameters}
 
 
 def main() -> None:

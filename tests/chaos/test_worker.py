@@ -51,7 +51,7 @@ def test_a_waiting_run_says_why_and_starts_after_the_holder(made):
 
 
 def test_training_and_inference_do_not_share_slots(made):
-    training = made.hold("cuda:0.training", 5)
+    training = made.hold("cuda:0.training", 30)
     made.until(made.begun(training), 90, "the training begins")
     runs = [made.hold("cuda:0.inference", 2) for _ in range(4)]
     for run in [training, *runs]:

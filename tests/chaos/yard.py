@@ -93,6 +93,10 @@ class Yard:
         }
         self._deployments[name] = self.post("/deployments/", body)["id"]
 
+    def deployment(self, name: str) -> str:
+        """Return the number of a deployment that was made here."""
+        return self._deployments[name]
+
     def deploy_runs(self) -> None:
         """Make the deployments of runs.py."""
         for name in ("hold", "steps", "fail"):

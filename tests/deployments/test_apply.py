@@ -102,6 +102,32 @@ def test_again_changes_nothing_and_keeps_what_people_changed(api):
     assert kept["active"] is True
 
 
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"cron": "* * * * *", "timezone": "Europe/Berlin", "day_or": False},
+        {"interval": 90.5, "anchor_date": "2030-01-01T00:00:00Z", "timezone": "UTC"},
+        {"rrule": "FREQ=MINUTELY", "timezone": "UTC"},
+    ],
+    ids=["cron", "interval", "rrule"],
+)
+def test_a_schedule_that_people_added_stays(api, when):
+    scheduled = next(deployment for deployment in deployments(api).values() if deployment["schedules"])
+    url = f"{api}/deployments/{scheduled['id']}/schedules"
+    added = [{"schedule": when, "active": True, "parameters": {"data": "/data"}}]
+    httpx.post(url, json=added).raise_for_status()
+
+    def of_people():
+        return [each for each in httpx.get(url).json() if each["slug"] != "nightly"]
+
+    (before,) = of_people()
+    apply()
+    (after,) = of_people()
+    same = ("schedule", "active", "parameters", "slug")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    httpx.delete(f"{url}/{after['id']}").raise_for_status()
+
+
 def test_a_run_that_is_due_is_counted_where_it_waits(api):
     deployment = next(d for d in deployments(api).values() if d["work_queue_name"] == "cpu.pipeline")
     body = {"parameters": {"data": "/data"}, "enforce_parameter_schema": False}

@@ -1,0 +1,64 @@
+"""Schedules fire on the versions that are installed, and the worker runs what they make."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from deployments.services import free_port
+from tests.chaos.yard import ROOT, yard
+
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
+
+EVERY_MINUTE = {"cron": "* * * * *", "timezone": "UTC"}
+APPLY = "import pathlib, sys; from deployments.apply import apply; apply(pathlib.Path(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with yard(tmp_path_factory.mktemp("schedules"), free_port()) as running:
+        yield running
+
+
+def scheduled(made, deployment):
+    """Return the runs that schedules have made of a deployment."""
+    flow_runs = {"deployment_id": {"any_": [deployment]}, "tags": {"all_": ["auto-scheduled"]}}
+    return made.post("/flow_runs/filter", {"flow_runs": flow_runs, "sort": "EXPECTED_START_TIME_ASC"})
+
+
+def completes(made, deployment):
+    made.until(lambda: scheduled(made, deployment), 150, "the schedule makes runs")
+    made.until(
+        lambda: "COMPLETED" in {run["state"]["type"] for run in scheduled(made, deployment)}, 300, "a run completes"
+    )
+    (first, *_) = [run for run in scheduled(made, deployment) if run["state"]["type"] == "COMPLETED"]
+    assert first["created_by"]["type"] == "SCHEDULE"
+    assert first["start_time"] >= first["expected_start_time"]
+    assert made.of(first["id"])[0]["end"] is True
+
+
+def test_a_cron_set_by_rest_fires_and_its_run_completes(made):
+    deployment = made.deployment("hold")
+    parameters = {"folder": str(made.home), "seconds": 0.1}
+    schedule = {"schedule": EVERY_MINUTE, "active": True, "parameters": parameters}
+    (kept,) = made.post(f"/deployments/{deployment}/schedules", [schedule])
+    try:
+        completes(made, deployment)
+    finally:
+        made.ask("DELETE", f"/deployments/{deployment}/schedules/{kept['id']}", None)
+
+
+def test_a_cron_of_prefect_yaml_fires_and_its_run_completes(made, tmp_path):
+    hold = made.ask("GET", f"/deployments/{made.deployment('hold')}", None)
+    entry = {
+        "name": "minutely",
+        "entrypoint": hold["entrypoint"],
+        "work_pool": {"name": "gpu", "work_queue_name": "cuda.training"},
+        "schedules": [{"slug": "minutely", **EVERY_MINUTE}],
+        "parameters": {"folder": str(made.home), "seconds": 0.1},
+    }
+    spec = tmp_path / "prefect.yaml"
+    spec.write_text(yaml.safe_dump({"deployments": [entry]}))
+    subprocess.run([sys.executable, "-c", APPLY, str(spec)], env=made.env, cwd=ROOT, check=True)
+    completes(made, made.ask("GET", "/deployments/name/hold/minutely", None)["id"])
