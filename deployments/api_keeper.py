@@ -7,6 +7,7 @@ start, and one of them fails; later they wait for one another.
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,11 +35,21 @@ class SharedApi:
         keeper: how it is shared.
         service: the server.
         shared: of the lock of those who need it.
+        begun: the keeper that this process has started; None: there was one.
     """
 
     keeper: Keeper
     service: Service
     shared: int
+    begun: "subprocess.Popen[bytes] | None" = None
+
+    def begin(self) -> "SharedApi":
+        """Start it, where it is not up, while the caller goes on; return the share."""
+        return self if self.keeper.alive() else replace(self, begun=self.keeper.start())
+
+    def give_up(self) -> None:
+        """Need it no longer, before it was `up`; does not wait for its end."""
+        os.close(self.shared)
 
     @contextmanager
     def up(self) -> Iterator[None]:
@@ -48,7 +59,7 @@ class SharedApi:
             ServiceError: it does not start; with the end of its log.
         """
         try:
-            self.keeper.ensure(self.service.answers)
+            self.keeper.ensure(self.service.answers, self.begun)
             yield
         finally:
             self.keeper.release(self.shared)

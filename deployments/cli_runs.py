@@ -208,10 +208,10 @@ def download(
     from deployments.download import download as fetch
     from deployments.download import run_named
     from deployments.runs import find_run
-    from deployments.stack import running_stack
+    from deployments.stack import known_stack
 
     with ExitStack() as stack:
-        if running_stack() or os.environ.get("PREFECT_API_URL"):
+        if known_stack() or os.environ.get("PREFECT_API_URL"):
             run_id = str(find_run(stack.enter_context(connect()), run)["id"])
         else:  # of `yard run`: the files and MLflow's records are here
             stack.enter_context(database_up(make=False))
@@ -267,17 +267,21 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _tell_submitted(api: "Api", run: dict[str, Any], as_json: bool) -> None:
+    from deployments.draining import drain_note
     from deployments.runs import make_rows
     from deployments.tables import print_json
 
     (row,) = make_rows(api, [run])
+    note = drain_note(api.call)
     keys = ("id", "short", "name", "flow", "owner", "device", "queue", "priority", "type", "state", "message")
     if as_json:
-        print_json({**{key: getattr(row, key) for key in keys}, "url": api.page(row.id)})
+        print_json({**{key: getattr(row, key) for key in keys}, "url": api.page(row.id), "note": note})
         return
     typer.echo(f"run {row.id} ({row.name}) in queue {row.queue}")
     typer.echo(f"{row.state}: {row.message}" if row.message else row.state)
     typer.echo(api.page(row.id))
+    if note:
+        typer.echo(f"note: {note}")
 
 
 def _watch(api: "Api", run_id: str) -> None:

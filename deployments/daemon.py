@@ -10,7 +10,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from deployments.pidfile import Say, identity, refuse_second, supervisor
+from deployments.alive import identity, supervisor
+from deployments.pidfile import Say, refuse_second
 from deployments.services import ServiceError, log_file, tail
 from deployments.supervisor import Plan, Supervisor
 from tasks.errors import ConfigError, TrainyardError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.progress import epoch_rows
+from deployments.progress import last_row
 from deployments.runs import ENDED, Row, children, make_rows
 from tasks.classification import going_on as classification
 from tasks.splatting import going_on as splatting
@@ -49,7 +49,7 @@ def read_details(api: Api, run: Json) -> Json:
             for state in sorted(states, key=lambda state: str(state["timestamp"]))
         ],
         "halves": [asdict(half) for half in make_rows(api, halves)],
-        "last_epoch": next(iter(reversed(epoch_rows(artifacts))), None),
+        "last_epoch": last_row(artifacts),
         "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
         "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
         **_files(run, row),

@@ -4,7 +4,8 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deployments.pidfile import identity, supervisor
+from deployments.alive import identity, supervisor
+from deployments.draining import drain_note
 from deployments.postgres_keeper import postgres_keeper
 from deployments.queries import QueueCount, ask, asking, online_workers, queue_counts
 from deployments.services import ServiceError, healthy, log_file, tail
@@ -128,6 +129,7 @@ def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHe
         online = online_workers(api)
         with asking(api) as call:
             queues = queue_counts(call)
+            faults += filter(None, [drain_note(call)])
     except ServiceError as exc:  # it has died in between; the rest is worth showing
         faults.append(str(exc))
         return [], []

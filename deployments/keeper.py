@@ -82,14 +82,19 @@ class Keeper:
         while last and self.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def ensure(self, ready: Callable[[], bool]) -> None:
+    def ensure(self, ready: Callable[[], bool], begun: "subprocess.Popen[bytes] | None" = None) -> None:
         """Wait until the program works, and start it where nobody has; to be called by who shares it.
+
+        Args:
+            ready: whether it works.
+            begun: a keeper that the caller has started.
 
         Raises:
             ServiceError: it does not start; with the end of its log.
         """
         for _ in range(self.max_starts):
-            keeper = None if self.alive() else self.start()
+            keeper = begun or (None if self.alive() else self.start())
+            begun = None
             deadline = time.monotonic() + START_LIMIT_S
             while time.monotonic() < deadline:
                 if ready() and self.alive():

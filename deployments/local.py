@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import typing
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,8 @@ from uuid import UUID
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.environment import ROOT, make_prefect_home
+from deployments.api_keeper import SharedApi
+from deployments.environment import ROOT, make_prefect_home, version
 from deployments.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.probe import get_probe, resolve_device
@@ -128,22 +130,16 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             started then.
         GpuError: this machine does not have the device.
     """
-    api = choose_api()
-    flow = load_flow(name)
-    parameters, section = for_flow(flow, parameters), device_section(flow)
-    if device is not None:
-        if section is None:
-            raise ConfigError(f"found --device for {name}, which uses none")
-        override(parameters, [f"{section}.device={json.dumps(device)}"])
-    if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
-        override(parameters, [f"track.run_name={json.dumps(run_name)}"])
-    checked = check_parameters(flow, parameters)
-    check_data(checked.get("data", checked.get("dataset")))
-    if section in checked:
-        resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
-    from prefect.client.orchestration import get_client
-    from prefect.states import Pending
+    if name not in entrypoints():
+        load_flow(name)  # refuses it, before anything is started
+    with _beginning(f"flow {name}") as api:
+        flow = load_flow(name)
+        checked = _checked(flow, parameters, device, run_name)
+        from prefect.client.orchestration import get_client
+        from prefect.states import Pending
 
+        if api is not None:
+            _use_the_time(flow, api.service.answers)
     with serving(api):
         with get_client(sync_client=True) as client:
             flow_run = client.create_flow_run(
@@ -157,16 +153,56 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
         return flow_run.id
 
 
+def _checked(flow: Any, parameters: dict[str, Any], device: str | None, run_name: str | None) -> dict[str, Any]:
+    """Return the parameters as the flow takes them, held against what is on this machine."""
+    parameters, section = for_flow(flow, parameters), device_section(flow)
+    if device is not None:
+        if section is None:
+            raise ConfigError(f"found --device for {flow.name}, which uses none")
+        override(parameters, [f"{section}.device={json.dumps(device)}"])
+    if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
+        override(parameters, [f"track.run_name={json.dumps(run_name)}"])
+    checked = check_parameters(flow, parameters)
+    check_data(checked.get("data", checked.get("dataset")))
+    if section in checked:
+        resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
+    return checked
+
+
+def _use_the_time(flow: Any, is_over: Callable[[], bool]) -> None:
+    """Import what the first step of a flow needs, piece by piece, until the server that is waited for answers."""
+    for module in getattr(getattr(import_module(flow.fn.__module__), "steps", None), "NEEDED_FIRST", ()):
+        if is_over():
+            return
+        import_module(module)
+
+
+@contextmanager
+def _beginning(what: str) -> Iterator[SharedApi | None]:
+    """Yield the API as `choose_api` does; where it is this home's own, it starts while the block reads flows.
+
+    Says so before anything else: on a busy machine it takes a while.
+    """
+    api = choose_api()
+    started = "and starts Prefect's server, as none is up" if api else f"for Prefect at {os.environ['PREFECT_API_URL']}"
+    console.print(f"yard {version()} reads {what} {started}", highlight=False, soft_wrap=True)
+    with ExitStack() as stack:
+        if api is not None:
+            stack.callback(api.give_up)
+            api = api.begin()
+        yield api
+        stack.pop_all()
+
+
 def resume_here(run_id: UUID | None) -> UUID:
     """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
 
     Raises:
         ConfigError: there is no such run, it is finished, or its process lives.
     """
-    api = choose_api()
-    from prefect.client.orchestration import get_client
-    from prefect.states import Pending
-
+    with _beginning(f"run {run_id}" if run_id else "the newest run") as api:
+        from prefect.client.orchestration import get_client
+        from prefect.states import Pending
     with serving(api):
         with get_client(sync_client=True) as client:
             flow_run = _unfinished(client, run_id)

@@ -16,7 +16,7 @@ from deployments.environment import ROOT
 from deployments.kernels import comes_built
 from deployments.postgres import installed as postgres_programs
 from deployments.postgres import load, server_user
-from deployments.stack import LOOPBACK, running_stack
+from deployments.stack import LOOPBACK, known_stack
 from deployments.toolchain import Tools, find_tools, package_dir
 from gpu_pools.kernels import built, installed, target_for
 from gpu_pools.lease import holders
@@ -214,7 +214,7 @@ def _locks() -> tuple[str, str]:
 def listeners(ports: Mapping[str, int]) -> tuple[Listener, ...]:
     """Return who listens on ports that services need: name -> port."""
     try:
-        ours = running_stack()
+        ours = known_stack()
     except StorageError:
         ours = {}  # a damaged record; `yard up` puts it away
     return tuple(Listener(port, name, ours.get(name, ""), _taken(port)) for name, port in ports.items())

@@ -6,6 +6,8 @@ Takes 9 instead of 18 s of processor time to start, and 270 MiB less memory.
 import argparse
 import os
 
+from deployments.mlflow_pages import opened_on_training
+
 
 def main() -> None:
     """Serve until stopped; the settings are those of mlflow/server.env."""
@@ -24,8 +26,10 @@ def main() -> None:
         "_MLFLOW_SGI_NAME": "uvicorn",
     }
     initialize_backend_stores(args.backend_store_uri, args.backend_store_uri, args.default_artifact_root)
+    from mlflow.server.fastapi_app import app
+
     uvicorn.run(
-        "mlflow.server.fastapi_app:app",
+        opened_on_training(app),
         host=args.host,
         port=int(args.port),
         log_config=str(_UVICORN_LOG_CONFIG),

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
-from deployments.stack import running_stack
+from deployments.stack import known_stack
 from tasks.workspace import run_dir
 
 _CLASSES = 20  # shown
@@ -23,8 +23,9 @@ def print_outcome(run_id: UUID) -> None:
     folder = run_dir(str(run_id))
     for part in _found(folder):
         console.print(part, highlight=False)
-    prefix = "" if running_stack() else "`yard up`, then "
-    stack = running_stack() or {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
+    known = known_stack()
+    prefix = "" if known else "`yard up`, then "
+    stack = known or {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
     console.print(f"see the run: {prefix}{stack['prefect']}/runs/flow-run/{run_id}", highlight=False)
     for card in folder.glob("*/run.json"):
         console.print(f"in MLflow:   {prefix}{stack['mlflow']}/{_page(card)}", highlight=False)

@@ -1,12 +1,12 @@
 """Which process keeps the stack of a home up: one at a time, found again by its number and the time it began."""
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deployments.alive import identity, pid_file, read_pid, supervisor
 from deployments.stack import services_file, stack_record
 from tasks.errors import ConfigError, StorageError
 from tasks.workspace import held, home, write_json
@@ -15,38 +15,6 @@ MARK = "TRAINYARD_STACK"
 """Environment variable of the servers of a stack: names its home, so that what a killed one left is found."""
 
 Say = Callable[[str], None]
-
-
-def pid_file() -> Path:
-    """Return the file that names the supervisor of this home."""
-    return home() / "yard.pid"
-
-
-def identity(pid: int) -> str | None:
-    """Return what tells a living process from all others that had or will have its number; None if there is none.
-
-    It is the boot and the ticks since then: a clock that is set right in between changes neither.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
-
-
-def supervisor() -> int | None:
-    """Return the process that keeps the stack of this home up, None where there is none."""
-    found = _read()
-    return found[0] if found and identity(found[0]) == found[1] else None
-
-
-def _read() -> tuple[int, str] | None:
-    try:
-        content = json.loads(pid_file().read_text())
-        return int(content["pid"]), str(content["created"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # a damaged file names nobody
 
 
 @contextmanager
@@ -89,7 +57,7 @@ def refuse_second() -> None:
 
 def _put_away(say: Say) -> None:
     if pid_file().exists():
-        found = _read()
+        found = read_pid()
         if found is None:
             why = "which cannot be read"
         elif identity(found[0]) is None:

@@ -67,7 +67,7 @@ def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
         artifacts: of types progress and table, as the server has them.
         now: Unix seconds.
     """
-    last = next(iter(reversed(epoch_rows(artifacts))), None)
+    last = last_row(artifacts)
     bar = next((found for found in artifacts if found["type"] == "progress"), None)
     far = Far()
     if last is not None:
@@ -76,10 +76,19 @@ def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
     return far if bar is None else replace(far, percent=float(bar["data"]), remaining_s=_estimate(bar, now))
 
 
-def epoch_rows(artifacts: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Return the rows of the newest table of epochs among the artifacts, newest artifact first."""
+def last_row(artifacts: Sequence[Mapping[str, Any]]) -> Json | None:
+    """Return the figures of the last epoch among the artifacts of a run, newest artifact first; None: there are none.
+
+    They are in a table of their own where the table of epochs has no room for all of them, see tasks.prefect_page.
+    """
+    if rows := _table(artifacts, "-last"):
+        return {str(row["figure"]): row["value"] for row in rows}
+    return next(reversed(_table(artifacts, "-epochs")), None)
+
+
+def _table(artifacts: Sequence[Mapping[str, Any]], ending: str) -> list[Json]:
     for found in artifacts:
-        if found["type"] == "table" and str(found["key"]).endswith("-epochs"):
+        if found["type"] == "table" and str(found["key"]).endswith(ending):
             data = found["data"]
             rows: list[Json] = json.loads(data) if isinstance(data, str) else data
             return rows

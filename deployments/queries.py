@@ -64,7 +64,7 @@ def asking(url: str) -> Iterator[Ask]:
         connection.request(method, parts.path + path, content, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
-        if answer.status != http.client.OK:
+        if not http.client.OK <= answer.status < http.client.MULTIPLE_CHOICES:
             raise ServiceError(f"{url}{path} answers {answer.status}: {text[:300]}")
         return _parsed(text)
 

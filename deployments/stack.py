@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from deployments.alive import supervisor
 from deployments.api_keeper import SharedApi, share_api
 from deployments.database import database_up
 from deployments.programs import mlflow_service, prefect_service
@@ -23,6 +25,7 @@ __all__ = [
     "environment_of",
     "free_port",
     "healthy",
+    "known_stack",
     "mlflow_service",
     "prefect_service",
     "running",
@@ -32,6 +35,8 @@ __all__ = [
     "stack_environment",
     "stack_record",
 ]
+
+_PATIENCE_S = 10.0
 
 
 def services_file() -> Path:
@@ -60,16 +65,35 @@ def stack_record() -> dict[str, Any]:
     raise StorageError(f"cannot read {path}: need the addresses of the services; remove it")
 
 
-def running_stack() -> dict[str, str]:
-    """Return the addresses of the stack on this TRAINYARD_HOME, empty when none answers.
+def known_stack() -> dict[str, str]:
+    """Return the addresses of the stack that a process keeps up on this TRAINYARD_HOME, whether it answers or not.
 
     Raises:
         StorageError: the file that names them is damaged.
     """
+    record = stack_record() if supervisor() is not None else {}
+    return {name: record[name] for name in ("prefect", "mlflow")} if record else {}
+
+
+def running_stack() -> dict[str, str]:
+    """Return the addresses of the stack on this TRAINYARD_HOME, empty when none is up.
+
+    Raises:
+        StorageError: the file that names them is damaged.
+        ServiceError: it is up, and its Prefect does not answer.
+    """
     record = stack_record()
-    if not record or not healthy(record["prefect"] + "/api/health"):
-        return {}
-    return {name: record[name] for name in ("prefect", "mlflow")}
+    deadline = time.monotonic() + _PATIENCE_S  # a server that died is started again meanwhile
+    while record and not healthy(record["prefect"] + "/api/health"):
+        if (pid := supervisor()) is None:
+            return {}
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"Prefect at {record['prefect']} does not answer, though process {pid} keeps it up: `yard status` "
+                "says more; it is busy, stopped, or being started again"
+            )
+        time.sleep(0.2)
+    return {name: record[name] for name in ("prefect", "mlflow")} if record else {}
 
 
 def stack_environment() -> dict[str, str]:

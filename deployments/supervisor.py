@@ -5,16 +5,17 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from deployments.child import Child, KeptPostgres
 from deployments.database import Database, database_up
 from deployments.drain import drain
+from deployments.draining import announce, withdraw
 from deployments.pidfile import MARK, Say, only_one
 from deployments.programs import apply_program, mlflow_service, prefect_service, worker_program
-from deployments.services import LOOPBACK, START_LIMIT_S, check_port, check_start
+from deployments.services import LOOPBACK, START_LIMIT_S, ServiceError, check_port, check_start
 from deployments.stack import environment_of, services_file
 from gpu_pools.names import host_name
 from tasks.errors import ConfigError, StorageError
@@ -61,6 +62,7 @@ class Supervisor:
         self._workers: dict[str, Child] = {}  # by name
         self._written: dict[str, int] = {}
         self._trouble = ""
+        self._announced = False
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
 
     def run(self, ready: Callable[[], None]) -> None:
@@ -116,6 +118,7 @@ class Supervisor:
         for child in self._workers.values():
             child.start()
         self._await([*self._services, *self._workers.values()], wait)
+        withdraw(env["PREFECT_API_URL"])
         deadline = time.monotonic() + START_LIMIT_S
         while applying.code != 0:
             check_start(applying.program, applying.code, deadline)
@@ -151,7 +154,14 @@ class Supervisor:
     def _serve(self, wait: Wait) -> None:
         while (asked := wait(_TICK_S)) is None:
             self._tend([*self._services, *self._workers.values()])
-        drain(self._workers, asked, wait, lambda: self._tend(self._services), self._say)
+        drain(self._workers, asked, wait, self._tend_while_draining, self._say)
+
+    def _tend_while_draining(self) -> None:
+        if not self._announced:
+            self._announced = True
+            with suppress(ServiceError):  # a server that does not answer starts nothing either
+                announce(f"{self._urls['prefect']}/api")
+        self._tend(self._services)
 
     def _tend(self, children: Sequence[Child]) -> None:
         try:

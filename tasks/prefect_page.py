@@ -22,12 +22,16 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+
+_made: set[tuple[str, str]] = set()  # (flow run, key) of the artifacts of this process
 
 
 def inside_run() -> bool:
@@ -40,11 +44,14 @@ class Page:
 
     Args:
         key: of the artifacts, which Prefect lists over all runs: lower case letters, digits and dashes.
+        what: is done, for the descriptions: "Training".
+        columns: of a row, those that the table has room for; a second table has all figures of the last row. Empty:
+            the table has all of them.
         every_s: seconds between two updates.
     """
 
-    def __init__(self, key: str, *, every_s: float = 5.0) -> None:
-        self._key, self._every_s = key, every_s
+    def __init__(self, key: str, what: str, *, columns: Sequence[str] = (), every_s: float = 5.0) -> None:
+        self._key, self._what, self._columns, self._every_s = key, what, columns, every_s
         self._on = inside_run()
         self._share = 0.0
         self._rows: list[Row] = []
@@ -99,42 +106,69 @@ class Page:
     def _send_progress(self, percent: float) -> None:
         if "progress" in self._ids:
             update_progress_artifact(self._ids["progress"], progress=percent)
-        else:
-            found = create_progress_artifact(progress=percent, key=f"{self._key}-progress")
-            assert isinstance(found, UUID)
-            self._ids["progress"] = found
+            return
+        key = f"{self._key}-progress"
+        forget_earlier(key)
+        found = create_progress_artifact(progress=percent, key=key, description=f"{self._what}: percent of the work")
+        assert isinstance(found, UUID)
+        self._ids["progress"] = found
 
     def _send_table(self, rows: Sequence[Row]) -> None:
-        table = [dict(row) for row in rows]
-        if "table" not in self._ids:
-            found = create_table_artifact(table=table, key=f"{self._key}-epochs")
-            assert isinstance(found, UUID)
-            self._ids["table"] = found
+        shown = [{name: row[name] for name in self._columns or row} for row in rows]
+        self._send_rows("epochs", shown, f"{self._what}: figures, the newest last")
+        if self._columns:
+            last = [{"figure": name, "value": value} for name, value in rows[-1].items()]
+            self._send_rows("last", last, f"{self._what}: all figures of the last row")
+
+    def _send_rows(self, name: str, rows: list[dict[str, Any]], description: str) -> None:
+        if name in self._ids:
+            # Rewritten in place: one artifact per epoch would bury the page.
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._ids[name], ArtifactUpdate(data=json.dumps(rows)))
             return
-        # Rewritten in place: one artifact per epoch would bury the page.
-        with get_client(sync_client=True) as client:
-            client.update_artifact(self._ids["table"], ArtifactUpdate(data=json.dumps(table)))
+        key = f"{self._key}-{name}"
+        forget_earlier(key)
+        found = create_table_artifact(table=rows, key=key, description=description)
+        assert isinstance(found, UUID)
+        self._ids[name] = found
+
+
+def forget_earlier(key: str) -> None:
+    """Remove what an earlier attempt of the running flow has shown under a key: it would stand beside what is true now.
+
+    Args:
+        key: of the artifact that is about to be made.
+    """
+    run = str(flow_run.id)
+    if (run, key) in _made:
+        return
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[key]))
+    with get_client(sync_client=True) as client:
+        for found in client.read_artifacts(artifact_filter=wanted):
+            client.delete_artifact(found.id)
+    _made.add((run, key))
 
 
 def show_link(key: str, url: str, text: str) -> None:
     """Put a link on the page of the running step."""
-    _courtesy(lambda: create_link_artifact(link=url, link_text=text, key=key))
+    _courtesy(key, lambda: create_link_artifact(link=url, link_text=text, key=key, description=text))
 
 
-def show_markdown(key: str, text: str) -> None:
-    """Put a formatted text on the page of the running step."""
-    _courtesy(lambda: create_markdown_artifact(markdown=text, key=key))
+def show_markdown(key: str, text: str, what: str) -> None:
+    """Put a formatted text on the page of the running step; `what` says of what it is."""
+    _courtesy(key, lambda: create_markdown_artifact(markdown=text, key=key, description=what))
 
 
-def show_table(key: str, rows: Sequence[Row]) -> None:
-    """Put a table on the page of the running step."""
-    _courtesy(lambda: create_table_artifact(table=[dict(row) for row in rows], key=key))
+def show_table(key: str, rows: Sequence[Row], what: str) -> None:
+    """Put a table on the page of the running step; `what` says of what it is."""
+    _courtesy(key, lambda: create_table_artifact(table=[dict(row) for row in rows], key=key, description=what))
 
 
-def _courtesy(create: Callable[[], object]) -> None:
+def _courtesy(key: str, create: Callable[[], object]) -> None:
     if not inside_run():
         return
     try:
+        forget_earlier(key)
         create()
     except (httpx.HTTPError, PrefectException, RuntimeError) as exc:
         _complain(exc)

@@ -53,6 +53,9 @@ for _name, _value in _CLIENT_SETTINGS.items():
 set_telemetry_client()  # reads the switch again: mlflow itself was imported before it was set
 
 
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""The tag by which MLflow's pages know what an experiment is of: its runs are shown first, not traces of a chat."""
+
 UI = "http://127.0.0.1:5000"
 """Where `yard up` shows MLflow unless told otherwise; runs that know no server link there."""
 
@@ -135,7 +138,7 @@ def _experiment_id(store: MlflowClient, uri: str, name: str) -> str:
             slug = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
             location = (home() / "mlflow" / "artifacts" / slug).as_uri()
         try:
-            return str(store.create_experiment(name, artifact_location=location))
+            return str(store.create_experiment(name, artifact_location=location, tags={KIND: TRAINING}))
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -149,6 +152,8 @@ def _experiment_id(store: MlflowClient, uri: str, name: str) -> str:
             f"experiment {name!r} keeps its files with a server, found MLflow at {public_uri(uri)}: set "
             "MLFLOW_TRACKING_URI to that server's address, or take another name"
         )
+    if KIND not in experiment.tags:  # of an earlier version, or made by hand
+        store.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
     return str(experiment.experiment_id)
 
 

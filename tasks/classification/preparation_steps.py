@@ -74,7 +74,7 @@ def split(data: Path, params: SplitParams, output: Path | None) -> Path:
         for bad in report.bad:
             logger().warning("left out %s: %s", bad.path, bad.reason)
         logger().info("%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts))
-        show_markdown("split", split_markdown(report))
+        show_markdown("split", split_markdown(report), "How the images were split")
     return target
 
 
@@ -93,7 +93,7 @@ def augment(data: Path, params: AugmentParams, output: Path | None) -> Path:
         methods = ", ".join(report.methods_used) or "no method"
         text = f"{report.original_images} original and {report.augmented_images} altered images by {methods}"
         logger().info("%s; classes: %s", text, ", ".join(report.classes))
-        show_markdown("augment", f"# {text}\n\nClasses: {', '.join(report.classes)}\n")
+        show_markdown("augment", f"# {text}\n\nClasses: {', '.join(report.classes)}\n", "The altered copies")
     return target
 
 
@@ -108,7 +108,9 @@ def crop(data: Path, params: CropParams, output: Path | None) -> Path:
     target, n_images = fill("cropped", source, output, lambda folder: cropping(source, folder, box), recorded)
     if n_images is not None:
         logger().info("%d pictures of %dx%d pixels", n_images, params.width, params.height)
-        show_markdown("crop", f"# {n_images} pictures of {params.width}x{params.height} pixels\n")
+        show_markdown(
+            "crop", f"# {n_images} pictures of {params.width}x{params.height} pixels\n", "The cropped pictures"
+        )
     return target
 
 
@@ -126,7 +128,7 @@ def draw_spectrograms(data: Path, params: SpectrogramParams, output: Path | None
         for note in report.notes:
             logger().warning("%s", note)
         logger().info("%d pictures of %d recordings", report.n_images, report.n_recordings)
-        show_markdown("spectrograms", spectrogram_markdown(report))
+        show_markdown("spectrograms", spectrogram_markdown(report), "The spectrograms")
     return target
 
 

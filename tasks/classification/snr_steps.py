@@ -126,7 +126,7 @@ def grade_models(
         grades = _answer_all(sets, models, params, device, tracker=tracker, log=log)
         _write(grades, models, folder / "report", tracker)
         text = snr_markdown(grades, tracker.url)
-        show_markdown("snr", text)
+        show_markdown("snr", text, "Accuracy at every signal-to-noise ratio")
         tracker.tag("mlflow.note.content", text)
         log.info("written to %s", folder / "report")
     return tracker.run_id
@@ -156,7 +156,7 @@ def _answer_all(
     total = len(models) * len(by_snr)
     grades: list[SnrGrade] = []
     waiters = shell.Waiters("ratio")
-    with Page("snr") as page, bars() as shown:
+    with Page("snr", "Grading") as page, bars() as shown:
         for label, files in models.items():
             model = load(files, device)
             for snr_db, group in by_snr.items():

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from tasks.classification.split import SplitReport
     from tasks.tracking import Tracker
 
+NEEDED_FIRST = ("numpy", "torch", "torchvision", "tasks.classification.models", "tasks.classification.split")
+"""Imported by the first steps, the slowest of all they do: a run that waits for its server uses the time."""
+
 
 def name_training() -> str:
     """Return the name of a training run: the one in the parameters, else the run's own, else model and data."""
@@ -166,7 +169,7 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
         for bad in report.bad:
             logger().warning("left out %s: %s", bad.path, bad.reason)
         logger().info("%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts))
-        show_markdown("split", split_markdown(report))
+        show_markdown("split", split_markdown(report), "How the images were split")
     return target
 
 
@@ -193,7 +196,7 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
     """Fit the model, every epoch going to MLflow as it happens; return the folder of the training."""
     from tasks.classification.session import Session
-    from tasks.classification.tracked import train_tracked
+    from tasks.classification.tracked import TABLE_COLUMNS, train_tracked
 
     folder = stage_dir(run, TRAINING)
     check_paths(params)
@@ -202,7 +205,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
             show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
             data, cache = allowed_path(dataset), cache_dir(".")
             session = Session(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
-            with Page("training") as page, bars() as shown:
+            with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
                 train_tracked(session, tracker, page, shown, log)
     except StopAsked as exc:
         logger().info("%s", exc)
@@ -235,7 +238,7 @@ def evaluate(dataset: Path, training: Path, train: TrainParams, params: Evaluate
             log=log.warning,
         )
         text = summary(report, decision, train, tracker.url)
-        show_markdown("summary", text)
+        show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * report.grades.accuracy)
         if train.save_path is not None:

@@ -53,6 +53,8 @@ METRIC_KEYS: dict[str, str] = {
     "learning_rate": "learning_rate/last",
     "best_acc": "accuracy/best",
 }
+# Of an epoch, what the table on Prefect's page has room for.
+TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "macro_f1", "learning_rate", "best_acc")
 # report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
 TEST_KEYS: dict[str, str] = {
     "loss": "loss/test",

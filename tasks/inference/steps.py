@@ -177,7 +177,7 @@ def _batches(
 def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Path, total: int) -> "Result":
     from tasks.inference.result import collecting, now_s
 
-    with Page("prediction") as page, bars() as shown:
+    with Page("prediction", "Prediction") as page, bars() as shown:
         work, waiters = collecting(batches, files, folder, total, now_s), shell.Waiters("picture")
         while True:
             try:
@@ -228,8 +228,9 @@ def _hand_on(
     tracker.tag("prediction.device", str(about["device"]))
     text = markdown(result, about, tracker.url)
     tracker.tag("mlflow.note.content", text)
-    show_markdown("summary", text)
-    show_table("classes", [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)])
+    show_markdown("summary", text, "What was found, and where the table is")
+    counts = [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)]
+    show_table("classes", counts, "Pictures by class")
     for error in s.errors:
         log.warning("not usable: %s", error)
     if about["temperature"] is None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tasks.tracking import Tracker
 
 REPORT, SPLAT = "report", "splat"
+NEEDED_FIRST = ("numpy", "cv2", "tasks.splatting.inputs", "tasks.splatting.frames")
+"""Imported by the first steps: a run that waits for its server uses the time."""
+
 _EXPORT_SHARE, _EXPORT_S = 0.2, 600.0  # of what is left of a time limit, and at most, set aside for the export
 
 
@@ -99,7 +102,7 @@ def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
         return source
     target = stage_dir(run, FRAMES)
     if not (target / FRAMES_TABLE).is_file():
-        with Page("frames") as page, bars() as shown:
+        with Page("frames", "Choice of pictures") as page, bars() as shown:
             follow(extract_frames(source, target, params), shown, page, logger())
     rows = read_table(target / FRAMES_TABLE)
     logger().info("%d pictures taken of %d looked at", sum(row.chosen for row in rows), len(rows))
@@ -123,20 +126,20 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
         events = adopt(frames, target, max_side, params)
     else:
         events = find_poses(frames / "images", target, params, kind == "video")
-    with Page("poses") as page, bars() as shown:
+    with Page("poses", "Search for the cameras") as page, bars() as shown:
         report = follow(events, shown, page, logger())
     write_pose_report(report, frames, target / REPORT)
     write_json(target / REPORT / FIGURES, pose_figures(report))
     remember(report.scene, {"data": data, "poses": params.model_dump(mode="json")})
     logger().info("%d of %d pictures placed, %d points", report.registered, report.total, report.points)
-    show_markdown("poses", pose_markdown(report))
+    show_markdown("poses", pose_markdown(report), "How many pictures were placed, and how well")
     return Path(report.scene)
 
 
 @task(task_run_name="train-{params.preset}")
 def train(scene: Path, params: SplatParams, track: SplatTrackParams, run: str | None) -> Path:
     """Fit the Gaussians, every measurement going to MLflow as it happens; return the folder of the training."""
-    from tasks.splatting.tracked import describe_poses, fit_tracked
+    from tasks.splatting.tracked import TABLE_COLUMNS, describe_poses, fit_tracked
 
     folder = stage_dir(run, TRAINING)
     try:
@@ -144,7 +147,7 @@ def train(scene: Path, params: SplatParams, track: SplatTrackParams, run: str | 
             show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
             session = open_session(scene, folder, params, device)
-            with Page("training") as page, bars() as shown:
+            with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
                 fit_tracked(session, tracker, page, shown, log)
     except StopAsked as exc:
         logger().info("%s", exc)
@@ -172,11 +175,11 @@ def export(scene: Path, training: Path, train: SplatParams, params: ExportParams
             near_plane=train.near_plane,
             title=name_splat(),
         )
-        with Page("export") as page, bars() as shown:
+        with Page("export", "Export") as page, bars() as shown:
             follow(events, shown, page, log)
         log_result(session, target, tracker)
         text = result_markdown(session, target, tracker.url)
-        show_markdown("summary", text)
+        show_markdown("summary", text, "The result: figures and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)
     return tracker.run_id

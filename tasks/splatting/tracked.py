@@ -34,6 +34,9 @@ METRIC_KEYS = {
     "memory_bytes": "memory/bytes",
 }
 
+# Of a measurement, what the table on Prefect's page has room for.
+TABLE_COLUMNS = ("step", "train_loss", "psnr", "ssim", "n_gaussians", "steps_per_s", "seconds")
+
 
 def fit_tracked(
     session: Session,

@@ -66,7 +66,9 @@ class Yard:
 
     def epochs(self, run_id: str, rows: list[dict[str, Any]], percent: float) -> None:
         self.artifact(run_id, "progress", "training-progress", percent)
-        self.artifact(run_id, "table", "training-epochs", json.dumps(rows))
+        self.artifact(run_id, "table", "training-epochs", json.dumps([{"epoch": row["epoch"]} for row in rows]))
+        last = [{"figure": name, "value": value} for name, value in rows[-1].items()]
+        self.artifact(run_id, "table", "training-last", json.dumps(last))
 
     def read(self, run_id: str) -> dict[str, Any]:
         return dict(self.api.call("GET", f"/flow_runs/{run_id}"))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,13 @@ import httpx
 import psutil
 import pytest
 
+from deployments.alive import identity, pid_file, supervisor
+from deployments.api import api_url
 from deployments.health import check
-from deployments.pidfile import MARK, identity, only_one, pid_file, supervisor
+from deployments.pidfile import MARK, only_one
 from deployments.postgres import installed, server_user
 from deployments.postgres_keeper import postgres_keeper
-from deployments.services import LOOPBACK, free_port, healthy
+from deployments.services import LOOPBACK, ServiceError, free_port, healthy
 from deployments.stack import choose_api, running_stack, services_file, serving, stack_environment, stack_record
 from deployments.supervisor import LEAST_FREE_MIB, Plan, Supervisor
 from tasks.errors import ConfigError, StorageError
@@ -267,6 +270,22 @@ def test_a_file_of_addresses_that_nobody_answers_at_is_no_stack(home):
     assert running_stack() == {}
     (fault, *_) = check().faults
     assert fault == "the process that kept the services up is gone: `yard up` starts them again"
+
+
+def test_a_server_that_hangs_is_not_said_to_be_down(home, monkeypatch):
+    monkeypatch.setattr("deployments.stack._PATIENCE_S", 0.1)
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        url = f"http://{LOOPBACK}:{silent.getsockname()[1]}"
+        services_file().write_text(json.dumps({"prefect": url, "mlflow": url}))
+        pid_file().write_text(json.dumps({"pid": os.getpid(), "created": identity(os.getpid())}))
+        for look in (running_stack, stack_environment, choose_api, api_url):
+            with pytest.raises(ServiceError, match=f"Prefect at {url} does not answer, though process {os.getpid()} "):
+                look()
+        for words in (["runs"], ["submit", "classification", "data=/d"], ["cancel", "x"], ["run", "classification"]):
+            done = yard(home, *words)
+            assert done.returncode == 1
+            assert "does not answer, though" in done.stderr
+            assert "yard up" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A run comes into the queue of its device as its owner meant it, or not at all."""
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from deployments.api import Api, connect
 from deployments.cli import app
+from deployments.draining import announce, withdraw
 from deployments.submit import Order, Wishes, prepare, submit, submit_many
 from gpu_pools.names import asker, host_name
 from tasks.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
@@ -202,6 +204,21 @@ def decide(name, kind, message=None):
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def test_who_submits_while_the_yard_drains_is_told(yard, images):
+    announce(yard.api.url)
+    announce(yard.api.url)  # by a second stack, say
+    try:
+        sentence = r"the yard drains since \d\d:\d\d: what runs goes on, what waits starts after the next `yard up`"
+        done = CliRunner().invoke(app, ["submit", "classification", f"data={images}"])
+        assert re.fullmatch(f"note: {sentence}", done.stdout.splitlines()[-1])
+        done = CliRunner().invoke(app, ["submit", "classification", f"data={images}", "--json"])
+        assert re.fullmatch(sentence, json.loads(done.stdout)["note"])
+    finally:
+        withdraw(yard.api.url)
+    done = CliRunner().invoke(app, ["submit", "classification", f"data={images}", "--json"])
+    assert json.loads(done.stdout)["note"] is None
 
 
 def test_who_does_not_want_to_wait_is_refused_with_the_sentence(yard, images):

@@ -103,7 +103,10 @@ def test_prefect_shows_progress_a_table_a_link_and_a_summary(done):
     shown = {page.key: page for page in done.pages}
     assert shown["training-progress"].data == 100
     rows = json.loads(shown["training-epochs"].data)
-    assert [(row["step"], row["total_steps"]) for row in rows] == [(20, 60), (40, 60), (60, 60)]
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    last = {row["figure"]: row["value"] for row in json.loads(shown["training-last"].data)}
+    assert (last["step"], last["total_steps"]) == (60, 60)
+    assert all(page.description for page in done.pages)
     assert done.run_id in shown["mlflow-run"].data
     assert "12 of 12" in shown["poses"].data
 

@@ -5,6 +5,7 @@ TRAINYARD_PICTURES names a folder for the screenshots; `make pictures` puts them
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,14 @@ class Stack:
         done = subprocess.run([YARD, *words], env=self.env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def status(self) -> str:
+        return subprocess.run([YARD, "status"], env=self.env, capture_output=True, text=True, timeout=300).stdout
+
+    def pid(self, run: str) -> int:
+        """Return the process of a run, as its worker has it written down."""
+        (entry,) = (self.home / "worker").glob(f"*/{run}.json")
+        return int(json.loads(entry.read_text())["pid"])
 
     @property
     def urls(self) -> dict[str, str]:
@@ -165,6 +174,71 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     page.wait_for_timeout(8000)  # the curves are drawn some time after the page
     shoot(page, "mlflow-epochs")
     assert page.locator("svg.main-svg, .plotly, canvas").count() > 0
+
+
+def test_mlflow_opens_on_trainings_without_its_assistant_and_asks_nobody_outside(stack, page):
+    mlflow = stack.urls["mlflow"]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(mlflow)
+    page.get_by_role("link", name="classification").first.wait_for()
+    page.wait_for_timeout(3000)  # the assistant would open some time after the page
+    assert "/#/experiments?workflowType=machine_learning" in page.url
+    assert page.get_by_text("Welcome to MLflow Assistant").count() == 0
+    assert page.locator("[data-assistant-ui]:visible").count() == 0
+    shoot(page, "mlflow-first")
+    page.get_by_role("link", name="classification").first.click()
+    page.get_by_role("link", name="from-the-browser").first.wait_for()  # its runs, not traces of a chat
+    page.wait_for_timeout(2000)
+    assert "/runs" in page.url
+    shoot(page, "mlflow-experiment")
+    assert {httpx.URL(url).host for url in asked if not url.startswith(("data:", "blob:"))} == {"127.0.0.1"}
+    assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/config", timeout=60).status_code == 403
+
+
+def test_a_run_of_three_attempts_shows_the_last_one_and_a_cancelled_one_says_so(stack, dataset, page):
+    prefect = stack.urls["prefect"]
+    words = [f"dataset={dataset}", *(f"train.{key}={json.dumps(value)}" for key, value in QUICK.items())]
+    long = ["train.num_epochs=2000", "--device", "cuda:0", "--name", "three-attempts", "--json"]
+    run = json.loads(stack.yard("submit", "train_classifier", *words, *long))["id"]
+    for _ in range(2):
+        before = _updated(prefect, run)
+        stack.until(lambda before=before: _updated(prefect, run) != before, 240, "its table moves")
+        os.kill(stack.pid(run), signal.SIGKILL)
+        stack.until(lambda: stack.state(run)["type"] != "RUNNING", 60, "it was put back")
+        stack.until(lambda: stack.state(run)["type"] == "RUNNING", 120, "it goes on")
+    before = _updated(prefect, run)
+    stack.until(lambda: _updated(prefect, run) != before, 240, "its table moves")
+    keys = sorted(found["key"] for found in _artifacts(prefect, run))
+    assert keys == ["mlflow-run", "training-epochs", "training-last", "training-progress"]
+    page.goto(f"{prefect}/runs/flow-run/{run}?tab=Artifacts")
+    _open_artifacts(page)
+    shoot(page, "prefect-attempts")
+    stack.yard("cancel", run)
+    stack.until(lambda: stack.state(run)["type"] == "CANCELLED", 120, "it is cancelled")
+    page.goto(f"{prefect}/runs/flow-run/{run}?tab=Logs")
+    page.get_by_text("Cancelled").first.wait_for()
+    page.wait_for_timeout(3000)
+    shoot(page, "prefect-cancelled")
+
+
+def test_a_yard_that_drains_says_so(stack, dataset):
+    words = [f"dataset={dataset}", *(f"train.{key}={json.dumps(value)}" for key, value in QUICK.items())]
+    long = ["train.num_epochs=2000", "--device", "cuda:0", "--json"]
+    run = json.loads(stack.yard("submit", "train_classifier", *words, *long))["id"]
+    stack.until(lambda: stack.state(run)["type"] == "RUNNING", 120, "it runs")
+    ending = subprocess.Popen([YARD, "down"], env=stack.env, stdout=subprocess.DEVNULL)
+    try:
+        stack.until(lambda: "fault: the yard drains since" in stack.status(), 60, "the status says so")
+        assert "note: the yard drains since" in stack.yard("submit", "train_classifier", *words)
+    finally:
+        stack.yard("cancel", run)
+        assert ending.wait(120) == 0
+
+
+def _updated(prefect: str, run: str) -> str:
+    """Return when the table of a run was written last, and which one it is."""
+    return str([(found["id"], found["updated"]) for found in _artifacts(prefect, run) if found["type"] == "table"])
 
 
 def _open_artifacts(page: Page) -> None:
