@@ -9,7 +9,7 @@ from tasks.errors import ConfigError, DatasetError
 from tasks.splatting.colmap_job import Job
 from tasks.splatting.named_pictures import smaller_copies
 from tasks.splatting.params import PosesParams
-from tasks.splatting.photos import photographs
+from tasks.splatting.photos import INPUT, photographs, photographs_given
 from tasks.splatting.picked import IMAGES
 from tasks.splatting.poses import PoseEvent, adopt_poses
 from tasks.splatting.stage_events import Note
@@ -18,7 +18,7 @@ from tasks.splatting.transforms import TRANSFORMS, known_of
 Kind = Literal["video", "photos", "colmap", "transforms"]
 
 _MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "colmap_text", ".")
-_PICTURE_PLACES = (IMAGES, "input", "dense/images")
+_PICTURE_PLACES = (IMAGES, INPUT, "dense/images")
 _BLENDER = "transforms_train.json"  # of synthetic scenes, beside others for validation and test
 _ABOVE = 3  # folders: sparse/0 of colmap
 
@@ -42,7 +42,7 @@ def recognise(path: Path) -> Kind:
         return "transforms"
     if _model(path) is not None:
         return "colmap"
-    if photographs(path):
+    if photographs_given(path):
         return "photos"
     held = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")

@@ -20,6 +20,9 @@ from tasks.splatting.sharpness import look
 from tasks.splatting.stage_events import Note, StageProgress
 from tasks.workspace import allowed_link
 
+INPUT = "input"
+"""What other trainers of splats call the folder of photographs before COLMAP has seen them."""
+
 UNREADABLE_SHARE = 0.1
 """Up to this share of photographs may be unreadable; more, and something is wrong with the folder."""
 
@@ -40,6 +43,18 @@ def photographs(folder: Path) -> list[Path]:
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     ]
     return sorted(found, key=lambda path: ([_part(part) for part in re.split(r"(\d+)", path.name)], path.name))
+
+
+def photographs_given(source: Path) -> list[Path]:
+    """Return the photographs of a folder that a person gave: its own, else those in `images` or `input` below it.
+
+    Raises:
+        ConfigError: one is a link that leads outside the allowed roots.
+    """
+    for folder in (source, source / IMAGES, source / INPUT):
+        if folder.is_dir() and (found := photographs(allowed_link(folder))):
+            return found
+    return []
 
 
 def _part(text: str) -> tuple[int, int, str]:
@@ -78,7 +93,7 @@ def extract_photos(
 
 
 def _found(source: Path) -> list[Path]:
-    found = photographs(source)
+    found = photographs_given(source)
     if found:
         return found
     other = sorted({path.suffix.lower() for path in source.iterdir() if path.is_file()})

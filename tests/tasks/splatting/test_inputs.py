@@ -10,6 +10,7 @@ from tasks.splatting.colmap_model import PinholeModel, quaternion_of, write_mode
 from tasks.splatting.demo_scene import looking_at
 from tasks.splatting.inputs import adopt, recognise
 from tasks.splatting.params import PosesParams
+from tasks.splatting.photos import photographs_given
 from tasks.splatting.scene import load_picture, read_scene
 from tasks.splatting.stage_events import Note
 
@@ -44,6 +45,15 @@ def test_a_transforms_file_comes_before_all_else(tmp_path):
 def test_pictures_alone_are_photographs(tmp_path):
     picture(tmp_path / "a.jpg")
     assert recognise(tmp_path) == "photos"
+
+
+@pytest.mark.parametrize("name", ["images", "input"])
+def test_photographs_may_lie_where_other_trainers_want_them(tmp_path, name):
+    picture(tmp_path / name / "a.jpg")
+    assert recognise(tmp_path) == "photos"
+    assert photographs_given(tmp_path) == [tmp_path / name / "a.jpg"]
+    picture(tmp_path / "b.jpg")
+    assert photographs_given(tmp_path) == [tmp_path / "b.jpg"]
 
 
 def test_a_folder_of_other_things_is_refused_with_what_it_holds(tmp_path):

@@ -211,6 +211,45 @@ def test_a_colmap_model_that_is_there_already_is_taken_over(found, pictures, tmp
     np.testing.assert_allclose(scene.centers, read_scene(found[0][-1].scene).centers, atol=1e-9)
 
 
+READ = """
+import sys, pycolmap
+model = pycolmap.Reconstruction(sys.argv[1])
+print(model.num_points3D(), model.compute_mean_track_length(), model.compute_mean_reprojection_error())
+"""
+
+
+@pytest.mark.parametrize("k1", [0.0, -0.1])
+def test_points_that_lack_are_triangulated_from_the_known_cameras(cameras, pictures, tmp_path, k1):
+    first = cameras[0]
+    frames = [
+        {
+            "file_path": f"{camera.name}.jpg",
+            "transform_matrix": (np.linalg.inv(camera.world_to_camera) @ np.diag([1.0, -1, -1, 1])).tolist(),
+        }
+        for camera in cameras
+    ]
+    lens = {"fl_x": first.fx, "fl_y": first.fy, "cx": first.cx, "cy": first.cy, "k1": k1}
+    (pictures / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    events = list(adopt(pictures, tmp_path, 640, PARAMS))
+    (pictures / "transforms.json").unlink()
+    report, scene = events[-1], read_scene(events[-1].scene)
+    steps = [event.stage for event in events if isinstance(event, StageProgress)]
+    assert list(dict.fromkeys(steps)) == ["features", "matches", "points", "undistort"]
+    assert report.points == len(scene.points) > 300
+    assert 2 < report.track_length < N
+    assert report.reprojection_error_px < (0.5 if k1 == 0 else 3)  # the pictures were taken without distortion
+    assert np.ptp(scene.colors.astype(int), axis=0).min() > 50
+    np.testing.assert_allclose(scene.centers, [camera.center for camera in cameras], atol=1e-9)
+    model = report.scene / "sparse" / "0"
+    command = [sys.executable, "-c", READ, str(model)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert int(said[0]) == report.points
+    assert [float(value) for value in said[1:]] == pytest.approx(
+        [report.track_length, report.reprojection_error_px], rel=0.2
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["colmap.log", "job.json", "known.json", "undistorted"]
+
+
 RENAME = """
 import sys, pycolmap
 source, target, prefix = sys.argv[1:]
