@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if not Path("/dev/nvidiactl").exists():  # our kernels in Triton, interpreted: the same operations lane by lane
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Slots of its own: the tests must neither wait for the yard of this machine nor keep it waiting.
 os.environ["TRAINYARD_LOCK_DIR"] = tempfile.mkdtemp(prefix="trainyard-test-locks-")
 atexit.register(shutil.rmtree, os.environ["TRAINYARD_LOCK_DIR"], ignore_errors=True)

@@ -179,6 +179,40 @@ def _cancel(futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> None:
         future.cancel()
 
 
+def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches on the device; a GPU fetches each, on a stream of its own, while it computes on the one before.
+
+    Args:
+        batches: on the host; page-locked for a GPU.
+        device: where they shall be; on the CPU they are yielded as they are.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    fetched: tuple[Tensor, Tensor] | None = None
+    for images, labels in batches:
+        ready, fetched = fetched, _fetched(images, labels, device, stream)
+        if ready is not None:
+            yield ready
+        _use_here(fetched, stream)
+    if fetched is not None:
+        yield fetched
+
+
+def _fetched(images: Tensor, labels: Tensor, device: torch.device, stream: torch.cuda.Stream) -> tuple[Tensor, Tensor]:
+    with torch.cuda.stream(stream):
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _use_here(batch: tuple[Tensor, Tensor], stream: torch.cuda.Stream) -> None:
+    """Let the current stream wait for the copy, and keep the memory until it is done with it."""
+    current = torch.cuda.current_stream()
+    current.wait_stream(stream)
+    for tensor in batch:
+        tensor.record_stream(current)
+
+
 class Normalise:
     """Turn (B, 3, S, S) uint8 into the float32 the models take, on the device."""
 

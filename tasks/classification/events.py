@@ -40,6 +40,9 @@ class EpochMetrics:
     best_acc: float  # highest val_acc so far
     is_best: bool  # this epoch's weights are the best so far
     seconds: float  # spent on the epoch, training and validation, in all processes that worked on it
+    images_per_s: float | None = None  # trained in this epoch by the last process that worked on it
+    wait_share: float | None = None  # of that time, waiting for data, in [0, 1]
+    memory_mib: float | None = None  # most memory in use so far, of the GPU; on a CPU of the process
     notes: tuple[str, ...] = ()  # what a person should know: a halved batch, an early stop
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tasks.classification.data import Batches, Normalise
+from tasks.classification.data import Batches, Normalise, ahead
 from tasks.classification.precision import Precision, autocast
 
 
@@ -17,21 +17,18 @@ def predict(
     model.eval()
     normalise = Normalise(device)
     n_chunks = 1
-    for images, labels in batches.epoch(0):
+    for images, labels in ahead(batches.epoch(0), device):
         logits = None
         while logits is None:
             try:
                 with autocast(device, precision):
-                    pieces = [
-                        model(normalise(piece.to(device, non_blocking=True))).float()
-                        for piece in images.chunk(n_chunks)
-                    ]
+                    pieces = [model(normalise(piece)).float() for piece in images.chunk(n_chunks)]
                 logits = torch.cat(pieces)
             except RuntimeError as exc:
                 if not ran_out_of_memory(exc) or n_chunks >= len(images):
                     raise
                 n_chunks *= 2
-        yield logits, labels.to(device, non_blocking=True)
+        yield logits, labels
 
 
 def ran_out_of_memory(exc: RuntimeError) -> bool:

@@ -55,6 +55,12 @@ METRIC_KEYS: dict[str, str] = {
 }
 # Of an epoch, what the table on Prefect's page has room for.
 TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "macro_f1", "learning_rate", "best_acc")
+# How fast it goes; beside the sixteen figures in MLflow, not in the table.
+PACE_KEYS: dict[str, str] = {
+    "images_per_s": "speed/images_per_s",
+    "wait_share": "speed/data_wait_share",
+    "memory_mib": "memory/peak_mib",
+}
 # report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
 TEST_KEYS: dict[str, str] = {
     "loss": "loss/test",
@@ -151,9 +157,9 @@ class _Recorder:
 
 
 def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
-    """Log the sixteen figures of an epoch, with the time it ended."""
-    values = asdict(epoch.metrics)
-    tracker.metrics({key: values[field] for field, key in METRIC_KEYS.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
+    """Log the sixteen figures of an epoch and its pace, with the time it ended."""
+    values, keys = asdict(epoch.metrics), METRIC_KEYS | PACE_KEYS
+    tracker.metrics({key: values[field] for field, key in keys.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
 
 
 def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
@@ -171,8 +177,12 @@ def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
         f"epoch {metrics.epoch}/{metrics.total_epochs}: "
         f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
         f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{star}; macro F1 {metrics.macro_f1:.3f}; "
-        f"{metrics.seconds:.1f} s, about {left_s:.0f} s left"
+        f"{metrics.seconds:.1f} s{_pace(metrics)}, about {left_s:.0f} s left"
     )
+
+
+def _pace(metrics: EpochMetrics) -> str:
+    return "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} images/s)"
 
 
 def name_of(dataset: Path) -> str:

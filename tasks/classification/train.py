@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.classification.data import Batches, Normalise, batch_indices
+from tasks.classification.data import Batches, Normalise, ahead, batch_indices
 from tasks.classification.events import BatchDone, EpochMetrics
 from tasks.classification.generators import generator_states, set_generator_states
 from tasks.classification.inference import predict, ran_out_of_memory
+from tasks.classification.late import Late, Pace
 from tasks.classification.metrics import Grader, Grades
 from tasks.classification.mixing import mirror_half, mix_pairs
 from tasks.classification.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
 from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, autocast
 from tasks.errors import TrainingError
+from tasks.memory import memory_in_use
 
 
 class Trainer:
@@ -71,6 +73,8 @@ class Trainer:
         self.stopped = False
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right answers, images
         self._seconds = 0.0
+        self._late = Late(device)
+        self._pace = Pace()
         self._notes: list[str] = []
 
     @property
@@ -111,7 +115,8 @@ class Trainer:
         steps_per_epoch = -(-n_batches // group_size)
         self.model.train()
         group: list[tuple[Tensor, Tensor]] = []
-        for number, batch in enumerate(train.epoch(self.epoch, self.batch), self.batch + 1):
+        loaded = self._pace.waited(ahead(train.epoch(self.epoch, self.batch), self.device), self._clock)
+        for number, batch in enumerate(loaded, self.batch + 1):
             group.append(batch)
             if len(group) < group_size and number < n_batches:
                 continue
@@ -119,8 +124,8 @@ class Trainer:
             group.clear()
             self._update(learning_rate(self.params, self.step, steps_per_epoch))
             self.batch = number
-            if self.step % 50 == 0:
-                self._check_finite()
+            if self.step % 50 == 0:  # of a GPU the sum is looked at once it is there, without waiting for it
+                self._check_finite(self._late.exchange(self._sums[0]))
             yield BatchDone(self.epoch, self.batch, n_batches)
         self._check_finite()
 
@@ -134,7 +139,8 @@ class Trainer:
                     scale = 1 / (len(group) * len(labels))
                     for piece in batch_indices(len(labels), self._piece, range(len(labels))):
                         draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
-                        sums += self._backward_piece(images[piece], labels[piece], weights, scale, draws)
+                        part = slice(int(piece[0]), int(piece[-1]) + 1)  # a view: nothing is copied
+                        sums += self._backward_piece(images[part], labels[part], weights, scale, draws)
                 self._sums += sums
                 return
             except RuntimeError as exc:
@@ -164,8 +170,7 @@ class Trainer:
         self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, rng: np.random.Generator
     ) -> Tensor:
         """Backpropagate `scale` times the summed loss; return (3,): summed loss, right answers, images."""
-        x = self._normalise(images.to(self.device, non_blocking=True))
-        y = labels.to(self.device, non_blocking=True)
+        x, y = self._normalise(images), labels
         if self.params.horizontal_flip:
             x = mirror_half(x, rng)
         mix, other = 1.0, y
@@ -201,8 +206,9 @@ class Trainer:
             self.ema.update(self.step)
         self.step += 1
 
-    def _check_finite(self) -> None:
-        loss = float(self._sums[0])
+    def _check_finite(self, total: float | None = None) -> None:
+        """Raise where the summed loss is not finite; None: as it stands now, which waits for a GPU."""
+        loss = float(self._sums[0]) if total is None else total
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} in epoch {self.epoch}, by batch {self.batch}, at learning rate "
@@ -212,6 +218,7 @@ class Trainer:
 
     def _finish_epoch(self, val: Batches, started: float) -> EpochMetrics:
         """Validate, compare with the best so far, and move on to the next epoch."""
+        pace, self._pace = self._pace, Pace()
         for logits, labels in predict(self.graded_model, val, self.device, self.precision):
             self._grader.update(logits, labels)
         grades = self._grader.compute()
@@ -237,6 +244,9 @@ class Trainer:
             best_acc=self.best_acc,
             is_best=is_best,
             seconds=self._seconds + self._clock() - started,
+            images_per_s=pace.images_per_s,
+            wait_share=pace.wait_share,
+            memory_mib=memory_in_use(self.device) / 2**20,
             notes=tuple(self._notes),
         )
         self._sums.zero_()

@@ -15,9 +15,13 @@ from tasks.errors import ConfigError, GpuError
 from tasks.splatting.cameras import Camera
 from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.rasterizer import Rendered
+from tasks.splatting.triton_parts import triton_part
 
 _KERNELS = "gsplat.csrc"
 """Where gsplat looks for compiled kernels before it has torch build them."""
+
+_MOST_CAMERAS = 4096
+"""Cameras whose matrices are kept on the GPU, 100 bytes each."""
 
 
 class CudaRasterizer:
@@ -39,6 +43,8 @@ class CudaRasterizer:
                 "or take device cpu"
             )
         self._rasterization = load_gsplat(kernels)
+        self._kernels = sys.modules.get(_KERNELS)
+        self._cameras: dict[int, tuple[Camera, Tensor, Tensor]] = {}
         self.near_plane = near_plane
 
     def __call__(
@@ -53,10 +59,41 @@ class CudaRasterizer:
         with_depth: bool = False,
     ) -> Rendered:
         """Draw one picture; see `Rasterizer`."""
-        device = gaussians.means.device
-        if pose is None:
-            pose = torch.as_tensor(camera.world_to_camera, dtype=torch.float32, device=device)
-        lens = [[camera.fx, 0.0, camera.cx], [0.0, camera.fy, camera.cy], [0.0, 0.0, 1.0]]
+        own_pose, lens = self._placed(camera, gaussians.means.device)
+        pose = own_pose if pose is None else pose
+        fused = triton_part("fused_draw", gaussians.means.device)
+        if with_depth or fused is None or self._kernels is None:
+            return self._by_gsplat(gaussians, camera, pose, lens, sh_degree, background, antialiased, with_depth)
+        size = (camera.width, camera.height)
+        view = fused.View(lens, *size, self.near_plane, sh_degree, antialiased)
+        g = gaussians
+        fitted = (g.means, g.scales, g.quats, g.opacities, g.sh0, g.shN)
+        picture, alphas = fused.Draw.apply(*fitted, pose, background, view, self._kernels)
+        return Rendered(picture, alphas, None, view.centers, view.radii)
+
+    def _placed(self, camera: Camera, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return world to camera (4, 4) and the intrinsics (1, 3, 3); a camera is put on the GPU once."""
+        known = self._cameras.get(id(camera))
+        if known is None or known[1].device != device:
+            if len(self._cameras) >= _MOST_CAMERAS:
+                self._cameras.clear()
+            pose = torch.as_tensor(camera.world_to_camera, dtype=torch.float32).to(device)
+            lens = torch.tensor([[[camera.fx, 0.0, camera.cx], [0.0, camera.fy, camera.cy], [0.0, 0.0, 1.0]]])
+            known = self._cameras[id(camera)] = (camera, pose, lens.to(device))  # held, so that the id stays its own
+        return known[1], known[2]
+
+    def _by_gsplat(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        pose: Tensor,
+        lens: Tensor,
+        sh_degree: int,
+        background: Tensor | None,
+        antialiased: bool,
+        with_depth: bool,
+    ) -> Rendered:
+        """Draw by gsplat's own function: depths, and all where Triton is not to be had."""
         colors, alphas, meta = self._rasterization(
             means=gaussians.means,
             quats=gaussians.quats,
@@ -64,7 +101,7 @@ class CudaRasterizer:
             opacities=torch.sigmoid(gaussians.opacities),
             colors=torch.cat([gaussians.sh0, gaussians.shN], 1),
             viewmats=pose[None],
-            Ks=torch.tensor([lens], device=device),
+            Ks=lens,
             width=camera.width,
             height=camera.height,
             near_plane=self.near_plane,
@@ -78,15 +115,8 @@ class CudaRasterizer:
         if background is not None:
             # Not by gsplat: it would want a background for the depths as well.
             picture = picture + (1 - alpha)[..., None] * background
-        radii = meta["radii"][0]  # (N, 2) along both axes, or (N,) of older releases
-        radii = radii.amax(-1) * (radii > 0).all(-1) if radii.ndim == 2 else radii
-        return Rendered(
-            picture,
-            alpha,
-            colors[0, ..., 3].detach() if with_depth else None,
-            _watched(meta["means2d"]),
-            radii.float(),
-        )
+        depths = colors[0, ..., 3].detach() if with_depth else None
+        return Rendered(picture, alpha, depths, _watched(meta["means2d"]), meta["radii"][0])
 
 
 def _watched(means2d: Tensor) -> Tensor:

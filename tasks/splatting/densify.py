@@ -62,9 +62,9 @@ class Densify:
         grad = rendered.means2d.grad
         assert grad is not None, "the rasteriser leaves the gradient of means2d"
         height, width = rendered.alphas.shape
-        half = torch.tensor([width / 2, height / 2], device=grad.device)
-        visible = rendered.radii > 0
-        self.pull += torch.where(visible, (grad * half).norm(dim=1), 0.0)
+        visible = rendered.visible
+        pull = torch.hypot(grad[:, 0] * (width / 2), grad[:, 1] * (height / 2))
+        self.pull += torch.where(visible, pull, 0.0)
         self.seen += visible
 
     def _grow(self, optimizer: SplatOptimizer) -> None:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from tasks.errors import TrainingError
+from tasks.memory import memory_in_use
 from tasks.splatting.densify import Densify
 from tasks.splatting.exposure import Exposures
 from tasks.splatting.fit_events import Done, End, FitResult, Measured, Measurement, Note, StepsDone
 from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.loss import photo_loss
+from tasks.splatting.loss import penalty, photo_loss
 from tasks.splatting.losses import Losses
 from tasks.splatting.mcmc import Mcmc
 from tasks.splatting.measure import MAX_PREVIEWS, mean_score, measure
-from tasks.splatting.memory import memory_in_use
 from tasks.splatting.optimizer import SplatOptimizer
 from tasks.splatting.pose_opt import PoseCorrections
 from tasks.splatting.presets import Settings
@@ -185,11 +185,10 @@ class Fit:
         s, colors = self.settings, rendered.colors
         if self.exposures:
             colors = self.exposures.apply(colors, index)
-        loss = photo_loss(colors, shot.truth, shot.mask, s.ssim_lambda, num_threads=self._num_threads)
-        if s.opacity_reg:
-            loss = loss + s.opacity_reg * torch.sigmoid(self.gaussians.opacities).mean()
-        if s.scale_reg:
-            loss = loss + s.scale_reg * torch.exp(self.gaussians.scales).mean()
+        counted, n = shot.n_counted, self._num_threads
+        loss = photo_loss(colors, shot.rgb, shot.mask, s.ssim_lambda, n_counted=counted, num_threads=n)
+        if s.opacity_reg or s.scale_reg:
+            loss = loss + penalty(self.gaussians, s.opacity_reg, s.scale_reg)
         if self.exposures:
             loss = loss + self.exposures.penalty(index)
         return loss

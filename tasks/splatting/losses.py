@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tasks.errors import TrainingError
@@ -48,8 +49,8 @@ class Losses:
             TrainingError: a loss is not finite.
         """
         unread, self._unread = self._unread, []
-        for step, picture, tensor in unread:
-            loss = float(tensor)
+        values = torch.stack([tensor for _, _, tensor in unread]).tolist() if unread else []  # one wait for a GPU
+        for (step, picture, _), loss in zip(unread, values, strict=True):
             self.check(step, picture, loss)
             if step == self._measured_at:  # the first one after a measurement
                 self._since = [0.0, 0.0]

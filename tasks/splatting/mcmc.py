@@ -15,6 +15,7 @@ from tasks.splatting.optimizer import SplatOptimizer
 from tasks.splatting.presets import Settings
 from tasks.splatting.quaternions import rotation_matrices
 from tasks.splatting.rasterizer import Rendered
+from tasks.splatting.triton_parts import triton_part
 
 MAX_COPIES = 51  # at one place in one refinement; what is above counts as that many
 # Noise fades where a Gaussian is opaque: 1 / (1 + exp(-100 * ((1 - opacity) - 0.995))), eq. 8. Above this opacity it
@@ -47,7 +48,7 @@ class Mcmc:
         if s.refine_start < step < s.refine_stop and step % s.refine_every == 0:
             self._relocate(optimizer)
             self._grow(optimizer)
-        self._shake(optimizer, means_lr * s.noise_lr)
+        self._shake(optimizer, step, means_lr * s.noise_lr)
 
     @torch.no_grad()
     def _relocate(self, optimizer: SplatOptimizer) -> None:
@@ -88,9 +89,14 @@ class Mcmc:
         )
 
     @torch.no_grad()
-    def _shake(self, optimizer: SplatOptimizer, scale: float) -> None:
+    def _shake(self, optimizer: SplatOptimizer, step: int, scale: float) -> None:
         """Move transparent Gaussians at random, along their own axes by their own extent (eq. 9)."""
         g = optimizer.gaussians
+        if scale and (fused := triton_part("triton_steps", g.means.device)):
+            curve = {"steepness": NOISE_STEEPNESS, "centre": NOISE_CENTRE, "still": STILL}
+            seed = (self._settings.seed % 2**31 << 32) + step  # noise of its own for every step, the same when resumed
+            fused.shake(g.means, g.scales, g.quats, g.opacities, seed=seed, strength=scale, **curve)
+            return
         opacities = torch.sigmoid(g.opacities)
         rows = (opacities < STILL).nonzero()[:, 0]
         if scale == 0 or not len(rows):

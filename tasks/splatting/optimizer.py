@@ -1,6 +1,6 @@
 """Adam over the tensors of Gaussians that come and go while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from tasks.splatting.gaussians import Gaussians
+from tasks.splatting.triton_parts import triton_part
 
 BETA1, BETA2 = 0.9, 0.999
 # Source: upstream gsplat examples/simple_trainer.py. Gradients by Gaussians are tiny; the usual 1e-8 would damp them.
@@ -25,7 +26,7 @@ class SplatOptimizer:
 
     def __init__(self, gaussians: Gaussians) -> None:
         self.gaussians = gaussians
-        self.steps = torch.zeros((), dtype=torch.float32, device=gaussians.means.device)
+        self.n_steps = 0
         self.first = {name: torch.zeros_like(tensor) for name, tensor in gaussians.tensors().items()}
         self.second = {name: torch.zeros_like(tensor) for name, tensor in gaussians.tensors().items()}
         self._set(gaussians.tensors())
@@ -41,18 +42,28 @@ class SplatOptimizer:
         Args:
             rates: the learning rate of every tensor, by name.
         """
-        before = self.steps.clone()
-        for name, tensor in self.gaussians.tensors().items():
-            if tensor.grad is None or tensor.numel() == 0:  # shN of degree 0 holds nothing
-                continue
-            self.steps.copy_(before)  # one count for all tensors; each call adds one to it
+        moved = [(name, t) for name, t in self.gaussians.tensors().items() if t.grad is not None and t.numel()]
+        self.n_steps += 1
+        if fused := triton_part("triton_steps", self.gaussians.means.device):
+            rows = [fused.Moved(t, t.grad, self.first[name], self.second[name], rates[name]) for name, t in moved]
+            fused.adam(rows, self.n_steps, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
+        else:
+            self._step_each(moved, rates)
+        for _, tensor in moved:
+            tensor.grad = None
+
+    def _step_each(self, moved: Sequence[tuple[str, Tensor]], rates: Mapping[str, float]) -> None:
+        """Take the step by one call of torch per tensor, as each has a learning rate of its own."""
+        for name, tensor in moved:
+            assert tensor.grad is not None, "only such are moved"
+            before = torch.full((), float(self.n_steps - 1), device=tensor.device)  # each call adds one to it
             adam(
                 [tensor],
                 [tensor.grad],
                 [self.first[name]],
                 [self.second[name]],
                 [],
-                [self.steps],
+                [before],
                 fused=True,
                 amsgrad=False,
                 beta1=BETA1,
@@ -62,7 +73,6 @@ class SplatOptimizer:
                 eps=EPSILON,
                 maximize=False,
             )
-            tensor.grad = None
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
@@ -109,7 +119,7 @@ class SplatOptimizer:
             "gaussians": {name: tensor.detach() for name, tensor in self.gaussians.tensors().items()},
             "first": self.first,
             "second": self.second,
-            "steps": self.steps,
+            "steps": torch.tensor(float(self.n_steps)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -117,5 +127,5 @@ class SplatOptimizer:
         device = self.gaussians.means.device
         self.first = {name: tensor.to(device) for name, tensor in state["first"].items()}
         self.second = {name: tensor.to(device) for name, tensor in state["second"].items()}
-        self.steps = state["steps"].to(device)
+        self.n_steps = int(state["steps"])
         self._set({name: tensor.to(device) for name, tensor in state["gaussians"].items()})

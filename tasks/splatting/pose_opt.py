@@ -29,17 +29,15 @@ class PoseCorrections:
         stacked = [torch.as_tensor(camera.world_to_camera, dtype=torch.float64) for camera in cameras]
         self._given = torch.stack(stacked).to(device)  # (n, 4, 4)
         self.values = torch.zeros(len(cameras), 9, device=device, requires_grad=True)  # shift, then the 6 of the turn
+        self._last_row = torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=device)  # put there once: doing it waits for a GPU
         self._rate = rate
         self._optimizer = torch.optim.Adam([self.values], lr=rate, weight_decay=decay)
 
     def pose(self, index: int) -> Tensor:
         """Return world to camera of a picture, (4, 4) float32, differentiable."""
         turn, shift = rigid(self.values[index])
-        correction = torch.cat([torch.cat([turn, shift[:, None]], 1), self._last_row()])
+        correction = torch.cat([torch.cat([turn, shift[:, None]], 1), self._last_row])
         return correction @ self._given[index].float()
-
-    def _last_row(self) -> Tensor:
-        return torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=self.values.device)
 
     def step(self, progress: float) -> None:
         """Take one step from the gradients, and drop them.
@@ -79,8 +77,8 @@ class PoseCorrections:
 
 def rigid(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rotation (3, 3) and shift (3,) of nine numbers; zeros: none of either."""
-    first = values[3:6] + torch.tensor([1.0, 0.0, 0.0], dtype=values.dtype, device=values.device)
-    second = values[6:9] + torch.tensor([0.0, 1.0, 0.0], dtype=values.dtype, device=values.device)
+    axes = torch.eye(3, dtype=values.dtype, device=values.device)  # made there: what is sent there is waited for
+    first, second = values[3:6] + axes[0], values[6:9] + axes[1]
     x = torch.nn.functional.normalize(first, dim=0)
     y = torch.nn.functional.normalize(second - (x @ second) * x, dim=0)
     return torch.stack([x, y, torch.linalg.cross(x, y)]), values[:3]

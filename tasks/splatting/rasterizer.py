@@ -17,7 +17,13 @@ class Rendered:
     alphas: Tensor  # (H, W) in [0, 1]
     depths: Tensor | None  # (H, W) alpha-weighted mean depth, world units, 0 where nothing is; None: not asked for
     means2d: Tensor  # (N, 2) pixels; its .grad after backward is the gradient of the loss by it
-    radii: Tensor  # (N,) pixels, 0: not in the picture
+    radii: Tensor  # (N,), or (N, 2) along both axes, pixels; 0: not in the picture
+
+    @property
+    def visible(self) -> Tensor:
+        """Return which Gaussians are in the picture, (N,) bool."""
+        inside = self.radii > 0
+        return inside.all(-1) if inside.ndim == 2 else inside
 
 
 class Rasterizer(Protocol):

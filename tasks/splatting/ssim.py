@@ -2,6 +2,8 @@
 
 SSIM with a Gaussian window of 11x11 pixels, sigma 1.5, only where the whole window lies in the picture ("valid"
 padding, as upstream gsplat trains; 3DGS pads with zeros, which makes borders count as dark).
+Variances are differences of large numbers beside 9e-4, so pictures are taken less the mean of each of their
+channels: of a flat picture nothing is left that could cancel.
 Source: Wang et al. 2004, "Image quality assessment"; loss of 3DGS (arXiv:2308.04079) eq. 7.
 """
 
@@ -38,14 +40,14 @@ def _smooth(source: Floats, at: np.uint64, step: np.uint64, out: Floats, to: np.
 
 
 @kernel
-def _across(first: int, step: int, image: Floats, target: Floats, maps: Floats) -> None:
-    """Smooth x, y, x^2 + y^2 and x y along each row: maps (4, H, M) from pictures (H, 3 W)."""
+def _across(first: int, step: int, image: Floats, target: Floats, center: Floats, maps: Floats) -> None:
+    """Smooth x, y, x^2 + y^2 and x y along each row: maps (4, H, M) from pictures (H, 3 W), less center (2, 3 W)."""
     height, width = image.shape
     row = np.empty(4 * width, np.float32)
     flat, n, size = maps.reshape(-1), np.uint64(maps.shape[2]), np.uint64(width)
     for y in range(first, height, step):
         for i in range(size):
-            a, b = image[y, i], target[y, i]
+            a, b = image[y, i] - center[0, i], target[y, i] - center[1, i]
             row[i], row[size + i] = a, b
             row[size + size + i], row[size + size + size + i] = a * a + b * b, a * b
         for part in range(4):
@@ -54,18 +56,17 @@ def _across(first: int, step: int, image: Floats, target: Floats, maps: Floats) 
 
 
 @kernel
-def _compare(row: Floats, slopes: Floats, y: int, values: Floats) -> None:
+def _compare(row: Floats, center: Floats, slopes: Floats, y: int, values: Floats) -> None:
     """Write the SSIM of one row from its four smooth parts, row (4, M), and what it changes by, slopes (3, H, M)."""
     for i in range(np.uint64(len(values))):
-        x_mean, y_mean = row[0, i], row[1, i]
-        product = TWO * x_mean * y_mean
-        squares = x_mean * x_mean + y_mean * y_mean
-        a1, a2 = product + C1, TWO * row[3, i] - product + C2
-        b1, b2 = squares + C1, row[2, i] - squares + C2
+        x_off, y_off = row[0, i], row[1, i]
+        x_mean, y_mean = x_off + center[0, i], y_off + center[1, i]
+        a1, a2 = TWO * x_mean * y_mean + C1, TWO * (row[3, i] - x_off * y_off) + C2
+        b1, b2 = x_mean * x_mean + y_mean * y_mean + C1, row[2, i] - (x_off * x_off + y_off * y_off) + C2
         inverse = ONE / (b1 * b2)
         value = a1 * a2 * inverse
         values[i] = value
-        slopes[0, y, i] = TWO * inverse * (y_mean * (a2 - a1) - x_mean * value * (b2 - b1))
+        slopes[0, y, i] = TWO * inverse * (y_mean * a2 - y_off * a1 - value * (x_mean * b2 - x_off * b1))
         slopes[1, y, i] = -value * b1 * inverse
         slopes[2, y, i] = TWO * a1 * inverse
 
@@ -80,7 +81,7 @@ def _sum(values: Floats) -> float:
 
 
 @kernel
-def _down(first: int, step: int, maps: Floats, slopes: Floats, sums: NDArray[np.float64]) -> None:
+def _down(first: int, step: int, maps: Floats, center: Floats, slopes: Floats, sums: NDArray[np.float64]) -> None:
     """Finish the smoothing, and compare: sums (H,) of SSIM per row, slopes (3, H + 20, M) within ten rows of zeros."""
     n = maps.shape[2]
     row, values = np.empty((4, n), np.float32), np.empty(n, np.float32)
@@ -89,13 +90,21 @@ def _down(first: int, step: int, maps: Floats, slopes: Floats, sums: NDArray[np.
         for part in range(4):
             at = np.uint64((part * maps.shape[1] + y) * n)
             _smooth(flat, at, np.uint64(n), flat_row, np.uint64(part * n), np.uint64(n))
-        _compare(row, slopes, y + EDGE, values)
+        _compare(row, center, slopes, y + EDGE, values)
         sums[y] = _sum(values)
 
 
 @kernel
 def _back(
-    first: int, step: int, image: Floats, target: Floats, slopes: Floats, l1: np.float32, ssim: np.float32, out: Floats
+    first: int,
+    step: int,
+    image: Floats,
+    target: Floats,
+    center: Floats,
+    slopes: Floats,
+    l1: np.float32,
+    ssim: np.float32,
+    out: Floats,
 ) -> None:
     """Write the gradient (H, 3 W) of l1 * |x - y| - ssim * SSIM, each summed over all."""
     height, width = image.shape
@@ -111,6 +120,7 @@ def _back(
         for i in range(np.uint64(width)):
             a, b = image[y, i], target[y, i]
             sign = l1 if a > b else (-l1 if a < b else np.float32(0))
+            a, b = a - center[0, i], b - center[1, i]
             out[y, i] = sign - ssim * (back[0, i] + TWO * a * back[1, i] + b * back[2, i])
 
 
@@ -133,13 +143,19 @@ def _rows(picture: Tensor, name: str) -> Floats:
     return picture.detach().contiguous().numpy().reshape(picture.shape[0], -1)
 
 
-def _ssim(image: Floats, target: Floats, n_threads: int) -> tuple[float, Floats]:
+def _center(image: Floats, target: Floats) -> Floats:
+    """Return the means of the channels of both pictures (H, 3 W), once for every pixel of a row, (2, 3 W)."""
+    means = [picture.mean(0).reshape(-1, 3).mean(0) for picture in (image, target)]
+    return np.tile(np.stack(means), image.shape[1] // 3)
+
+
+def _ssim(image: Floats, target: Floats, center: Floats, n_threads: int) -> tuple[float, Floats]:
     """Return the mean SSIM, and what its sum changes by (3, H + 10, M)."""
     height, n = len(image), image.shape[1] - 3 * EDGE
     maps, slopes = np.empty((4, height, n), np.float32), np.zeros((3, height + EDGE, n), np.float32)
     sums = np.zeros(height - EDGE)
-    run(_across, n_threads, (image, target, maps))
-    run(_down, n_threads, (maps, slopes, sums))
+    run(_across, n_threads, (image, target, center, maps))
+    run(_down, n_threads, (maps, center, slopes, sums))
     return float(sums.sum()) / (len(sums) * n), slopes
 
 
@@ -150,14 +166,14 @@ class _Photometric(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor, target: Tensor, ssim_lambda: float, counted: int, n_threads: int) -> Tensor:
         """Compute value and gradient."""
         x, y = _rows(image, "image"), _rows(target, "target")
-        sums = np.zeros(len(x))
+        sums, center = np.zeros(len(x)), _center(x, y)
         run(_distances, n_threads, (x, y, sums))
-        value, slopes = _ssim(x, y, n_threads)
+        value, slopes = _ssim(x, y, center, n_threads)
         if ctx.needs_input_grad[0]:
             gradient = torch.empty(image.shape)
             n_windows = (slopes.shape[1] - 2 * EDGE) * slopes.shape[2]
             weights = np.float32((1 - ssim_lambda) / counted), np.float32(ssim_lambda / n_windows)
-            run(_back, n_threads, (x, y, slopes, *weights, gradient.numpy().reshape(x.shape)))
+            run(_back, n_threads, (x, y, center, slopes, *weights, gradient.numpy().reshape(x.shape)))
             ctx.save_for_backward(gradient)
         return torch.tensor((1 - ssim_lambda) * sums.sum() / counted + ssim_lambda * (1 - value), dtype=torch.float32)
 
@@ -200,4 +216,5 @@ def ssim(image: Tensor, target: Tensor, *, num_threads: int = 1) -> float:
     """
     if image.shape != target.shape:
         raise ValueError(f"image is {tuple(image.shape)}, target is {tuple(target.shape)}; need the same shape")
-    return _ssim(_rows(image, "image"), _rows(target, "target"), num_threads)[0]
+    x, y = _rows(image, "image"), _rows(target, "target")
+    return _ssim(x, y, _center(x, y), num_threads)[0]

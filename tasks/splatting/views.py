@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.splatting.cameras import Camera
+from tasks.splatting.loss import as_float
 from tasks.splatting.pixels import bounded
 from tasks.splatting.scene import Scene, View, load_picture
 
@@ -25,11 +26,12 @@ class Shot:
     camera: Camera
     rgb: Tensor  # (H, W, 3) uint8, on the device
     mask: Tensor | None  # (H, W) bool, True: counts
+    n_counted: int | None = None  # pixels that count; None: not looked at yet
 
     @property
     def truth(self) -> Tensor:
         """Return (H, W, 3) float32 in [0, 1]."""
-        return self.rgb.float() / 255
+        return as_float(self.rgb)
 
 
 class Shots:
@@ -56,7 +58,9 @@ class Shots:
             return self._kept[index]
         loaded = load_picture(self.views[index], self._max_side)
         mask = None if loaded.mask is None else torch.from_numpy(loaded.mask).to(self._device)
-        shot = Shot(loaded.camera, torch.from_numpy(np.ascontiguousarray(loaded.rgb)).to(self._device), mask)
+        n_counted = loaded.rgb.shape[0] * loaded.rgb.shape[1] if loaded.mask is None else int(loaded.mask.sum())
+        rgb = torch.from_numpy(np.ascontiguousarray(loaded.rgb)).to(self._device)
+        shot = Shot(loaded.camera, rgb, mask, n_counted)
         self._kept[index] = shot
         self._bytes += _size(shot)
         while self._bytes > self._bound and len(self._kept) > 1:

@@ -49,7 +49,8 @@ def training(home, name):
 
 def epochs(home, name):
     rows = json.loads((training(home, name) / "finished.json").read_text())["history"]
-    return [{k: v for k, v in row["metrics"].items() if k != "seconds"} for row in rows]
+    timed = {"seconds", "images_per_s", "wait_share", "memory_mib"}
+    return [{k: v for k, v in row["metrics"].items() if k not in timed} for row in rows]
 
 
 def logged_rows(home, name):

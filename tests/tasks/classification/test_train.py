@@ -79,7 +79,8 @@ def run(trainer: Trainer) -> list[BatchDone | EpochMetrics]:
 
 
 def epochs(events) -> list[EpochMetrics]:
-    return [replace(e, seconds=0) for e in events if isinstance(e, EpochMetrics)]
+    timed = {"seconds": 0, "images_per_s": None, "wait_share": None, "memory_mib": None}
+    return [replace(e, **timed) for e in events if isinstance(e, EpochMetrics)]
 
 
 def through_disk(state):

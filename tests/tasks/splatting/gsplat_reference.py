@@ -4,6 +4,7 @@ Of the kernels only those that cut the picture into tiles have no such version; 
 Gaussian instead, with the limits of gsplat's kernels: alpha within [1/255, 0.999], an end at a transmittance of 1e-4.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,3 +98,102 @@ def _pixels(
     before = torch.cat([torch.ones_like(after[..., :1]), after[..., :-1]], -1)
     weights = torch.where(after > 1e-4, alpha * before, 0.0)
     return (weights @ color)[None], weights.sum(-1)[None, ..., None]
+
+
+class Kernels:
+    """gsplat's compiled functions, as far as our own node of autograd calls them, by the same PyTorch versions."""
+
+    CameraModelType = SimpleNamespace(PINHOLE="pinhole")
+
+    @staticmethod
+    def projection_ewa_3dgs_fused_fwd(
+        means: Tensor,
+        covars: None,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        eps2d: float,
+        near_plane: float,
+        far_plane: float,
+        radius_clip: float,
+        calc_compensations: bool,
+        camera_model: str,
+    ) -> tuple[Tensor, ...]:
+        full, _ = reference._quat_scale_to_covar_preci(quats, scales, compute_preci=False, triu=False)
+        lens = (Ks, width, height, eps2d, near_plane, far_plane, calc_compensations, camera_model)
+        found = reference._fully_fused_projection(means, full, viewmats, *lens)
+        return (found[0].int(), *found[1:])
+
+    @classmethod
+    def projection_ewa_3dgs_fused_bwd(
+        cls,
+        means: Tensor,
+        covars: None,
+        quats: Tensor,
+        scales: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        eps2d: float,
+        camera_model: str,
+        radii: Tensor,
+        conics: Tensor,
+        compensations: Tensor | None,
+        v_means2d: Tensor,
+        v_depths: Tensor,
+        v_conics: Tensor,
+        v_compensations: Tensor | None,
+        viewmats_requires_grad: bool,
+    ) -> tuple[Tensor | None, ...]:
+        given = [t.detach().requires_grad_() for t in (means, quats, scales, viewmats)]
+        with torch.enable_grad():
+            found = cls.projection_ewa_3dgs_fused_fwd(
+                given[0], None, given[1], given[2], None, given[3],
+                *(Ks, width, height, eps2d, 0.01, 1e10, 0.0, compensations is not None, camera_model),
+            )  # fmt: skip
+            inside = (radii > 0).all(-1)  # (1, N)
+            weighed = [
+                (torch.where(inside if out.ndim == 2 else inside[..., None], out, 0) * by).sum()
+                for out, by in zip(found[1:], (v_means2d, v_depths, v_conics, v_compensations), strict=True)
+                if by is not None
+            ]
+            by_means, by_quats, by_scales, by_views = torch.autograd.grad(sum(weighed), given)
+        return by_means, None, by_quats, by_scales, by_views
+
+    @staticmethod
+    def intersect_tile(means2d: Tensor, radii: Tensor, depths: Tensor, *_: Any) -> tuple[None, None, Tensor]:
+        return _order(means2d, radii, depths)
+
+    @staticmethod
+    def intersect_offset(_: None, n_images: int, columns: int, rows: int) -> Tensor:
+        return _offsets(None, n_images, columns, rows)
+
+    @staticmethod
+    def rasterize_to_pixels_3dgs_fwd(
+        means2d: Tensor,
+        conics: Tensor,
+        colors: Tensor,
+        opacities: Tensor,
+        backgrounds: Tensor | None,
+        masks: None,
+        *size: Any,
+    ) -> tuple[Tensor, Tensor, None]:
+        unused = {"backgrounds": None, "packed": False, "absgrad": False}
+        picture, alphas = _pixels(means2d, conics, colors, opacities, *size, **unused)
+        if backgrounds is not None:
+            picture = picture + (1 - alphas) * backgrounds[0]
+        return picture, alphas, None
+
+    @classmethod
+    def rasterize_to_pixels_3dgs_bwd(cls, *arguments: Any) -> tuple[Tensor | None, ...]:
+        drawn, (_, _, by_picture, by_alphas, _) = arguments[:11], arguments[11:]
+        given = [tensor.detach().requires_grad_() for tensor in drawn[:4]]
+        with torch.enable_grad():
+            picture, alphas, _ = cls.rasterize_to_pixels_3dgs_fwd(*given, *drawn[4:])
+            weighed = (picture * by_picture).sum() + (alphas * by_alphas).sum()
+            return None, *torch.autograd.grad(weighed, given)

@@ -24,9 +24,10 @@ def test_kernels_and_operations_agree_in_value_and_gradient(weight, masked):
         mask = torch.ones(drawn.shape[:2], dtype=torch.bool)
         mask[5:15, :12] = False
     losses, gradients = [], []
-    for function in (photo_loss, tensor_loss):
+    n_counted = int(mask.sum()) if masked else drawn.shape[0] * drawn.shape[1]
+    for function, more in ((photo_loss, {}), (tensor_loss, {"n_counted": n_counted})):
         leaf = drawn.clone().requires_grad_()
-        losses.append(function(leaf, taken, mask, weight))
+        losses.append(function(leaf, taken, mask, weight, **more))
         losses[-1].backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""How much memory a fit takes."""
+"""How much memory a training takes."""
 
 import resource
 

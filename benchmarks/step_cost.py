@@ -1,0 +1,182 @@
+"""How many times a training step calls a GPU, and how often it waits for one, counted without one.
+
+Triton interprets our kernels, gsplat's PyTorch versions stand in for its own; every operation of torch that would be a
+launch counts as one, so does every kernel of ours, and what gsplat's functions do inside counts as the rasteriser's. A
+wait is what needs a value or a size from the GPU before it can go on. `ratio` is splat_launches / 40, the bound.
+
+    python benchmarks/step_cost.py
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tasks.classification.data import Batches
+from tasks.classification.models import build_model
+from tasks.classification.params import TrainParams
+from tasks.classification.train import Trainer
+from tasks.splatting import fused_draw, triton_loss, triton_steps
+from tasks.splatting.cuda_rasterizer import CudaRasterizer
+from tests.tasks.splatting.fit_scene import make_fit, make_scene
+from tests.tasks.splatting.gsplat_reference import Kernels
+
+MOST_LAUNCHES = 40
+PARTS = {"fused_draw": fused_draw, "triton_loss": triton_loss, "triton_steps": triton_steps}
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+# Making room, views, and Python's numbers: nothing is launched for them.
+FREE = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "view", "_unsafe_view", "reshape", "as_strided", "alias"),
+    *("select", "slice", "unsqueeze", "squeeze", "permute", "transpose", "t", "expand", "detach", "split", "unbind"),
+    *("split_with_sizes", "lift_fresh", "scalar_tensor", "is_same_size", "unsafe_split", "chunk", "view_as"),
+}
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations by name while it is entered, and those inside `aside` apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self._aside = 1
+
+    def __enter__(self) -> "Calls":
+        """Begin to count."""
+        self._aside -= 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        """Count no more."""
+        super().__exit__(*exc)
+        self._aside += 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one operation and do it."""
+        name = func.overloadpacket.__name__
+        if not self._aside:
+            by_mask = name in {"index", "index_put_", "index_put"} and any(
+                index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+            )
+            if name in WAITS or by_mask:
+                self.waits[name] += 1
+            elif name not in FREE:
+                self.launches[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count nothing in the block."""
+        self._aside += 1
+        try:
+            yield
+        finally:
+            self._aside -= 1
+
+    def kernel(self, call: Any) -> Any:
+        """Return Triton's `run` counting its kernel as one launch, and nothing of what the interpreter does."""
+
+        def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._aside:
+                self.launches[kernel.fn.__name__] += 1
+            with self.aside():
+                return call(kernel, *args, **kwargs)
+
+        return run
+
+
+class _Gsplat:
+    """gsplat's functions, counted as the rasteriser's own."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls, self.CameraModelType = calls, Kernels.CameraModelType
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> Any:
+            with self._calls.aside():
+                return getattr(Kernels, name)(*args)
+
+        return call
+
+
+def splat_step(steps: int = 2, **settings: Any) -> Calls:
+    """Return what one step of a fit on a GPU calls, the first one left out.
+
+    Args:
+        steps: taken; the last is counted.
+        settings: of the fit, by the names of its parameters.
+    """
+    from triton.runtime.interpreter import InterpretedFunction
+
+    calls = Calls()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(patch.object(InterpretedFunction, "run", calls.kernel(InterpretedFunction.run)))
+        for module in ("cuda_rasterizer", "loss", "optimizer", "mcmc"):
+            target = f"tasks.splatting.{module}.triton_part"
+            stack.enter_context(patch(target, lambda name, device: PARTS.get(name)))
+        stack.enter_context(patch("tasks.splatting.cuda_rasterizer.load_gsplat", lambda kernels: None))
+        with patch("torch.cuda.is_available", lambda: True):
+            rasterizer = CudaRasterizer()
+        rasterizer._kernels = _Gsplat(calls)  # type: ignore[assignment]
+        fit = make_fit(make_scene(folder, 4, size=(24, 20)), rasterizer=rasterizer, **settings)
+        fit.device = torch.device("cuda")  # so that losses are not looked at, as on a GPU
+        for step in range(steps):
+            for index in range(len(fit.data.train)):  # cameras and pictures are put on the GPU once, before
+                rasterizer._placed(fit.data.train[index].camera, torch.device("cpu"))
+            if step < steps - 1:
+                fit._attempt()
+                continue
+            with calls:
+                fit._attempt()
+    return calls
+
+
+def train_steps(n_steps: int = 3) -> Calls:
+    """Return what steps of a training of ResNet-18 call between the ends of epochs, the first one left out."""
+    params = TrainParams(model="resnet18", pretrained=False, batch_size=4, image_size=32, num_epochs=1)
+    torch.manual_seed(0)
+    images = torch.randint(0, 255, (4 * (n_steps + 3), 32, 32, 3), dtype=torch.uint8).numpy()
+    batches = Batches(lambda i: images[i], [i % 2 for i in range(len(images))], 4, n_workers=1)
+    trainer = Trainer(build_model("resnet18", 2, 32), 2, params, torch.device("cpu"), "fp32")
+    trainer._late.exchange = lambda value: 0.0  # type: ignore[method-assign]  # a GPU's event is asked, not waited for
+    calls, events = Calls(), trainer.run(batches, batches)
+    next(events)
+    with calls:
+        for _ in range(n_steps):
+            next(events)
+    return calls
+
+
+def main() -> None:
+    """Count, print a table, and the figures as JSON."""
+    splat = splat_step(opacity_reg=0.01, scale_reg=0.01)
+    train = train_steps()
+    print("a step of a splat's fit, without gsplat's own kernels")
+    for name, n in splat.launches.most_common():
+        print(f"  {n:3d}  {name}")
+    print(f"waits: {dict(splat.waits)}; in three steps of ResNet-18: {dict(train.waits)}")
+    figures = {
+        "splat_launches": splat.launches.total(),
+        "splat_waits": splat.waits.total(),
+        "train_waits": train.waits.total(),
+        "ratio": round(splat.launches.total() / MOST_LAUNCHES, 3),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

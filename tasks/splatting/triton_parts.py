@@ -1,0 +1,44 @@
+"""Which of our own kernels a device can run: those in Triton, which comes with torch for CUDA and compiles with gcc."""
+
+import importlib
+import importlib.util
+import logging
+from functools import cache
+from types import ModuleType
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+def triton_part(name: str, device: torch.device) -> ModuleType | None:
+    """Return a module of this package that is written in Triton; None where it cannot run on the device.
+
+    Args:
+        name: of the module.
+        device: of the tensors it is to work on.
+    """
+    if device.type != "cuda" or not _runs():
+        return None
+    return importlib.import_module(f"tasks.splatting.{name}")
+
+
+@cache
+def _runs() -> bool:
+    """Return whether Triton compiles and runs here; where it does not, say once why."""
+    if importlib.util.find_spec("triton") is None:
+        logger.warning("Triton is not installed: splats are fitted by single operations of torch, several times slower")
+        return False
+    try:
+        parts = importlib.import_module("tasks.splatting.triton_colors")
+        parts.activated(torch.zeros(1, 3, device="cuda"), torch.zeros(1, device="cuda"))
+    except (ImportError, RuntimeError, OSError) as exc:  # of Triton: no compiler, no headers, a GPU it does not know
+        reason = str(exc).strip().split("\n")[0][:300]
+        logger.warning(
+            "Triton does not run here (%s: %s): splats are fitted by single operations of torch, several times slower; "
+            "it needs gcc and Python's headers",
+            type(exc).__name__,
+            reason,
+        )
+        return False
+    return True
