@@ -4,13 +4,11 @@ import glob
 import inspect
 import json
 import os
-import signal
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +20,10 @@ from deployments.environment import ROOT, make_prefect_home, version
 from deployments.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.probe import get_probe, resolve_device
+from gpu_pools.stopping import obey
 from tasks.config import override
 from tasks.display import console, log_through_console
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, Interrupted
 from tasks.workspace import held, run_dir
 
 
@@ -236,19 +235,29 @@ def _unfinished(client: Any, run_id: UUID | None) -> Any:
 
 
 def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
+    from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
+    from prefect.states import Cancelled
 
     from gpu_pools.interrupts import call_cancelled
 
     call_cancelled()
     log_through_console()
     console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run_flow(flow, flow_run=flow_run, parameters=parameters)
+        obey(lambda: run_flow(flow, flow_run=flow_run, parameters=parameters), on_signal=_say_so)
+    except Interrupted as exc:
+        raise KeyboardInterrupt from exc
+    except KeyboardInterrupt:  # the second Ctrl-C: the run could not say it itself
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by Ctrl-C, at once"), force=True)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         _send_the_rest()
+
+
+def _say_so() -> None:
+    console.print("stops as soon as its state is saved; Ctrl-C again ends it at once", highlight=False)
 
 
 def _send_the_rest() -> None:
@@ -258,8 +267,3 @@ def _send_the_rest() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=10)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    # As Ctrl-C: the steps end in order, the MLflow run is KILLED, the checkpoint stays.
-    raise KeyboardInterrupt

@@ -1,6 +1,5 @@
 """How a pipeline starts its halves: as runs of their own where it was deployed itself, else in its own process."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from prefect.runtime import deployment, flow_run
 
 from gpu_pools.names import asker
 from gpu_pools.queues import Queue
+from gpu_pools.stopping import pause
 from tasks.errors import TrainyardError
 
 DEPLOYMENT = "yard"
@@ -82,7 +82,7 @@ def fault_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
     return f"{recipe.name} ({run.name}) is {run.state.name}: {run.state.message}"
 
 
-def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = time.sleep) -> FlowRun:
+def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = pause) -> FlowRun:
     while True:
         found = client.read_flow_run(started.id)
         assert found.state is not None

@@ -4,6 +4,7 @@ Prefect's engine calls a run Crashed that was cancelled, ran out of time or was 
 watches its events. Here, who asked for the end says what it is.
 """
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,20 @@ from prefect.flow_engine import FlowRunEngine
 from prefect.states import Cancelled, Cancelling
 from prefect.task_engine import SyncTaskRunEngine
 
+from gpu_pools.stopping import asked, look
+from tasks.errors import Interrupted
+
 _Engine = Any  # Prefect's types do not foresee that a method is replaced
 _FLOWS: _Engine = FlowRunEngine
 _STEPS: _Engine = SyncTaskRunEngine
 
 _flow_crash = _FLOWS.handle_crash
 _step_crash = _STEPS.handle_crash
+_flow_fails = _FLOWS.handle_exception
+_step_fails = _STEPS.handle_exception
+_flow_times_out = _FLOWS.handle_timeout
+_step_times_out = _STEPS.handle_timeout
+_step_begins = _STEPS.call_task_fn
 
 
 def leave_to_worker() -> None:
@@ -41,7 +50,7 @@ def call_cancelled() -> None:
         if isinstance(exc, SystemExit):
             _flow_crash(engine, exc)
             return
-        how = "SIGTERM" if isinstance(exc, TerminationSignal) else "Ctrl-C"
+        how = "SIGTERM" if asked() == signal.SIGTERM or isinstance(exc, TerminationSignal) else "Ctrl-C"
         _say(engine, Cancelled(message=f"stopped by {how}; `yard resume` goes on from the last checkpoint"), exc)
 
     _replace(say)
@@ -54,9 +63,40 @@ def _replace(flow_ends: Callable[[_Engine, BaseException], None]) -> None:
         else:
             _say(engine, Cancelled(message="its run was interrupted"), exc)
 
+    def after_a_signal(engine: _Engine, exc: Exception) -> None:
+        """Take an error that came of the end for the end: a child that the same Ctrl-C reached, a disk that is full."""
+        if asked() is not None:
+            engine.logger.warning("while it was stopped: %s: %s", type(exc).__name__, exc)
+            raise Interrupted("an error came while the run was stopped") from exc
+
+    def flow_fails(engine: _Engine, exc: Exception, *args: Any, **options: Any) -> Any:
+        after_a_signal(engine, exc)
+        return _flow_fails(engine, exc, *args, **options)
+
+    def step_fails(engine: _Engine, exc: Exception) -> None:
+        after_a_signal(engine, exc)
+        _step_fails(engine, exc)
+
+    def flow_times_out(engine: _Engine, exc: TimeoutError) -> None:
+        after_a_signal(engine, exc)
+        _flow_times_out(engine, exc)
+
+    def step_times_out(engine: _Engine, exc: TimeoutError) -> None:
+        after_a_signal(engine, exc)
+        _step_times_out(engine, exc)
+
+    def step_begins(engine: _Engine, *args: Any) -> Any:
+        look()  # between two steps
+        return _step_begins(engine, *args)
+
     # Prefect has no hook for it: a state has been told when the first one runs.
     _FLOWS.handle_crash = flow_ends
     _STEPS.handle_crash = step_ends
+    _FLOWS.handle_exception = flow_fails
+    _STEPS.handle_exception = step_fails
+    _FLOWS.handle_timeout = flow_times_out
+    _STEPS.handle_timeout = step_times_out
+    _STEPS.call_task_fn = step_begins
 
 
 def _say(engine: _Engine, state: State[Any], exc: BaseException) -> None:

@@ -18,6 +18,7 @@ from gpu_pools.placement import Refuse, Start, Waiting, place
 from gpu_pools.probe import environment, get_probe
 from gpu_pools.queues import Kind, default_priority, device_queue
 from gpu_pools.server import Server
+from gpu_pools.stopping import pause
 from tasks.errors import GpuBusyError, GpuError
 
 WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
@@ -78,7 +79,7 @@ def _slot(host: HostView, asks: Waiting) -> Lease:
             if os.environ.get(WHEN_BUSY) == "refuse":
                 raise GpuBusyError(said)
             get_run_logger().info("waits: %s", said)
-        time.sleep(_POLL_S)
+        pause(_POLL_S)
 
 
 def _limits() -> Queues:

@@ -28,6 +28,8 @@ from prefect.states import Failed
 
 from gpu_pools.interrupts import leave_to_worker
 from gpu_pools.settle import EXIT_SUPERSEDED
+from gpu_pools.stopping import asked, obey
+from tasks.errors import Interrupted
 
 PATIENCE_S = 300  # with a server that is away while a run begins
 _LAST_WORDS_S = 2.0  # for log lines and events under way when the process is asked to end
@@ -84,7 +86,9 @@ def run(run_id: UUID, claim: UUID) -> None:
             raise
         leave_to_worker()
         try:
-            run_flow(flow, flow_run=flow_run)
+            obey(lambda: run_flow(flow, flow_run=flow_run))
+        except Interrupted:
+            _end(asked() or signal.SIGTERM)
         except Exception:  # any code runs in a flow; one that is interrupted has nothing to tell
             log.exception("the flow has ended with an error")
             raise
@@ -102,8 +106,8 @@ def _when_the_server_answers(ask: Callable[[], FlowRun]) -> FlowRun:
             time.sleep(1)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
-    """Send what is still to be sent, then end by the signal that came: Prefect's own handler hands it on at the end."""
+def _end(signum: int, frame: FrameType | None = None) -> None:
+    """Send what is still to be sent, then end by the signal that came."""
     signal.signal(signum, signal.SIG_DFL)
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=_LAST_WORDS_S)

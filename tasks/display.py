@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gpu_pools.stopping import look
 from tasks.progress import R, Steps
 
 console = Console(stderr=True)
@@ -44,6 +45,7 @@ class Bars:
                 result: R = stop.value
                 return result
             self.move(name, done, total)
+            look()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ TrainyardError
 +-- GpuError          a device does not exist or cannot be used
     +-- GpuBusyError  the device is taken
 
-StopAsked stands apart: it is no error, and nothing that handles errors may swallow it.
+StopAsked and Interrupted stand apart: they are no errors, and nothing that handles errors may swallow them.
 """
 
 
@@ -57,3 +57,7 @@ class GpuBusyError(GpuError):
 
 class StopAsked(BaseException):
     """The run was asked to stop at its next checkpoint and go on later."""
+
+
+class Interrupted(BaseException):
+    """The run was told to end by a signal: cancelled, out of time, Ctrl-C; raised where it looks or waits only."""

@@ -20,8 +20,9 @@ from prefect.runtime import flow_run
 from gpu_pools.launch import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
 from gpu_pools.lease import report_progress
 from gpu_pools.probe import get_probe, resolve_device
+from gpu_pools.stopping import asked
 from gpu_pools.supervise import MARK
-from tasks.errors import ConfigError, TrackingError
+from tasks.errors import ConfigError, Interrupted, StopAsked, TrackingError
 from tasks.workspace import run_dir, storage_errors
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
 
 
 def stop_asked() -> bool:
-    """Return whether the worker wants this run to save its state and end."""
+    """Return whether this run is to save its state and end: the worker wants it to go on later, or a signal came."""
     path = os.environ.get(STOP_FILE)
-    return path is not None and os.path.exists(path)
+    return asked() is not None or (path is not None and os.path.exists(path))
 
 
 def leave_unended() -> None:
@@ -187,6 +188,7 @@ def tracked(
     with (
         log_file(log, folder / "run.log"),
         Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free) as tracker,
+        ended_by_signal(log),
     ):
         try:
             with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
@@ -195,6 +197,22 @@ def tracked(
             tracker.artifact(folder / "run.log", "log")
         if not last:
             tracker.leave_open()
+
+
+@contextmanager
+def ended_by_signal(log: Logger) -> Iterator[None]:
+    """Once a signal has come, whatever ends the block is that signal.
+
+    Raises:
+        Interrupted: instead of StopAsked, which a state that was saved ends with, or of an error that came of the end.
+    """
+    try:
+        yield
+    except (StopAsked, Exception) as exc:  # raised again, unless a signal is behind it
+        if asked() is None:
+            raise
+        log.info("%s", exc)
+        raise Interrupted(str(exc)) from exc
 
 
 class _RunLog(logging.FileHandler):

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from gpu_pools.stopping import look, pause
 from tasks import store
 from tasks.errors import TrackingError
 from tasks.journal import Card, Journal, now_ms, read_card, sole_writer, write_card
@@ -50,6 +51,7 @@ class Shipper:
         self._thread.start()
         limit = time.monotonic() + wait_s
         while not self._started.wait(0.05) and time.monotonic() < limit:
+            look()
             if self._done.is_set() or self._is_hopeless():
                 self.give_up()
                 assert self.error is not None
@@ -107,7 +109,7 @@ class Shipper:
                 quiet_since, sent = now, self._journal.sent
             if self._is_hopeless() or self._done.is_set() or now - quiet_since > patience_s or now - begin > longest_s:
                 return False
-            time.sleep(0.05)
+            pause(0.05)
         return True
 
     def send_all(self) -> None:

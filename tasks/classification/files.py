@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import cv2
 
+from gpu_pools.stopping import look
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import DatasetError
 from tasks.workspace import allowed_link
@@ -104,6 +105,9 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], n_workers: int = 
 
     Args:
         n_workers: how many threads; 0 for one per core.
+
+    Raises:
+        Interrupted: a signal has come.
     """
     n_workers = n_workers or n_cores()
     n_before = cv2.getNumThreads()
@@ -115,6 +119,7 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], n_workers: int = 
         waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 4 * n_workers))
         while waiting:
             result = waiting.popleft().result()
+            look()
             waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
             yield result
     finally:

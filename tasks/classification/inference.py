@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from gpu_pools.stopping import look
 from tasks.classification.data import Batches, Normalise, ahead
 from tasks.classification.precision import Precision, autocast
 
@@ -13,11 +14,16 @@ from tasks.classification.precision import Precision, autocast
 def predict(
     model: nn.Module, batches: Batches, device: torch.device, precision: Precision
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches."""
+    """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
     model.eval()
     normalise = Normalise(device)
     n_chunks = 1
     for images, labels in ahead(batches.epoch(0), device):
+        look()
         logits = None
         while logits is None:
             try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gpu_pools.stopping import never
 from tasks.classification.cache import ResizeCache
 from tasks.classification.checkpoint import FREE_TO_CHANGE as FREE_TO_CHANGE
 from tasks.classification.checkpoint import fingerprint, read_checkpoint, save_tensors, sweep
@@ -41,15 +42,10 @@ from tasks.classification.parts import LoadedPart, digest_of
 from tasks.classification.precision import Precision, choose_precision
 from tasks.classification.temperature import temperature_of
 from tasks.classification.train import Trainer
-from tasks.errors import ConfigError, StopAsked
+from tasks.errors import ConfigError, Interrupted, StopAsked
 from tasks.workspace import write_atomic, write_json
 
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints at the ends of epochs
-
-
-def never() -> bool:
-    """Return False: nobody asks a training to stop."""
-    return False
 
 
 class Session:
@@ -158,11 +154,14 @@ class Session:
         train = self._batches("train", shuffle=self.params.shuffle)
         val = self._batches("val", shuffle=False)
         with deterministic(self.params.deterministic):
-            for event in trainer.run(train, val):
-                yield from self._keep(trainer, event)
-                if self._stop_asked() and not trainer.done:  # at its end, finishing is the faster way out
-                    self._save(trainer)
-                    raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
+            try:
+                for event in trainer.run(train, val):
+                    yield from self._keep(trainer, event)
+                    if self._stop_asked() and not trainer.done:  # at its end, finishing is the faster way out
+                        raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
+            except (StopAsked, Interrupted):  # the latter between batches that are validated on
+                self._save(trainer)
+                raise
         self._finish(trainer)
 
     def _batches(self, part: str, *, shuffle: bool) -> Batches:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run
 
+from gpu_pools.stopping import look
 from tasks import shell
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.display import bars
@@ -186,6 +187,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
                 result: Result = stop.value
                 return result
             page.progress(done / max(1, total))
+            look()
             shown.move("predict", done, total)
             waiters.tell(done, total)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpu_pools.stopping import never
 from tasks.errors import StopAsked
 from tasks.splatting.cameras import Camera
 from tasks.splatting.fit import Fit, FitData
@@ -49,11 +50,6 @@ CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints
 CHECKPOINT_EVERY_S = 60.0
 
 GAUSSIANS, METRICS, EXPOSURES, CAMERAS = "gaussians.pt", "metrics.csv", "exposures.json", "cameras_refined.json"
-
-
-def never() -> bool:
-    """Return False: nobody asks a fit to stop."""
-    return False
 
 
 class Session:

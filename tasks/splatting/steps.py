@@ -11,6 +11,7 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from gpu_pools.kernels import EXTENSIONS
+from gpu_pools.stopping import look
 from tasks import shell
 from tasks.display import Bars, bars
 from tasks.errors import StopAsked
@@ -70,6 +71,7 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
             page.progress(event.done / max(1, event.total))
         elif isinstance(event, stage_events.Note | export.Note):
             log.warning(event.text)
+        look()
         if stop_asked():  # each stage that is done is found again
             log.info("stopped, as asked")
             leave_unended()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
+from gpu_pools.stopping import pause
 from tasks.shell import leave_unended, stop_asked
 
 TICK_S = 0.05
@@ -42,7 +43,7 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
     if child:
         subprocess.Popen(["sleep", "3600"], start_new_session=True)
     while time.monotonic() < begin + seconds:
-        time.sleep(TICK_S)
+        pause(TICK_S)
         write(path, span | {"last": time.monotonic()})
     write(path, span | {"last": time.monotonic(), "end": True})
 
@@ -56,7 +57,7 @@ def work(folder: str, seconds: float) -> None:
     begin = time.monotonic()
     write(path, {"run": run, "pid": os.getpid(), "begin": begin})
     while time.monotonic() < begin + seconds:
-        time.sleep(TICK_S)
+        pause(TICK_S)
         if stop_asked():
             leave_unended()
 

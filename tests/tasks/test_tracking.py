@@ -16,7 +16,7 @@ from PIL import Image
 
 from gpu_pools.probe import SimulatedProbe
 from tasks import store
-from tasks.errors import StopAsked, StorageError, TrackingError
+from tasks.errors import Interrupted, StopAsked, StorageError, TrackingError
 from tasks.journal import Card, Journal, read_card, write_card
 from tasks.names import flatten
 from tasks.provenance import command_line, git_revision
@@ -130,7 +130,12 @@ def test_data_sets_are_inputs_of_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("raised", "status"),
-    [(ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(1), "KILLED")],
+    [
+        (ValueError("x"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(1), "KILLED"),
+        (Interrupted("x"), "KILLED"),
+    ],
 )
 def test_how_a_run_ends_is_told(tmp_path, raised, status):
     tracker = Tracker.open(tmp_path / "run", "ends", "r", {})

@@ -11,7 +11,7 @@ from tasks.classification.events import BatchDone, EpochDone, Shrunk
 from tasks.classification.generators import generator_states, set_generator_states
 from tasks.classification.params import TrainParams
 from tasks.classification.session import Session
-from tasks.errors import ConfigError, StopAsked
+from tasks.errors import ConfigError, Interrupted, StopAsked
 
 SMALL = {
     "model": "mobilenet_v3_small",
@@ -91,6 +91,25 @@ def test_a_stop_asked_for_at_the_end_of_an_epoch_keeps_the_epoch(session, tmp_pa
     assert [row.metrics.epoch for row in first.history] == [1]
     assert done == [2, 3]
     assert [row.metrics.epoch for row in again.history] == [1, 2, 3]
+
+
+def test_a_signal_in_the_validation_keeps_the_batches_before_it(session, tmp_path, monkeypatch):
+    list(session("whole").run())
+    looks = []
+
+    def look():
+        looks.append(1)
+        if len(looks) == 4:  # the second batch of the second validation
+            raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr("tasks.classification.inference.look", look)
+    with pytest.raises(Interrupted):
+        list(session("stopped").run())
+    assert weights(tmp_path / "stopped", "checkpoint.pt")["trainer"]["position"] == {"epoch": 2, "batch": 2, "step": 4}
+    list(session("stopped").run())
+    for name in ("best.pt", "last.pt"):
+        ours, theirs = weights(tmp_path / "stopped", name), weights(tmp_path / "whole", name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 def test_a_stop_asked_for_while_images_are_read_needs_no_checkpoint(session, tmp_path):
