@@ -22,10 +22,21 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +153,25 @@ def forget_earlier(key: str) -> None:
     run = str(flow_run.id)
     if (run, key) in _made:
         return
+    if not any(run == other for other, _ in _made):
+        _end_earlier_steps(run)
     wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[key]))
     with get_client(sync_client=True) as client:
         for found in client.read_artifacts(artifact_filter=wanted):
             client.delete_artifact(found.id)
     _made.add((run, key))
+
+
+def _end_earlier_steps(run: str) -> None:
+    """Mark the steps of earlier attempts as crashed: their process is gone, and they would look as if they ran."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run)]))
+    running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
+    with get_client(sync_client=True) as client:
+        attempt = client.read_flow_run(UUID(run)).run_count
+        for step in client.read_task_runs(flow_run_filter=wanted, task_run_filter=running):
+            if step.flow_run_run_count < attempt:
+                state: State[Any] = Crashed(message="the process of this attempt is gone")
+                client.set_task_run_state(step.id, state, force=True)
 
 
 def show_link(key: str, url: str, text: str) -> None:
