@@ -127,6 +127,7 @@ class Straightener:
         size = (known.camera.width, known.camera.height)
         small = bounded(*size, self._max_side)
         if plain(known.camera) and small == size:
+            read_stored(known.path)  # damage is told here, not to a run that has waited for its GPU
             name = _with_suffix(known.name, known.path.suffix)
             _link(known.path, _place(self._target / IMAGES / name))
             if known.mask:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tasks.classification.images import read_rgb, write_jpeg
-from tasks.errors import ConfigError, DatasetError
+from tasks.errors import ConfigError, DatasetError, ImageError
 from tasks.splatting.demo_scene import looking_at
 from tasks.splatting.inputs import adopt
 from tasks.splatting.params import PosesParams
@@ -170,11 +170,13 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
         adopted(tmp_path, tmp_path / "out")
 
 
-def test_a_picture_that_is_damaged_is_named(tmp_path):
+@pytest.mark.parametrize("left", [100, 700])  # bytes: without a size, and without its last rows
+def test_a_picture_that_is_damaged_is_named(tmp_path, left):
     source = write(tmp_path / "in")
-    write_jpeg(source / "images" / "f1.jpg", np.zeros((H, W, 3), np.uint8), 95)
-    (source / "images" / "f1.jpg").write_bytes((source / "images" / "f1.jpg").read_bytes()[:100])
-    with pytest.raises(DatasetError, match="f1.jpg"):
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    write_jpeg(source / "images" / "f1.jpg", noise, 95)
+    (source / "images" / "f1.jpg").write_bytes((source / "images" / "f1.jpg").read_bytes()[:left])
+    with pytest.raises(ImageError, match=r"f1\.jpg"):
         adopted(source, tmp_path / "out")
 
 
