@@ -120,7 +120,8 @@ def main() -> None:
         job = receive(channel)
     if job is not None:
         become(job)
-        signal.signal(signal.SIGTERM, _end)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end)
         run(UUID(job["run_id"]), UUID(job["claim"]))
 
 
