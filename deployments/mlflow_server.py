@@ -5,7 +5,12 @@ Takes 9 instead of 18 s of processor time to start, and 270 MiB less memory.
 
 import argparse
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from deployments.guard import Guard
 from deployments.mlflow_pages import opened_on_training
 
 
@@ -17,7 +22,7 @@ def main() -> None:
     args = parser.parse_args()
     import uvicorn
     from mlflow.server import _UVICORN_LOG_CONFIG, constants
-    from mlflow.server.handlers import initialize_backend_stores
+    from mlflow.server.handlers import _get_tracking_store, initialize_backend_stores
 
     os.environ |= {  # as `mlflow server` tells its second process
         constants.BACKEND_STORE_URI_ENV_VAR: args.backend_store_uri,
@@ -26,14 +31,52 @@ def main() -> None:
         "_MLFLOW_SGI_NAME": "uvicorn",
     }
     initialize_backend_stores(args.backend_store_uri, args.backend_store_uri, args.default_artifact_root)
-    from mlflow.server.fastapi_app import app
+    store = _get_tracking_store()
+    store.create_experiment = _within(args.default_artifact_root, store.create_experiment)  # type: ignore[method-assign]
+    from mlflow.server.fastapi_app import app  # reads the variables
 
     uvicorn.run(
-        opened_on_training(app),
+        Guard.of_environment(opened_on_training(app)),
         host=args.host,
         port=int(args.port),
         log_config=str(_UVICORN_LOG_CONFIG),
         access_log=False,  # a line for every batch of every run
+    )
+
+
+def _within(root: str, create: Callable[..., str]) -> Callable[..., str]:
+    """Return what makes an experiment if its files are to lie below `root`.
+
+    The server reads and writes there as the yard's user: whoever may name a place gets at every file of that user.
+    """
+    from mlflow.exceptions import MlflowException
+
+    def create_experiment(name: str, artifact_location: str | None = None, *args: Any, **options: Any) -> str:
+        if artifact_location and not is_below(artifact_location, root):
+            raise MlflowException.invalid_parameter_value(
+                f"found the artifact location {artifact_location!r}, need one below {root}, or none at all"
+            )
+        return create(name, artifact_location, *args, **options)
+
+    return create_experiment
+
+
+def is_below(location: str, root: str) -> bool:
+    """Return whether a place for files, a path or an address, is `root` or below it, however it is written."""
+    plain = unquote(unquote(location))
+    if ".." in plain.split("/") or set("?#\\") & set(plain):  # ways around what is compared here
+        return False
+    (scheme, host, path), (root_scheme, root_host, root_path) = _place(plain), _place(root)
+    return (scheme, host) == (root_scheme, root_host) and path.is_relative_to(root_path)
+
+
+def _place(location: str) -> tuple[str, str, Path]:
+    parts = urlsplit(location)
+    local = parts.scheme.lower() in {"", "file"}
+    return (
+        "file" if local else parts.scheme.lower(),
+        parts.netloc,
+        Path(parts.path).resolve() if local else Path(parts.path),
     )
 
 

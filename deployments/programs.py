@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from deployments.environment import ROOT
+from deployments.guard import HOSTS, ORIGINS, listed
 from deployments.services import LOOPBACK, Announcing, Service
 from tasks.database import mlflow_uri
 from tasks.workspace import home
@@ -25,16 +26,25 @@ _PREFECT_SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Whatever starts the server with these settings starts it with the guard: `deployments.prefect_server`.
+    "PREFECT_PLUGINS_ENABLED": "true",
+    "PREFECT_PLUGINS_ALLOW": "trainyard",
+    "PREFECT_PLUGINS_STRICT": "true",
 }
 
 
 def prefect_service(port: int, *, ui: bool) -> Service:
     """Return Prefect's server on the SQLite of PREFECT_HOME; without its UI for a run that brings its own."""
-    argv = (str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", LOOPBACK, "--port", str(port))
+    module = (sys.executable, "-m", "deployments.prefect_server")
+    argv = (*module, "server", "start", "--host", LOOPBACK, "--port", str(port))
     env = {
         **_PREFECT_SETTINGS,
         "PREFECT_UI_ENABLED": str(ui).lower(),
         "PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api",
+        # Of the address in the bar of the browser, whatever a tunnel made of it.
+        "PREFECT_UI_API_URL": "/api",
+        # Whose answers a browser shows to its page; the guard has refused all other pages before.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join([f"http://{LOOPBACK}:{port}", *listed(ORIGINS)]),
     }
     return Service(f"prefect-{port}", argv, port, "/api/health", env)
 
@@ -46,7 +56,18 @@ def mlflow_service(port: int) -> Service:
         # Runs write their files themselves: with and without a server they read and write the same experiments.
         *("--backend-store-uri", mlflow_uri(), "--default-artifact-root", str(home() / "mlflow" / "artifacts")),
     )
-    return Service(f"mlflow-{port}", argv, port, "/health", _settings(ROOT / "mlflow" / "server.env"))
+    return Service(f"mlflow-{port}", argv, port, "/health", _settings(ROOT / "mlflow" / "server.env") | _let_in())
+
+
+def _let_in() -> dict[str, str]:
+    """Return MLflow's own settings for those whom the guard lets in beside this machine's own pages."""
+    settings = {}
+    if hosts := listed(HOSTS):
+        names = ["localhost", "127.0.0.1", *hosts]
+        settings["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(name + port for name in names for port in ("", ":*"))
+    if origins := listed(ORIGINS):
+        settings["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
+    return settings
 
 
 def worker_program(name: str, env: dict[str, str]) -> Announcing:
