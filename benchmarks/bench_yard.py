@@ -32,8 +32,7 @@ class BenchYard:
         body = {
             "name": "bench",
             "flow_id": flow,
-            "entrypoint": "sleeper.py:sleeper",
-            "path": str(ROOT / "benchmarks"),
+            "entrypoint": "benchmarks.sleeper.sleeper",
             "work_pool_name": "gpu",
             "work_queue_name": "cuda:0.training",
             "enforce_parameter_schema": False,
@@ -90,6 +89,8 @@ def bench_yard(n_gpus: int = 1, **env: str) -> Iterator[BenchYard]:
             "TRAINYARD_HOME": folder,
             "TRAINYARD_LOCK_DIR": str(home / "locks"),
             "TRAINYARD_SIMULATE_GPUS": str(n_gpus),
+            "TRAINYARD_FLOWS": "benchmarks.sleeper.sleeper",
+            "PYTHONPATH": str(ROOT),
             **env,
         }
         own = {**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}, **own}

@@ -18,6 +18,7 @@ from uuid import uuid4
 from deployments.api import Api, Json, NotFoundError
 from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
 from gpu_pools.names import asker, named_owner
+from gpu_pools.permitted import run_environment
 from gpu_pools.queues import POOL, Kind, Queue, QueueError, parse_device, parse_duration, parse_queue, queue_or_none
 from gpu_pools.records import lock, lock_dir, open_lock
 from tasks.config import override, read_parameters
@@ -89,6 +90,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     """
     flow = load_flow(flow_name)
     deployment = _deployment(api, flow_name)
+    run_environment(deployment["job_variables"])  # now, not by the worker
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
@@ -112,6 +114,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
 
 def submit(api: Api, order: Order) -> Json:
     """Create the run and return it as the server has it; asked twice after a lost answer, it is created once."""
+    run_environment(order.body["job_variables"])
     body = {**order.body, "idempotency_key": uuid4().hex}
     with _turn():
         return dict(api.call("POST", f"/deployments/{order.deployment}/create_flow_run", body))
@@ -141,6 +144,8 @@ def submit_many(api: Api, orders: Sequence[Order]) -> list[str]:
     """
     if len({order.deployment for order in orders}) > 1:
         raise ConfigError("found runs of several deployments, need those of one")
+    for order in orders:
+        run_environment(order.body["job_variables"])
     bodies = [{**order.body, "idempotency_key": uuid4().hex} for order in orders]
     ids: dict[int, str] = {}
     deadline = time.monotonic() + _BULK_LIMIT_S

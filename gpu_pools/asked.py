@@ -1,8 +1,5 @@
 """What a run asks for beside its parameters: its job variables."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.queues import parse_duration, parse_queue
 from gpu_pools.server import Run
@@ -17,11 +14,6 @@ def time_limit_s(run: Run) -> float | None:
     asked = run.job_variables.get("time_limit")
     seconds = parse_duration(asked) if asked else None
     return None if parse_queue(run.queue).kind == "pipeline" else seconds
-
-
-def environment_of(variables: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment that job variables give a process."""
-    return {str(name): str(value) for name, value in (variables.get("env") or {}).items()}
 
 
 def owner_of(run: Run) -> str:

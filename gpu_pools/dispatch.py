@@ -10,12 +10,13 @@ import httpx
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools import launch, supervise
-from gpu_pools.asked import environment_of, time_limit_s
+from gpu_pools.asked import time_limit_s
 from gpu_pools.cleaner import Cleaner
 from gpu_pools.hostview import HostView, Queues
 from gpu_pools.kept import Kept
 from gpu_pools.lease import Lease
 from gpu_pools.ledger import Entry, Ledger
+from gpu_pools.permitted import own_entrypoint, run_environment
 from gpu_pools.placement import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.queues import Queue, parse_queue
 from gpu_pools.ready import Ready
@@ -262,21 +263,17 @@ class Dispatcher:
         if run.id not in known or known[run.id].state != "SCHEDULED":
             lease.release()
             return
+        deployment = self._server.deployment(run.deployment)
+        entrypoint = own_entrypoint(deployment.entrypoint)
+        extra = {**run_environment(deployment.variables), **run_environment(run.job_variables)}
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
         claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
         if claim is None:
             lease.release()
             self._ledger.remove(entry.run_id)
             return
-        deployment = self._server.deployment(run.deployment)
-        env = launch.process_environment(
-            entry,
-            lease,
-            self._host.device(entry.uuid),
-            entrypoint=deployment.entrypoint,
-            extra={**environment_of(deployment.variables), **environment_of(run.job_variables)},
-            threads=self._host.threads,
-        )
+        device, threads = self._host.device(entry.uuid), self._host.threads
+        env = launch.process_environment(entry, lease, device, entrypoint=entrypoint, extra=extra, threads=threads)
         folder, output = run_dir(run.id), launch.output_file(run.id)
         process = self._ready.give(run.id, claim, env=env, folder=folder, output=output, fds=(lease.run_fd, run_lock))
         lease.record(pid=process.pid)

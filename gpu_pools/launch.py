@@ -57,7 +57,7 @@ def run_is_dead(run_id: str) -> bool:
 
 
 def process_environment(
-    entry: Entry, lease: Lease, device: Device | None, *, entrypoint: str | None, extra: Mapping[str, str], threads: int
+    entry: Entry, lease: Lease, device: Device | None, *, entrypoint: str, extra: Mapping[str, str], threads: int
 ) -> dict[str, str]:
     """Return the variables of the run's process.
 
@@ -65,7 +65,7 @@ def process_environment(
         entry: of the run.
         lease: its slot.
         device: its GPU; None: it sees none.
-        entrypoint: of the flow, as Prefect writes it; None: Prefect looks it up.
+        entrypoint: of the flow, module.function.
         extra: as run and deployment ask for; what makes the run its own cannot be overridden.
         threads: for computing on the CPU, unless set for the worker or by `extra`.
     """
@@ -75,6 +75,7 @@ def process_environment(
         scratch.mkdir()
     own = {
         "PREFECT__FLOW_RUN_ID": entry.run_id,
+        "PREFECT__FLOW_ENTRYPOINT": entrypoint,
         MARK: entry.run_id,
         "TRAINYARD_HOME": str(home()),
         OWNER: entry.owner,
@@ -90,8 +91,6 @@ def process_environment(
     }
     if entry.limit_s is not None:
         own[DEADLINE] = f"{entry.began + entry.limit_s - entry.spent_s:.0f}"
-    if entrypoint:
-        own["PREFECT__FLOW_ENTRYPOINT"] = entrypoint
     return {"OMP_NUM_THREADS": str(threads), **os.environ, **extra, **own}
 
 

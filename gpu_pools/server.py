@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -55,7 +54,7 @@ class QueueState:
 class Deployment:
     """How the runs of a deployment are started."""
 
-    entrypoint: str | None  # module.function or /file.py:function; None: Prefect looks it up
+    entrypoint: str | None  # as whoever made it wrote it
     variables: Mapping[str, Any]  # job variables; those of a run go before them
 
 
@@ -152,12 +151,8 @@ class Server:
             found = self._client.read_deployment(UUID(deployment_id))
         except ObjectNotFound:
             return Deployment(None, {})
-        if found.pull_steps or not found.entrypoint:
-            return Deployment(None, found.job_variables)  # steps of its own come first: Prefect has to load the flow
-        file, colon, function = found.entrypoint.partition(":")
-        # Named in full, as Prefect copies the whole folder of a deployment whose flow it looks up in a file.
-        entrypoint = f"{Path(found.path or '.') / file}:{function}" if colon else file
-        return Deployment(entrypoint, found.job_variables)
+        # Neither its path nor its steps: they would bring in code, or run a command, before the flow is loaded.
+        return Deployment(found.entrypoint, found.job_variables)
 
     def workers(self) -> dict[str, bool]:
         """Return all workers of the pool by name, and whether each has been heard of lately."""

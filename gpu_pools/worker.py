@@ -19,6 +19,7 @@ from gpu_pools.dispatch import Dispatcher
 from gpu_pools.hostview import HostView
 from gpu_pools.ledger import Ledger
 from gpu_pools.names import host_name, worker_label
+from gpu_pools.permitted import RUN_VARIABLES
 from gpu_pools.probe import get_probe
 from gpu_pools.queues import POOL, POOL_TYPE
 from gpu_pools.server import Server
@@ -45,6 +46,11 @@ class GpuProcessVariables(BaseVariables):
         default=None, description="Its folder is removed that long after its end: 12h, 7d. MLflow keeps the results."
     )
     owner: str | None = Field(default=None, description="Whose run it is, as others read it: user@host.")
+    env: dict[str, str | None] = Field(
+        default_factory=dict,
+        title="Environment Variables",
+        description=f"One of {', '.join(sorted(RUN_VARIABLES))}; a run that sets another one fails.",
+    )
 
 
 class GpuProcessWorker(BaseWorker[BaseJobConfiguration, GpuProcessVariables, BaseWorkerResult]):

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
             "prepare_dataset": "cpu.preparation",
             "train_classifier": "cuda.training",
         }.items():
-            running.deploy(name, f"flows.classification.{name}", queue, path=None)
+            running.deploy(name, f"flows.classification.{name}", queue)
         yield running
 
 

@@ -36,8 +36,8 @@ CONFIG = {
 def made(tmp_path_factory):
     with yard(tmp_path_factory.mktemp("yard"), free_port()) as running, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAINYARD_LOCK_DIR", running.env["TRAINYARD_LOCK_DIR"])
-        running.deploy("predict", "flows.inference.predict", "cuda.inference", path=None, time_limit="300s")
-        running.deploy("predict_many", "flows.inference.predict_many", "cpu.pipeline", path=None)
+        running.deploy("predict", "flows.inference.predict", "cuda.inference", time_limit="300s")
+        running.deploy("predict_many", "flows.inference.predict_many", "cpu.pipeline")
         yield running
 
 

@@ -228,7 +228,7 @@ def test_the_time_a_pipeline_waits_counts_for_no_limit(made):
 
 
 def test_a_run_that_says_nothing_has_the_time_limit_of_its_deployment(made):
-    made.deploy("brief", f"{RUNS}:hold", "cuda.training", time_limit="1s")
+    made.deploy("brief", f"{RUNS}.hold", "cuda.training", time_limit="1s")
     run = made.submit("brief", "cuda:0.training", {"folder": str(made.home), "seconds": 90})
     made.until(made.is_(run, "FAILED"), 90, "it is stopped")
     assert made.state(run)["message"].startswith("stopped after 1 s, its time limit")
@@ -251,10 +251,38 @@ def test_a_failed_run_stays_failed(made):
 
 
 def test_a_flow_that_cannot_be_loaded_fails_at_once_and_says_why(made):
-    made.deploy("gone", str(made.home / "gone.py") + ":gone", "cpu.training")
+    made.deploy("gone", f"{RUNS}.gone", "cpu.training")
     run = made.submit("gone", "cpu.training", {})
     made.until(made.is_(run, "FAILED"), 90, "it fails")
     assert "cannot load the flow" in made.state(run)["message"]
+
+
+def test_code_that_is_no_flow_of_the_yard_is_not_started(made):
+    mark = made.home / "mark"
+    file = made.home / "theirs.py"
+    file.write_text(f"from prefect import flow\nopen({str(mark)!r}, 'w')\n@flow\ndef theirs(): pass\n")
+    step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}
+    for number, (entrypoint, more) in enumerate(
+        [(f"{file}:theirs", {}), ("os.system", {}), ("flows.halves.run_deployment", {}), (None, {"pull_steps": [step]})]
+    ):
+        made.deploy(f"theirs-{number}", entrypoint, "cpu.training", **more)
+        run = made.submit(f"theirs-{number}", "cpu.training", {})
+        made.until(made.is_(run, "FAILED"), 90, "it is refused")
+        assert made.state(run)["message"].startswith(f"found a deployment of {entrypoint or 'no flow'!r}, the worker")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONPATH", "PATH", "TRAINYARD_ALLOWED_ROOTS", "PREFECT_API_URL"])
+def test_a_run_cannot_set_what_decides_on_its_code_or_its_reach(made, name):
+    run = made.hold("cpu.training", 0.1, env={name: "/tmp/x", "OMP_NUM_THREADS": "2"})
+    made.until(made.is_(run, "FAILED"), 90, "it is refused")
+    assert made.state(run)["message"].startswith(f"env: found {name}, a run may set CUBLAS_WORKSPACE_CONFIG, ")
+    assert made.of(run) == []
+
+
+def test_a_run_may_set_how_many_threads_it_computes_with(made):
+    run = made.hold("cpu.training", 0.1, env={"OMP_NUM_THREADS": "2"})
+    made.until(made.is_(run, "COMPLETED"), 90, "it runs")
 
 
 def test_a_limit_changed_in_prefect_counts_at_once(made):

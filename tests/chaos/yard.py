@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parent.parent.parent
-RUNS = Path(__file__).parent / "runs.py"
+RUNS = "tests.chaos.runs"
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -38,6 +38,8 @@ class Yard:
             "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),  # for the flows of the tests
+            "TRAINYARD_FLOWS": "tests.chaos.runs.*",
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
@@ -78,14 +80,16 @@ class Yard:
         assert self.workers[name].poll() is None, self.tails()
         return "serves" in (self.home / f"worker-{name}.log").read_text()
 
-    def deploy(self, name: str, entrypoint: str, queue: str, *, path: Path | None = ROOT, **variables: Any) -> None:
+    def deploy(
+        self, name: str, entrypoint: str | None, queue: str, *, pull_steps: Any = None, **variables: Any
+    ) -> None:
         """Make a deployment of a flow as `prefect deploy` does."""
         flow_id = self.post("/flows/", {"name": name})["id"]
         body = {
             "name": "yard",
             "flow_id": flow_id,
             "entrypoint": entrypoint,
-            "path": str(path) if path else None,
+            "pull_steps": pull_steps,
             "work_pool_name": "gpu",
             "work_queue_name": queue,
             "job_variables": variables,
@@ -100,7 +104,7 @@ class Yard:
     def deploy_runs(self) -> None:
         """Make the deployments of runs.py."""
         for name in ("hold", "steps", "fail"):
-            self.deploy(name, f"{RUNS}:{name}", "cuda.training")
+            self.deploy(name, f"{RUNS}.{name}", "cuda.training")
 
     def submit(self, name: str, queue: str, parameters: Mapping[str, Any], **variables: Any) -> str:
         """Create a run and return its id."""
