@@ -15,7 +15,7 @@ from deployments.pidfile import Say, refuse_second
 from deployments.services import ServiceError, log_file, tail
 from deployments.supervisor import Plan, Supervisor
 from tasks.errors import ConfigError, TrainyardError
-from tasks.workspace import home, storage_errors
+from tasks.workspace import home, make_home, storage_errors
 
 
 def log_path() -> Path:
@@ -44,6 +44,7 @@ def start_detached(plan: Plan, say: Say) -> None:
         StorageError: its log cannot be written.
     """
     refuse_second()
+    make_home()
     read, write = os.pipe()
     try:
         process = _spawn(plan, write)

@@ -5,7 +5,8 @@ import tomllib
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.workspace import home
+from tasks.errors import StorageError
+from tasks.workspace import home, make_home
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, which holds prefect.yaml and mlflow/server.env."""
@@ -37,7 +38,8 @@ def prepare_environment() -> None:
 def make_prefect_home() -> None:
     """Make the folder that Prefect looks for when it is imported; where it cannot be, Prefect says so itself."""
     if folder := os.environ.get("PREFECT_HOME"):
-        with suppress(OSError):
+        with suppress(OSError, StorageError):
+            make_home()
             Path(folder).mkdir(parents=True, exist_ok=True)
 
 

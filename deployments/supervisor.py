@@ -19,7 +19,7 @@ from deployments.services import LOOPBACK, START_LIMIT_S, ServiceError, check_po
 from deployments.stack import environment_of, services_file
 from gpu_pools.names import host_name
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import home, storage_errors, write_json
+from tasks.workspace import home, make_home, write_json
 
 LEAST_FREE_MIB = 256
 """Room that a stack needs to start: a PostgreSQL takes 70 MiB, and 16 MiB for each part of its journal."""
@@ -216,8 +216,7 @@ def check_host(name: str, value: str) -> None:
 
 
 def _check_room() -> None:
-    with storage_errors(home()):
-        home().mkdir(parents=True, exist_ok=True)
+    make_home(close=True)
     free_mib = shutil.disk_usage(home()).free // 2**20
     if free_mib < LEAST_FREE_MIB:
         raise StorageError(f"disk full: found {free_mib} MiB free at {home()}, need {LEAST_FREE_MIB}: free room there")

@@ -60,7 +60,30 @@ def lock_dir() -> Path:
         StorageError: it cannot be made or is not safe to share.
     """
     chosen = os.environ.get("TRAINYARD_LOCK_DIR")
-    return _made(Path(chosen).absolute()) if chosen else shared_dir(SHARED_DIRS)
+    return safe_dir(_made(Path(chosen).absolute())) if chosen else shared_dir(SHARED_DIRS)
+
+
+def safe_dir(path: Path) -> Path:
+    """Return a folder of locks, if nobody but this user and root can exchange the locks in it.
+
+    Raises:
+        StorageError: it is a link, belongs to another user, or all may write in it without the sticky bit.
+    """
+    with lock_errors(path):
+        found = os.lstat(path)
+    fault = ""
+    if not stat.S_ISDIR(found.st_mode):
+        fault = "is no folder"
+    elif found.st_uid not in {0, os.geteuid()}:
+        fault = f"belongs to user {found.st_uid}"
+    elif found.st_mode & 0o1002 == 0o002:
+        fault = f"has mode {stat.filemode(found.st_mode)}"
+    if fault:
+        raise StorageError(
+            f"found that {path} {fault}, need a folder of root or of this user in which nobody else can exchange the "
+            f"locks: `install -d -m 1777 -o root {path}` as root, or set TRAINYARD_LOCK_DIR to another one"
+        )
+    return path
 
 
 def shared_dir(places: Sequence[Path]) -> Path:
@@ -69,12 +92,12 @@ def shared_dir(places: Sequence[Path]) -> Path:
     That is the first that is there or that everybody could make, else the last.
 
     Raises:
-        StorageError: it is a link or not open to all: its owner could exchange the locks in it.
+        StorageError: it is a link, or of another user, who could exchange the locks in it; or not open to all.
     """
     # The answer must not depend on who asks: a folder that only root could make would split the host in two.
     path = next((place for place in places if place.is_dir() or _open_to_all(place.parent)), places[-1])
-    mode = os.lstat(_made(path)).st_mode
-    if not stat.S_ISDIR(mode) or mode & 0o1777 != 0o1777:
+    mode = os.lstat(safe_dir(_made(path))).st_mode
+    if mode & 0o1777 != 0o1777:
         raise StorageError(
             f"found {path} with mode {stat.filemode(mode)}, need a folder with mode drwxrwxrwt: "
             f"`chmod 1777 {path}`, or set TRAINYARD_LOCK_DIR to another one"

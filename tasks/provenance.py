@@ -17,7 +17,14 @@ from gpu_pools.names import asker
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "torchvision", "prefect", "mlflow", "trainyard")
-_SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key)")
+_SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key|auth(?!or(?!iz)))")  # and no author
+_HIDDEN = (
+    # The last @ before the path: a password may have one, too.
+    (re.compile(r"(\w://)[^/?#\s'\"]+@"), r"\1***@"),
+    (re.compile(r"(?i)([?&][\w-]*(?:pass|secret|token|credential|api[-_]?key|auth|sig)[\w-]*=)[^&#\s'\"]+"), r"\1***"),
+    (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|digest|token)\s+)?[^\s'\",]+"), r"\1***"),
+    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+"), r"\1***"),
+)
 
 
 def standard_tags() -> dict[str, str]:
@@ -69,8 +76,10 @@ def command_line(argv: list[str]) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return `text` without the user and password of the addresses in it."""
-    return re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text)
+    """Return `text` without the passwords in its addresses and without what proves who asks."""
+    for secret, shown in _HIDDEN:
+        text = secret.sub(shown, text)
+    return text
 
 
 @cache

@@ -91,7 +91,7 @@ def _make_tables(uri: str) -> None:
 
 def public_uri(uri: str) -> str:
     """Return `uri` without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"//[^/?#\s]*@", "//", uri)
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:

@@ -6,7 +6,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -235,11 +237,38 @@ def test_a_folder_that_somebody_made_for_all_is_taken(tmp_path):
     assert shared_dir(places) == places[0]
 
 
-def test_a_shared_folder_whose_locks_another_user_could_exchange_is_refused(tmp_path):
+def refused(monkeypatch, place, fault):
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(place))
+    for find in (lock_dir, lambda: shared_dir([place])):
+        with pytest.raises(StorageError, match=f"found that {place} {fault}, need a folder of root or of this user"):
+            find()
+
+
+def test_a_folder_that_all_may_write_or_that_is_a_link_is_refused(tmp_path, monkeypatch):
     open_folder, link = tmp_path / "open", tmp_path / "link"
     open_folder.mkdir()
     open_folder.chmod(0o777)
+    refused(monkeypatch, open_folder, "has mode drwxrwxrwx")
+    open_folder.chmod(0o1777)
     link.symlink_to(open_folder)
-    for place in (open_folder, link):
-        with pytest.raises(StorageError, match="need a folder with mode drwxrwxrwt"):
-            shared_dir([place])
+    refused(monkeypatch, link, "is no folder")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_a_folder_of_another_user_is_refused_and_one_of_root_serves_everybody(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        folder.chmod(0o1777)
+        monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(folder))
+        os.seteuid(4242)
+        try:
+            assert lock_dir() == shared_dir([folder]) == folder
+        finally:
+            os.seteuid(0)
+        os.chown(folder, 4242, 4242)
+        refused(monkeypatch, folder, "belongs to user 4242")
+
+
+def test_a_shared_folder_that_is_not_open_to_all_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="need a folder with mode drwxrwxrwt"):
+        shared_dir([tmp_path])

@@ -294,6 +294,32 @@ def test_no_secret_is_logged():
     assert flatten({"uri": "http://ann:pw@box"}) == {"uri": "http://***@box"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--auth", "S3CRET"], ["--auth=S3CRET"], ["--token", "S3CRET"], ["PREFECT_API_AUTH_STRING=S3CRET"]),
+        *(
+            ["-H", "Authorization: Bearer S3CRET"],
+            ["-HAuthorization:Basic S3CRET=="],
+            ["Authorization:", "Bearer", "S3CRET"],
+        ),
+        *(["headers={'Authorization': 'Bearer S3CRET'}"], ["Bearer S3CRET.x-y_z"], ["http://box/?q=1&api_key=S3CRET"]),
+        *(["uri=http://ann:S3CRET@box/x"], ["uri=http://ann:S3CRET@x@box"], ["https://:S3CRET@box"]),
+        ["https://b.s3.amazonaws.com/x?X-Amz-Signature=S3CRET&X-Amz-Security-Token=S3CRET"],
+    ],
+)
+def test_no_way_to_write_a_secret_gets_it_into_a_command(words):
+    shown = command_line(["yard", *words, "train.lr=1"])
+    assert "S3CRET" not in shown
+    assert "***" in shown
+    assert shown.endswith("train.lr=1")
+
+
+@pytest.mark.parametrize("word", ["track.author=anna", "data=/data/basic training", "http://box/a@b", "--authors=anna"])
+def test_what_is_no_secret_is_shown(word):
+    assert "***" not in command_line(["yard", word])
+
+
 def test_a_folder_outside_a_checkout_has_no_revision(tmp_path):
     assert git_revision(tmp_path) == (None, False)
 
@@ -301,6 +327,7 @@ def test_a_folder_outside_a_checkout_has_no_revision(tmp_path):
 def test_url_leads_to_the_run_or_to_the_command_that_shows_it():
     page = "#/experiments/1/runs/r?workflowType=machine_learning"
     assert store.run_url("http://ann:pw@box:5000/", "1", "r") == f"http://box:5000/{page}"
+    assert store.run_url("http://ann:p@w@box:5000/", "1", "r") == f"http://box:5000/{page}"
     assert store.run_url("sqlite:////x.db", "1", "r") == f"{store.UI}/{page}"
 
 
