@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from deployments.stack import ServiceError, environment_of, running_stack
+from deployments.stack import ServiceError, be_let_in, environment_of, running_stack
 from tasks.errors import ConfigError
 
 Json = dict[str, Any]
@@ -31,6 +31,7 @@ def api_url() -> str:
         ConfigError: there is neither.
     """
     if url := os.environ.get("PREFECT_API_URL"):
+        be_let_in(url)
         return url.rstrip("/")
     if stack := running_stack():
         for name, value in environment_of(stack).items():
@@ -115,7 +116,7 @@ def _refusal(response: Any, url: str) -> Exception:
         return NotFoundError(said or "the server has no such thing")
     if response.status_code in {400, 409, 422}:
         return ConfigError(said)
-    hint = ": set PREFECT_API_AUTH_STRING" if response.status_code in {401, 403} else ""
+    hint = ": set PREFECT_API_AUTH_STRING to the yard's password" if response.status_code in {401, 403} else ""
     return ServiceError(f"{url} answers {response.status_code} {said}".strip() + hint)
 
 

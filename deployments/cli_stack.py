@@ -1,6 +1,5 @@
 """The commands that start, stop and show the services of this machine."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tasks.errors import ConfigError
-from tasks.workspace import home
+from tasks.workspace import allowed_roots, home
 
 if TYPE_CHECKING:
     from deployments.health import Health
@@ -31,14 +30,20 @@ def up(
         bool, typer.Option("--detach", "-d", help="Go on in the background; `yard down` ends it")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of this host")] = 1,
+    password: Annotated[
+        bool, typer.Option("--password", help="Prefect asks for one from now on; made once, in TRAINYARD_HOME/password")
+    ] = False,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only show what there is; nothing starts")] = False,
     host: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Start Prefect, MLflow and a worker on this machine, and show their pages until Ctrl-C."""
     from deployments.daemon import log_line, start_detached
     from deployments.supervisor import Plan, Supervisor, check_host
+    from tasks.password import make_password
 
     check_host("--host", host)
+    if password:
+        make_password()
     plan = Plan(prefect_port, mlflow_port, 0 if no_worker else workers)
     if detach:
         start_detached(plan, typer.echo)
@@ -64,15 +69,26 @@ def _welcome(end: str) -> None:
     typer.echo(f"{record['mlflow']}  figures, curves, models")
     typer.echo(f"database: {record['database']}; workers: {', '.join(record['workers']) or 'none'}")
     typer.echo(f"files: {_reach()}")
+    typer.echo(f"access: {_access()}")
     typer.echo(end)
     sys.stdout.flush()
 
 
 def _reach() -> str:
     """Return which files the runs of this stack get at: whoever reaches its port can name any of them."""
-    if roots := os.environ.get("TRAINYARD_ALLOWED_ROOTS"):
-        return f"runs read and write below {roots} and {home()}"
-    return "runs read and write what this user may; TRAINYARD_ALLOWED_ROOTS=/data:... sets limits"
+    if roots := allowed_roots():
+        return f"runs read and write below {':'.join(map(str, roots))} and {home()}"
+    return "TRAINYARD_ALLOWED_ROOTS is unset: runs read and write what this user may; /data:... sets limits"
+
+
+def _access() -> str:
+    """Return who gets in."""
+    from deployments.accounts import open_to, other_people
+    from tasks.password import password
+
+    if password():
+        return f"Prefect asks for what is in {home() / 'password'}"
+    return open_to(other_people()) or "no password, and nobody else has an account here"
 
 
 def down(

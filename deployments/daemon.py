@@ -15,7 +15,8 @@ from deployments.pidfile import Say, refuse_second
 from deployments.services import ServiceError, log_file, tail
 from deployments.supervisor import Plan, Supervisor
 from tasks.errors import ConfigError, TrainyardError
-from tasks.workspace import home, make_home, storage_errors
+from tasks.home import make_home
+from tasks.workspace import home, storage_errors
 
 
 def log_path() -> Path:

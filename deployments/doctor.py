@@ -57,6 +57,8 @@ def judge(machine: Machine) -> list[Check]:
         *check_tools(machine.tools, needs_kernels(gpus, machine.gsplat)),
         check_postgres(machine.postgres),
         check_disk(machine.home, machine.home_fault, machine.free_mib),
+        check_roots(machine.roots, machine.home),
+        check_access(machine.open_to),
         check_locks(machine.lock_dir, machine.lock_fault),
         *(check_port(listener) for listener in machine.ports),
         check_numba(machine.numba_cache),
@@ -187,6 +189,22 @@ def check_disk(home: str, fault: str, free_mib: int) -> Check:
     if free_mib < LOW_FREE_MIB:
         return Check("home", "warning", found, f"free room there: {LOW_FREE_MIB} MiB for some runs", needed=True)
     return Check("home", "ok", found, needed=True)
+
+
+def check_roots(roots: str, home: str) -> Check:
+    """Say which files runs get at."""
+    if roots:
+        return Check("roots", "ok", f"runs read and write below {roots} and {home}")
+    todo = "whoever starts a run names any file that this user may read: set it to /data:... to limit that"
+    return Check("roots", "warning", "TRAINYARD_ALLOWED_ROOTS is unset", todo)
+
+
+def check_access(open_to: str) -> Check:
+    """Say who else can command the yard."""
+    if not open_to:
+        return Check("access", "ok", "nobody else's account, or a password")
+    found, _, todo = open_to.partition(": ")
+    return Check("access", "warning", found, todo)
 
 
 def check_locks(folder: str, fault: str) -> Check:

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.errors import StorageError
-from tasks.workspace import home, make_home
+from tasks.home import make_home
+from tasks.workspace import home
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, which holds prefect.yaml and mlflow/server.env."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pynvml
 
+from deployments.accounts import open_to, other_people
 from deployments.database import choose
 from deployments.environment import ROOT
 from deployments.kernels import comes_built
@@ -24,7 +25,7 @@ from gpu_pools.probe import get_probe
 from gpu_pools.records import lock_dir
 from tasks.database import forced_kind, postgres_record
 from tasks.errors import GpuError, StorageError, TrainyardError
-from tasks.workspace import home
+from tasks.workspace import allowed_roots, home
 
 PORTS = {"prefect": 4200, "mlflow": 5000}
 """What `yard up` listens on unless told otherwise."""
@@ -110,6 +111,8 @@ class Machine:
     home: str
     home_fault: str
     free_mib: int
+    roots: str  # that runs get at; empty: all that this user may
+    open_to: str  # who else can command the yard, a sentence; empty: nobody
     lock_dir: str
     lock_fault: str
     ports: tuple[Listener, ...]
@@ -139,6 +142,8 @@ def gather() -> Machine:
                 home=str(state),
                 home_fault=home_fault,
                 free_mib=shutil.disk_usage(_existing(state)).free // 2**20,
+                roots=":".join(map(str, allowed_roots())),
+                open_to=_open_to(),
                 lock_dir=locks,
                 lock_fault=lock_fault,
                 ports=listeners(PORTS),
@@ -200,6 +205,13 @@ def _postgres() -> Postgres:
     except TrainyardError as exc:
         kind, notes, fault = "postgres", (), str(exc)
     return Postgres(kind, not fault and forced_kind() is not None, tuple(sorted(versions)), "; ".join(notes), fault)
+
+
+def _open_to() -> str:
+    try:
+        return open_to(other_people())
+    except StorageError as exc:
+        return str(exc)
 
 
 def _locks() -> tuple[str, str]:

@@ -176,6 +176,7 @@ def record(cluster: Cluster) -> None:
 def _place(user: User) -> Path:
     """Return the folder for data and socket: in the home, or elsewhere if the user cannot get there."""
     inside = home() / "postgres"
+    _let_in(user)
     with storage_errors(inside):
         inside.mkdir(parents=True, exist_ok=True)
         inside.chmod(0o755)  # whatever the umask; the data in it is closed
@@ -189,6 +190,13 @@ def _place(user: User) -> Path:
         if not _reaches(user, outside):
             raise StorageError(f"user {user.name}, who runs PostgreSQL, cannot get into {inside} nor {outside}")
         return outside
+
+
+def _let_in(user: User) -> None:
+    """Give root's home, which is closed to others, to the group of the server's user, who has to get through it."""
+    found = home().stat()
+    if os.geteuid() == 0 and found.st_uid == found.st_gid == 0 and user.name == "postgres":
+        os.chown(home(), -1, user.gid)
 
 
 def _reaches(user: User, folder: Path) -> bool:
@@ -240,6 +248,7 @@ def server_command(cluster: Cluster) -> list[str]:
     Raises:
         ServiceError: somebody else has that folder.
     """
+    _let_in(cluster.user)
     _make_sockets(cluster)
     beside = cluster.data.parent
     owner = pwd.getpwuid(os.geteuid()).pw_name

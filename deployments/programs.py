@@ -7,6 +7,7 @@ from deployments.environment import ROOT
 from deployments.guard import HOSTS, ORIGINS, listed
 from deployments.services import LOOPBACK, Announcing, Service
 from tasks.database import mlflow_uri
+from tasks.password import CLIENT, SERVER, password
 from tasks.workspace import home
 
 POOL_IS_THERE = "the pool is there"
@@ -46,6 +47,8 @@ def prefect_service(port: int, *, ui: bool) -> Service:
         # Whose answers a browser shows to its page; the guard has refused all other pages before.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join([f"http://{LOOPBACK}:{port}", *listed(ORIGINS)]),
     }
+    if known := password():
+        env[SERVER] = env[CLIENT] = known
     return Service(f"prefect-{port}", argv, port, "/api/health", env)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from deployments.services import ServiceError
 from gpu_pools.queues import POOL, queue_or_none
+from tasks.password import headers
 
 _PAGE = 200  # the most the server gives at once
 _WAITING = ["SCHEDULED"]
@@ -60,8 +61,9 @@ def asking(url: str) -> Iterator[Ask]:
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
 
     def call(method: str, path: str, body: Any) -> Any:
-        content = None if body is None else json.dumps(body)
-        connection.request(method, parts.path + path, content, {"Content-Type": "application/json"})
+        content, place = None if body is None else json.dumps(body), parts.path + path
+        known = headers() if place.startswith("/api/") else {}  # Prefect's, not MLflow's
+        connection.request(method, place, content, {"Content-Type": "application/json", **known})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
         if not http.client.OK <= answer.status < http.client.MULTIPLE_CHOICES:

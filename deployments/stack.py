@@ -14,6 +14,7 @@ from deployments.database import database_up
 from deployments.programs import mlflow_service, prefect_service
 from deployments.services import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
 from tasks.errors import ConfigError, StorageError
+from tasks.password import CLIENT, password
 from tasks.workspace import home
 
 __all__ = [
@@ -109,12 +110,14 @@ def stack_environment() -> dict[str, str]:
 
 
 def environment_of(stack: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables under which a process finds these addresses, and prints links that lead there."""
-    return {
+    """Return the variables under which a process finds these addresses, is let in, and prints links that lead there."""
+    found = {
         "PREFECT_API_URL": f"{stack['prefect']}/api",
         "PREFECT_UI_URL": stack["prefect"],
         "MLFLOW_TRACKING_URI": stack["mlflow"],
     }
+    known = password()
+    return {**found, CLIENT: known} if known else found
 
 
 def choose_api() -> SharedApi | None:
@@ -124,15 +127,23 @@ def choose_api() -> SharedApi | None:
         This process's share of the API that the runs of a home bring along (see `serving`), or None when one is up:
         the stack's, or the one that PREFECT_API_URL names.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        be_let_in(url)
         return None
     if stack := running_stack():
         os.environ.setdefault("MLFLOW_TRACKING_URI", stack["mlflow"])
         os.environ |= {name: value for name, value in environment_of(stack).items() if name.startswith("PREFECT_")}
         return None
     api = share_api()
-    os.environ["PREFECT_API_URL"] = api.service.env["PREFECT_API_URL"]
+    os.environ |= {name: api.service.env[name] for name in ("PREFECT_API_URL", CLIENT) if name in api.service.env}
     return api
+
+
+def be_let_in(url: str) -> None:
+    """Let this process use the home's password, if `url` is the API of its stack and the environment has no other."""
+    own = f"{stack_record().get('prefect')}/api"
+    if url.rstrip("/").replace("localhost", LOOPBACK) == own and (known := password()):
+        os.environ.setdefault(CLIENT, known)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from deployments.services import LOOPBACK, START_LIMIT_S, ServiceError, check_po
 from deployments.stack import environment_of, services_file
 from gpu_pools.names import host_name
 from tasks.errors import ConfigError, StorageError
-from tasks.workspace import home, make_home, write_json
+from tasks.home import make_home
+from tasks.workspace import home, write_json
 
 LEAST_FREE_MIB = 256
 """Room that a stack needs to start: a PostgreSQL takes 70 MiB, and 16 MiB for each part of its journal."""

@@ -11,7 +11,12 @@ from types import FrameType
 from typing import Any, Literal
 
 import httpx
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field
 
@@ -24,6 +29,8 @@ from gpu_pools.probe import get_probe
 from gpu_pools.queues import POOL, POOL_TYPE
 from gpu_pools.server import Server
 from tasks.errors import ConfigError, TrainyardError
+from tasks.home import make_home
+from tasks.password import CLIENT, known_password
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -164,7 +171,11 @@ def main() -> None:
     name = parser.parse_args().name
     try:
         # The next tick asks again, and until then the other runs of this host are looked after.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}):
+        settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
+        make_home()
+        if known := known_password():
+            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its runs inherit it
+        with temporary_settings(settings):
             serve(name)
     except TrainyardError as exc:
         print(f"error: {exc}", file=sys.stderr)

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,44 +30,9 @@ def home() -> Path:
     return Path(os.environ.get("TRAINYARD_HOME", ".yard")).absolute()
 
 
-def home_mode() -> int:
-    """Return the mode of the home: TRAINYARD_HOME_MODE in octal digits, else 0750, so that others see nothing of it.
-
-    Raises:
-        ConfigError: it is no mode, or one that keeps its owner out.
-    """
-    word = os.environ.get("TRAINYARD_HOME_MODE", "").strip() or "0750"
-    if not re.fullmatch("0?7[0-7]{2}", word):
-        raise ConfigError(f"found TRAINYARD_HOME_MODE={word!r}, need a mode such as 0750, 0700 or 0755")
-    return int(word, 8)
-
-
-def make_home(*, close: bool = False) -> Path:
-    """Return the home, made with its mode where it is missing.
-
-    Args:
-        close: one that is there, too, unless it is another user's or one for all, such as /tmp.
-
-    Raises:
-        ConfigError: TRAINYARD_HOME_MODE is no mode.
-        StorageError: it cannot be made.
-    """
-    path, mode = home(), home_mode()
-    with storage_errors(path):
-        if not path.exists():
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(mode)  # whatever the umask
-        elif close:
-            found = path.stat()
-            extra = found.st_mode & 0o777 & ~mode
-            if extra and found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
-                path.chmod(stat.S_IMODE(found.st_mode) & ~extra)
-    return path
-
-
 def run_dir(run_id: str) -> Path:
     """Return (and make) the folder of one run."""
-    path = make_home() / "runs" / run_id
+    path = home() / "runs" / run_id
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -121,7 +85,7 @@ def try_lock(path: Path) -> int | None:
 
 def cache_dir(name: str) -> Path:
     """Return (and make) a folder for what can be computed again."""
-    path = make_home() / "cache" / name
+    path = home() / "cache" / name
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path

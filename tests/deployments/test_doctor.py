@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from deployments import doctor
+from deployments.accounts import open_to, other_people
 from deployments.doctor import Check, judge, lines
 from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, unwritable
 from deployments.toolchain import Toolkit, Tools
+from tasks.password import make_password
 
 YARD = Path(sys.executable).parent / "yard"
 H200 = Gpu("cuda:0", "NVIDIA H200", "9.0", 143771, simulated=False)
@@ -33,6 +36,8 @@ WELL = Machine(
     home="/yard",
     home_fault="",
     free_mib=50000,
+    roots="/data",
+    open_to="",
     lock_dir="/run/lock/trainyard",
     lock_fault="",
     ports=(Listener(4200, "prefect", "", False), Listener(5000, "mlflow", "", False)),
@@ -99,6 +104,32 @@ def test_what_only_the_gpu_needs_is_missing_and_stops_nothing(change, name):
     assert one(machine, name).state == "missing"
     assert one(machine, name).todo
     assert not stopping(machine)
+
+
+def test_unset_roots_and_other_people_s_accounts_are_said_and_stop_nothing():
+    machine = replace(WELL, roots="", open_to=open_to(["anna", "ben"]))
+    assert (one(machine, "roots").state, one(machine, "roots").found) == ("warning", "TRAINYARD_ALLOWED_ROOTS is unset")
+    assert one(machine, "access").found == "whoever has an account here (anna, ben) can command the yard"
+    assert one(machine, "access").todo == "`yard up --password` makes Prefect ask for one"
+    assert not stopping(machine)
+
+
+def test_people_are_those_who_log_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    names = [
+        ("root", 0, "bash"),
+        ("www", 33, "bash"),
+        ("anna", 1000, "zsh"),
+        ("ci", 1001, "nologin"),
+        ("nobody", 65534, "sh"),
+    ]
+    rows = [pwd.struct_passwd((name, "x", uid, uid, "", "/", f"/bin/{shell}")) for name, uid, shell in names]
+    assert other_people(rows) == ["anna"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert other_people(rows) == []
+    assert "can command the yard" in open_to(["ben"])
+    make_password()
+    assert open_to(["ben"]) == open_to([]) == ""
 
 
 def test_an_old_driver_is_told_what_torch_needs():

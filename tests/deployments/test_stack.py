@@ -82,7 +82,8 @@ def test_up_shows_devices_and_addresses(up):
     assert "cuda:1  simulated GPU 1, compute 0.0, GPU-simulated-1" in said
     assert "24576 MiB: 0 used, 24576 free; utilisation 0 %" in said
     assert f"database: {'postgres' if POSTGRES else 'sqlite'}; workers: none" in said
-    assert "files: runs read and write what " in said
+    assert "files: TRAINYARD_ALLOWED_ROOTS is unset: runs read and write what this user may" in said
+    assert "\naccess: " in said
 
 
 def test_other_commands_find_it(stack):

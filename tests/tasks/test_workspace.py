@@ -143,7 +143,7 @@ def test_a_root_that_is_a_link_itself_allows_what_it_points_to(roots, monkeypatc
     assert allowed_path(roots / "alias" / "x") == roots / "secret" / "x"
 
 
-@pytest.mark.parametrize("unset", [None, ""])
+@pytest.mark.parametrize("unset", [None, "", " ", ":", " : "])
 def test_without_roots_any_path_is_taken(tmp_path, monkeypatch, unset):
     monkeypatch.delenv("TRAINYARD_ALLOWED_ROOTS", raising=False)
     if unset is not None:

@@ -15,7 +15,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from deployments.queries import asking
 from deployments.stack import free_port, mlflow_service, prefect_service, running
+from tasks.password import make_password, password
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
@@ -188,3 +190,29 @@ def test_an_experiment_whose_files_lie_elsewhere_is_refused_by_mlflow(mlflow):
         assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
         assert "file:///etc" in refused.json()["message"]
     assert ask(url, {"name": "usual"}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[str]:
+    """The address of Prefect's server of a home with a password; ends with its home as TRAINYARD_HOME."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-foreign-", ignore_cleanup_errors=True) as folder, _home(folder):
+        make_password()
+        with running(prefect_service(free_port(), ui=True)) as service:
+            yield service.url
+
+
+def test_with_a_password_the_page_asks_for_it_and_programs_show_it(locked, browser):
+    known = password()
+    assert ask(f"{locked}/api/flows/count", {}).status_code == 401
+    with asking(f"{locked}/api") as call:
+        assert call("POST", "/flows/count", {}) == 0
+    page = browser.new_page()
+    page.goto(f"{locked}/runs")
+    field = page.locator("input[type=password]")
+    field.fill("wrong:one")
+    page.get_by_role("button", name="Login").click()
+    page.wait_for_timeout(1000)
+    field.fill(known)
+    page.get_by_role("button", name="Login").click()
+    page.get_by_text("Run a task or flow").wait_for()
+    page.close()

@@ -1,0 +1,66 @@
+"""The password of the yard's Prefect server, which whoever may read its file uses without being asked."""
+
+import base64
+import os
+import secrets
+import stat
+
+from tasks.errors import StorageError
+from tasks.home import make_home
+from tasks.workspace import home, storage_errors
+
+CLIENT = "PREFECT_API_AUTH_STRING"
+"""Prefect's variable for those who ask."""
+
+SERVER = "PREFECT_SERVER_API_AUTH_STRING"
+"""Prefect's variable for the server."""
+
+_NAME = "password"
+
+
+def make_password() -> None:
+    """Make the password of this home unless it has one; `NAME:SECRET`, as Prefect takes it.
+
+    Raises:
+        StorageError: the file cannot be written, or others can read the one that is there.
+    """
+    path = make_home() / _NAME
+    with storage_errors(path):
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except FileExistsError:
+            password()
+            return
+        with os.fdopen(fd, "w") as file:
+            file.write(f"yard:{secrets.token_urlsafe(24)}\n")
+
+
+def password() -> str | None:
+    """Return the password of this home, None where it has none or this user may not know it.
+
+    Raises:
+        StorageError: others can read it, or it is empty.
+    """
+    path = home() / _NAME
+    try:
+        found, text = path.lstat(), path.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+        raise StorageError(f"found {path} open to others: `chmod 600 {path}`, and change what is in it")
+    if ":" not in text:
+        raise StorageError(
+            f"found no NAME:SECRET in {path}: write one, or remove it and `yard up --password` makes one"
+        )
+    return text
+
+
+def known_password() -> str | None:
+    """Return what this process shows Prefect's server of this home: what the environment says, else the file."""
+    return os.environ.get(CLIENT) or password()
+
+
+def headers() -> dict[str, str]:
+    """Return what a request to Prefect's server of this home needs to be let in."""
+    known = known_password()
+    return {"Authorization": f"Basic {base64.b64encode(known.encode()).decode()}"} if known else {}
