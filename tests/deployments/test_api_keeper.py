@@ -76,6 +76,8 @@ def test_several_at_once_on_a_fresh_home_share_one_server(home, start):
     assert len(addresses) == 1
     (api,) = addresses
     assert healthy(api)
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert httpx.get(f"{api}/admin/version", headers=foreign).status_code == 403
     assert len(servers(home)) == 1
     users[0].kill()  # who brought it, perhaps
     for user in users[1:3]:

@@ -152,6 +152,21 @@ def test_what_is_wrong_is_said_before_anything_is_created(yard, images, words, f
 # How it is treated.
 
 
+def test_a_variable_that_no_run_may_set_is_refused_before_anything_is_created(yard, images):
+    order = prepare(yard.api, "prepare_dataset", {"data": str(images)}, Wishes())
+    theirs = Order(order.deployment, {**order.body, "job_variables": {"env": {"LD_PRELOAD": "/tmp/x.so"}}})
+    for create in (lambda: submit(yard.api, theirs), lambda: submit_many(yard.api, [theirs])):
+        with pytest.raises(ConfigError, match="env: found LD_PRELOAD, a run may set"):
+            create()
+    path = f"/deployments/{yard.deployment('prepare_dataset')}"
+    yard.api.call("PATCH", path, {"job_variables": {"env": {"PYTHONPATH": "/tmp"}}})
+    try:
+        with pytest.raises(ConfigError, match="env: found PYTHONPATH"):
+            prepare(yard.api, "prepare_dataset", {"data": str(images)}, Wishes())
+    finally:
+        yard.api.call("PATCH", path, {"job_variables": {}})
+
+
 def test_wishes_become_job_variables(yard, images):
     run = submitted(
         *(yard, "train_classifier", "dataset=images", "--priority", "1", "--time-limit", "5h"),
