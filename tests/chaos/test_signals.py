@@ -43,8 +43,8 @@ FLOWS = ("train_classifier", "train_splat")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     with yard(tmp_path_factory.mktemp("yard"), free_port()) as running:
-        running.deploy("train_classifier", "flows.classification.train_classifier", "cuda.training", path=None)
-        running.deploy("train_splat", "flows.splatting.train_splat", "cuda.training", path=None)
+        running.deploy("train_classifier", "flows.classification.train_classifier", "cuda.training")
+        running.deploy("train_splat", "flows.splatting.train_splat", "cuda.training")
         yield running
 
 
