@@ -69,32 +69,27 @@ def safe_dir(path: Path) -> Path:
     Raises:
         StorageError: it is a link, belongs to another user, or all may write in it without the sticky bit.
     """
-    with lock_errors(path):
-        found = os.lstat(path)
-    fault = ""
-    if not stat.S_ISDIR(found.st_mode):
-        fault = "is no folder"
-    elif found.st_uid not in {0, os.geteuid()}:
-        fault = f"belongs to user {found.st_uid}"
-    elif found.st_mode & 0o1002 == 0o002:
-        fault = f"has mode {stat.filemode(found.st_mode)}"
-    if fault:
+    found = os.lstat(path)
+    faults = {
+        "is no folder": not stat.S_ISDIR(found.st_mode),
+        f"belongs to user {found.st_uid}": found.st_uid not in {0, os.geteuid()},
+        f"has mode {stat.filemode(found.st_mode)}": found.st_mode & 0o1002 == 0o002,
+    }
+    if fault := next((fault for fault, is_so in faults.items() if is_so), ""):
         raise StorageError(
-            f"found that {path} {fault}, need a folder of root or of this user in which nobody else can exchange the "
+            f"found that {path} {fault}, need a folder of root or of this user, in which nobody else can exchange the "
             f"locks: `install -d -m 1777 -o root {path}` as root, or set TRAINYARD_LOCK_DIR to another one"
         )
     return path
 
 
 def shared_dir(places: Sequence[Path]) -> Path:
-    """Return (and make) the one of `places` that every user of the host comes to, whoever asks first.
-
-    That is the first that is there or that everybody could make, else the last.
+    """Return (and make) the first of `places` that is there, or that every user could make; else the last.
 
     Raises:
         StorageError: it is a link, or of another user, who could exchange the locks in it; or not open to all.
     """
-    # The answer must not depend on who asks: a folder that only root could make would split the host in two.
+    # Whoever asks: a folder that only root could make would split the host in two.
     path = next((place for place in places if place.is_dir() or _open_to_all(place.parent)), places[-1])
     mode = os.lstat(safe_dir(_made(path))).st_mode
     if mode & 0o1777 != 0o1777:
