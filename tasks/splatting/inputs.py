@@ -6,6 +6,7 @@ from typing import Literal
 
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import ConfigError, DatasetError
+from tasks.outside import CLOUD_BYTES, check_file
 from tasks.splatting.colmap_job import Job
 from tasks.splatting.named_pictures import smaller_copies
 from tasks.splatting.params import PosesParams
@@ -20,6 +21,7 @@ Kind = Literal["video", "photos", "colmap", "transforms"]
 _MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "colmap_text", ".")
 _PICTURE_PLACES = (IMAGES, INPUT, "dense/images")
 _BLENDER = "transforms_train.json"  # of synthetic scenes, beside others for validation and test
+_MODEL_SUFFIXES = (".bin", ".txt")
 _ABOVE = 3  # folders: sparse/0 of colmap
 
 
@@ -30,7 +32,8 @@ def recognise(path: Path) -> Kind:
         ConfigError: there is nothing there, or one photograph alone.
         DatasetError: the folder holds nothing that can be used.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
+        check_file(path, ConfigError)
         if path.suffix.lower() == ".json":
             return "transforms"
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -71,13 +74,16 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
     else:
         model = _model(source)
         assert model is not None
+        for path in sorted(model.iterdir()):
+            if path.suffix in _MODEL_SUFFIXES:  # COLMAP opens them itself
+                check_file(path, DatasetError, CLOUD_BYTES)
         places = tuple(str(place.resolve()) for place in _places(source))
         job = Job(stages=(), folder=str(folder.resolve()), model=str(model.resolve()), places=places)
     yield from adopt_poses(job, params, max_side)
 
 
 def _transforms(path: Path) -> Path | None:
-    return next((path / name for name in (TRANSFORMS, _BLENDER) if (path / name).is_file()), None)
+    return next((path / name for name in (TRANSFORMS, _BLENDER) if (path / name).exists()), None)
 
 
 def _model(path: Path) -> Path | None:
@@ -90,7 +96,7 @@ def _model(path: Path) -> Path | None:
 
 
 def _is_model(folder: Path) -> bool:
-    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
+    return any((folder / f"cameras{suffix}").exists() for suffix in _MODEL_SUFFIXES)
 
 
 def _places(path: Path) -> list[Path]:

@@ -28,6 +28,8 @@ from tasks.inference.sources import open_source
 from tasks.inference.weights import from_file, read_config
 from tasks.splatting import video
 from tasks.splatting.colmap_model import read_model
+from tasks.splatting.inputs import adopt, recognise
+from tasks.splatting.params import PosesParams
 from tasks.splatting.photos import focal_35mm
 from tasks.splatting.pixels import read_stored
 from tasks.splatting.ply import read_ply
@@ -45,6 +47,13 @@ def read_metadata(path: Path) -> object:
 
 def read_groups(path: Path) -> object:
     return group_names([SourceImage(path, "a", "a", None, ())], str(path))
+
+
+def adopt_cameras(path: Path) -> object:
+    if path.suffix == ".bin":
+        for name in ("cameras.bin", "images.bin"):
+            path.with_name(name).write_bytes(bytes(8))
+    return list(adopt(path.parent, path.parent / "scene", 100, PosesParams()))
 
 
 def beside_weights(path: Path) -> object:
@@ -69,6 +78,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "points": ("a.ply", read_points),
     "splat": ("a.ply", read_ply),
     "what a folder was made with": ("made_with.json", lambda path: recall(path.parent)),
+    "transforms": ("transforms.json", adopt_cameras),
+    "points of a model to adopt": ("points3D.bin", adopt_cameras),
     "model": ("cameras.bin", lambda path: read_model(path.parent)),
 }
 STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -79,15 +90,11 @@ STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "recording to predict": ("a.iq", lambda path: open_source(path, PARAMS)),
     "picture to predict": ("a.jpg", lambda path: open_source(path, PARAMS)),
     "recording alone": ("a.iq", find_recordings),
+    "scene": ("a.mp4", recognise),
     "video": ("a.mp4", video.probe),
 }
-TEXTS = [
-    "two stages",
-    "what a folder was made with",
-    "model's configuration",
-    "configuration beside weights",
-    "SigMF metadata",
-]
+TEXTS = ["two stages", "what a folder was made with", "model's configuration", "configuration beside weights"]
+TEXTS += ["SigMF metadata", "transforms"]
 
 
 def pipe(path: Path) -> None:
@@ -118,7 +125,7 @@ def _back(monkeypatch, tmp_path):
 def test_only_plain_files_are_read(tmp_path, reader, thing):
     name, read = (READERS | STREAMED)[reader]
     THINGS[thing](tmp_path / name)
-    if thing == "a folder" and reader in {"recording to predict", "picture to predict", "recording alone"}:
+    if thing == "a folder" and reader in {"recording to predict", "picture to predict", "recording alone", "scene"}:
         return  # is searched
     with pytest.raises(TrainyardError, match=rf"found {thing}, need a plain file: .*({name}|/dev/zero)"):
         read(tmp_path / name)
