@@ -18,6 +18,7 @@ from PIL import Image
 
 from tasks.classification.files import in_threads, link_or_copy, n_cores
 from tasks.errors import DatasetError
+from tasks.outside import open_file
 from tasks.splatting.known_cameras import Known, KnownScene
 from tasks.splatting.picked import IMAGES
 from tasks.splatting.pixels import bounded, drop_exif, jpeg, read_stored, shrunk
@@ -213,7 +214,7 @@ def _link(path: Path, target: Path) -> None:
     """Link a picture, the same bytes; only a JPEG that EXIF wants turned is copied without it, pixels untouched."""
     link_or_copy(path, target)
     if path.suffix.lower() in {".jpg", ".jpeg"}:
-        with Image.open(path) as image:
+        with open_file(path, DatasetError) as file, Image.open(file) as image:
             turned = image.getexif().get(_ORIENTATION, 1) != 1
         if turned:
             drop_exif(target)  # its camera is of the pixels as they are stored; replaces the link

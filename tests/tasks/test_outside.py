@@ -1,5 +1,6 @@
 """Every reader of files that people name, given what never ends."""
 
+import ast
 import json
 import os
 import shutil
@@ -252,3 +253,34 @@ def test_the_reader_of_a_folder_names_the_pipe_in_it(tmp_path):
         for path in find_recordings(tmp_path / "d"):
             open_recording(path, PARAMS)
     shutil.rmtree(tmp_path / "d")
+
+
+OPENS = {"read_text", "read_bytes", "fromfile", "imread", "memmap", "VideoCapture", "Reconstruction"}
+OPENS_OF = {"Image.open", "torch.load", "np.load", "av.open", "json.load", "yaml.load", "yaml.safe_load", "pd.read_csv"}
+OWN = """
+    classification: cache checkpoint decoding events iq_layout models precision served_model session steps tracked
+    inference: number_format
+    splatting: colmap_job colmap_progress demo_scene export fit_checkpoint jit known_cameras photos picked pixels poses
+    splatting: session straighten tracked triangulate video videos viewer views
+    .: database journal outside provenance store workspace
+"""
+"""Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
+
+
+def opens(path: Path) -> bool:
+    """Return whether a module opens files to read by itself."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return any(
+        isinstance(call, ast.Attribute)
+        and (call.attr in OPENS and "outside." not in ast.unparse(call))
+        or ast.unparse(call) in OPENS_OF
+        for call in calls
+    )
+
+
+def test_no_other_module_opens_files():
+    """One that reads files of other people opens them by `tasks.outside`; one that reads a run's own goes into OWN."""
+    tasks = Path(outside.__file__).parent
+    rows = [line.strip().partition(": ") for line in OWN.strip().splitlines()]
+    known = {tasks / folder / f"{name}.py" for folder, _, names in rows for name in names.split()}
+    assert {str(path) for path in tasks.rglob("*.py") if opens(path) and path not in known} == set()
