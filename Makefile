@@ -35,7 +35,7 @@ system-packages:
 	@test -x /usr/bin/chromium && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 	  (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core postgresql >/dev/null)
 
-test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed
+test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed, the newest versions
 	@$(BIN)/pytest -q -m "long and not gpu"
 
 lint: environment

@@ -105,7 +105,7 @@ def down(
 
 
 def status(as_json: Json = False) -> None:
-    """Say whether all of the services are well; the exit code is 0 only then."""
+    """Say whether all is well, what works behind Prefect's pages as well; the exit code is 0 only then."""
     from deployments.health import check
     from deployments.tables import print_json
 
@@ -149,10 +149,12 @@ def _print_devices(as_json: bool = False) -> None:
 
 def _status_lines(health: "Health") -> Iterator[str]:
     for name, service in health.services.items():
-        works = f"works, version {service.version}" if service.healthy else "does not answer"
-        yield f"{name:<10}{service.url}  {works}, process {service.pid or 'gone'}"
-    known = f" {health.database['version']}" if health.database["version"] else ""
-    yield f"{'database':<10}{health.database['kind']}{known} in {health.database['place']}"
+        version = f", version {service.version}" if service.version else ""
+        process = f", process {service.pid or 'gone'}" if health.database else ""  # of a server elsewhere: not known
+        yield f"{name:<10}{service.url}  {'works' if service.healthy else 'does not answer'}{version}{process}"
+    if health.database:
+        known = f" {health.database['version']}" if health.database["version"] else ""
+        yield f"{'database':<10}{health.database['kind']}{known} in {health.database['place']}"
     for worker in health.workers:
         where = f", process {worker.pid}" if worker.pid else ""
         yield f"{'worker':<10}{worker.name} is {'online' if worker.online else 'not online'}{where}"

@@ -61,6 +61,7 @@ def judge(machine: Machine) -> list[Check]:
         check_access(machine.open_to),
         check_locks(machine.lock_dir, machine.lock_fault),
         *(check_port(listener) for listener in machine.ports),
+        *check_background(machine.background),
         check_numba(machine.numba_cache),
         check_encoder(machine.encoder_fault),
     ]
@@ -224,6 +225,16 @@ def check_port(listener: Listener) -> Check:
         return Check(name, "ok", f"free, for {listener.service}", needed=True)
     todo = f"`yard up --{listener.service}-port` takes another one, or stop who listens"
     return Check(name, "missing", f"taken by another program, {listener.service} needs it", todo, needed=True)
+
+
+def check_background(faults: Sequence[str] | None) -> list[Check]:
+    """Say whether the services behind Prefect's server work; nothing where no server is up."""
+    if faults is None:
+        return []
+    if not faults:
+        return [Check("background", "ok", "the services behind Prefect's server do their work")]
+    todo = "`yard down` and `yard up`; if that does not help, `make environment` for the versions that were tried"
+    return [Check("background", "missing", "; ".join(faults), todo)]
 
 
 def check_numba(folder: str | None) -> Check:

@@ -1,17 +1,22 @@
 """Whether all of the stack is well, and what is not."""
 
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deployments.alive import identity, supervisor
+from deployments.api import connect
+from deployments.background import local_faults, named_server
 from deployments.draining import drain_note
 from deployments.postgres_keeper import postgres_keeper
 from deployments.queries import QueueCount, ask, asking, online_workers, queue_counts
-from deployments.services import ServiceError, healthy, log_file, tail
+from deployments.services import ServiceError, healthy, log_file, server_time, tail
 from deployments.stack import stack_record
+from deployments.undone import undone
 from gpu_pools.names import worker_label
 from tasks.database import postgres_record, uses_postgres
+from tasks.errors import ConfigError
 from tasks.workspace import home
 
 LOW_FREE_MIB = 1024
@@ -48,6 +53,7 @@ class Health:
         well: whether there is no fault.
         faults: what is not well, a sentence each.
         supervisor: process that keeps the stack up, None where there is none.
+        database: of this home; empty for a server elsewhere, which has its own.
     """
 
     well: bool
@@ -66,12 +72,14 @@ class Health:
 
 
 def check() -> Health:
-    """Look at the stack of this home.
+    """Look at the server that PREFECT_API_URL names, else at the stack of this home.
 
     Raises:
         StorageError: a file in which it says where it is, is damaged.
     """
     record, pid, faults = stack_record(), supervisor(), []
+    if url := named_server(record):
+        return _elsewhere(url)
     if not record or pid is None:
         faults.append(_down(record, pid))
     services = {name: _service(record, name) for name in _HEALTH if record}
@@ -87,6 +95,30 @@ def check() -> Health:
     if free_mib < LOW_FREE_MIB:
         faults.append(f"found {free_mib} MiB free at {home()}, need {LOW_FREE_MIB}: free room there")
     return Health(not faults, faults, str(home()), pid, database, free_mib, services, workers, queues)
+
+
+def _elsewhere(api: str) -> Health:
+    """Look at the servers that the environment names; what they run on is not known here."""
+    faults: list[str] = []
+    page = api.removesuffix("/api")
+    services = {"prefect": ServiceHealth(page, False, None, None)}
+    workers: list[WorkerHealth] = []
+    queues: list[QueueCount] = []
+    try:
+        with connect() as asked:
+            services["prefect"] = ServiceHealth(page, True, str(asked.call("GET", "/admin/version")), None)
+            workers = [WorkerHealth(name, True, None) for name in online_workers(asked.call)]
+            queues = queue_counts(asked.call)
+            faults += undone(asked.call, server_time(api))
+    except (ServiceError, ConfigError) as exc:
+        faults.append(str(exc))
+    url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    if url.startswith("http"):
+        services["mlflow"] = ServiceHealth(url, healthy(url + _HEALTH["mlflow"]), None, None)
+        if not services["mlflow"].healthy:
+            faults.append(f"mlflow does not answer at {url}")
+    free_mib = shutil.disk_usage(home() if home().exists() else home().parent).free // 2**20
+    return Health(not faults, faults, str(home()), None, {}, free_mib, services, workers, queues)
 
 
 def _down(record: dict[str, Any], pid: int | None) -> str:
@@ -126,10 +158,11 @@ def _database() -> dict[str, Any]:
 def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHealth], list[QueueCount]]:
     api = f"{record['prefect']}/api"
     try:
-        online = online_workers(api)
         with asking(api) as call:
+            online = online_workers(call)
             queues = queue_counts(call)
             faults += filter(None, [drain_note(call)])
+            faults += local_faults(record, call)
     except ServiceError as exc:  # it has died in between; the rest is worth showing
         faults.append(str(exc))
         return [], []

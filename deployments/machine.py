@@ -12,19 +12,20 @@ from pathlib import Path
 import pynvml
 
 from deployments.accounts import open_to, other_people
+from deployments.background import background_faults
 from deployments.database import choose
 from deployments.environment import ROOT
 from deployments.kernels import comes_built
 from deployments.postgres import installed as postgres_programs
 from deployments.postgres import load, server_user
-from deployments.stack import LOOPBACK, known_stack
+from deployments.stack import LOOPBACK, ServiceError, known_stack
 from deployments.toolchain import Tools, find_tools, package_dir
 from gpu_pools.kernels import built, installed, target_for
 from gpu_pools.lease import holders
 from gpu_pools.probe import get_probe
 from gpu_pools.records import lock_dir
 from tasks.database import forced_kind, postgres_record
-from tasks.errors import GpuError, StorageError, TrainyardError
+from tasks.errors import ConfigError, GpuError, StorageError, TrainyardError
 from tasks.workspace import allowed_roots, home
 
 PORTS = {"prefect": 4200, "mlflow": 5000}
@@ -118,6 +119,7 @@ class Machine:
     ports: tuple[Listener, ...]
     numba_cache: str | None
     encoder_fault: str
+    background: tuple[str, ...] | None = None  # what does not work behind Prefect's server; None: none is up
 
 
 def gather() -> Machine:
@@ -149,6 +151,7 @@ def gather() -> Machine:
                 ports=listeners(PORTS),
                 numba_cache=_numba_cache(),
                 encoder_fault=_encoder_fault(),
+                background=_background(),
                 torch=installed("torch"),
                 torch_fault=_import_fault(importing),  # last, when it has had its time
             )
@@ -235,6 +238,13 @@ def listeners(ports: Mapping[str, int]) -> tuple[Listener, ...]:
 def _taken(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _background() -> tuple[str, ...] | None:
+    try:
+        return tuple(background_faults())
+    except (ConfigError, ServiceError, StorageError):
+        return None
 
 
 def _numba_cache() -> str | None:

@@ -2,10 +2,10 @@
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,8 @@ from tasks.password import headers
 _PAGE = 200  # the most the server gives at once
 _WAITING = ["SCHEDULED"]
 _RUNNING = ["PENDING", "RUNNING", "CANCELLING"]
+# As Prefect's own watch over workers has them; and so much later it has looked.
+_BEATS, _BEAT_S, _SILENCE = 3, 30, timedelta(seconds=30)
 
 Request = tuple[str, str, Any]
 Ask = Callable[[str, str, Any], Any]
@@ -97,12 +99,7 @@ def queue_counts(call: Ask) -> list[QueueCount]:
     pools = call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
     if not pools:
         return []
-    queues: list[Any] = []
-    full = True
-    while full:
-        page = call("POST", f"/work_pools/{POOL}/queues/filter", {"limit": _PAGE, "offset": len(queues)})
-        queues += page
-        full = len(page) == _PAGE
+    queues = list(paged(call, f"/work_pools/{POOL}/queues/filter", {}))
     # Runs that a schedule has made for later do not wait yet.
     due = {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
     counts: list[int] = []
@@ -124,14 +121,45 @@ def _in_pool(flow_runs: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     return body
 
 
-def online_workers(api: str) -> list[str]:
+def paged(call: Ask, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield every row of a filter, page by page."""
+    n_read = 0
+    while True:
+        page = call("POST", path, {**body, "limit": _PAGE, "offset": n_read})
+        yield from page
+        n_read += len(page)
+        if len(page) < _PAGE:
+            return
+
+
+def online_workers(call: Ask) -> list[str]:
     """Return the names of the workers that Prefect has heard of lately.
 
     Raises:
         ServiceError: it does not answer.
     """
-    (pools,) = ask(api, ("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}))
-    if not pools:
+    silent = [name for name, _ in silent_workers(call, datetime.now(UTC) - _SILENCE, _BEATS)]
+    return sorted(worker["name"] for worker in _online(call) if worker["name"] not in silent)
+
+
+def silent_workers(call: Ask, before: datetime, n_beats: int) -> list[tuple[str, datetime]]:
+    """Return (name, last heard of) of the workers that Prefect counts as online though they are silent.
+
+    Args:
+        call: asks Prefect's API.
+        before: the time at which it should have seen that.
+        n_beats: signs of life that a worker may miss.
+    """
+    silent = []
+    for worker in _online(call):
+        heard = datetime.fromisoformat(worker["last_heartbeat_time"])
+        if heard + timedelta(seconds=n_beats * (worker["heartbeat_interval_seconds"] or _BEAT_S)) < before:
+            silent.append((worker["name"], heard))
+    return silent
+
+
+def _online(call: Ask) -> list[Any]:
+    if not call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
         return []
-    (found,) = ask(api, ("POST", f"/work_pools/{POOL}/workers/filter", {}))
-    return sorted(worker["name"] for worker in found if worker["status"] == "ONLINE")
+    workers = call("POST", f"/work_pools/{POOL}/workers/filter", {})
+    return [worker for worker in workers if worker["status"] == "ONLINE" and worker["last_heartbeat_time"]]

@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -243,3 +245,12 @@ def healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def server_time(api: str) -> datetime:
+    """Return the time on the machine of a Prefect API, to the second; that of this one where it does not say."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:
+            return parsedate_to_datetime(answer.headers["Date"]).astimezone(UTC)
+    except (urllib.error.URLError, OSError, TypeError, ValueError):
+        return datetime.now(UTC)

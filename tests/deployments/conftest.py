@@ -20,7 +20,14 @@ from deployments.stack import free_port, mlflow_service, prefect_service, runnin
 
 ROOT = Path(__file__).parents[2]
 # The other files start services, which takes minutes in all.
-WITHOUT_SERVERS = {"test_cli.py", "test_doctor.py", "test_guard.py", "test_kernels.py", "test_local.py"}
+WITHOUT_SERVERS = {
+    "test_background.py",
+    "test_cli.py",
+    "test_doctor.py",
+    "test_guard.py",
+    "test_kernels.py",
+    "test_local.py",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks are looked at

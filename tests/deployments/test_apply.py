@@ -29,7 +29,7 @@ def api(tmp_path_factory):
         with running(service), temporary_settings({PREFECT_API_URL: f"{service.url}/api"}):
             with asking(f"{service.url}/api") as call:
                 assert queue_counts(call) == []
-            assert online_workers(f"{service.url}/api") == []
+                assert online_workers(call) == []
             assert apply() == len(SPEC)
             yield f"{service.url}/api"
 
