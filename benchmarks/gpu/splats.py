@@ -1,0 +1,352 @@
+"""Splats on a GPU: right, and how fast beside gsplat's own loop; each part prints one line of JSON.
+
+    python benchmarks/gpu/splats.py loss|draw|fit|million --scene FOLDER --kernels FOLDER [--rehearse]
+
+`fit` and `million` run both sides in the same process, ours first; their `ratio` is ours by gsplat's in steps/s.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from tasks.splatting.cameras import Camera
+from tasks.splatting.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.cuda_rasterizer import CudaRasterizer
+from tasks.splatting.fit import Fit, FitData
+from tasks.splatting.gaussians import Gaussians
+from tasks.splatting.loss import penalty, photo_loss
+from tasks.splatting.mcmc import Mcmc
+from tasks.splatting.measure import mean_score, measure
+from tasks.splatting.optimizer import SplatOptimizer
+from tasks.splatting.params import SplatParams
+from tasks.splatting.presets import settings
+from tasks.splatting.rasterizer import Rasterizer
+from tasks.splatting.scene import normalized, read_scene, split
+from tasks.splatting.session import Session
+from tasks.splatting.views import Shot, Shots, scene_size
+
+SH_C0 = 0.28209479177387814
+RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bench:
+    """What every part is given."""
+
+    scene: Path
+    device: torch.device
+    rasterizer: Rasterizer
+    rehearse: bool
+
+    def sync(self) -> None:
+        """Wait for the GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def ms(self, call: Callable[[], None], n: int) -> float:
+        """Return the milliseconds of a call, the mean of n."""
+        call()
+        self.sync()
+        begun = time.perf_counter()
+        for _ in range(n):
+            call()
+        self.sync()
+        return 1000 * (time.perf_counter() - begun) / n
+
+    def peak_gib(self) -> float | None:
+        """Return the most memory in use since the last time, and count anew."""
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return round(peak, 3)
+
+
+def conv_loss(x: Tensor, y: Tensor, share: float) -> Tensor:
+    """Return 3DGS's loss as public trainers compute it: SSIM by one 11x11 convolution of three groups."""
+    bell = torch.exp(-((torch.arange(11, dtype=x.dtype, device=x.device) - 5) ** 2) / 4.5)
+    bell = bell / bell.sum()
+    window = (bell[:, None] * bell).expand(3, 1, 11, 11).contiguous()
+    a, b = x.permute(2, 0, 1)[None], y.permute(2, 0, 1)[None]
+    ma, mb, aa, bb, ab = (F.conv2d(part, window, groups=3) for part in (a, b, a * a, b * b, a * b))
+    top = (2 * ma * mb + 0.01**2) * (2 * (ab - ma * mb) + 0.03**2)
+    likeness = (top / ((ma**2 + mb**2 + 0.01**2) * (aa - ma**2 + bb - mb**2 + 0.03**2))).mean()
+    return (1 - share) * (x - y).abs().mean() + share * (1 - likeness)
+
+
+def loss(bench: Bench) -> dict[str, Any]:
+    """Hold the loss of the device to float64, and time it against the convolution."""
+    side = 64 if bench.rehearse else 1000
+    shot = Shots(read_scene(bench.scene).views[:1], side, bench.device)[0]
+    noise = torch.randn(shot.rgb.shape, generator=torch.Generator().manual_seed(0)).to(bench.device)
+    found: dict[str, Any] = {"size": list(shot.rgb.shape[:2])}
+    flat = torch.full_like(shot.truth, 0.9)
+    cases = {"real": (shot.truth + 0.03 * noise).clamp(0, 1), "close": shot.truth + 1e-3 * noise, "flat": flat}
+    for name, drawn in cases.items():
+        taken = torch.ones_like(flat) if name == "flat" else shot.truth
+        right, leaf = drawn.double().requires_grad_(), drawn.clone().requires_grad_()
+        expected, value = conv_loss(right, taken.double(), 0.2), photo_loss(leaf, taken, None, 0.2)
+        expected.backward()
+        value.backward()
+        assert right.grad is not None, "it was asked for"
+        assert leaf.grad is not None, "it was asked for"
+        off = (leaf.grad - right.grad).abs().max() / right.grad.abs().max()
+        found[name] = {"value_off": abs(float(value.detach()) - float(expected.detach())), "gradient_off": float(off)}
+    leaf, n = cases["real"].requires_grad_(), 3 if bench.rehearse else 50
+
+    def ours() -> None:
+        leaf.grad = None
+        photo_loss(leaf, shot.rgb, None, 0.2, n_counted=shot.n_counted).backward()
+
+    def peer() -> None:
+        leaf.grad = None
+        conv_loss(leaf, shot.truth, 0.2).backward()
+
+    found |= {"ms": round(bench.ms(ours, n), 3), "conv_ms": round(bench.ms(peer, n), 3)}
+    return {**found, "ratio": round(found["conv_ms"] / found["ms"], 2)}
+
+
+def some_camera(width: int, height: int) -> Camera:
+    """Return a camera three away from the origin that looks at it."""
+    pose = np.eye(4)
+    pose[2, 3] = 3.0
+    return Camera("made", width, height, width / 2, width / 2, width / 2 + 3, height / 2 - 2, pose)
+
+
+def some_gaussians(n: int, device: torch.device) -> Gaussians:
+    """Return Gaussians around the origin, a few pixels large."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {
+        "means": (n, 3),
+        "scales": (n, 3),
+        "quats": (n, 4),
+        "opacities": (n,),
+        "sh0": (n, 1, 3),
+        "shN": (n, 15, 3),
+    }
+    values = {name: torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+    values["means"] *= 0.6
+    values["scales"] = 0.6 * values["scales"] - 4.2
+    values["shN"] *= 0.3
+    return Gaussians(**{name: value.to(device) for name, value in values.items()})
+
+
+def draw(bench: Bench) -> dict[str, Any]:
+    """Compare pictures and gradients of the device with those of the CPU, relative by norm."""
+    camera, worst = some_camera(96, 64), dict.fromkeys(("picture", "gradients"), 0.0)
+    for sh_degree in range(4):
+        for antialiased in (False, True):
+            pictures, gradients = [], []
+            for device, rasterizer in ((torch.device("cpu"), CpuRasterizer()), (bench.device, bench.rasterizer)):
+                tensors = some_gaussians(2000, torch.device("cpu")).tensors()
+                leaves = {name: t.to(device).requires_grad_() for name, t in tensors.items()}
+                background = torch.tensor([0.1, 0.5, 0.9], device=device)
+                options = {"sh_degree": sh_degree, "antialiased": antialiased, "background": background}
+                colors = rasterizer(Gaussians(**leaves), camera, **options).colors  # type: ignore[arg-type]
+                (colors * torch.linspace(0, 1, colors.numel(), device=device).view_as(colors)).sum().backward()
+                pictures.append(colors.detach().cpu())
+                gradients.append([leaf.grad.cpu() for leaf in leaves.values() if leaf.grad is not None])
+            worst["picture"] = max(worst["picture"], _off(*pictures))
+            for ours, theirs in zip(*gradients, strict=True):
+                if theirs.any():
+                    worst["gradients"] = max(worst["gradients"], _off(ours, theirs))
+    return {name: float(f"{value:.2e}") for name, value in worst.items()}
+
+
+def _off(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
+    """Return a fit of the scene carried to its end, and its seconds; reading pictures is not counted."""
+    world, _ = normalized(read_scene(bench.scene))
+    side = {"max_side": 64} if bench.rehearse else {}
+    params = SplatParams(device=bench.device.type, preset="quick", max_steps=steps, eval_every=steps, **side)
+    given: dict[str, Any] = {"rasterizer": bench.rasterizer, "clock_ms": lambda: 0}
+    session = Session(world, Path(tempfile.mkdtemp()), params, bench.device, **given)
+    train, held_out = split(world.views, params.test_every)
+    shots = [Shots(views, session.settings.max_side, bench.device) for views in (train, held_out)]
+    for part in shots:
+        for _ in part.read():
+            pass
+    fit = session._fit(FitData(*shots, session._start(), scene_size(world)))
+    bench.peak_gib()
+    begun = time.perf_counter()
+    while not fit.done:
+        fit._one_step()
+        if fit.step % 25 == 0:
+            fit._losses.reported()
+    bench.sync()
+    return fit, time.perf_counter() - begun
+
+
+class GsplatLoop:
+    """gsplat's `rasterization` and MCMCStrategy in a plain loop, as its users write it.
+
+    Args:
+        start: Gaussians; copied.
+        shots: pictures to fit to.
+        size: of the scene, for the learning rate of the means.
+        cap: most Gaussians.
+        refine: whether Gaussians come and go.
+        steps: of the whole fit.
+    """
+
+    def __init__(self, start: Gaussians, shots: list[Shot], size: float, *, cap: int, refine: bool, steps: int) -> None:
+        from gsplat.strategy import MCMCStrategy
+
+        named = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in start.tensors().items()}
+        self.values = torch.nn.ParameterDict(named)
+        rates = {**RATES, "means": RATES["means"] * size}
+        self.optimizers = {
+            name: torch.optim.Adam([{"params": value, "lr": rates[name], "name": name}], eps=1e-15, fused=True)
+            for name, value in self.values.items()
+        }
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizers["means"], 0.01 ** (1 / steps))
+        first = 500 if refine else 10**9
+        self.strategy = MCMCStrategy(
+            cap_max=cap, refine_start_iter=first, refine_stop_iter=steps * 6 // 7, refine_every=100
+        )
+        self.state = self.strategy.initialize_state()
+        self.shots, self._refine, self._step = shots, refine, 0
+        self._truths = [shot.truth for shot in shots]
+        device = start.means.device
+        self._poses = [torch.tensor(shot.camera.world_to_camera, dtype=torch.float32, device=device) for shot in shots]
+        self._lenses = [
+            torch.tensor([[c.fx, 0, c.cx], [0, c.fy, c.cy], [0, 0, 1.0]], device=device)
+            for c in (shot.camera for shot in shots)
+        ]
+        self._random = np.random.default_rng(0)
+
+    def run(self, steps: int) -> None:
+        """Take steps."""
+        from gsplat import rasterization
+
+        for _ in range(steps):
+            index = int(self._random.integers(len(self.shots)))
+            degree = min(self._step // 1000, 3) if self._refine else 3
+            camera, v = self.shots[index].camera, self.values
+            drawn, _, info = rasterization(
+                v["means"],
+                v["quats"],
+                v["scales"].exp(),
+                v["opacities"].sigmoid(),
+                torch.cat([v["sh0"], v["shN"]], 1),
+                self._poses[index][None],
+                self._lenses[index][None],
+                camera.width,
+                camera.height,
+                sh_degree=degree,
+                packed=False,
+            )
+            total = conv_loss(drawn[0], self._truths[index], 0.2)
+            total = total + 0.01 * v["opacities"].sigmoid().mean() + 0.01 * v["scales"].exp().mean()
+            total.backward()
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            self.schedule.step()
+            rate = self.schedule.get_last_lr()[0]
+            self.strategy.step_post_backward(v, self.optimizers, self.state, self._step, info, lr=rate)
+            self._step += 1
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """Return what it has come to."""
+        return Gaussians(**{name: value.detach() for name, value in self.values.items()})
+
+
+def fit(bench: Bench) -> dict[str, Any]:
+    """Fit the scene by the preset `quick`, ours and by gsplat's loop; PSNR and SSIM on every eighth picture."""
+    steps = 20 if bench.rehearse else 7000
+    ours, seconds = our_fit(bench, steps)
+    metrics = ours.measured().metrics
+    found: dict[str, Any] = {"steps": steps, "steps_s": round(steps / seconds, 1), "peak_gib": bench.peak_gib()}
+    found |= {"psnr": metrics.psnr, "ssim": metrics.ssim, "gaussians": metrics.n_gaussians}
+    if bench.rehearse:
+        return found
+    start = ours.data.start
+    train = [ours.data.train[index] for index in range(len(ours.data.train))]
+    peer = GsplatLoop(
+        start.moved_to(bench.device), train, ours.data.scene_size, cap=1_000_000, refine=True, steps=steps
+    )
+    bench.peak_gib()
+    begun = time.perf_counter()
+    peer.run(steps)
+    bench.sync()
+    rate = steps / (time.perf_counter() - begun)
+    peak = bench.peak_gib()
+    scores, _ = measure(
+        peer.gaussians, bench.rasterizer, ours.data.held_out, sh_degree=3, antialiased=False, expose=False
+    )
+    score = mean_score(scores)
+    assert score is not None, "pictures were held out"
+    found["gsplat"] = {"steps_s": round(rate, 1), "psnr": score.psnr, "ssim": score.ssim, "peak_gib": peak}
+    return {**found, "ratio": round(found["steps_s"] / rate, 2)}
+
+
+def million(bench: Bench) -> dict[str, Any]:
+    """Take steps with a million Gaussians of degree 3 on a picture of their own, in turn with gsplat's loop."""
+    n, steps = (500, 2) if bench.rehearse else (1_000_000, 100)
+    camera = some_camera(48, 36) if bench.rehearse else some_camera(1000, 750)
+    true = some_gaussians(n, bench.device)
+    with torch.no_grad():
+        picture = bench.rasterizer(true, camera, sh_degree=3).colors.clamp(0, 1)
+    shot = Shot(camera, (255 * picture).round().to(torch.uint8), None, camera.width * camera.height)
+    near = Gaussians(**{name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in true.tensors().items()})
+    chosen = settings(SplatParams(device=bench.device.type, preset="quick"), bench.device.type)
+    strategy = Mcmc(dataclasses.replace(chosen, refine_start=10**9), torch.Generator(bench.device).manual_seed(0))
+    optimizer = SplatOptimizer(near.moved_to(bench.device))
+
+    def ours() -> None:
+        rendered = bench.rasterizer(optimizer.gaussians, camera, sh_degree=3)
+        total = photo_loss(rendered.colors, shot.rgb, None, 0.2, n_counted=shot.n_counted)
+        (total + penalty(optimizer.gaussians, 0.01, 0.01)).backward()
+        optimizer.step(RATES)
+        strategy.after_step(optimizer, rendered, optimizer.n_steps, RATES["means"])
+
+    bench.peak_gib()
+    found: dict[str, Any] = {"gaussians": n, "steps_s": round(1000 / bench.ms(ours, steps), 1)}
+    found["peak_gib"] = bench.peak_gib()
+    if bench.rehearse:
+        return found
+    peer = GsplatLoop(near, [shot], 1.0, cap=n, refine=False, steps=10_000)
+    rates = [1000 / bench.ms(ours, steps), 1000 / bench.ms(lambda: peer.run(1), steps)]
+    again = [1000 / bench.ms(ours, steps), 1000 / bench.ms(lambda: peer.run(1), steps)]
+    mean = [round((one + other) / 2, 1) for one, other in zip(rates, again, strict=True)]
+    return {**found, "steps_s": mean[0], "gsplat_steps_s": mean[1], "ratio": round(mean[0] / mean[1], 2)}
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {"loss": loss, "draw": draw, "fit": fit, "million": million}
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--scene", type=Path, required=True)
+    parser.add_argument("--kernels", type=Path)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, at toy size, without gsplat")
+    given = parser.parse_args()
+    device = torch.device("cpu" if given.rehearse else "cuda")
+    rasterizer = CpuRasterizer() if given.rehearse else CudaRasterizer(kernels=given.kernels)
+    bench = Bench(given.scene, device, rasterizer, given.rehearse)
+    print(json.dumps(PARTS[given.part](bench)))
+
+
+if __name__ == "__main__":
+    main()
