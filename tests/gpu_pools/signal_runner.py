@@ -2,7 +2,8 @@
 
 Each process is that of the worker, with a stand-in for Prefect's server that only writes down the states it is told;
 what the worker then makes of the run is decided by `settle`. The heavy imports are made once, before the forks. A line
-for each: flow, why the signal came, the moment in seconds, the exit code, the states that were told, the last one.
+for each: flow, why the signal came, the moment in seconds, the exit code, how many whole checkpoints there are, the
+states that were told, the last one.
 """
 
 import itertools
@@ -10,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -123,6 +125,16 @@ def wait(pid: int, seconds: float) -> int | None:
     return None
 
 
+def at_work(pid: int, folder: Path, moment: float) -> int | None:
+    """Wait until a training has begun, then a moment; return the exit code of one that ended before."""
+    journal, code, end = folder / "journal.jsonl", None, time.monotonic() + 60
+    while code is None and time.monotonic() < end:
+        if journal.exists() and b'"op":"input"' in journal.read_bytes():
+            return wait(pid, moment)
+        code = wait(pid, 0.05)
+    return code
+
+
 def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[Any]:
     """Start a run, end it at a random moment; return what became of it."""
     import torch
@@ -137,7 +149,9 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
             child(flow, parameters, run_id)
         finally:
             os._exit(1)
-    code = wait(pid, moment)
+    code = (
+        wait(pid, moment) if chance.random() < 0.3 else at_work(pid, FOLDER / "runs" / run_id / "training", moment / 2)
+    )
     if code is None:
         os.kill(pid, signal.SIGTERM)
         code = wait(pid, PATIENCE_S)
@@ -149,11 +163,13 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
     last = states[-1].split()[0] if states else "PENDING"
     known = WAYS[way] if last in {"RUNNING", "PENDING"} else last
     ended = settle(known, phase="running", attempt=1, ending=way, reason="", exit_code=code)
+    n_saved = 0
     for path in (FOLDER / "runs" / run_id).rglob("*"):
         if path.name in {"checkpoint.pt", "splat.ckpt"}:
             torch.load(path, weights_only=True)
+            n_saved += 1
         assert code == -signal.SIGKILL or not path.name.startswith((".checkpoint.pt.", ".splat.ckpt.")), path
-    return [flow, way or "a stranger", round(moment, 2), code, states, ended.verdict]
+    return [flow, way or "a stranger", round(moment, 2), code, n_saved, states, ended.verdict]
 
 
 def main() -> None:
@@ -169,6 +185,7 @@ def main() -> None:
         TRAINYARD_LEASE=str(FOLDER / "none"),
     )
     inputs = make_inputs()
+    subprocess.run([sys.executable, "-c", "from tasks.store import client; client()"], check=True)  # makes the tables
     for name in ("flows.classification", "flows.splatting", "gpu_pools.process"):
         import_module(name)
     for name in ("tasks.tracking", "tasks.system", "tasks.classification.tracked", "tasks.splatting.tracked"):

@@ -27,13 +27,13 @@ def storm(folder: Path, n: int) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    counts = Counter((flow, why, code, ended) for flow, why, _, code, _, ended in rows)
-    print(f"{'flow':<34}{'signal by':<14}{'exit code':<12}{'ended':<12}times")
-    for (flow, why, code, ended), times in sorted(counts.items()):
-        print(f"{flow:<34}{why:<14}{code:<12}{ended:<12}{times}")
+    counts = Counter((flow, why, code, saved, ended) for flow, why, _, code, saved, _, ended in rows)
+    print(f"{'flow':<34}{'signal by':<14}{'exit code':<12}{'checkpoints':<14}{'ended':<12}times")
+    for (flow, why, code, saved, ended), times in sorted(counts.items()):
+        print(f"{flow:<34}{why:<14}{code:<12}{saved:<14}{ended:<12}{times}")
     assert len(rows) == n
     assert not [row for row in rows if row[-1] != ENDS[row[1]]]
-    told = {state for row in rows for state in row[4]}
+    told = {state for row in rows for state in row[5]}
     assert told <= {"RUNNING Running"}, told
 
 
