@@ -46,6 +46,8 @@ class Api(BaseHTTPRequestHandler):
                 file.write(f"{body['state']['type']} {body['state'].get('name')}\n")
             state = {**body["state"], "id": str(uuid.uuid4()), "timestamp": "2026-01-01T00:00:00Z"}
             out = {"status": "ACCEPT", "state": state, "details": {"type": "accept_details"}}
+        if self.path.endswith("/filter"):
+            out = []
         if self.path.endswith("version"):
             out = import_module("prefect").__version__
         data = json.dumps(out).encode()
