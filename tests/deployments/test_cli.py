@@ -87,7 +87,7 @@ def test_a_device_this_machine_does_not_have_is_refused_before_anything_starts(e
 
 def test_a_missing_file_of_parameters_is_named(environ):
     assert error_of(yard(environ, "run", "classification", "-f", "none.yaml")) == (
-        "cannot read the parameters in none.yaml: No such file or directory"
+        "cannot be read, No such file or directory: none.yaml"
     )
 
 
@@ -124,10 +124,10 @@ def test_a_wrong_number_of_classes_is_refused_with_those_found(environ, pictures
     assert error.startswith("num_classes is 3, but ")
     assert error.endswith(" has 2 classes: calm, loud")
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("run ")
+    started = next(line for line in lines if line.startswith("run "))
     assert len(lines) == len(set(lines)) < 10
     # Not held up by log lines that wait for a server that has ended: that took a minute.
-    folder = Path(lines[0].rpartition(" in ")[2])
+    folder = Path(started.rpartition(" in ")[2])
     assert ended - max(path.stat().st_mtime for path in folder.rglob("*")) < 30
 
 

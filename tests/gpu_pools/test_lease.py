@@ -418,6 +418,9 @@ def test_a_link_in_place_of_a_slot_is_an_error_that_names_it(folder, tmp_path):
 def test_another_user_takes_what_the_first_one_made_and_sees_who_holds_it(as_nobody, monkeypatch, first_is_root):
     folder, call = as_nobody
     monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(folder / "locks"))
+    if not first_is_root:  # a folder of another user is refused, so root makes the one that all share
+        (folder / "locks").mkdir()
+        (folder / "locks").chmod(0o1777)
     before = os.umask(0o077)
     try:
         users = [lambda function, *args: function(*args), call]

@@ -131,7 +131,7 @@ CLASSES = SOURCES / "classes"
 for label, number in itertools.product("ab", range(8)):
     (CLASSES / label).mkdir(parents=True, exist_ok=True)
     write_jpeg(CLASSES / label / f"{number}.jpg", NOISE.integers(0, 255, (96, 96, 3), dtype=np.uint8), 95)
-PHOTOS = test_photos.shoot(SOURCES / "photos", [f"{i}.jpg" for i in range(4)])
+PHOTOS = test_photos.shoot(SOURCES / "photos", [f"{i}.jpg" for i in range(8)], quality=98)
 NEEDED = test_transforms.NEEDED
 TRANSFORMS = test_transforms.write(SOURCES / "transforms", frame={"mask_path": "mask.png"})
 cv2.imwrite(str(TRANSFORMS / "mask.png"), np.full((test_transforms.H, test_transforms.W), 255, np.uint8))

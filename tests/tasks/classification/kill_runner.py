@@ -57,7 +57,7 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
     with steps.tracked(folder, {"lr": 1}, params, track, last=True) as (tracker, device, log):
         log = logging.getLogger("quiet")
         session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=shell.now_ms)
-        with steps.Page("training") as page:
+        with steps.Page("training", "Training") as page:
             tasks.classification.tracked.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
 
 
