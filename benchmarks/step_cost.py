@@ -22,6 +22,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.classification.data import Batches
@@ -35,13 +36,38 @@ from tests.tasks.splatting.gsplat_reference import Kernels
 
 MOST_LAUNCHES = 40
 PARTS = {"fused_draw": fused_draw, "triton_loss": triton_loss, "triton_steps": triton_steps}
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+WAITS = {
+    *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"),
+    *("bincount", "repeat_interleave", "histc"),
+}
+# Methods that bring values to the host, and functions that send the host's, without an operation that tells.
+CARRIES = {"tolist", "numpy", "cpu", "__array__", "tensor", "as_tensor"}
 # Making room, views, and Python's numbers: nothing is launched for them.
 FREE = {
     *("empty", "empty_like", "empty_strided", "new_empty", "view", "_unsafe_view", "reshape", "as_strided", "alias"),
     *("select", "slice", "unsqueeze", "squeeze", "permute", "transpose", "t", "expand", "detach", "split", "unbind"),
     *("split_with_sizes", "lift_fresh", "scalar_tensor", "is_same_size", "unsafe_split", "chunk", "view_as"),
 }
+
+
+class _Carried(TorchFunctionMode):
+    """Counts what goes between host and GPU as waits of `calls`."""
+
+    def __init__(self, calls: "Calls") -> None:
+        super().__init__()
+        self._calls = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at one call and do it."""
+        name, given = getattr(func, "__name__", ""), kwargs or {}
+        sent = name in {"tensor", "as_tensor"} and given.get("device") is not None and not _is_tensor(args[:1])
+        if sent or name in CARRIES - {"tensor", "as_tensor"}:
+            self._calls.waited(name)
+        return func(*args, **given)
+
+
+def _is_tensor(values: Any) -> bool:
+    return bool(values) and isinstance(values[0], torch.Tensor)
 
 
 class Calls(TorchDispatchMode):
@@ -52,17 +78,25 @@ class Calls(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self._aside = 1
+        self._carried = _Carried(self)
 
     def __enter__(self) -> "Calls":
         """Begin to count."""
         self._aside -= 1
+        self._carried.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
         """Count no more."""
         super().__exit__(*exc)
+        self._carried.__exit__(*exc)
         self._aside += 1
+
+    def waited(self, name: str) -> None:
+        """Count a wait."""
+        if not self._aside:
+            self.waits[name] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operation and do it."""
@@ -72,7 +106,7 @@ class Calls(TorchDispatchMode):
                 index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
             )
             if name in WAITS or by_mask:
-                self.waits[name] += 1
+                self.waited(name)
             elif name not in FREE:
                 self.launches[name] += 1
         return func(*args, **(kwargs or {}))
@@ -146,18 +180,24 @@ def splat_step(steps: int = 2, **settings: Any) -> Calls:
 
 
 def train_steps(n_steps: int = 3) -> Calls:
-    """Return what steps of a training of ResNet-18 call between the ends of epochs, the first one left out."""
+    """Return what steps of a training of ResNet-18 call between the ends of epochs, the first one left out.
+
+    The loss is looked at in one of them, as it is every fifty steps.
+    """
     params = TrainParams(model="resnet18", pretrained=False, batch_size=4, image_size=32, num_epochs=1)
     torch.manual_seed(0)
     images = torch.randint(0, 255, (4 * (n_steps + 3), 32, 32, 3), dtype=torch.uint8).numpy()
     batches = Batches(lambda i: images[i], [i % 2 for i in range(len(images))], 4, n_workers=1)
     trainer = Trainer(build_model("resnet18", 2, 32), 2, params, torch.device("cpu"), "fp32")
-    trainer._late.exchange = lambda value: 0.0  # type: ignore[method-assign]  # a GPU's event is asked, not waited for
+    looks: list[Any] = []
+    trainer._late.exchange = lambda value: float(bool(looks.append(value)))  # a GPU's event is asked, not waited for
+    trainer.step = 48
     calls, events = Calls(), trainer.run(batches, batches)
     next(events)
     with calls:
         for _ in range(n_steps):
             next(events)
+    assert looks, "the loss is looked at in one of these steps"
     return calls
 
 

@@ -192,9 +192,17 @@ def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Ite
     stream = torch.cuda.Stream(device)
     fetched: tuple[Tensor, Tensor] | None = None
     for images, labels in batches:
-        ready, fetched = fetched, _fetched(images, labels, device, stream)
+        ready = fetched
+        try:
+            fetched = _fetched(images, labels, device, stream)
+        except torch.OutOfMemoryError:
+            fetched = None
         if ready is not None:
             yield ready
+        if fetched is None:  # no room for two: this one comes when the other is done with
+            ready = None
+            torch.cuda.empty_cache()
+            fetched = _fetched(images, labels, device, stream)
         _use_here(fetched, stream)
     if fetched is not None:
         yield fetched

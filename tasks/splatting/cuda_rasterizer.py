@@ -21,7 +21,7 @@ _KERNELS = "gsplat.csrc"
 """Where gsplat looks for compiled kernels before it has torch build them."""
 
 _MOST_CAMERAS = 4096
-"""Cameras whose matrices are kept on the GPU, 100 bytes each."""
+"""Cameras whose matrices are kept on the GPU, a kilobyte each."""
 
 
 class CudaRasterizer:

@@ -12,7 +12,7 @@ from torch import Tensor
 _BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _activate(scales, logits, extents, opacities, n, BLOCK: tl.constexpr):
     """Write exp(scales) (N, 3) and sigmoid(logits) (N,)."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -91,9 +91,9 @@ def _basis(x, y, z, K: tl.constexpr):
         return c * x * (x * x - 3 * y * y), 3 * c * (x * x - y * y), -6 * c * x * y, zero
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _color(means, sh0, shN, radii, view, colors, n, stride, N_BASES: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the colours (N, 3), not below 0, of the Gaussians in the picture; black where one is not."""
+    """Write the colours (N, 3), not below 0, of the Gaussians in the picture; grey where one is not."""
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     keep = lane < n
     seen = keep & (tl.load(radii + 2 * lane, mask=keep, other=0) > 0)
@@ -114,7 +114,7 @@ def _color(means, sh0, shN, radii, view, colors, n, stride, N_BASES: tl.constexp
     tl.store(colors + 3 * lane + 2, tl.maximum(b + 0.5, 0.0), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _back(
     means,
     shN,

@@ -29,7 +29,7 @@ def _pixel(drawn, taken, mask, at, keep, IS_BYTES: tl.constexpr, IS_MASKED: tl.c
     return x, y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _compare(
     drawn,
     taken,
@@ -93,7 +93,7 @@ def _compare(
         tl.store(at + 2 * size, by_xy, mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _gather(
     drawn,
     taken,
@@ -145,7 +145,7 @@ def _gather(
         tl.store(gradient + at, total, mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_distances", "n_likenesses"])
 def _total(
     distances, likenesses, loss, n_distances, n_likenesses, l1_weight, ssim_weight, ssim_lambda, BLOCK: tl.constexpr
 ):

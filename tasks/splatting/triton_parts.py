@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import subprocess
 from functools import cache
 from types import ModuleType
 
@@ -23,6 +24,11 @@ def triton_part(name: str, device: torch.device) -> ModuleType | None:
     return importlib.import_module(f"tasks.splatting.{name}")
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    of_triton: type[Exception] = importlib.import_module("triton.errors").TritonError
+    return (ImportError, RuntimeError, OSError, subprocess.SubprocessError, of_triton)
+
+
 @cache
 def _runs() -> bool:
     """Return whether Triton compiles and runs here; where it does not, say once why."""
@@ -31,8 +37,9 @@ def _runs() -> bool:
         return False
     try:
         parts = importlib.import_module("tasks.splatting.triton_colors")
-        parts.activated(torch.zeros(1, 3, device="cuda"), torch.zeros(1, device="cuda"))
-    except (ImportError, RuntimeError, OSError) as exc:  # of Triton: no compiler, no headers, a GPU it does not know
+        parts.activated(torch.zeros(2, 3, device="cuda"), torch.zeros(2, device="cuda"))
+    except _errors() as exc:
+        # No compiler, no headers (the compiler's exit code), a GPU that its assembler does not know.
         reason = str(exc).strip().split("\n")[0][:300]
         logger.warning(
             "Triton does not run here (%s: %s): splats are fitted by single operations of torch, several times slower; "

@@ -38,4 +38,12 @@ def test_a_wait_would_be_seen():
         values = torch.arange(3.0)
         float(values.sum())
         values[values > 1].sum()
-    assert calls.waits.total() == 2
+        values.tolist()
+        values.cpu()
+        values.numpy()
+        torch.tensor([1.0], device="cpu")
+        torch.as_tensor([1.0], device="cpu")
+        values.unique()
+        torch.bincount(values.long())
+        torch.repeat_interleave(values, values.long())
+    assert calls.waits.total() == 10

@@ -126,7 +126,7 @@ def test_one_node_of_autograd_draws_as_the_cpu_does(sh_degree, antialiased):
         assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm())
 
 
-def test_gaussians_outside_the_picture_are_black_and_get_no_gradient():
+def test_gaussians_outside_the_picture_are_grey_and_get_no_gradient():
     means, sh0, shN = normal(0, 5, 3), normal(1, 5, 1, 3), normal(2, 5, 15, 3)
     radii = torch.tensor([[3, 3], [0, 3], [3, 0], [0, 0], [1, 1]], dtype=torch.int32, device=DEVICE)
     colors = triton_colors.colors_of(means, sh0, shN, radii, torch.eye(4, device=DEVICE), 3)
