@@ -1,6 +1,6 @@
-"""MLflow's pages as a yard wants them: they open on training, and the assistant, which runs commands, is off.
+"""MLflow's pages as a yard wants them: they open on training; what reads or runs as the server's user is off.
 
-MLflow has no settings for either: its first page is that for language models, and a browser remembers the kind of work.
+MLflow has no settings for that: its first page is that for language models, and a browser remembers the kind of work.
 """
 
 import json
@@ -27,11 +27,15 @@ if (!location.hash) location.replace({json.dumps(FIRST_PAGE)});
 </script>""".encode()
 _ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 _OFF = b'{"detail": "the assistant is off on this server: it runs commands as the user of the server"}'
+_FILE_OF_TRACE = "/get-trace-artifact"
+_NO_TRACES = (
+    b'{"detail": "files of traces are off on this server: a yard has none, and a tag says where they are read"}'
+)
 _NOT_ALIKE = {b"content-length", b"etag", b"last-modified"}
 
 
 def opened_on_training(app: App) -> App:
-    """Return MLflow's app with its first page opened on training, and without its assistant.
+    """Return MLflow's app with its first page opened on training, without its assistant and the files of traces.
 
     Args:
         app: of ASGI.
@@ -40,15 +44,21 @@ def opened_on_training(app: App) -> App:
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] == "http" and (path == _ASSISTANT or path.startswith(f"{_ASSISTANT}/")):
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_OFF)).encode())]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
-            await send({"type": "http.response.body", "body": _OFF})
+            await _refuse(_OFF, send)
+        elif scope["type"] == "http" and path.rstrip("/").endswith(_FILE_OF_TRACE):
+            await _refuse(_NO_TRACES, send)
         elif scope["type"] == "http" and path in {"/", "/index.html"} and scope["method"] == "GET":
             await _with_head(app, scope, receive, send)
         else:
             await app(scope, receive, send)
 
     return answer
+
+
+async def _refuse(why: bytes, send: Send) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(why)).encode())]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": why})
 
 
 async def _with_head(app: App, scope: Message, receive: Receive, send: Send) -> None:

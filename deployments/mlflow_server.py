@@ -33,6 +33,7 @@ def main() -> None:
     initialize_backend_stores(args.backend_store_uri, args.backend_store_uri, args.default_artifact_root)
     store = _get_tracking_store()
     store.create_experiment = _within(args.default_artifact_root, store.create_experiment)  # type: ignore[method-assign]
+    _keep_traces_within(args.default_artifact_root)
     from mlflow.server.fastapi_app import app  # reads the variables
 
     uvicorn.run(
@@ -59,6 +60,22 @@ def _within(root: str, create: Callable[..., str]) -> Callable[..., str]:
         return create(name, artifact_location, *args, **options)
 
     return create_experiment
+
+
+def _keep_traces_within(root: str) -> None:
+    """Refuse tags by which a trace would be read or deleted at a place outside `root`, whichever call brings them."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.dbmodels.models import SqlTraceTag
+    from mlflow.tracing.constant import TraceTagKey
+    from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
+    from sqlalchemy import event
+
+    def check(mapper: object, connection: object, tag: Any) -> None:
+        if tag.key in {MLFLOW_ARTIFACT_LOCATION, TraceTagKey.ARCHIVE_LOCATION} and not is_below(tag.value, root):
+            raise MlflowException.invalid_parameter_value(f"found {tag.key} {tag.value!r}, need one below {root}")
+
+    for change in ("before_insert", "before_update"):
+        event.listen(SqlTraceTag, change, check)
 
 
 def is_below(location: str, root: str) -> bool:

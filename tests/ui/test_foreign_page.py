@@ -192,6 +192,33 @@ def test_an_experiment_whose_files_lie_elsewhere_is_refused_by_mlflow(mlflow):
     assert ask(url, {"name": "usual"}).status_code == 200
 
 
+TRACE = {"trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}}
+TRACE |= {"trace_id": "tr-1", "request_time": "2026-01-01T00:00:00Z", "state": "OK"}
+
+
+@pytest.mark.parametrize("key", ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"])
+def test_mlflow_reads_and_deletes_nothing_elsewhere_that_a_trace_names(mlflow, key):
+    home = Path(os.environ["TRAINYARD_HOME"])
+    (home / "traces.json").write_text('{"secret": 1}')
+    begun = {"experiment_id": "0", "timestamp_ms": 1, "request_metadata": []}
+    old, new = f"{mlflow}/api/2.0/mlflow/traces", f"{mlflow}/api/3.0/mlflow/traces"
+    (made := ask(old, begun)).raise_for_status()
+    trace = made.json()["trace_info"]["request_id"]
+    tag = {"key": key, "value": f"file://{home}"}
+    refused = [
+        httpx.patch(f"{old}/{trace}/tags", json=tag),
+        httpx.patch(f"{new}/{trace}/tags", json=tag),
+        ask(old, {**begun, "tags": [tag]}),
+        httpx.patch(f"{old}/{trace}", json={"timestamp_ms": 2, "status": "OK", "request_metadata": [], "tags": [tag]}),
+        ask(new, {"trace": {"trace_info": {**TRACE, "tags": {key: tag["value"]}}}}),
+    ]
+    assert [answer.status_code for answer in refused] == [400] * 5, [answer.text for answer in refused]
+    for version in ("2.0", "3.0"):
+        url = f"{mlflow}/ajax-api/{version}/mlflow/get-trace-artifact"
+        assert httpx.get(url, params={"request_id": trace, "path": "traces.json"}).status_code == 403
+    assert httpx.patch(f"{new}/{trace}/tags", json={"key": "note", "value": "x"}).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def locked() -> Iterator[str]:
     """The address of Prefect's server of a home with a password; ends with its home as TRAINYARD_HOME."""
