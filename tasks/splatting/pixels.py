@@ -1,5 +1,6 @@
 """Pictures whose cameras are known, and pictures made smaller before they are written."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,10 @@ from tasks.workspace import write_atomic
 
 JPEG_QUALITY = 95
 
-_APP1, _ADOBE, _START_OF_SCAN = 0xE1, 0xEE, 0xDA  # the second bytes of JPEG's markers
+_APP1, _ADOBE, _START_OF_SCAN = 0xE1, 0xEE, b"\xda"  # the second bytes of JPEG's markers
 _WORDS = frozenset({0xEF, 0xFE})  # the last of the applications', and comments
+_SEGMENTS = frozenset({*range(0xC0, 0xD0), *range(0xDB, 0xF0), 0xFE})  # markers a length follows, but for the scan's
+_BETWEEN = re.compile(b"\xff[\xe0-\xef\xfe]")  # the applications' and comments: also scans may have some before them
 _END = b"\xff\xd9"
 
 
@@ -64,9 +67,13 @@ def jpeg(rgb: NDArray[np.uint8]) -> bytes:
 
 
 def drop_exif(path: Path) -> None:
-    """Take the EXIF block out of a JPEG file; its pixels stay as they are, bit for bit."""
+    """Take the EXIF block out of a JPEG file; its pixels stay as they are, bit for bit, unless its form is damaged."""
     data = path.read_bytes()
-    head, rest = _segments(data)
+    parts = _segments(data)
+    if parts is None:
+        write_atomic(path, jpeg(read_stored(path)))
+        return
+    head, rest = parts
     kept = [segment for segment in head if segment[1] != _APP1 or segment[4:10] != b"Exif\0\0"]
     if len(kept) < len(head):
         write_atomic(path, b"".join([data[:2], *kept, rest]))
@@ -80,24 +87,36 @@ def anonymous(data: bytes, exif: bytes) -> bytes | None:
         exif: the block, as Pillow's `Exif.tobytes`; empty: none.
 
     Returns:
-        The file's bytes; None where something stands behind the picture, which would go with it.
+        The file's bytes; None where its form is damaged or something stands within or behind the picture, which would
+        go with it.
     """
-    head, rest = _segments(data)
-    if rest.find(_END) != len(rest) - len(_END):
+    parts = _segments(data)
+    if parts is None:
+        return None
+    head, rest = parts
+    if rest.find(_END) != len(rest) - len(_END) or _BETWEEN.search(rest):
         return None
     kept = [segment for segment in head if not (_APP1 <= segment[1] < _ADOBE or segment[1] in _WORDS)]
     block = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif if exif else b""
     return b"".join([data[:2], block, *kept, rest])
 
 
-def _segments(data: bytes) -> tuple[list[bytes], bytes]:
-    """Return the segments of a JPEG file before its pixels, and the rest.
+def _segments(data: bytes) -> tuple[list[bytes], bytes] | None:
+    """Return the segments of a JPEG file before its pixels, and the rest; None where they do not lead to pixels.
 
-    Source: JPEG (ITU-T T.81) annex B.1.1.3, Exif 2.3 section 4.7.2.
+    Source: JPEG (ITU-T T.81) annexes B.1.1.2 (any number of FF may stand before a marker) and B.1.1.3, Exif 2.3
+    section 4.7.2.
     """
     found, at = [], 2
-    while data[at : at + 1] == b"\xff" and data[at + 1] != _START_OF_SCAN:
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    while data[at : at + 1] == b"\xff":
+        while data[at + 1 : at + 2] == b"\xff":
+            at += 1
+        if data[at + 1 : at + 2] == _START_OF_SCAN:
+            return found, data[at:]
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + length
+        if end > len(data) or length < 2 or data[at + 1] not in _SEGMENTS:
+            return None
         found.append(data[at:end])
         at = end
-    return found, data[at:]
+    return None
