@@ -27,6 +27,7 @@ from tasks.splatting.scene import MASKS, MODEL
 _ROOM = 0.5  # pixels: the outermost centre stands for the pixel around it
 _STRAIGHT = frozenset({"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"})
 _ORIENTATION = 0x0112  # EXIF
+_JPEG = frozenset({".jpg", ".jpeg"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,9 @@ class Straightener:
         scene: what is known.
         target: folder that gets images, masks and the model.
         max_side: pictures are shrunk to this, pixels.
+
+    Raises:
+        DatasetError: two pictures would get the same name, or a lens bends too much.
     """
 
     def __init__(self, scene: KnownScene, target: Path, max_side: int) -> None:
@@ -100,6 +104,12 @@ class Straightener:
             if number not in self.cameras:
                 self.cameras[number] = straight_camera(known.camera, max_side)
                 self.cameras[number].camera_id = number
+        self._names = [self._name(known) for known in scene.pictures]
+        first = dict[str, Path]()
+        for name, known in zip(self._names, scene.pictures, strict=True):
+            if name in first:
+                raise DatasetError(f"{first[name]} and {known.path} would both be called {name}: rename one")
+            first[name] = known.path
         self._map = lru_cache(maxsize=n_cores() + 1)(self._made_map)
 
     def write(self, num_threads: int, done: Callable[[], None]) -> None:
@@ -109,11 +119,9 @@ class Straightener:
             ImageError: a picture or mask cannot be read.
         """
         by_camera = sorted(range(len(self.scene.pictures)), key=lambda index: self._number(index))
-        names = dict[int, str]()
-        for index, name in zip(by_camera, in_threads(self._picture, by_camera, max(0, num_threads)), strict=True):
-            names[index] = name
+        for _ in in_threads(self._picture, by_camera, max(0, num_threads)):
             done()
-        self._model([names[index] for index in range(len(names))]).write(_made(self._target / MODEL))
+        self._model(self._names).write(_made(self._target / MODEL))
 
     def _number(self, index: int) -> int:
         return self._numbers[id(self.scene.pictures[index].camera)]
@@ -122,18 +130,25 @@ class Straightener:
         bent = next(known.camera for index, known in enumerate(self.scene.pictures) if self._number(index) == number)
         return map_between(self.cameras[number], _at_most(bent, self._max_side))
 
-    def _picture(self, index: int) -> str:
-        """Write or link a picture and its mask; return the picture's name."""
-        known, number = self.scene.pictures[index], self._number(index)
-        size = (known.camera.width, known.camera.height)
-        small = bounded(*size, self._max_side)
-        if plain(known.camera) and small == size:
+    def _as_it_is(self, camera: Any) -> bool:
+        return plain(camera) and max(camera.width, camera.height) <= self._max_side
+
+    def _name(self, known: Known) -> str:
+        """Return the name of a picture; what is written again is a PNG unless it was given as JPEG."""
+        name = _with_suffix(known.name, known.path.suffix)
+        kept = self._as_it_is(known.camera) or PurePosixPath(name).suffix.lower() in {*_JPEG, ".png"}
+        return name if kept else f"{name}.png"
+
+    def _picture(self, index: int) -> None:
+        """Write or link a picture and its mask."""
+        known, number, name = self.scene.pictures[index], self._number(index), self._names[index]
+        small = bounded(known.camera.width, known.camera.height, self._max_side)
+        if self._as_it_is(known.camera):
             read_stored(known.path)  # damage is told here, not to a run that has waited for its GPU
-            name = _with_suffix(known.name, known.path.suffix)
             _link(known.path, _place(self._target / IMAGES / name))
             if known.mask:
                 self._write_mask(name, _white(known.mask, small))
-            return name
+            return
         rgb = shrunk(read_stored(known.path), self._max_side)
         white = _white(known.mask, small) if known.mask else None
         if not plain(known.camera):
@@ -145,10 +160,9 @@ class Straightener:
                 white = np.minimum(np.asarray(straight, np.uint8), made.seen)
             elif not made.whole:
                 white = made.seen
-        name = _write(self._target / IMAGES, _with_suffix(known.name, known.path.suffix), rgb)
+        _write(_place(self._target / IMAGES / name), rgb)
         if white is not None:
             self._write_mask(name, white)
-        return name
 
     def _write_mask(self, name: str, white: NDArray[np.uint8]) -> None:
         _place(self._target / MASKS / f"{name}.png").write_bytes(_png(white))
@@ -213,22 +227,17 @@ def _with_suffix(name: str, suffix: str) -> str:
 def _link(path: Path, target: Path) -> None:
     """Link a picture, the same bytes; only a JPEG that EXIF wants turned is copied without it, pixels untouched."""
     link_or_copy(path, target)
-    if path.suffix.lower() in {".jpg", ".jpeg"}:
+    if path.suffix.lower() in _JPEG:
         with open_file(path, DatasetError) as file, Image.open(file) as image:
             turned = image.getexif().get(_ORIENTATION, 1) != 1
         if turned:
             drop_exif(target)  # its camera is of the pixels as they are stored; replaces the link
 
 
-def _write(folder: Path, name: str, rgb: NDArray[np.uint8]) -> str:
-    """Write a picture, without loss unless it was given as JPEG; return its name."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in {".jpg", ".jpeg"}:
-        _place(folder / name).write_bytes(jpeg(rgb))
-        return name
-    name = name if suffix == ".png" else f"{name}.png"
-    _place(folder / name).write_bytes(_png(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)))
-    return name
+def _write(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a picture, without loss unless it was given as JPEG."""
+    is_jpeg = path.suffix.lower() in _JPEG
+    path.write_bytes(jpeg(rgb) if is_jpeg else _png(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)))
 
 
 def _png(pixels: cv2.typing.MatLike) -> bytes:

@@ -1,5 +1,6 @@
 """Reads cameras from a transforms.json, as nerfstudio, instant-ngp and Blender scripts write them."""
 
+import itertools
 import math
 import os
 from collections import Counter
@@ -130,10 +131,22 @@ def _names(paths: Sequence[Path], root: Path) -> list[str]:
         inner = len(parts) > 1 and parts[0].startswith(IMAGES)
         names.append("_".join(parts[1:] if inner else parts))
     known = Counter(name.lower() for name in names)
-    return [
+    whole = [
         name if known[name.lower()] == 1 else "_".join(path.relative_to(os.path.abspath(root)).parts)
         for name, path in zip(names, paths, strict=True)
     ]
+    return _numbered(whole)
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number where an earlier one is the same."""
+    taken, made = set[str](), []
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        tries = itertools.chain([name], (f"{stem}_{number}{suffix}" for number in itertools.count(2)))
+        made.append(next(one for one in tries if one.lower() not in taken))
+        taken.add(made[-1].lower())
+    return made
 
 
 def _lens(values: Mapping[str, Any], width: int, height: int, picture: Path) -> dict[str, Any]:

@@ -192,3 +192,12 @@ def test_masks_go_with_their_pictures(tmp_path, name):
     height = mask.shape[0]
     assert mask[height // 2 + 3 :].all()
     assert not mask[: height // 2 - 3].any()
+
+
+def test_two_pictures_that_would_share_a_name_are_refused(tmp_path):
+    files = write(tmp_path, ["PINHOLE"] * 2) + [tmp_path / "p.tif", tmp_path / "p.tif.png"]
+    for path in files[2:]:
+        Image.fromarray(painted("PINHOLE")).save(path)
+    assert len(straightened(tmp_path, ["PINHOLE"] * 4, files)) == 4
+    with pytest.raises(DatasetError, match=r"p\.tif and .*p\.tif\.png would both be called p\.tif\.png"):
+        straightened(tmp_path, ["PINHOLE"] * 4, files, max_side=80)

@@ -261,6 +261,22 @@ def test_pictures_of_one_name_in_two_folders_stay_two(tmp_path):
     assert names == ["images_f0.jpg", "images_f1.jpg", "images_f2.jpg"] + [f"images_right_f{i}.jpg" for i in range(3)]
 
 
+def test_pictures_whose_folders_make_the_same_name_stay_two(tmp_path):
+    source = write(tmp_path / "in", n=3)
+    (source / "images" / "a").mkdir()
+    for index in range(3):
+        path = source / "images" / f"f{index}.jpg"
+        for place, light in ((f"images/a/F{index}.jpg", 20), (f"images/a_f{index}.jpg", 90), (f"a_f{index}.jpg", 160)):
+            cv2.imwrite(str(source / place), np.full((H, W, 3), light, np.uint8))
+        path.unlink()
+    places = ("images/a/F", "images/a_f", "a_f")
+    rewrite(source, lambda row: [{**row, "file_path": row["file_path"].replace("images/f", at)} for at in places])
+    scene, events = adopted(source, tmp_path / "out")
+    assert len({view.camera.name.lower() for view in scene.views}) == events[-1].registered == 9
+    lights = sorted(round(float(read_rgb(view.picture).mean())) for view in scene.views)
+    assert lights == pytest.approx([20] * 3 + [90] * 3 + [160] * 3, abs=1)
+
+
 def test_a_blender_scene_is_known_by_its_training_file(tmp_path):
     source = write(tmp_path / "in", top={"camera_angle_x": 0.8}, suffix=".png", named_suffix="")
     (source / "transforms.json").rename(source / "transforms_train.json")
