@@ -29,6 +29,8 @@ _STORED = {
 }
 _MAX_CHUNKS, _MAX_CHUNK_BYTES = 1000, 2**16  # looked at, and read of one
 _UNKNOWN = 0xFFFFFFFF  # the size is in ds64, or was never written
+_UNFINISHED = "its header was never finished, everything behind it is taken for samples"
+_TRAILER_BYTES = 2**16  # so little behind the samples may be somebody's tag or padding, and is not taken for samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,18 @@ def _data_size(file: BinaryIO, told: _Chunk, size: int, ds64: _Chunk | None) -> 
         n = struct.unpack_from("<Q", content, 8)[0] if len(content) >= 16 else n
     elif n not in {0, _UNKNOWN} and rest > n:
         n += (rest - n) >> 32 << 32  # counted in 32 bits by a program that went on writing
-    if n in {0, _UNKNOWN}:
-        return rest, "its header was never finished, everything behind it is taken for samples" if rest else None
+    if n == _UNKNOWN:
+        return rest, _UNFINISHED if rest else None
     if n > rest:
         return rest, f"cut off: its header promises {n} bytes of samples, {rest} are there"
-    if not _ends_well(file, told.at + n, size):
-        return rest, f"its header counts {n} bytes of samples and {rest} follow, which are all taken for samples"
-    return n, None
+    if _ends_well(file, told.at + n, size):
+        return n, None
+    behind = rest - n
+    if behind <= _TRAILER_BYTES:
+        return n, f"its header counts {n} bytes of samples, the {behind} that follow are no chunk and are left out"
+    if n == 0:
+        return rest, _UNFINISHED
+    return rest, f"its header counts {n} bytes of samples and {rest} follow, which are all taken for samples"
 
 
 def _ends_well(file: BinaryIO, at: int, size: int) -> bool:

@@ -42,6 +42,7 @@ class Job:
     known: str = ""  # file of cameras that are no model, as `tasks/splatting/transforms.py` writes it
     source: str = ""  # file they were read from
     places: tuple[str, ...] = ()  # folders that may hold the model's pictures, the likeliest first
+    masks: tuple[str, ...] = ()  # of each of `places` the folder of its masks; empty: there are none
     min_registered: int = 3  # pictures of a known camera that have to be there
     min_registered_share: float = 0.0
     undistorted_max_side: int = 65_500  # pixels; a JPEG can have no more
@@ -51,7 +52,7 @@ class Job:
 def read_job(path: Path) -> Job:
     """Return the job that `run_colmap` wrote."""
     values = json.loads(path.read_text())
-    lists = {"stages": tuple(values["stages"]), "places": tuple(values["places"])}
+    lists = {"stages": tuple(values["stages"]), "places": tuple(values["places"]), "masks": tuple(values["masks"])}
     return Job(**{**values, **lists, "groups": tuple(map(tuple, values["groups"]))})
 
 

@@ -13,6 +13,7 @@ from tasks.splatting.params import PosesParams
 from tasks.splatting.photos import INPUT, photographs, photographs_given
 from tasks.splatting.picked import IMAGES
 from tasks.splatting.poses import PoseEvent, adopt_poses
+from tasks.splatting.scene import MASKS
 from tasks.splatting.stage_events import Note
 from tasks.splatting.transforms import TRANSFORMS, known_of
 
@@ -77,8 +78,16 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
         for path in sorted(model.iterdir()):
             if path.suffix in _MODEL_SUFFIXES:  # COLMAP opens them itself
                 check_file(path, DatasetError, CLOUD_BYTES)
-        places = tuple(str(place.resolve()) for place in _places(source))
-        job = Job(stages=(), folder=str(folder.resolve()), model=str(model.resolve()), places=places)
+        places = [place.resolve() for place in _places(source)]
+        # Beside a folder of pictures, but in the folder that was given: what is beside that is another's.
+        masks = [(place if place == source.resolve() else place.parent) / MASKS for place in places]
+        job = Job(
+            stages=(),
+            folder=str(folder.resolve()),
+            model=str(model.resolve()),
+            places=tuple(map(str, places)),
+            masks=tuple(map(str, masks)),
+        )
     yield from adopt_poses(job, params, max_side)
 
 

@@ -19,7 +19,6 @@ from tasks.splatting.named_pictures import check_there, find_pictures, left_out,
 from tasks.splatting.pixels import stored_size
 from tasks.splatting.point_cloud import read_points
 
-MASKS = "masks"
 _ASPECT = 0.02  # two ratios of sides that differ by less are the same picture, rounded
 
 
@@ -64,12 +63,13 @@ def from_model(job: Job, note: Callable[[str], None]) -> KnownScene:
     model = read_model(Path(job.model), Path(job.folder) / "model.tmp")
     numbers = sorted(model.reg_image_ids(), key=lambda number: str(model.image(number).name))
     names = [str(model.image(number).name) for number in numbers]
-    folder, files = _best_place(job, names)
+    best, files = _best_place(job, names)
+    folder, masks_folder = Path(job.places[best]), Path(job.masks[best]) if job.masks else None
     missing = tuple(name for name, path in zip(names, files, strict=True) if path is None)
     if missing:
         check_there(len(names), len(missing), f"{job.model}: there is no picture {missing[0]} in {folder}", job)
         note(left_out(len(names), missing, folder))
-    masks = _masks(folder, names)
+    masks = _masks(masks_folder, names) if masks_folder else {}
     cameras, pictures, place = Sized(), list[Known](), dict[int, int]()
     for number, name, path in zip(numbers, names, files, strict=True):
         if path is not None:
@@ -77,10 +77,11 @@ def from_model(job: Job, note: Callable[[str], None]) -> KnownScene:
             camera, scale = cameras.sized(model.camera(image.camera_id), path)
             features = np.array([point.xy for point in image.points2D], np.float64).reshape(-1, 2) * scale
             place[number] = len(pictures)
-            name = "/".join(parts_of(name, Path(job.model)))
-            pictures.append(Known(name, path, masks.get(name), camera, image.cam_from_world(), features))
+            ours = "/".join(parts_of(name, Path(job.model)))
+            pictures.append(Known(ours, path, masks.get(name), camera, image.cam_from_world(), features))
     used = {known.path for known in pictures}
-    beside = (path for path in find_images(folder)[0] if path not in used)
+    there = (path for path in find_images(folder)[0] if not (masks_folder and path.is_relative_to(masks_folder)))
+    beside = (path for path in there if path not in used)
     unplaced = tuple(str(path.relative_to(folder)) for path in beside)
     return KnownScene(tuple(pictures), points_of(model, place), unplaced)
 
@@ -184,17 +185,16 @@ class Sized:
         return self._made[key], np.array([width / camera.width, height / camera.height])
 
 
-def _best_place(job: Job, names: Sequence[str]) -> tuple[Path, list[Path | None]]:
-    """Return the folder that holds most of a model's pictures, the first of equals, and the file of each name."""
+def _best_place(job: Job, names: Sequence[str]) -> tuple[int, list[Path | None]]:
+    """Return which folder holds most of a model's pictures, the first of equals, and the file of each name."""
     places = [Path(place) for place in job.places]
     found = [find_pictures(place, names, Path(job.model)) for place in places]
     best = max(range(len(places)), key=lambda index: (len(names) - found[index].count(None), -index))
-    return places[best], found[best]
+    return best, found[best]
 
 
-def _masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return the mask of each picture that has one in `masks` beside the pictures, as COLMAP or others name it."""
-    masks = folder.parent / MASKS
+def _masks(masks: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the mask of each picture that has one, by the model's name of it; COLMAP or others have named it."""
     if not masks.is_dir():
         return {}
     long = find_pictures(masks, [f"{name}.png" for name in names], masks)

@@ -37,11 +37,6 @@ class Losses:
                 "lower the learning rates"
             )
 
-    @property
-    def n_unread(self) -> int:
-        """Return how many nobody has looked at."""
-        return len(self._unread)
-
     def read(self) -> None:
         """Add up what came since the last time.
 

@@ -142,7 +142,7 @@ def check_there(total: int, n_missing: int, sentence: str, needed: Needed) -> No
         needed: how many are enough.
 
     Raises:
-        DatasetError: fewer than half of the pictures are there, or fewer than a scene needs.
+        DatasetError: fewer than `min_registered` are there, or a smaller share than `min_registered_share`.
     """
     there = total - n_missing
     if there < needed.min_registered:

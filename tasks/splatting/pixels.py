@@ -107,7 +107,7 @@ def _segments(data: bytes) -> tuple[list[bytes], bytes] | None:
     Source: JPEG (ITU-T T.81) annexes B.1.1.2 (any number of FF may stand before a marker) and B.1.1.3, Exif 2.3
     section 4.7.2.
     """
-    found, at = [], 2
+    found, at = list[bytes](), 2
     while data[at : at + 1] == b"\xff":
         while data[at + 1 : at + 2] == b"\xff":
             at += 1

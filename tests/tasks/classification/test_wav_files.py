@@ -155,6 +155,31 @@ def test_what_follows_the_samples_is_no_sample(tmp_path):
     assert read_layout(path).n_samples == 2000
 
 
+TAG = b"TAG" + b"a recording".ljust(125, b"\0")  # ID3v1
+
+
+@pytest.mark.parametrize("content", [b"", int16()])
+@pytest.mark.parametrize("behind", [TAG, bytes(10), bytes(2**16), b"\x01" * 2**16])
+def test_a_little_behind_the_samples_that_is_no_chunk_is_left_out_and_said(tmp_path, content, behind):
+    path = wav(tmp_path / "a.wav", form(), chunk(b"data", content), behind)
+    layout = read_layout(path)
+    assert layout.n_samples == len(content) // 4
+    assert f"{len(content)} bytes of samples, the {len(behind)} that follow are no chunk and are left" in layout.note
+
+
+def test_a_recording_of_no_samples_with_a_chunk_behind_it_has_none(tmp_path):
+    layout = read_layout(wav(tmp_path / "a.wav", form(), chunk(b"data", b""), chunk(b"LIST", b"INFOISFT\0\0\0\0")))
+    assert (layout.n_samples, layout.note) == (0, None)
+
+
+@pytest.mark.parametrize("told", [0, 4000])
+def test_much_behind_the_samples_that_is_no_chunk_is_samples(tmp_path, told):
+    path = wav(tmp_path / "a.wav", form(), b"data" + struct.pack("<I", told) + int16() * 20)
+    layout = read_layout(path)
+    assert layout.n_samples == 40_000
+    assert "taken for samples" in layout.note
+
+
 def system_time(moment):
     fields = (moment.year, moment.month, 5, moment.day, moment.hour, moment.minute, moment.second)
     return struct.pack("<8H", *fields, moment.microsecond // 1000)

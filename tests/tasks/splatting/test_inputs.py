@@ -91,7 +91,7 @@ PARAMS = PosesParams(min_registered=3, num_threads=1)
 
 def colmap(folder, names, place="sparse/0", pictures="images", size=(W, H), text=False, points=True):
     """Write a folder as COLMAP's users have it: a model and its pictures."""
-    (folder / pictures).mkdir(parents=True)
+    (folder / pictures).mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         (folder / pictures / name).parent.mkdir(parents=True, exist_ok=True)
         write_jpeg(folder / pictures / name, np.full((size[1], size[0], 3), 60 + index, np.uint8), 95)
@@ -183,6 +183,29 @@ def test_masks_beside_pictures_are_taken(tmp_path):
     masks = [load_picture(view, 1000).mask for view in adopted(source)[0].views]
     assert [mask is not None for mask in masks] == [True, False, True, False]
     np.testing.assert_array_equal(masks[0], white > 0)
+
+
+def test_masks_of_a_model_of_windows_are_taken(tmp_path):
+    source = colmap(tmp_path / "in", [f"cam\\f{index}.jpg" for index in range(3)])
+    for index in range(3):
+        picture_of = source / "images" / "cam" / f"f{index}.jpg"
+        picture_of.parent.mkdir(exist_ok=True)
+        (source / "images" / f"cam\\f{index}.jpg").rename(picture_of)
+    (source / "masks" / "cam").mkdir(parents=True)
+    cv2.imwrite(str(source / "masks" / "cam" / "f1.jpg.png"), np.full((H, W), 255, np.uint8))
+    views = adopted(source)[0].views
+    assert [view.camera.name for view in views] == [f"cam/f{index}.jpg" for index in range(3)]
+    assert [view.mask is not None for view in views] == [False, True, False]
+
+
+def test_masks_of_pictures_in_the_folder_itself_lie_in_it_and_are_no_pictures(tmp_path):
+    source = colmap(tmp_path / "in", NAMES, pictures=".")
+    for folder, name in ((source / "masks", "f1.jpg.png"), (tmp_path / "masks", "f2.jpg.png")):
+        folder.mkdir()
+        cv2.imwrite(str(folder / name), np.full((H, W), 255, np.uint8))
+    scene, _, report = adopted(source)
+    assert [view.mask is not None for view in scene.views] == [False, True, False, False]
+    assert (report.total, report.missing) == (4, ())
 
 
 @pytest.mark.parametrize("text", [False, True])
