@@ -93,7 +93,7 @@ def open_recording(path: Path, params: SpectrogramParams) -> Recording:
     if n_samples < length:
         raise DatasetError(
             f"found {n_samples} samples, need {length} for one frame of {params.frame_s} s "
-            f"at {params.sample_rate_hz:g} Hz: {path}"
+            f"at {params.sample_rate_hz:g} Hz{f'; {layout.note}' if layout.note else f': {path}'}"
         )
     n_frames = 1 + (n_samples - length) // hop
     unused = max(0, n_samples - ((n_frames - 1) * hop + max(length, hop)))

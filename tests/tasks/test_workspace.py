@@ -168,6 +168,50 @@ def test_an_error_that_is_not_of_the_disk_stays_as_it_is(tmp_path):
         (tmp_path / "none").read_text()
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_onto_a_file_that_is_there_is_no_want_of_a_folder(tmp_path, link):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(FileExistsError), storage_errors(tmp_path):
+        link(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_folder_that_is_there_is_no_file(tmp_path):
+    with pytest.raises(FileExistsError), storage_errors(tmp_path):
+        tmp_path.mkdir()
+
+
+def test_a_file_that_cannot_be_read_is_not_called_unwritable(as_nobody):
+    folder, call = as_nobody
+    source, target = folder / "given" / "a.png", folder / "made"
+    source.parent.mkdir()
+    target.mkdir()
+    source.write_bytes(b"a")
+    source.chmod(0)
+    target.chmod(0o555)
+
+    def copy():
+        with pytest.raises(StorageError) as caught, storage_errors(target):
+            shutil.copyfile(source, target / "a.png")
+        return str(caught.value)
+
+    assert call(copy) == f"cannot open {source}: Permission denied"
+    source.chmod(0o444)
+    assert call(copy) == f"cannot write {target}/a.png: Permission denied"
+
+
+@pytest.mark.parametrize("named", ["/d/made", "/d/made/x/y", "/d", "/d/.made.k2j3", "/d/made.tmp"])
+def test_what_a_block_writes_is_its_path_and_what_lies_in_above_or_in_for_it(named):
+    for number, doing in ((errno.EACCES, "cannot write"), (errno.EIO, "while writing")):
+        with pytest.raises(StorageError, match=rf"{doing} {named}\b"), storage_errors(Path("/d/made")):
+            raise OSError(number, os.strerror(number), named)
+
+
+def test_a_disk_that_fails_under_what_is_read_is_not_called_unwritable():
+    with pytest.raises(StorageError, match=r"^the disk failed at /s/a \(input"), storage_errors(Path("/d/made")):
+        raise OSError(errno.EIO, "Input/output error", "/s/a")
+
+
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [

@@ -164,6 +164,9 @@ def test_a_little_behind_the_samples_that_is_no_chunk_is_left_out_and_said(tmp_p
     path = wav(tmp_path / "a.wav", form(), chunk(b"data", content), behind)
     layout = read_layout(path)
     assert layout.n_samples == len(content) // 4
+    if not content:
+        with pytest.raises(DatasetError, match=r"found 0 samples, need 2000 .*no chunk and are left out: .*a\.wav"):
+            open_recording(path, PARAMS)
     assert f"{len(content)} bytes of samples, the {len(behind)} that follow are no chunk and are left" in layout.note
 
 
