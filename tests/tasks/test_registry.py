@@ -19,13 +19,19 @@ def client(tmp_path_factory):
         yield store.client()
 
 
+@pytest.fixture(scope="module")
+def experiment(client, tmp_path_factory):
+    """One whose files lie apart: those of MLflow's own experiment go below the folder the tests run in."""
+    return client.create_experiment("models", artifact_location=tmp_path_factory.mktemp("artifacts").as_uri())
+
+
 @pytest.fixture
-def logged(client):
+def logged(client, experiment):
     """A function that makes a run with a logged model: (run id, address)."""
 
     def make():
-        run_id = client.create_run("0").info.run_id
-        model = client.create_logged_model("0", source_run_id=run_id)
+        run_id = client.create_run(experiment).info.run_id
+        model = client.create_logged_model(experiment, source_run_id=run_id)
         client.finalize_logged_model(model.model_id, "READY")
         return run_id, f"models:/{model.model_id}"
 

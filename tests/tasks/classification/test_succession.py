@@ -31,6 +31,12 @@ def client(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def experiment(client, tmp_path_factory):
+    """One whose files lie apart: those of MLflow's own experiment go below the folder the tests run in."""
+    return client.create_experiment("models", artifact_location=tmp_path_factory.mktemp("artifacts").as_uri())
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Four pictures of two classes."""
     folder = tmp_path_factory.mktemp("pictures")
@@ -41,7 +47,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(client, pictures, tmp_path):
+def trained(client, experiment, pictures, tmp_path):
     """A function that makes the next version of a model, as a training does, and returns it as a challenger."""
     numbers = itertools.count()
 
@@ -56,9 +62,9 @@ def trained(client, pictures, tmp_path):
         torch.save(model.state_dict(), folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(MODEL))
         (folder / SEEN).write_text("[]")
-        run_id = client.create_run("0").info.run_id
+        run_id = client.create_run(experiment).info.run_id
         client.log_artifacts(run_id, str(folder))
-        logged = client.create_logged_model("0", source_run_id=run_id)
+        logged = client.create_logged_model(experiment, source_run_id=run_id)
         client.finalize_logged_model(logged.model_id, "READY")
         version = registry.register(name, run_id, f"models:/{logged.model_id}")
         only_a = Samples(pictures.paths[::2] * 10, [0] * 20)  # of one class: who answers `a` is always right
