@@ -2,8 +2,11 @@
 
 import os
 import pwd
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 
+from deployments.stack import known_stack
 from tasks.password import password
 
 _FIRST_UID, _LAST_UID = 1000, 59999  # of people, as Debian and Red Hat give them
@@ -32,7 +35,23 @@ def open_to(people: list[str]) -> str:
     Args:
         people: with an account on this machine.
     """
-    if not people or password():
+    if not people or asks_for_password():
         return ""
     named = ", ".join(people[:_N_SHOWN]) + (", ..." if len(people) > _N_SHOWN else "")
-    return f"whoever has an account here ({named}) can command the yard: `yard up --password` makes Prefect ask for one"
+    how = "`yard down` and `yard up`, as its server began before there was a password"
+    if not password():
+        how = "`yard up --password` makes Prefect ask for one"
+    return f"whoever has an account here ({named}) can command the yard: {how}"
+
+
+def asks_for_password() -> bool:
+    """Return whether Prefect lets nobody in without a password: the running server is asked, else the home's file."""
+    if stack := known_stack():
+        try:
+            with urllib.request.urlopen(f"{stack['prefect']}/api/admin/version", timeout=2):
+                return False
+        except urllib.error.HTTPError as exc:
+            return exc.code == 401
+        except OSError:
+            pass  # it does not answer: what its home says
+    return password() is not None

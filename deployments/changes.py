@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs import ENDED, children, find_run, names_of
+from deployments.runs import ENDED, children, find_run, is_later, names_of
 from deployments.submit import find_device, read_queues
 from gpu_pools.names import asker
 from gpu_pools.queues import KINDS, POOL, Kind, parse_device
@@ -57,19 +57,26 @@ def cancel_each(api: Api, names: Sequence[str], say: Callable[[str], object]) ->
         raise ConfigError("\n".join(faults))
 
 
-def living(api: Api, *, types: Sequence[str], flow: str | None, owner: str | None) -> list[Json]:
+def living(
+    api: Api, *, types: Sequence[str], scheduled: bool = False, flow: str | None, owner: str | None
+) -> list[Json]:
     """Return the runs of the yard in these states, longest waiting first; a half only where its pipeline is not one.
 
     Args:
         api: of the server.
-        types: of states.
+        types: of states; of what waits, only what is due.
+        scheduled: what a schedule or `--at` has put down for later, too.
         flow: its name; None: of any.
         owner: `anna`, or `anna@boxa`; None: of anybody.
     """
-    body: Json = {"flow_runs": {"state": {"type": {"any_": list(types)}}}, "sort": "EXPECTED_START_TIME_ASC"}
+    body: Json = {
+        "flow_runs": {"state": {"type": {"any_": [*types, *(["SCHEDULED"] if scheduled else [])]}}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
     if flow:
         body["flows"] = {"name": {"any_": [flow]}}
     found = [run for run in api.pages("/flow_runs/filter", body) if run["deployment_id"] is not None]
+    found = [run for run in found if (scheduled if is_later(run) else run["state_type"] in types)]
     found = [run for run in found if owner is None or owner in names_of(run)]
     taken = {half["id"] for run in found for half in children(api, run["id"])}
     return [run for run in found if run["id"] not in taken]

@@ -149,25 +149,27 @@ def cancel(
     runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Each as elsewhere")] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="All that wait")] = False,
     running: Annotated[bool, typer.Option("--running", help="All that run")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="All of later, by a schedule or --at")] = False,
     flow: Annotated[str | None, typer.Option(help="All of this flow")] = None,
     owner: Annotated[str | None, typer.Option(help="All of this user, or user@host")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
 ) -> None:
-    """Stop runs, the halves of a pipeline with it; what they saved stays. Several options narrow each other down."""
+    """Stop runs, the halves of a pipeline with it; what they saved stays. Without --scheduled only what is due."""
     from deployments import changes
     from deployments.api import connect
-    from deployments.runs import RUNNING, WAITING
+    from deployments.runs import RUNNING, WAITING, is_later
 
-    chosen = waiting or running or flow or owner
+    every = not (waiting or running or scheduled)
+    chosen = not every or flow or owner
     if bool(runs) == bool(chosen):
         what = "runs and options" if runs else "nothing"
         raise ConfigError(f"found {what}, need runs, or options that say which")
-    types = (*(WAITING if waiting or not running else ()), *(RUNNING if running or not waiting else ()))
+    types = (*(WAITING if waiting or every else ()), *(RUNNING if running or every else ()))
     with connect() as api:
         if chosen:
-            found = changes.living(api, types=types, flow=flow, owner=owner)
+            found = changes.living(api, types=types, scheduled=scheduled, flow=flow, owner=owner)
             for run in found:
-                typer.echo(f"{run['id'][:8]}  {run['state_name']:<10}  {run['name']}")
+                typer.echo(f"{run['id'][:8]}  {'later' if is_later(run) else run['state_name']:<10}  {run['name']}")
             if not found:
                 typer.echo("no such runs")
             elif not yes:

@@ -38,11 +38,13 @@ def up(
 ) -> None:
     """Start Prefect, MLflow and a worker on this machine, and show their pages until Ctrl-C."""
     from deployments.daemon import log_line, start_detached
+    from deployments.pidfile import refuse_second
     from deployments.supervisor import Plan, Supervisor, check_host
     from tasks.password import make_password
 
     check_host("--host", host)
     if password:
+        refuse_second()  # which goes on as it began
         make_password()
     plan = Plan(prefect_port, mlflow_port, 0 if no_worker else workers)
     if detach:
@@ -83,10 +85,9 @@ def _reach() -> str:
 
 def _access() -> str:
     """Return who gets in."""
-    from deployments.accounts import open_to, other_people
-    from tasks.password import password
+    from deployments.accounts import asks_for_password, open_to, other_people
 
-    if password():
+    if asks_for_password():
         return f"Prefect asks for what is in {home() / 'password'}"
     return open_to(other_people()) or "no password, and nobody else has an account here"
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from deployments.alive import identity, supervisor
 from deployments.pidfile import Say, refuse_second
 from deployments.services import ServiceError, log_file, tail
 from deployments.supervisor import Plan, Supervisor
+from tasks.alive import identity, supervisor
 from tasks.errors import ConfigError, TrainyardError
 from tasks.home import make_home
 from tasks.workspace import home, storage_errors

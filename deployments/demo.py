@@ -11,7 +11,7 @@ from rich.console import Console
 from deployments.local import run_here
 from deployments.outcome import print_outcome
 from tasks.display import bars
-from tasks.workspace import home
+from tasks.home import make_home
 
 GROUP_BY = r"^(.*_rec\d+)"  # as tasks.classification.demo_data names its files; importing that takes seconds
 
@@ -57,7 +57,7 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
         folder: for signals and film; TRAINYARD_HOME/demo without it.
         part: only this half.
     """
-    target = (folder or home() / "demo").absolute()
+    target = (folder or make_home() / "demo").absolute()
     if part is None:
         for half in Part:  # each in a process of its own: Prefect reads once where its server is
             command = [sys.executable, "-m", "deployments.cli", "demo", half.value, "--folder", str(target)]

@@ -12,7 +12,7 @@ from deployments.progress import last_row
 from deployments.runs import ENDED, Row, children, make_rows
 from tasks.classification import going_on as classification
 from tasks.splatting import going_on as splatting
-from tasks.workspace import home
+from tasks.workspace import home, run_path
 
 _PIPELINES = (classification.goes_on_from, splatting.goes_on_from)
 """Each knows by the files of a run whether and from where that goes on."""
@@ -63,7 +63,8 @@ def _target(link: str) -> str:
 
 def folder_of(run: Mapping[str, Any]) -> Path:
     """Return where the files of a run are on the host it ran on: a half works in the folder of its pipeline."""
-    return home() / "runs" / str(run["parameters"].get("run") or run["id"])
+    own = home() / "runs" / str(run["id"])
+    return run_path(run["parameters"].get("run")) or own
 
 
 def _files(run: Json, row: Row) -> Json:

@@ -45,5 +45,8 @@ def drain_note(call: Ask) -> str | None:
     found = call("POST", "/variables/filter", {"variables": {"name": {"any_": [VARIABLE]}}})
     if not found:
         return None
-    since = datetime.fromisoformat(found[0]["value"]).astimezone()
-    return f"the yard drains since {since:%H:%M}: what runs goes on, what waits starts after the next `yard up`"
+    try:
+        since = f" since {datetime.fromisoformat(found[0]['value']).astimezone():%H:%M}"
+    except (TypeError, ValueError, OverflowError):
+        since = ""  # anybody may change the variable in Prefect's page
+    return f"the yard drains{since}: what runs goes on, what waits starts after the next `yard up`"

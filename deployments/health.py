@@ -5,7 +5,6 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deployments.alive import identity, supervisor
 from deployments.api import connect
 from deployments.background import local_faults, named_server
 from deployments.draining import drain_note
@@ -15,6 +14,7 @@ from deployments.services import ServiceError, healthy, log_file, server_time, t
 from deployments.stack import stack_record
 from deployments.undone import undone
 from gpu_pools.names import worker_label
+from tasks.alive import identity, supervisor
 from tasks.database import postgres_record, uses_postgres
 from tasks.errors import ConfigError
 from tasks.workspace import home

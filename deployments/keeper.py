@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.services import START_LIMIT_S, ServiceError, log_file, tail
+from tasks.home import make_home
 from tasks.workspace import home, storage_errors
 
 _LOOK_EVERY_S = 0.25
@@ -51,6 +52,7 @@ class Keeper:
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a keeper; where there is one already, the new one ends at once."""
         log = log_file(self.log)
+        make_home()
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
@@ -132,6 +134,7 @@ class Keeper:
     def open_lock(self, name: str) -> int:
         """Return a descriptor of one of the lock files."""
         path = self.folder / f"{name}.lock"
+        make_home()  # with its mode, before the folder in it
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

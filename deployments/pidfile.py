@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployments.alive import identity, pid_file, read_pid, supervisor
 from deployments.stack import services_file, stack_record
+from tasks.alive import identity, pid_file, read_pid, supervisor
 from tasks.errors import ConfigError, StorageError
 from tasks.workspace import held, home, write_json
 

@@ -64,7 +64,7 @@ def asking(url: str) -> Iterator[Ask]:
 
     def call(method: str, path: str, body: Any) -> Any:
         content, place = None if body is None else json.dumps(body), parts.path + path
-        known = headers() if place.startswith("/api/") else {}  # Prefect's, not MLflow's
+        known = headers(url + path) if place.startswith("/api/") else {}  # Prefect's, not MLflow's
         connection.request(method, place, content, {"Content-Type": "application/json", **known})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")

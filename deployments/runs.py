@@ -244,6 +244,12 @@ def _since(run: Mapping[str, Any], kind: str) -> str:
     return str(run.get(first.get(kind, "")) or (run["state"] or {}).get("timestamp") or run["created"])
 
 
+def is_later(run: Mapping[str, Any]) -> bool:
+    """Return whether a schedule or `--at` has put a run down for a time that has not come."""
+    due = run["expected_start_time"]
+    return run["state_type"] == "SCHEDULED" and due is not None and datetime.fromisoformat(due) > datetime.now(UTC)
+
+
 def _sentence(run: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     said = str(state.get("message") or "")
     due = run["next_scheduled_start_time"]

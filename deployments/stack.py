@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployments.alive import supervisor
 from deployments.api_keeper import SharedApi, share_api
 from deployments.database import database_up
 from deployments.programs import mlflow_service, prefect_service
 from deployments.services import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
+from tasks.alive import supervisor
 from tasks.errors import ConfigError, StorageError
-from tasks.password import CLIENT, password
+from tasks.password import CLIENT, known_password, password
 from tasks.workspace import home
 
 __all__ = [
@@ -85,16 +85,16 @@ def running_stack() -> dict[str, str]:
     """
     record = stack_record()
     deadline = time.monotonic() + _PATIENCE_S  # a server that died is started again meanwhile
-    while record and not healthy(record["prefect"] + "/api/health"):
-        if (pid := supervisor()) is None:
-            return {}
+    while record and (pid := supervisor()) is not None:  # else anybody may have its port, who would be shown passwords
+        if healthy(record["prefect"] + "/api/health"):
+            return {name: record[name] for name in ("prefect", "mlflow")}
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"Prefect at {record['prefect']} does not answer, though process {pid} keeps it up: `yard status` "
                 "says more; it is busy, stopped, or being started again"
             )
         time.sleep(0.2)
-    return {name: record[name] for name in ("prefect", "mlflow")} if record else {}
+    return {}
 
 
 def stack_environment() -> dict[str, str]:
@@ -141,8 +141,7 @@ def choose_api() -> SharedApi | None:
 
 def be_let_in(url: str) -> None:
     """Let this process use the home's password, if `url` is the API of its stack and the environment has no other."""
-    own = f"{stack_record().get('prefect')}/api"
-    if url.rstrip("/").replace("localhost", LOOPBACK) == own and (known := password()):
+    if known := known_password(url):
         os.environ.setdefault(CLIENT, known)
 
 

@@ -211,7 +211,7 @@ def check_host(name: str, value: str) -> None:
     """
     if value not in ("", LOOPBACK, "localhost"):
         raise ConfigError(
-            f"found {name}={value}: the services listen on {LOOPBACK} only, since they ask nobody for a password; "
+            f"found {name}={value}: the services listen on {LOOPBACK} only; "
             f"from another machine: ssh -L 4200:{LOOPBACK}:4200 -L 5000:{LOOPBACK}:5000 THIS-MACHINE"
         )
 

@@ -67,13 +67,13 @@ def safe_dir(path: Path) -> Path:
     """Return a folder of locks, if nobody but this user and root can exchange the locks in it.
 
     Raises:
-        StorageError: it is a link, belongs to another user, or all may write in it without the sticky bit.
+        StorageError: it is a link, belongs to another user, or others may write in it without the sticky bit.
     """
     found = os.lstat(path)
     faults = {
         "is no folder": not stat.S_ISDIR(found.st_mode),
         f"belongs to user {found.st_uid}": found.st_uid not in {0, os.geteuid()},
-        f"has mode {stat.filemode(found.st_mode)}": found.st_mode & 0o1002 == 0o002,
+        f"has mode {stat.filemode(found.st_mode)}": found.st_mode & 0o022 != 0 and not found.st_mode & 0o1000,
     }
     if fault := next((fault for fault, is_so in faults.items() if is_so), ""):
         raise StorageError(

@@ -173,7 +173,7 @@ def main() -> None:
         # The next tick asks again, and until then the other runs of this host are looked after.
         settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
         make_home()
-        if known := known_password():
+        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
             settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its runs inherit it
         with temporary_settings(settings):
             serve(name)

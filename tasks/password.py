@@ -1,10 +1,12 @@
 """The password of the yard's Prefect server, which whoever may read its file uses without being asked."""
 
 import base64
+import json
 import os
 import secrets
 import stat
 
+from tasks.alive import supervisor
 from tasks.errors import StorageError
 from tasks.home import make_home
 from tasks.workspace import home, storage_errors
@@ -55,12 +57,28 @@ def password() -> str | None:
     return text
 
 
-def known_password() -> str | None:
-    """Return what this process shows Prefect's server of this home: what the environment says, else the file."""
-    return os.environ.get(CLIENT) or password()
+def known_password(url: str) -> str | None:
+    """Return what this process shows a server: what the environment says, else the file, to this home's stack alone.
+
+    Args:
+        url: of its API, or below it.
+    """
+    return os.environ.get(CLIENT) or (password() if _is_own(url) else None)
 
 
-def headers() -> dict[str, str]:
-    """Return what a request to Prefect's server of this home needs to be let in."""
-    known = known_password()
+def _is_own(url: str) -> bool:
+    """Return whether `url` is the API of the stack that a living process keeps up: anybody may have the port later."""
+    pid = supervisor()
+    if pid is None or pid == os.getpid():  # which asks its own server alone, before it has written where that is
+        return pid is not None
+    try:
+        own = str(json.loads((home() / "services.json").read_text())["prefect"]) + "/api"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return f"{url.replace('//localhost:', '//127.0.0.1:').rstrip('/')}/".startswith(f"{own}/")
+
+
+def headers(url: str) -> dict[str, str]:
+    """Return what a request to one of Prefect's servers needs to be let in."""
+    known = known_password(url)
     return {"Authorization": f"Basic {base64.b64encode(known.encode()).decode()}"} if known else {}

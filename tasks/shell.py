@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -23,7 +22,7 @@ from gpu_pools.probe import get_probe, resolve_device
 from gpu_pools.stopping import asked
 from gpu_pools.supervise import MARK
 from tasks.errors import ConfigError, Interrupted, StopAsked, TrackingError
-from tasks.workspace import run_dir, storage_errors
+from tasks.workspace import run_dir, run_path, storage_errors
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +108,7 @@ def stage_dir(run: str | None, stage: str) -> Path:
         ConfigError: the name could lead out of the folder of all runs.
     """
     key = run or run_key()
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
+    if run_path(key) is None:
         raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
     if MARK in os.environ and key != run_key():
         link = run_dir(run_key()) / "files"  # who looks for the files of this half finds them

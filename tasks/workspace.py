@@ -30,6 +30,11 @@ def home() -> Path:
     return Path(os.environ.get("TRAINYARD_HOME", ".yard")).absolute()
 
 
+def run_path(run: object) -> Path | None:
+    """Return where the folder of a run is, None for a name that could lead out of the folder of all runs."""
+    return home() / "runs" / run if isinstance(run, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", run) else None
+
+
 def run_dir(run_id: str) -> Path:
     """Return (and make) the folder of one run."""
     path = home() / "runs" / run_id

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpu_pools", "tasks", "flows", "deployments")
 # What each may import of the others.
 BELOW = {
-    "gpu_pools": {"tasks.errors", "tasks.home", "tasks.password", "tasks.workspace"},
+    "gpu_pools": {"tasks.alive", "tasks.errors", "tasks.home", "tasks.password", "tasks.workspace"},
     "tasks": {"gpu_pools"},
     "flows": {"tasks", "gpu_pools"},
     "deployments": {"flows", "tasks", "gpu_pools"},

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -131,3 +132,17 @@ def test_who_asks_while_nobody_uses_it_gets_an_address_of_its_own(home):
     free = keeper.open_lock("users")
     assert take(free, fcntl.LOCK_EX)  # nobody is left
     os.close(free)
+
+
+def test_a_home_that_a_run_makes_is_closed_to_others(tmp_path, monkeypatch, start):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TRAINYARD_HOME_MODE", raising=False)
+    before = os.umask(0o022)
+    try:
+        user = start()
+        assert user.stdout.readline().startswith("http://")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o750
+    user.stdin.close()
+    user.wait()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deployments.background import named_server
+from deployments.draining import drain_note
 from deployments.service_log import failing
 from deployments.undone import GRACE, missing_runs
 
@@ -153,3 +154,9 @@ def test_the_server_of_this_home_is_not_one_elsewhere(monkeypatch):
         monkeypatch.setenv("PREFECT_API_URL", url)
         assert named_server(record) == found
     assert named_server({}) == "https://yard.lab/api"
+
+
+@pytest.mark.parametrize("value", [None, 7, "", "soon", ["2026"], {"a": 1}])
+def test_a_time_of_draining_that_makes_no_sense_is_left_out(value):
+    note = drain_note(lambda method, path, body: [{"value": value}])
+    assert note == "the yard drains: what runs goes on, what waits starts after the next `yard up`"

@@ -6,7 +6,9 @@ import pwd
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from deployments.accounts import open_to, other_people
 from deployments.doctor import Check, judge, lines
 from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, unwritable
 from deployments.toolchain import Toolkit, Tools
+from tasks.alive import identity, pid_file
 from tasks.password import make_password
 
 YARD = Path(sys.executable).parent / "yard"
@@ -130,6 +133,26 @@ def test_people_are_those_who_log_in(tmp_path, monkeypatch):
     assert "can command the yard" in open_to(["ben"])
     make_password()
     assert open_to(["ben"]) == open_to([]) == ""
+
+
+@pytest.mark.parametrize(("code", "said"), [(401, ""), (200, "`yard down` and `yard up`, as its server began before")])
+def test_the_running_server_says_whether_it_asks_for_a_password(tmp_path, monkeypatch, code, said):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    make_password()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert "Authorization" not in self.headers
+            self.send_response(code)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "services.json").write_text(json.dumps({"prefect": url, "mlflow": url}))
+        pid_file().write_text(json.dumps({"pid": os.getpid(), "created": identity(os.getpid())}))
+        assert said in (found := open_to(["ben"]))
+        assert bool(found) == bool(said)
 
 
 def test_an_old_driver_is_told_what_torch_needs():

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from deployments.api import NotFoundError, connect
 from deployments.cli import app
+from deployments.details import folder_of
 from deployments.runs import LogTail, find_run, list_runs, make_rows, read_logs
 from deployments.stack import ServiceError, free_port
 from gpu_pools.lease import Holder, Progress, acquire
@@ -245,6 +246,11 @@ def test_a_half_shows_the_folder_of_its_pipeline(yard, pipeline):
     assert document("show", train["id"])["folder"] == str(yard.home / "runs" / run["id"])
 
 
+@pytest.mark.parametrize("word", ["/etc", "../../etc", "..", "a/b", 7, None])
+def test_a_parameter_leads_to_no_folder_outside_those_of_runs(yard, word):
+    assert folder_of({"id": "own", "parameters": {"run": word}}) == yard.home / "runs" / "own"
+
+
 def test_a_person_reads_the_same(yard, pipeline):
     text = said("show", pipeline[0]["id"])
     for part in ("its half crashed", "given up after 4 attempts", "val_loss 0.5", "accuracy 0.9", "data: /d", "resume"):
@@ -331,6 +337,21 @@ def test_runs_are_cancelled_by_what_they_are(yard):
     said("cancel", "--owner", "zoe", "--flow", "train_classifier", "-y")
     assert yard.read(own[1]["id"])["state_name"] == "Cancelling"
     assert said("cancel", "--owner", "zoe", "--waiting") == "no such runs\n"
+
+
+def test_what_is_due_later_is_cancelled_only_when_asked(yard):
+    now = training(yard, "due", owner="ada@boxa")
+    at = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}}
+    variables = {"owner": "ada@boxa"}
+    later = yard.create(
+        "train_classifier", name="booked", parameters={"dataset": "/d"}, job_variables=variables, state=state
+    )
+    assert "booked" not in said("cancel", "--owner", "ada", "--waiting", "--yes")
+    said("cancel", "--owner", "ada", "--flow", "train_classifier", "-y")
+    assert [yard.read(run["id"])["state_type"] for run in (now, later)] == ["CANCELLED", "SCHEDULED"]
+    assert f"{later['id'][:8]}  later       booked\n" in said("cancel", "--owner", "ada", "--scheduled", "-y")
+    assert yard.read(later["id"])["state_type"] == "CANCELLED"
 
 
 @pytest.mark.parametrize("words", [[], ["many-0", "--waiting"]])

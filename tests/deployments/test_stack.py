@@ -14,16 +14,25 @@ import httpx
 import psutil
 import pytest
 
-from deployments.alive import identity, pid_file, supervisor
 from deployments.api import api_url
 from deployments.health import check
 from deployments.pidfile import MARK, only_one
 from deployments.postgres import installed, server_user
 from deployments.postgres_keeper import postgres_keeper
-from deployments.services import LOOPBACK, ServiceError, free_port, healthy
-from deployments.stack import choose_api, running_stack, services_file, serving, stack_environment, stack_record
+from deployments.services import LOOPBACK, Service, ServiceError, free_port, healthy, running
+from deployments.stack import (
+    be_let_in,
+    choose_api,
+    running_stack,
+    services_file,
+    serving,
+    stack_environment,
+    stack_record,
+)
 from deployments.supervisor import LEAST_FREE_MIB, Plan, Supervisor
+from tasks.alive import identity, pid_file, supervisor
 from tasks.errors import ConfigError, StorageError
+from tasks.password import make_password
 from tests.deployments.waiting import wait_for
 
 YARD = Path(sys.executable).parent / "yard"
@@ -106,9 +115,11 @@ def test_it_listens_on_this_machine_only(stack):
 
 
 def test_a_second_one_is_refused_with_where_the_first_is(stack):
-    done = yard(stack, "up", "--detach")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: the services are up already: {stack_record()['prefect']}, ")
+    for words in ((), ("--password",)):
+        done = yard(stack, "up", "--detach", *words)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: the services are up already: {stack_record()['prefect']}, ")
+    assert not (stack / "password").exists()
 
 
 def test_status_says_that_all_is_well(stack):
@@ -239,7 +250,7 @@ def test_one_port_for_both_is_refused(home):
 def test_other_machines_are_not_listened_to(home, words, environ):
     done = yard(home, "up", *words, **environ)
     assert done.returncode == 1
-    assert "0.0.0.0: the services listen on 127.0.0.1 only, since they ask nobody for a password" in done.stderr
+    assert "0.0.0.0: the services listen on 127.0.0.1 only; from another machine: ssh" in done.stderr
     assert "ssh -L" in done.stderr
 
 
@@ -271,6 +282,20 @@ def test_a_file_of_addresses_that_nobody_answers_at_is_no_stack(home):
     assert running_stack() == {}
     (fault, *_) = check().faults
     assert fault == "the process that kept the services up is gone: `yard up` starts them again"
+
+
+def test_whoever_has_the_port_of_a_stack_that_is_gone_is_no_stack_and_gets_no_password(home, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    make_password()
+    (home / "api").mkdir()
+    (home / "api" / "health").write_text("true")
+    port = free_port()
+    argv = (sys.executable, "-m", "http.server", "--bind", LOOPBACK, "--directory", str(home), str(port))
+    with running(Service("other", argv, port, "/api/health", {})) as other:
+        services_file().write_text(json.dumps({"prefect": other.url, "mlflow": other.url}))
+        assert running_stack() == {}
+        be_let_in(f"{other.url}/api")
+        assert "PREFECT_API_AUTH_STRING" not in os.environ
 
 
 def test_a_server_that_hangs_is_not_said_to_be_down(home, monkeypatch):

@@ -249,6 +249,8 @@ def test_a_folder_that_all_may_write_or_that_is_a_link_is_refused(tmp_path, monk
     open_folder.mkdir()
     open_folder.chmod(0o777)
     refused(monkeypatch, open_folder, "has mode drwxrwxrwx")
+    open_folder.chmod(0o775)  # those of its group may exchange the locks as well
+    refused(monkeypatch, open_folder, "has mode drwxrwxr-x")
     open_folder.chmod(0o1777)
     link.symlink_to(open_folder)
     refused(monkeypatch, link, "is no folder")

@@ -1,13 +1,17 @@
 """The password of a home: made once, for its owner alone."""
 
 import base64
+import json
 import os
 import stat
 
 import pytest
 
+from tasks.alive import identity, pid_file
 from tasks.errors import StorageError
 from tasks.password import headers, known_password, make_password, password
+
+API = "http://127.0.0.1:4242/api"
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +32,25 @@ def test_it_is_made_once_and_for_its_owner_alone(home):
     assert made.startswith("yard:")
     assert len(made) > 30
     make_password()
-    assert password() == known_password() == made
+    assert password() == made
 
 
 def test_without_one_nothing_is_shown():
     assert password() is None
-    assert headers() == {}
+    assert headers(API) == {}
 
 
-def test_a_request_shows_it_and_what_the_environment_says_goes_first(monkeypatch):
+def test_only_the_stack_of_this_home_is_shown_it_while_it_is_kept_up(home, monkeypatch):
     make_password()
-    assert headers() == {"Authorization": f"Basic {base64.b64encode(password().encode()).decode()}"}
+    (home / "services.json").write_text(json.dumps({"prefect": "http://127.0.0.1:4242"}))
+    assert headers(API) == {}  # left over: anybody may listen there by now
+    pid_file().write_text(json.dumps({"pid": os.getppid(), "created": identity(os.getppid())}))
+    shown = {"Authorization": f"Basic {base64.b64encode(password().encode()).decode()}"}
+    assert headers(API) == headers(f"{API}/flows/") == headers("http://localhost:4242/api") == shown
+    for other in ("https://yard.lab/api", "http://127.0.0.1:4243/api", "http://127.0.0.1:42421/api", ""):
+        assert headers(other) == {}
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "anna:pw")
-    assert known_password() == "anna:pw"
+    assert known_password("https://yard.lab/api") == "anna:pw"
 
 
 def test_one_that_others_can_read_is_refused(home):
