@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.halves import half
-from gpu_pools.occupy import on_device
+from gpu_pools.occupy import on_device, refuse_if_taken
 from gpu_pools.queues import Queue, device_queue
 from tasks import shell
 from tasks.splatting import steps
@@ -81,6 +81,7 @@ def splatting(
     Returns:
         The id of the MLflow run.
     """
+    refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)
     run = shell.run_key()
     half(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)

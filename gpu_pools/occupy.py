@@ -27,6 +27,43 @@ WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
 _POLL_S = 1.0
 
 
+def refuse_if_taken(device: str, kind: Kind) -> None:
+    """Say at once, before any work is done for it, that a run would have to wait; it may also, where that is wanted.
+
+    A run that the worker started is none of this: the worker has looked.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        kind: of the work.
+
+    Raises:
+        GpuError: there is no such device here.
+        GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
+    """
+    if "TRAINYARD_LEASE" in os.environ or os.environ.get(WHEN_BUSY) != "refuse":
+        return
+    host = HostView(host_name(), get_probe())
+    asks = _asks(host, device, kind)
+    (decision,) = place([asks], host.devices(_limits()), host=host.name, now=time.time())
+    if isinstance(decision, Refuse):
+        raise GpuError(decision.reason)
+    if not isinstance(decision, Start):
+        raise GpuBusyError(decision.reason)
+
+
+def _asks(host: HostView, device: str, kind: Kind) -> Waiting:
+    """Return what the running flow asks for."""
+    queue = device_queue(device, kind)
+    if not host.serves(queue):
+        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    return Waiting(
+        *(str(flow_run.id), str(flow_run.name), queue),
+        priority=default_priority(kind),
+        since=time.time(),
+        owner=asker(),
+    )
+
+
 @contextmanager
 def on_device(device: str, kind: Kind) -> Iterator[None]:
     """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
@@ -45,15 +82,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
         yield
         return
     host = HostView(host_name(), get_probe())
-    queue = device_queue(device, kind)
-    if not host.serves(queue):
-        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
-    asks = Waiting(
-        *(str(flow_run.id), str(flow_run.name), queue),
-        priority=default_priority(kind),
-        since=time.time(),
-        owner=asker(),
-    )
+    asks = _asks(host, device, kind)
     with _slot(host, asks) as lease:
         Server().set_device(asks.run_id, host.name, lease.holder.device)
         gpu = host.device(lease.holder.uuid)

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from gpu_pools.lease import Holder, acquire, holders
-from gpu_pools.occupy import on_device
+from gpu_pools.occupy import on_device, refuse_if_taken
 from tasks.errors import GpuBusyError, GpuError
 
 
@@ -54,6 +54,27 @@ def test_a_taken_device_is_refused_with_the_holders_name(monkeypatch):
     monkeypatch.setenv("TRAINYARD_WHEN_BUSY", "refuse")
     with take("GPU-simulated-0"), pytest.raises(GpuBusyError, match="cuda:0 is training other of anna@boxa since"):
         sees("cuda:0")
+
+
+@flow
+def prepares(device: str) -> str:
+    refuse_if_taken(device, "training")
+    return "prepared"
+
+
+def test_a_taken_device_is_refused_before_anything_is_prepared(monkeypatch):
+    with take("GPU-simulated-0"):
+        assert prepares("cuda:0") == "prepared"  # who may wait is not refused
+        monkeypatch.setenv("TRAINYARD_WHEN_BUSY", "refuse")
+        with pytest.raises(GpuBusyError, match="cuda:0 is training other of anna@boxa since"):
+            prepares("cuda:0")
+        assert prepares("cuda:1") == "prepared"
+        assert prepares("cuda") == "prepared"
+        with pytest.raises(GpuError, match="found no device 'cuda:7'"):
+            prepares("cuda:7")
+        monkeypatch.setenv("TRAINYARD_LEASE", "3")  # the worker has looked already
+        assert prepares("cuda:0") == "prepared"
+    assert prepares("cuda:0") == "prepared"
 
 
 def test_a_run_waits_until_the_slot_is_free(monkeypatch):
