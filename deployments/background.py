@@ -4,13 +4,16 @@ A server may answer while one of them has died, hangs, or fails each time. What 
 they print, in the log of a server of this home.
 """
 
+import http.client
 import os
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from deployments.api import api_url, connect
+from deployments.guard import LOOPBACKS
 from deployments.queries import Ask, asking
 from deployments.service_log import failing
 from deployments.services import log_file, server_time
@@ -40,7 +43,7 @@ def background_faults() -> list[str]:
     record = stack_record()
     if url := named_server(record):
         with connect() as api:
-            return undone(api.call, server_time(url))
+            return undone(api.call, server_time(url)) + unguarded(url)
     with asking(api_url()) as call:
         return local_faults(record, call)
 
@@ -55,11 +58,32 @@ def local_faults(record: dict[str, Any], call: Ask) -> list[str]:
     Raises:
         ServiceError: the server does not answer.
     """
-    found = undone(call, datetime.now(UTC))
+    found = undone(call, datetime.now(UTC)) + unguarded(f"{record['prefect']}/api")
     for program, pid in record.get("pids", {}).items():
         if program.startswith("prefect"):
             found += failing(log_file(program), _started(pid), datetime.now())
     return found
+
+
+def unguarded(api: str) -> list[str]:
+    """Return a sentence where a Prefect of this machine answers under a name that any site could make lead here.
+
+    Args:
+        api: its address; what a proxy of another machine answers says nothing.
+    """
+    parts = urlsplit(api)
+    if parts.scheme != "http" or parts.hostname not in LOOPBACKS:
+        return []
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/health", headers={"Host": "other-site.invalid"})
+        let_in = connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return []  # said by who looks whether it answers
+    finally:
+        connection.close()
+    how = "start it by `yard up` or `python -m deployments.prefect_server server start`"
+    return [f"pages of other sites can command Prefect at {api}, which answers to any name: {how}"] if let_in else []
 
 
 def _started(pid: int) -> datetime:

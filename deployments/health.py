@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deployments.api import connect
-from deployments.background import local_faults, named_server
+from deployments.background import local_faults, named_server, unguarded
 from deployments.draining import drain_note
 from deployments.postgres_keeper import postgres_keeper
 from deployments.queries import QueueCount, ask, asking, online_workers, queue_counts
@@ -109,7 +109,7 @@ def _elsewhere(api: str) -> Health:
             services["prefect"] = ServiceHealth(page, True, str(asked.call("GET", "/admin/version")), None)
             workers = [WorkerHealth(name, True, None) for name in online_workers(asked.call)]
             queues = queue_counts(asked.call)
-            faults += undone(asked.call, server_time(api))
+            faults += undone(asked.call, server_time(api)) + unguarded(api)
     except (ServiceError, ConfigError) as exc:
         faults.append(str(exc))
     url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -15,7 +16,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from deployments.background import unguarded
 from deployments.queries import asking
+from deployments.services import Service
 from deployments.stack import free_port, mlflow_service, prefect_service, running
 from tasks.password import make_password, password
 
@@ -190,6 +193,18 @@ def test_an_experiment_whose_files_lie_elsewhere_is_refused_by_mlflow(mlflow):
         assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
         assert "file:///etc" in refused.json()["message"]
     assert ask(url, {"name": "usual"}).status_code == 200
+
+
+def test_the_documented_command_is_guarded_and_prefect_s_own_is_said_not_to_be():
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (words,) = {tuple(found.split()) for found in re.findall(r"`python (-m deployments\.prefect_server [^`]*)`", text)}
+    for module, guarded in ((words, True), (("-m", "prefect", "server", "start"), False)):
+        with tempfile.TemporaryDirectory(prefix="trainyard-own-", ignore_cleanup_errors=True) as folder, _home(folder):
+            argv = (sys.executable, *module, "--host", "127.0.0.1", "--port", str(port := free_port()))
+            with running(Service("own", argv, port, "/api/health", {})) as service:
+                assert (unguarded(f"{service.url}/api") == []) is guarded
+                answer = httpx.get(f"{service.url}/api/admin/version", headers={"Host": "evil.example"})
+                assert (answer.status_code == 403) is guarded
 
 
 TRACE = {"trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}}
