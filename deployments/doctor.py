@@ -59,7 +59,7 @@ def judge(machine: Machine) -> list[Check]:
         check_disk(machine.home, machine.home_fault, machine.free_mib),
         check_roots(machine.roots, machine.home),
         check_access(machine.open_to),
-        check_locks(machine.lock_dir, machine.lock_fault),
+        check_locks(machine.lock_dir, machine.lock_fault, machine.lock_note),
         *(check_port(listener) for listener in machine.ports),
         *check_background(machine.background),
         check_numba(machine.numba_cache),
@@ -208,11 +208,13 @@ def check_access(open_to: str) -> Check:
     return Check("access", "warning", found, todo)
 
 
-def check_locks(folder: str, fault: str) -> Check:
+def check_locks(folder: str, fault: str, note: str) -> Check:
     """Say whether slots can be held."""
     if fault:
         todo = "see the message, or set TRAINYARD_LOCK_DIR to a folder that all users of this host can write"
         return Check("locks", "missing", fault, todo, needed=True)
+    if note:
+        return Check("locks", "warning", note, f"as root: `chown root {folder}`", needed=True)
     return Check("locks", "ok", folder, needed=True)
 
 

@@ -119,6 +119,7 @@ class Machine:
     ports: tuple[Listener, ...]
     numba_cache: str | None
     encoder_fault: str
+    lock_note: str = ""  # for whom the folder does not serve
     background: tuple[str, ...] | None = None  # what does not work behind Prefect's server; None: none is up
 
 
@@ -148,6 +149,7 @@ def gather() -> Machine:
                 open_to=_open_to(),
                 lock_dir=locks,
                 lock_fault=lock_fault,
+                lock_note=lock_note(Path(locks), other_people()) if locks else "",
                 ports=listeners(PORTS),
                 numba_cache=_numba_cache(),
                 encoder_fault=_encoder_fault(),
@@ -224,6 +226,19 @@ def _locks() -> tuple[str, str]:
     except StorageError as exc:
         return "", str(exc)
     return str(folder), unwritable(folder)
+
+
+def lock_note(folder: Path, people: list[str]) -> str:
+    """Return why a folder of locks does not serve all of `people`, empty where it does or is meant for this user alone.
+
+    Args:
+        folder: of the locks.
+        people: with an account on this machine.
+    """
+    owner = folder.stat().st_uid
+    if owner == 0 or not people or os.environ.get("TRAINYARD_LOCK_DIR"):
+        return ""
+    return f"{folder} belongs to user {owner}, so that the other accounts here are refused it and share no locks"
 
 
 def listeners(ports: Mapping[str, int]) -> tuple[Listener, ...]:

@@ -16,7 +16,7 @@ import pytest
 from deployments import doctor
 from deployments.accounts import open_to, other_people
 from deployments.doctor import Check, judge, lines
-from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, unwritable
+from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
 from deployments.toolchain import Toolkit, Tools
 from tasks.alive import identity, pid_file
 from tasks.password import make_password
@@ -133,6 +133,20 @@ def test_people_are_those_who_log_in(tmp_path, monkeypatch):
     assert "can command the yard" in open_to(["ben"])
     make_password()
     assert open_to(["ben"]) == open_to([]) == ""
+
+
+def test_a_shared_folder_of_locks_that_is_not_root_s_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRAINYARD_LOCK_DIR", raising=False)
+    if os.geteuid() == 0:
+        assert lock_note(tmp_path, ["ben"]) == ""
+        os.chown(tmp_path, 1000, -1)
+    note = lock_note(tmp_path, ["ben"])
+    assert note.startswith(f"{tmp_path} belongs to user {tmp_path.stat().st_uid}, so that the other accounts here")
+    assert one(replace(WELL, lock_note=note), "locks").state == "warning"
+    assert not stopping(replace(WELL, lock_note=note))
+    assert lock_note(tmp_path, []) == ""
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path))
+    assert lock_note(tmp_path, ["ben"]) == ""
 
 
 @pytest.mark.parametrize(("code", "said"), [(401, ""), (200, "`yard down` and `yard up`, as its server began before")])
