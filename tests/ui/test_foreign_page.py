@@ -243,8 +243,9 @@ def locked() -> Iterator[str]:
             yield service.url
 
 
-def test_with_a_password_the_page_asks_for_it_and_programs_show_it(locked, browser):
+def test_with_a_password_the_page_asks_for_it_and_programs_show_it(locked, browser, monkeypatch):
     known = password()
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", known)
     assert ask(f"{locked}/api/flows/count", {}).status_code == 401
     with asking(f"{locked}/api") as call:
         assert call("POST", "/flows/count", {}) == 0
