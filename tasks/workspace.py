@@ -160,10 +160,7 @@ def _sentence(exc: Exception, path: Path) -> str | None:
     while behind is not None and _number(blamed) not in _LOST:
         blamed = behind if _number(behind) in _LOST else blamed
         behind = behind.__cause__ or behind.__context__
-    number = _number(blamed)
-    # Of a copy and a link the second name is the one that is written.
-    where = getattr(blamed, "filename2", None) or getattr(blamed, "filename", None) or path
-    where = os.fsdecode(where) if isinstance(where, bytes) else where
+    number, where, linked = _number(blamed), _named(blamed) or path, getattr(blamed, "filename2", None)
     match number:
         case errno.ENOSPC:
             return f"disk full while writing {where}: free room there"
@@ -172,12 +169,26 @@ def _sentence(exc: Exception, path: Path) -> str | None:
         case errno.EFBIG:
             return f"file too large while writing {where}: raise the limit (ulimit -f)"
         case errno.EIO:
-            return f"the disk failed while writing {where} (input/output error): have it looked at"
+            doing = "while writing" if _is_written(where, path) else "at"
+            return f"the disk failed {doing} {where} (input/output error): have it looked at"
         case errno.EACCES | errno.EROFS | errno.EPERM:
-            return f"cannot write {where}: {os.strerror(number)}"
-        case errno.ENOTDIR | errno.EEXIST:
+            return f"cannot {'write' if _is_written(where, path) else 'open'} {where}: {os.strerror(number)}"
+        case errno.ENOTDIR | errno.EEXIST if number == errno.ENOTDIR or not (linked or where.is_dir()):
             return f"found a file where a folder is needed: {where}"
     return None
+
+
+def _named(exc: BaseException) -> Path | None:
+    """Return the path an error names; of a copy and a link the second one is the one that is written."""
+    named = getattr(exc, "filename2", None) or getattr(exc, "filename", None)
+    return Path(os.fsdecode(named)) if isinstance(named, str | bytes | os.PathLike) else None
+
+
+def _is_written(where: Path, path: Path) -> bool:
+    """Return whether a block that writes `path` writes `where`: a part of it, a folder above, or a stand-in beside."""
+    where, path = Path(os.path.realpath(where)), Path(os.path.realpath(path))
+    beside = where.parent == path.parent and (path.name in where.name or where.name in path.name)
+    return beside or where.is_relative_to(path) or path.is_relative_to(where)
 
 
 def _number(exc: BaseException) -> int | None:
