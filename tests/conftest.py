@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 if not Path("/dev/nvidiactl").exists():  # our kernels in Triton, interpreted: the same operations lane by lane
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Whoever runs the tests in the background of a shell has Ctrl-C ignored, and every process they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Slots of its own: the tests must neither wait for the yard of this machine nor keep it waiting.
 os.environ["TRAINYARD_LOCK_DIR"] = tempfile.mkdtemp(prefix="trainyard-test-locks-")
 atexit.register(shutil.rmtree, os.environ["TRAINYARD_LOCK_DIR"], ignore_errors=True)

@@ -262,7 +262,7 @@ OWN = """
     inference: number_format
     splatting: colmap_job colmap_progress demo_scene export fit_checkpoint jit known_cameras photos picked pixels poses
     splatting: session straighten tracked triangulate video videos viewer views
-    .: database journal outside password provenance store workspace
+    .: alive database journal outside password provenance store workspace
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
 
