@@ -114,7 +114,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
 
 def submit(api: Api, order: Order) -> Json:
     """Create the run and return it as the server has it; asked twice after a lost answer, it is created once."""
-    run_environment(order.body["job_variables"])
+    run_environment(order.body.get("job_variables", {}))
     body = {**order.body, "idempotency_key": uuid4().hex}
     with _turn():
         return dict(api.call("POST", f"/deployments/{order.deployment}/create_flow_run", body))
@@ -145,7 +145,7 @@ def submit_many(api: Api, orders: Sequence[Order]) -> list[str]:
     if len({order.deployment for order in orders}) > 1:
         raise ConfigError("found runs of several deployments, need those of one")
     for order in orders:
-        run_environment(order.body["job_variables"])
+        run_environment(order.body.get("job_variables", {}))
     bodies = [{**order.body, "idempotency_key": uuid4().hex} for order in orders]
     ids: dict[int, str] = {}
     deadline = time.monotonic() + _BULK_LIMIT_S
