@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.ssim import C1, C2, SIGMA, WINDOW, photometric_loss
+from tasks.splatting.ssim import C1, C2, WINDOW, photometric_loss, window
 from tasks.splatting.triton_parts import triton_part
 
 _C1, _C2 = float(C1), float(C2)
@@ -77,13 +77,11 @@ def _smooth(maps: Tensor) -> Tensor:
 
     As a depthwise convolution of 15 channels: a batch of 15 pictures of one channel takes cuDNN thirty times as long.
     """
-    offsets = torch.arange(WINDOW, dtype=maps.dtype, device=maps.device) - WINDOW // 2
-    bell = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     channels = maps.flatten(0, 1)[None]  # (1, 15, H, W)
     n = channels.shape[1]
-    window = (bell / bell.sum()).expand(n, 1, WINDOW)
-    along = F.conv2d(channels, window[:, :, None, :], groups=n)
-    return F.conv2d(along, window[:, :, :, None], groups=n)[0].unflatten(0, maps.shape[:2])
+    weights = window(maps.device, maps.dtype).expand(n, 1, WINDOW)
+    along = F.conv2d(channels, weights[:, :, None, :], groups=n)
+    return F.conv2d(along, weights[:, :, :, None], groups=n)[0].unflatten(0, maps.shape[:2])
 
 
 def penalty(gaussians: Gaussians, opacity_reg: float, scale_reg: float) -> Tensor:

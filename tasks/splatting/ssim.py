@@ -8,6 +8,7 @@ Source: Wang et al. 2004, "Image quality assessment"; loss of 3DGS (arXiv:2308.0
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 _BELL = [math.exp(-((i - EDGE / 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
 W0, W1, W2, W3, W4, W5 = (np.float32(weight / sum(_BELL)) for weight in _BELL[: WINDOW // 2 + 1])
 ONE, TWO = np.float32(1), np.float32(2)
+
+
+@cache
+def window(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the weights of the window along one axis, (11,), put on the device once."""
+    return torch.tensor([weight / sum(_BELL) for weight in _BELL], dtype=dtype).to(device)
 
 
 @kernel

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tasks.splatting.ssim import C1, C2, EDGE, SIGMA, WINDOW
+from tasks.splatting.ssim import C1, C2, EDGE, WINDOW, window
 
 _BLOCK = 256
 _C1, _C2 = float(C1), float(C2)
@@ -178,7 +178,7 @@ class _Photometric(torch.autograd.Function):
         distances, likenesses, slopes = room.split([n_distances, n_likenesses, n_slopes])
         gradient = torch.empty_like(drawn) if wanted else drawn
         loss = torch.empty((), dtype=torch.float32, device=drawn.device)
-        weights = window(drawn.device)
+        weights = window(drawn.device, torch.float32)
         given = {"IS_BYTES": taken.dtype == torch.uint8, "IS_MASKED": mask is not None, "BLOCK": _BLOCK}
         seen = drawn if mask is None else mask.view(torch.uint8)
         sizes = (height, width)
@@ -197,18 +197,6 @@ class _Photometric(torch.autograd.Function):
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient by the picture."""
         return ctx.saved_tensors[0] * by_loss, None, None, None, None
-
-
-_windows: dict[torch.device, Tensor] = {}
-
-
-def window(device: torch.device) -> Tensor:
-    """Return the weights of the window along one axis, (11,) float32, put on the device once."""
-    if device not in _windows:
-        offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-        bell = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-        _windows[device] = (bell / bell.sum()).float().to(device)
-    return _windows[device]
 
 
 def photometric_loss(
