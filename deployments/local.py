@@ -24,6 +24,7 @@ from gpu_pools.stopping import obey
 from tasks.config import override
 from tasks.display import console, log_through_console
 from tasks.errors import ConfigError, Interrupted
+from tasks.startup import uncollected
 from tasks.workspace import held, run_dir
 
 
@@ -131,7 +132,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
     """
     if name not in entrypoints():
         load_flow(name)  # refuses it, before anything is started
-    with _beginning(f"flow {name}") as api:
+    with _beginning(f"flow {name}") as api, uncollected():
         flow = load_flow(name)
         checked = _checked(flow, parameters, device, run_name)
         from prefect.client.orchestration import get_client
@@ -199,7 +200,7 @@ def resume_here(run_id: UUID | None) -> UUID:
     Raises:
         ConfigError: there is no such run, it is finished, or its process lives.
     """
-    with _beginning(f"run {run_id}" if run_id else "the newest run") as api:
+    with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
         from prefect.client.orchestration import get_client
         from prefect.states import Pending
     with serving(api):

@@ -1,5 +1,7 @@
 """Prefect's own command with the guard before its server: `python -m deployments.prefect_server server start ...`.
 
+On SQLite its transactions take turns, too.
+
 Prefect has no setting for the hosts it answers to. It has one for plugins, which are loaded wherever it is imported:
 this module is one (pyproject.toml), so that `prefect server start` with the yard's settings is guarded, too.
 """
@@ -7,9 +9,11 @@ this module is one (pyproject.toml), so that `prefect server start` with the yar
 from functools import wraps
 from typing import Any
 
-from prefect.plugins import register_hook
-
 from deployments.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
+from tasks.startup import uncollected
+
+with uncollected():
+    from prefect.plugins import register_hook
 
 _IN_MEMORY = "prefect-in-memory"
 """What Prefect's background services call the server that they ask without a socket; a socket has an address there."""
@@ -39,6 +43,7 @@ def guard_server() -> None:
     make = server.create_app
     if hasattr(make, "__wrapped__"):
         return
+    _take_turns()
 
     @wraps(make)
     def create_app(*args: Any, **options: Any) -> Any:
@@ -51,10 +56,28 @@ def guard_server() -> None:
     server.create_app = create_app
 
 
+def _take_turns() -> None:
+    """Begin every transaction on SQLite as one that writes: it waits for the one before it.
+
+    One that reads first and writes then is refused at once, with 503, where another has written in between, and the
+    client comes again after two seconds; one start of a run in four met that.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    @wraps(begin)
+    def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> Any:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Run Prefect's command."""
-    guard_server()
-    from prefect.cli import app
+    with uncollected():
+        guard_server()
+        from prefect.cli import app
 
     app()
 

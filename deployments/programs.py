@@ -35,12 +35,16 @@ _PREFECT_SETTINGS = {
 
 
 def prefect_service(port: int, *, ui: bool) -> Service:
-    """Return Prefect's server on the SQLite of PREFECT_HOME; without its UI for a run that brings its own."""
+    """Return Prefect's server on the SQLite of PREFECT_HOME; without its UI for a run that brings its own.
+
+    That one starts half a second sooner without automations, which are for who is not there to see the run's end.
+    """
     module = (sys.executable, "-m", "deployments.prefect_server")
     argv = (*module, "server", "start", "--host", LOOPBACK, "--port", str(port))
     env = {
         **_PREFECT_SETTINGS,
         "PREFECT_UI_ENABLED": str(ui).lower(),
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": str(ui).lower(),
         "PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api",
         # Of the address in the bar of the browser, whatever a tunnel made of it.
         "PREFECT_UI_API_URL": "/api",

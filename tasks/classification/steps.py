@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from tasks.classification.split import SplitReport
     from tasks.tracking import Tracker
 
-NEEDED_FIRST = ("numpy", "torch", "torchvision", "tasks.classification.models", "tasks.classification.split")
+NEEDED_FIRST = (
+    "numpy",
+    "tasks.classification.split",
+    "torch",
+    *("sympy", "torch.distributed.fsdp", "torch._dynamo"),  # what torchvision imports, in pieces
+    "torchvision",
+    "tasks.classification.models",
+)
 """Imported by the first steps, the slowest of all they do: a run that waits for its server uses the time."""
 
 

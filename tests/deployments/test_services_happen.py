@@ -57,7 +57,7 @@ def api(home):
         patch.setenv("TRAINYARD_HOME", str(home))
         patch.setenv("PREFECT_HOME", str(home / "prefect"))
         patch.delenv("PREFECT_API_URL", raising=False)
-        service = prefect_service(free_port(), ui=False)
+        service = prefect_service(free_port(), ui=True)
         # After the yard's own settings, which switch the late runs off.
         service.env.update({f"PREFECT_SERVER_SERVICES_{name}": value for name, value in QUICK.items()})
         with running(service):

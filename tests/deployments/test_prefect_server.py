@@ -1,0 +1,32 @@
+"""What is changed in Prefect's server."""
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from deployments.prefect_server import guard_server
+
+
+def test_a_transaction_on_sqlite_has_its_turn_from_its_beginning(tmp_path):
+    """One that would only read at first could be refused at its first write: the client hears 503, and waits."""
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from sqlalchemy import text
+
+    guard_server()
+    path = tmp_path / "prefect.db"
+
+    async def write_beside_a_reader():
+        configuration = AioSqliteConfiguration(f"sqlite+aiosqlite:///{path}")
+        engine = await configuration.engine()
+        session = await configuration.session(engine)
+        async with session, configuration.begin_transaction(session):
+            await session.execute(text("SELECT 1"))
+            with sqlite3.connect(path, timeout=0) as other, pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("CREATE TABLE theirs (x)")
+            await session.execute(text("CREATE TABLE mine (x)"))
+        await engine.dispose()
+
+    asyncio.run(write_beside_a_reader())
+    with sqlite3.connect(path) as after:
+        assert after.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
