@@ -94,13 +94,15 @@ def read_part(root: Path, part: str, classes: Sequence[str]) -> Samples:
     return Samples(paths, labels)
 
 
-def batch_indices(n: int, batch_size: int, order: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-    """Cut `order` (a permutation of range(n)) into batches; a single left-over joins the batch before it.
+def batch_indices(
+    n: int, batch_size: int, order: Sequence[int] | np.ndarray, *, join_last: bool = True
+) -> list[np.ndarray]:
+    """Cut `order` (a permutation of range(n)) into batches; with `join_last` a single left-over joins the one before.
 
     Batch normalisation cannot be trained on one image.
     """
     cuts = list(range(batch_size, n, batch_size))
-    if batch_size > 1 and cuts and n - cuts[-1] == 1:
+    if join_last and batch_size > 1 and cuts and n - cuts[-1] == 1:
         cuts.pop()
     return np.split(np.asarray(order), cuts)
 
@@ -116,6 +118,8 @@ class Batches:
         seed: of the order.
         n_workers: threads; 0: as many as cores.
         pin: load into page-locked memory, which a GPU fetches while it computes.
+        join_last: a last batch of one image joins the one before it, as training needs it; no batch for evaluation
+            is larger than `batch_size`.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Batches:
         seed: int = 0,
         n_workers: int = 0,
         pin: bool = False,
+        join_last: bool = True,
     ) -> None:
         self._read = read
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -136,6 +141,7 @@ class Batches:
         self._seed = seed
         self._n_workers = n_workers or n_cores()
         self._pin = pin
+        self._join_last = join_last
 
     @property
     def n_images(self) -> int:
@@ -143,7 +149,7 @@ class Batches:
         return len(self.labels)
 
     def __len__(self) -> int:
-        return len(batch_indices(self.n_images, self.batch_size, range(self.n_images)))
+        return len(self._cut(np.arange(self.n_images)))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch from number `start` on.
@@ -154,7 +160,7 @@ class Batches:
         order = np.arange(self.n_images)
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(self.n_images)
-        todo = iter(batch_indices(self.n_images, self.batch_size, order)[start:])
+        todo = iter(self._cut(order)[start:])
         with ThreadPoolExecutor(self._n_workers, thread_name_prefix="load") as pool:
             # As many batches under way as threads: enough to hide the reading, bounded in memory.
             waiting = [pool.submit(self._load, indices) for indices in islice(todo, self._n_workers + 1)]
@@ -165,6 +171,9 @@ class Batches:
                     yield batch
             finally:
                 _cancel(waiting)
+
+    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+        return batch_indices(self.n_images, self.batch_size, order, join_last=self._join_last)
 
     def _load(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(np.stack([self._read(int(i)) for i in indices]))  # (B, S, S, 3)

@@ -86,7 +86,7 @@ def answer(
         return read_entry(entries[index].path, size)
 
     precision: Precision = config.get("precision", "fp32")
-    batches = Batches(read, samples.labels, batch_size)
+    batches = Batches(read, samples.labels, batch_size, join_last=False)
     model.to(device)
     rows = [logits.softmax(1).cpu().numpy() for logits, _ in predict(model, batches, device, precision)]
     return Answers(

@@ -3,11 +3,38 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpu_pools.stopping import look
 from tasks.classification.data import Batches, Normalise, ahead
 from tasks.classification.precision import Precision, autocast
+
+
+def shapes_cost(device: torch.device) -> bool:
+    """Return whether a batch of another size is dear: a GPU chooses kernels and lays out memory for every new shape.
+
+    A CPU computes each image it is given, those of the padding too.
+    """
+    return device.type == "cuda"
+
+
+class OneShape:
+    """Pads batches to the largest so far, where another shape is dear; whoever uses it leaves the added rows out.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pads = shapes_cost(device)
+        self._n = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (N, 3, S, S), the B images given and black ones after them; N is B where nothing is padded."""
+        self._n = max(self._n, len(images))
+        n_missing = self._n - len(images)
+        return F.pad(images, (0, 0, 0, 0, 0, 0, 0, n_missing)) if self._pads and n_missing else images
 
 
 @torch.inference_mode()
@@ -20,10 +47,11 @@ def predict(
         Interrupted: a signal has come.
     """
     model.eval()
-    normalise = Normalise(device)
+    normalise, padded = Normalise(device), OneShape(device)
     n_chunks = 1
     for images, labels in ahead(batches.epoch(0), device):
         look()
+        images = padded(images)
         logits = None
         while logits is None:
             try:
@@ -34,7 +62,7 @@ def predict(
                 if not ran_out_of_memory(exc) or n_chunks >= len(images):
                     raise
                 n_chunks *= 2
-        yield logits, labels
+        yield logits[: len(labels)], labels
 
 
 def ran_out_of_memory(exc: RuntimeError) -> bool:

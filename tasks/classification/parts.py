@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,13 @@ class LoadedPart:
     entries: list[Path]
     digests: list[str]
 
-    def batches(self, size: int, batch_size: int, *, shuffle: bool, seed: int, n_workers: int, pin: bool) -> Batches:
-        """Return the part as batches of (S, S, 3) images."""
+    def batches(self, size: int, batch_size: int, **options: Any) -> Batches:
+        """Return the part as batches of (S, S, 3) images; the options are those of `Batches`."""
 
         def read(index: int) -> np.ndarray:
             return read_entry(self.entries[index], size)
 
-        return Batches(read, self.samples.labels, batch_size, shuffle=shuffle, seed=seed, n_workers=n_workers, pin=pin)
+        return Batches(read, self.samples.labels, batch_size, **options)
 
 
 def digest_of(parts: Mapping[str, LoadedPart]) -> str:

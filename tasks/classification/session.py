@@ -151,8 +151,8 @@ class Session:
             self.history = [epoch_from(row) for row in saved["history"]]
             self.best = self.folder / saved["best_file"] if saved["best_file"] else None
             yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint}")
-        train = self._batches("train", shuffle=self.params.shuffle)
-        val = self._batches("val", shuffle=False)
+        train = self._batches("train", shuffle=self.params.shuffle, seed=self.params.seed)
+        val = self._batches("val", join_last=False)
         with deterministic(self.params.deterministic):
             try:
                 for event in trainer.run(train, val):
@@ -164,12 +164,10 @@ class Session:
                 raise
         self._finish(trainer)
 
-    def _batches(self, part: str, *, shuffle: bool) -> Batches:
+    def _batches(self, part: str, **options: Any) -> Batches:
         p = self.params
         pin = self.device.type == "cuda"
-        return self.parts[part].batches(
-            p.image_size, p.batch_size, shuffle=shuffle, seed=p.seed, n_workers=p.n_workers, pin=pin
-        )
+        return self.parts[part].batches(p.image_size, p.batch_size, n_workers=p.n_workers, pin=pin, **options)
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
@@ -284,7 +282,7 @@ class Session:
     def _temperature(self, precision: Precision) -> float | None:
         """Return by how much the best weights' confidence is to be softened, as the validation part tells."""
         model = load_model(self.folder / "best.pt", self.model_config()).to(self.device)
-        return temperature_of(model, self._batches("val", shuffle=False), self.device, precision)
+        return temperature_of(model, self._batches("val", join_last=False), self.device, precision)
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""

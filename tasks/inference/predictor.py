@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tasks.classification.data import Normalise
 from tasks.classification.decoding import resize_rgb
 from tasks.classification.files import in_threads
-from tasks.classification.inference import ran_out_of_memory
+from tasks.classification.inference import OneShape, ran_out_of_memory
 from tasks.classification.precision import Precision, autocast
 from tasks.errors import ImageError, WeightsError
 from tasks.inference.prepare import Rgb
@@ -79,6 +79,7 @@ class Predictor:
         self.n_pieces = 1
         self._model = model
         self._normalise = Normalise(device)
+        self._padded = OneShape(device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
@@ -88,9 +89,11 @@ class Predictor:
             RuntimeError: one image does not fit into the device's memory.
             WeightsError: an answer is not finite.
         """
+        n_images, images = len(images), self._padded(images)
         while True:
             try:
-                logits = torch.cat([self._piece(piece) for piece in images.chunk(self.n_pieces)]).cpu().numpy()
+                pieces = [self._piece(piece) for piece in images.chunk(self.n_pieces)]
+                logits = torch.cat(pieces)[:n_images].cpu().numpy()
                 break
             except RuntimeError as exc:
                 if not ran_out_of_memory(exc) or self.n_pieces >= len(images):

@@ -85,6 +85,12 @@ def test_a_single_left_over_joins_the_batch_before():
     assert len(numbered(9, 4)) == 2
 
 
+def test_no_batch_for_evaluation_is_larger_than_asked_for():
+    batches = numbered(9, 4, join_last=False)
+    assert [len(labels) for labels in labels_of(batches, 0)] == [4, 4, 1]
+    assert len(batches) == 3
+
+
 def test_images_come_channels_last_and_in_the_order_of_the_labels():
     images, labels = next(numbered(4, 4).epoch(0))
     assert images.shape == (4, 3, 2, 2)
