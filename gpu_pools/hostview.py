@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import psutil
 
-from gpu_pools import lease
+from gpu_pools import intruders, lease
 from gpu_pools.asked import owner_of
 from gpu_pools.placement import DeviceState, Waiting
-from gpu_pools.probe import Device, GpuProcess, Probe, foreign, visible
+from gpu_pools.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
 from gpu_pools.server import QueueState, Run, Server
 from tasks.errors import GpuError
@@ -248,10 +248,9 @@ class HostView:
 
     def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:
         """Return what computes on a GPU and is no run; by memory, where the driver's process numbers are not ours."""
-        found = foreign(device, [holder.pid for holder in held])
-        seen = tuple(process for process in found if psutil.pid_exists(process.pid))
-        if seen == found:
-            return found
+        look = intruders.look(device, [holder.pid for holder in held])
+        if look.certain:
+            return look.seen
         if not self._told_of_containers:
             self._told_of_containers = True
             logger.warning(
@@ -260,7 +259,7 @@ class HostView:
             )
         ours = any(holder.uuid == device.uuid for holder in held)
         idle = device.memory_used_mib <= _IDLE_SHARE * device.memory_total_mib
-        return seen if ours or idle else found
+        return look.seen if ours or idle else look.found
 
     def _cpu(self, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
         kinds: tuple[Kind, ...] = ("training", "inference", "preparation", "pipeline")

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +174,7 @@ def tracked(
     """
     import torch
 
+    from tasks.foreign import ForeignWatch
     from tasks.system import SystemSampler
     from tasks.tracking import Tracker
 
@@ -190,7 +191,8 @@ def tracked(
         ended_by_signal(log),
     ):
         try:
-            with SystemSampler(tracker, probe, gpu.uuid if gpu else None):
+            watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
+            with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
                 yield tracker, device, log
         finally:  # the log of a run that failed is the one that is read
             tracker.artifact(folder / "run.log", "log")

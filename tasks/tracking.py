@@ -10,7 +10,7 @@ import shutil
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ class Tracker:
         self._over = False
         self._more_follows = False
         self._shipper = Shipper(folder, card, journal, uri)
+        self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
         self._steps: dict[str, set[int]] = defaultdict(set)
         for entry, _ in journal.entries():
             if entry["op"] == "metrics":
@@ -165,6 +166,16 @@ class Tracker:
         """Return the steps for which `key` is logged, those of the attempts before a crash included."""
         return set(self._steps.get(key, ()))
 
+    def step_ended(self, step: int) -> None:
+        """Let who watches beside the run add its figures: an epoch, or what a training measures by, has just ended."""
+        if self.on_step_end is not None:
+            self.on_step_end(step)
+
+    def logged_tag(self, key: str) -> str:
+        """Return a tag as it was set last, by an attempt before a crash perhaps; "" for none."""
+        set_to = [entry["values"][key] for entry, _ in self._journal.entries() if key in _tags(entry)]
+        return str(set_to[-1]) if set_to else ""
+
     def sync(self) -> None:
         """Return when the rows so far would survive a power cut; to be called before a checkpoint."""
         self._journal.sync()
@@ -270,6 +281,10 @@ class Tracker:
             raise TrackingError(f"the run in {self.folder} has ended, found more to log: {entry['op']}")
         self._journal.append(entry)
         self._shipper.wake()
+
+
+def _tags(entry: Mapping[str, Any]) -> Mapping[str, str]:
+    return entry["values"] if entry["op"] == "tags" else {}
 
 
 def _in_a_hurry() -> dict[str, float]:

@@ -149,6 +149,7 @@ class _Recorder:
         )
         left = self._left(metrics)
         report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
+        self.tracker.step_ended(metrics.epoch)
         self.log.info(epoch_line(metrics, left))
 
     def _left(self, metrics: EpochMetrics) -> float:

@@ -105,6 +105,7 @@ class _Recorder:
             log_measurement(self.tracker, measured)
             self.page.row(measurement_row(measured.metrics, total))
         self._n_shown = len(self.session.history)
+        self.tracker.step_ended(event.metrics.step)
         for preview in event.previews:
             name = stem_as_name(preview.name)
             path = self.session.folder / "previews" / f"{name}.png"

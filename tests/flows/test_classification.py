@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.classification import classification
+from flows.classification import classification, train_classifier
 from flows.inference import predict
 from flows.snr_benchmark import snr_benchmark
 from tasks import store
@@ -228,3 +230,33 @@ def test_the_same_again_gives_the_same_figures_and_does_not_become_champion(firs
 
 def test_a_run_writes_nothing_outside_its_home(second, yard_home, monkeypatch):
     assert {path.name for path in yard_home.iterdir()} <= {"runs", "cache", "mlflow", "prefect", "logs", "locks"}
+
+
+def test_who_else_computes_on_the_gpu_is_seen_by_a_run_without_a_worker(first, yard_home, tmp_path, monkeypatch):
+    state = tmp_path / "gpus.json"
+    monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "1")
+    monkeypatch.setenv("TRAINYARD_SIMULATED_STATE", str(state))
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setattr("tasks.foreign._AGAIN_S", 0.0)
+    before = set(yard_home.glob("runs/*/training/run.log"))
+
+    def logs():
+        return set(yard_home.glob("runs/*/training/run.log")) - before
+
+    def intrude():
+        while not any("epoch 5/30" in path.read_text() for path in logs()):
+            time.sleep(0.02)
+        intruder = {"pid": 1, "user": "bob", "name": "init", "memory_mib": 2100}  # nobody's child
+        (tmp_path / "new.json").write_text(json.dumps({"cuda:0": {"processes": [intruder]}}))
+        (tmp_path / "new.json").rename(state)
+
+    threading.Thread(target=intrude, daemon=True).start()
+    train = TRAIN.model_copy(update={"device": "cuda:0", "num_epochs": 30})
+    track = TrackParams(experiment="beset", run_name="beset")
+    run_id = train_classifier(first.folder / "augmented", train, track=track)
+    figures = {row.step: row.value for row in store.client().get_metric_history(run_id, "foreign/memory_mib")}
+    assert sorted(figures) == list(range(1, 31))
+    assert (figures[4], figures[30]) == (0, 2100)
+    assert store.client().get_run(run_id).data.tags["foreign_process"] == "pid 1 (bob, init), 2100 MiB"
+    (log,) = logs()
+    assert log.read_text().count("pid 1 (bob, init) computes on this run's GPU and is no run, 2100 MiB") == 1
