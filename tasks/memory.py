@@ -1,8 +1,12 @@
-"""How much memory a training takes."""
+"""How much memory a training takes, and how much there is."""
 
 import resource
+from pathlib import Path
 
+import psutil
 import torch
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -10,3 +14,25 @@ def memory_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take: of the machine, or of its container or unit."""
+    own = Path("/proc/self/cgroup")
+    line = next((line for line in own.read_text().splitlines() if line.startswith("0::")), "") if own.is_file() else ""
+    folder = _CGROUPS / line.removeprefix("0::").strip("/")
+    free = psutil.virtual_memory().available
+    for group in (folder, *folder.parents):  # a limit may stand on any of the groups around
+        if group.is_relative_to(_CGROUPS):
+            free = min(free, _left(group, free))
+    return int(max(0, free))
+
+
+def _left(group: Path, unlimited: int) -> int:
+    """Return the bytes that a control group has left; files that the kernel can drop count as free."""
+    limit = group / "memory.max"
+    if not limit.is_file() or (text := limit.read_text().strip()) == "max":
+        return unlimited
+    used = int((group / "memory.current").read_text())
+    kept = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+    return int(text) - used + int(kept["inactive_file"]) + int(kept["active_file"])

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 
 # Importing albumentations asks PyPI for its newest version, which waits for seconds where there is no
@@ -17,8 +17,9 @@ import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.classification.digests import content_digest, known_digests, write_digests
 from tasks.classification.files import find_images, in_threads, link_or_copy, n_cores, subfolders
-from tasks.classification.images import read_rgb, write_jpeg
+from tasks.classification.images import encode_jpeg, read_rgb
 from tasks.classification.params import AugmentParams, Method, Part
 from tasks.classification.sources import PARTS
 from tasks.errors import ConfigError, DatasetError
@@ -119,11 +120,13 @@ def augmenting(source: Path, target: Path, params: AugmentParams, *, whole: bool
     images, counts = _plan(source, params, whole)
     to_alter = [image for image in images if image.copies]
     with storage_errors(target):
-        _carry_over(source, target, images)
-        n_augmented = 0
-        for number, n_copies in enumerate(_altering(source, target, to_alter, params, transforms), 1):
-            n_augmented += n_copies
+        digests = _carry_over(source, target, images)
+        n_listed = len(digests)
+        for number, copies in enumerate(_altering(source, target, to_alter, params, transforms), 1):
+            digests |= copies
             yield number, len(to_alter)
+        n_augmented = len(digests) - n_listed
+        write_digests(target, digests)
         report = AugmentReport(
             original_images=len(images),
             augmented_images=n_augmented,
@@ -137,19 +140,18 @@ def augmenting(source: Path, target: Path, params: AugmentParams, *, whole: bool
 
 def _altering(
     source: Path, target: Path, images: Sequence[_Image], params: AugmentParams, sets: Sequence[Transforms]
-) -> Iterator[int]:
-    """Write the copies of each image, a thread for each set of transforms; yield their number, in order."""
+) -> Iterator[dict[str, str]]:
+    """Write the copies of each image, a thread for each set of transforms; yield their keys and digests, in order."""
     free: SimpleQueue[Transforms] = SimpleQueue()
     for transforms in sets:
         free.put(transforms)
 
-    def work(image: _Image) -> int:
+    def work(image: _Image) -> dict[str, str]:
         transforms = free.get()
         try:
-            _write_copies(source / image.key, target / image.key, image, transforms, params)
+            return _write_copies(source / image.key, target, image, transforms, params)
         finally:
             free.put(transforms)
-        return len(image.copies)
 
     yield from in_threads(work, images, len(sets))
 
@@ -193,19 +195,28 @@ def _free_name(path: Path, method: Method, folder: Path, taken: set[str]) -> str
     return name
 
 
-def _carry_over(source: Path, target: Path, images: Sequence[_Image]) -> None:
-    """Link the originals and copy the list of files."""
+def _carry_over(source: Path, target: Path, images: Sequence[_Image]) -> dict[str, str]:
+    """Link the originals and copy the list of files; return the digests that are known, by key."""
     for folder in {(target / image.key).parent for image in images}:
         folder.mkdir(parents=True, exist_ok=True)
+    known = known_digests(source, [source / image.key for image in images])
     for image in images:
         link_or_copy(source / image.key, target / image.key)
     if (source / "files.csv").exists():
         shutil.copyfile(source / "files.csv", target / "files.csv")
+    return {image.key: digest for image, digest in zip(images, known, strict=True) if digest is not None}
 
 
-def _write_copies(source: Path, target: Path, image: _Image, transforms: Transforms, params: AugmentParams) -> None:
-    """Decode one original and write all of its copies."""
+def _write_copies(
+    source: Path, target: Path, image: _Image, transforms: Transforms, params: AugmentParams
+) -> dict[str, str]:
+    """Decode one original and write all of its copies below `target`; return the digest of each, by its key."""
     rgb = read_rgb(source)
+    digests = {}
     for method, name in image.copies.items():
         altered = apply_seeded(transforms[method], rgb, params.seed, f"{image.key}/{method}")
-        write_jpeg(target.with_name(name), altered, params.quality)
+        data = encode_jpeg(altered, params.quality)
+        key = (PurePosixPath(image.key).parent / name).as_posix()
+        (target / key).write_bytes(data)  # not atomically: the folder is a staged one
+        digests[key] = content_digest(data)
+    return digests

@@ -21,8 +21,8 @@ def fingerprint(params: TrainParams, data_digest: str) -> dict[str, str]:
     return {"data": data_digest, **{key: json.dumps(value) for key, value in values.items()}}
 
 
-def read_checkpoint(path: Path, now: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what a training saved, or None where nothing is.
+def read_checkpoint(path: Path, now: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a training saved.
 
     Args:
         path: of the file.
@@ -32,8 +32,6 @@ def read_checkpoint(path: Path, now: Mapping[str, str]) -> dict[str, Any] | None
         ConfigError: the checkpoint belongs to other parameters or other data.
         StorageError: it is damaged.
     """
-    if not path.is_file():
-        return None
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises half a dozen kinds for a file that is damaged

@@ -1,5 +1,7 @@
 """A split folder as batches of tensors, in an order that depends on the seed and the epoch alone."""
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.classification.files import n_cores
+from tasks.classification.files import n_cores, one_cv2_thread
 from tasks.classification.images import IMAGE_SUFFIXES
 from tasks.errors import ConfigError, DatasetError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet, in RGB on a scale of 0 to 1; RFUAV and torchvision's weights expect these."""
+
+Batch = tuple[Tensor, Tensor]
+_PIECE = 16  # images that one thread reads at once: few enough that all threads work on the first batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,11 @@ class Samples:
 
     paths: list[Path]
     labels: list[int]
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of the dataset: a file is <root>/<part>/<class>/<name>."""
+        return self.paths[0].parents[2]
 
 
 def read_classes(root: Path) -> list[str]:
@@ -111,7 +121,7 @@ class Batches:
     """Batches of one part, loaded ahead by threads; the order is a function of (seed, epoch).
 
     Args:
-        read: sample number -> (S, S, 3) uint8 RGB; called from several threads.
+        read: sample number -> (S, S, 3) uint8 RGB, only looked at; called from several threads.
         labels: (N,) class numbers.
         batch_size: at least 1.
         shuffle: another order every epoch, else the order given.
@@ -151,7 +161,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self._cut(np.arange(self.n_images)))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on.
 
         Yields:
@@ -161,34 +171,71 @@ class Batches:
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(self.n_images)
         todo = iter(self._cut(order)[start:])
-        with ThreadPoolExecutor(self._n_workers, thread_name_prefix="load") as pool:
-            # As many batches under way as threads: enough to hide the reading, bounded in memory.
-            waiting = [pool.submit(self._load, indices) for indices in islice(todo, self._n_workers + 1)]
+        with one_cv2_thread(), ThreadPoolExecutor(self._n_workers, thread_name_prefix="load") as pool:
+            # So far ahead that every thread has work while a batch is taken, and bounded in memory.
+            n_ahead = 2 + self._n_workers * _PIECE // self.batch_size
+            waiting = deque(self._begin(pool, indices) for indices in islice(todo, n_ahead))
             try:
                 while waiting:
-                    batch = waiting.pop(0).result()
-                    waiting += [pool.submit(self._load, indices) for indices in islice(todo, 1)]
+                    batch = waiting.popleft().whole.result()
+                    waiting.extend(self._begin(pool, indices) for indices in islice(todo, 1))
                     yield batch
             finally:
-                _cancel(waiting)
+                for coming in waiting:
+                    coming.cancel()
+
+    def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray) -> "_Coming":
+        return _Coming(pool, indices, self._read, self._joined)
+
+    def _joined(self, rows: Sequence[np.ndarray], indices: np.ndarray) -> Batch:
+        images = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=self._pin)  # (B, S, S, 3)
+        np.stack(rows, out=images.numpy())
+        labels = self.labels[torch.from_numpy(indices)]
+        return images.permute(0, 3, 1, 2), labels.pin_memory() if self._pin else labels
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
         return batch_indices(self.n_images, self.batch_size, order, join_last=self._join_last)
 
-    def _load(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(np.stack([self._read(int(i)) for i in indices]))  # (B, S, S, 3)
-        labels = self.labels[torch.from_numpy(indices)]
-        if self._pin:
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return images.permute(0, 3, 1, 2), labels
+
+class _Coming:
+    """A batch under way: several threads read its pieces, and whichever is the last puts them together."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        indices: np.ndarray,
+        read: Callable[[int], np.ndarray],
+        join: Callable[[Sequence[np.ndarray], np.ndarray], Batch],
+    ) -> None:
+        self.whole: Future[Batch] = Future()
+        self._indices, self._read, self._join = indices, read, join
+        starts = range(0, len(indices), _PIECE)
+        self._pieces: list[list[np.ndarray]] = [[] for _ in starts]
+        self._n_left = len(starts)
+        self._lock = threading.Lock()
+        self._jobs = [pool.submit(self._load, number) for number in range(len(starts))]
+
+    def _load(self, number: int) -> None:
+        part = self._indices[number * _PIECE : (number + 1) * _PIECE]
+        try:
+            self._pieces[number] = [self._read(int(index)) for index in part]
+            with self._lock:
+                self._n_left -= 1
+                is_last = self._n_left == 0
+            if is_last:
+                self.whole.set_result(self._join([row for piece in self._pieces for row in piece], self._indices))
+        except Exception as exc:  # raised again where the batch is taken
+            with self._lock:
+                if not self.whole.done():
+                    self.whole.set_exception(exc)
+
+    def cancel(self) -> None:
+        """Leave out what no thread has begun."""
+        for job in self._jobs:
+            job.cancel()
 
 
-def _cancel(futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield the batches on the device; a GPU fetches each, on a stream of its own, while it computes on the one before.
 
     Args:
@@ -199,7 +246,7 @@ def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Ite
         yield from batches
         return
     stream = torch.cuda.Stream(device)
-    fetched: tuple[Tensor, Tensor] | None = None
+    fetched: Batch | None = None
     for images, labels in batches:
         ready = fetched
         try:
@@ -217,12 +264,12 @@ def ahead(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> Ite
         yield fetched
 
 
-def _fetched(images: Tensor, labels: Tensor, device: torch.device, stream: torch.cuda.Stream) -> tuple[Tensor, Tensor]:
+def _fetched(images: Tensor, labels: Tensor, device: torch.device, stream: torch.cuda.Stream) -> Batch:
     with torch.cuda.stream(stream):
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def _use_here(batch: tuple[Tensor, Tensor], stream: torch.cuda.Stream) -> None:
+def _use_here(batch: Batch, stream: torch.cuda.Stream) -> None:
     """Let the current stream wait for the copy, and keep the memory until it is done with it."""
     current = torch.cuda.current_stream()
     current.wait_stream(stream)

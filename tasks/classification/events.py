@@ -54,8 +54,8 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Shrunk:
-    """Progress of filling the cache of shrunk images."""
+class FilesRead:
+    """Progress of a look at the files that a checkpoint is compared with."""
 
     part: str
     done: int
@@ -70,7 +70,7 @@ class EpochDone:
     timestamp_ms: int  # when it ended, Unix time
 
 
-Event = Note | Shrunk | BatchDone | EpochDone
+Event = Note | FilesRead | BatchDone | EpochDone
 
 
 def history_frame(history: Sequence[EpochDone]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,18 +111,27 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], n_workers: int = 
         Interrupted: a signal has come.
     """
     n_workers = n_workers or n_cores()
-    n_before = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # one thread per picture; threads inside of threads only get in each other's way
     pool = ThreadPoolExecutor(n_workers)
     waiting: deque[Future[R]] = deque()
     rest = iter(items)
+    with one_cv2_thread():
+        try:
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 4 * n_workers))
+            while waiting:
+                result = waiting.popleft().result()
+                look()
+                waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def one_cv2_thread() -> Iterator[None]:
+    """Let OpenCV work on each picture with one thread; threads inside of threads only get in each other's way."""
+    n_before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
-        waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 4 * n_workers))
-        while waiting:
-            result = waiting.popleft().result()
-            look()
-            waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
-            yield result
+        yield
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         cv2.setNumThreads(n_before)

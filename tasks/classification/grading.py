@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tasks.classification import plots
-from tasks.classification.cache import ResizeCache, read_entry
-from tasks.classification.data import Batches, Samples, read_part
+from tasks.classification.cache import ResizeCache
+from tasks.classification.data import Samples, read_part
 from tasks.classification.evaluate import TestReport, grade_predictions, write_report
 from tasks.classification.images import read_rgb
 from tasks.classification.inference import predict
 from tasks.classification.models import build_model, head_classes, load_weights, read_state_dict
 from tasks.classification.params import EvaluateParams, Part
+from tasks.classification.parts import load_parts
 from tasks.classification.precision import Precision
 from tasks.errors import DatasetError, WeightsError
 
@@ -79,22 +80,14 @@ def answer(
         cache: folder for shrunk images, shared by all runs.
         batch_size: images at once.
     """
-    size = int(config["image_size"])
-    entries = [entry for _, entry in ResizeCache(cache / "resized", size).prepare(samples.paths)]
-
-    def read(index: int) -> np.ndarray:
-        return read_entry(entries[index].path, size)
-
+    cached = ResizeCache(cache / "resized", int(config["image_size"]))
+    part = load_parts({"graded": samples}, cached, n_epochs=1)[0]["graded"]
     precision: Precision = config.get("precision", "fp32")
-    batches = Batches(read, samples.labels, batch_size, join_last=False)
+    batches = part.batches(batch_size, join_last=False, pin=device.type == "cuda")
     model.to(device)
     rows = [logits.softmax(1).cpu().numpy() for logits, _ in predict(model, batches, device, precision)]
-    return Answers(
-        np.concatenate(rows),
-        np.asarray(samples.labels, dtype=np.int64),
-        list(samples.paths),
-        [entry.digest for entry in entries],
-    )
+    labels = np.asarray(samples.labels, dtype=np.int64)
+    return Answers(np.concatenate(rows), labels, list(samples.paths), part.digests)
 
 
 def graded_samples(dataset: Path, classes: Sequence[str]) -> Samples:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outside
-from tasks.classification.decoding import MAX_PIXELS, UndecodableError, decode
+from tasks.classification.decoding import MAX_PIXELS, UndecodableError, decode, resize_rgb
 from tasks.errors import ImageError
 from tasks.outside import MIB
 
@@ -53,6 +53,15 @@ def decode_rgb(
         return decode(data, max_pixels, min_side, upright=upright)
     except UndecodableError as exc:
         raise ImageError(f"{exc}: {path}") from exc
+
+
+def shrunk(data: bytes, path: Path, size: int) -> NDArray[np.uint8]:
+    """Return a picture as a model sees it, (size, size, 3) uint8 RGB, from the bytes of its file; `path` as above.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    return resize_rgb(decode_rgb(data, path, min_side=size), size)
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:

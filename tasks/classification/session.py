@@ -28,8 +28,8 @@ from tasks.classification.events import (
     EpochDone,
     EpochMetrics,
     Event,
+    FilesRead,
     Note,
-    Shrunk,
     epoch_from,
     history_frame,
 )
@@ -38,7 +38,7 @@ from tasks.classification.grading import load_model
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.optim import deterministic
 from tasks.classification.params import TrainParams
-from tasks.classification.parts import LoadedPart, digest_of
+from tasks.classification.parts import LoadedPart, digest_of, load_parts, reading
 from tasks.classification.precision import Precision, choose_precision
 from tasks.classification.temperature import temperature_of
 from tasks.classification.train import Trainer
@@ -58,7 +58,7 @@ class Session:
         device: to train on.
         cache: folder for shrunk images and measurements, shared by all runs.
         clock_ms: Unix time in milliseconds.
-        stop_asked: looked at after every image shrunk and every batch trained; once it is true, the state goes to
+        stop_asked: looked at after every batch trained; once it is true, the state goes to
             disk and `run` raises StopAsked.
     """
 
@@ -111,21 +111,23 @@ class Session:
             )
 
     def load_parts(self, names: Sequence[str]) -> Iterator[Event]:
-        """Fill the cache with the images of some parts."""
-        shrunk = ResizeCache(self.cache / "resized", self.params.image_size)
-        for name in names:
-            samples = read_part(self.dataset, name, self.classes)
-            if name == "train":
-                self._check_batches(len(samples.paths))
-            entries: list[Path] = []
-            digests: list[str] = []
-            for _, entry in shrunk.prepare(samples.paths, self.params.n_workers):
-                entries.append(entry.path)
-                digests.append(entry.digest)
-                yield Shrunk(name, len(entries), len(samples.paths))
-                if self._stop_asked():
-                    raise StopAsked(f"stopped while reading the images of {name}, as asked")
-            self.parts[name] = LoadedPart(samples, entries, digests)
+        """Find the images of some parts and choose where they are kept; they are read when they are asked for."""
+        samples = {name: read_part(self.dataset, name, self.classes) for name in names}
+        self._check_batches(len(samples["train"].paths))
+        cache = ResizeCache(self.cache / "resized", self.params.image_size)
+        self.parts, why = load_parts(samples, cache, self.params.num_epochs)
+        yield Note(why)
+
+    def _looked(self, progress: Iterator[FilesRead]) -> Iterator[Event]:
+        for event in progress:
+            yield event
+            if self._stop_asked():
+                raise StopAsked(f"stopped while reading the images of {event.part}, as asked")
+
+    @property
+    def digests_known(self) -> bool:
+        """Return whether the content of all images is known, so that their digests cost nothing."""
+        return bool(self.parts) and all(part.pictures.digests_known for part in self.parts.values())
 
     def run(self) -> Iterator[Event]:
         """Train to the end, the state going to disk on the way.
@@ -136,8 +138,11 @@ class Session:
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
         """
         yield from self.load_parts(("train", "val"))
+        saved = None
+        if self.checkpoint.is_file():
+            yield from self._looked(reading(self.parts, self.params.n_workers))
+            saved = read_checkpoint(self.checkpoint, self._fingerprint())
         torch.manual_seed(self.params.seed)
-        saved = read_checkpoint(self.checkpoint, self._fingerprint())
         sweep(self.folder, saved["best_file"] if saved else None)
         precision, why = self._precision(saved)
         yield Note(why)
@@ -167,7 +172,7 @@ class Session:
     def _batches(self, part: str, **options: Any) -> Batches:
         p = self.params
         pin = self.device.type == "cuda"
-        return self.parts[part].batches(p.image_size, p.batch_size, n_workers=p.n_workers, pin=pin, **options)
+        return self.parts[part].batches(p.batch_size, n_workers=p.n_workers, pin=pin, **options)
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.classification.checkers import Checkers
+from tasks.classification.digests import write_digests
 from tasks.classification.files import in_threads, link_or_copy, n_cores
 from tasks.classification.params import Part, SplitParams
 from tasks.classification.partition import assign_groups
@@ -116,7 +117,7 @@ def split_dataset(
 def splitting(
     source: Path | Mapping[Part, Path], target: Path, params: SplitParams, n_workers: int = 0
 ) -> Steps[SplitReport]:
-    """Fill `target` with {train,val,test}/<class>/<name>, files.csv and report.json; yield per file checked.
+    """Fill `target` with {train,val,test}/<class>/<name>, files.csv, digests.json, report.json; yield per file checked.
 
     Files are hard links to the originals where the file system allows, else copies. Files of identical
     content stay on one side. Data that is already split is taken as it is, and what leaks between its parts
@@ -226,9 +227,10 @@ def _joined(images: Iterable[SourceImage], digests: Mapping[Path, str], groups: 
 
 
 def _write(placed: Sequence[_Placed], target: Path) -> int:
-    """Link or copy the files and list them in files.csv; return how many are links."""
+    """Link or copy the files and list them, with their digests; return how many are links."""
     n_linked = 0
     taken: set[tuple[Part, str, str]] = set()
+    digests: dict[str, str] = {}
     with open_table(target / "files.csv") as file:
         rows = csv.writer(file)
         rows.writerow(FILE_COLUMNS)
@@ -238,7 +240,9 @@ def _write(placed: Sequence[_Placed], target: Path) -> int:
             folder = target / item.part / image.label
             folder.mkdir(parents=True, exist_ok=True)
             n_linked += link_or_copy(image.path, folder / name)
+            digests[f"{item.part}/{image.label}/{name}"] = item.digest
             rows.writerow((item.part, image.label, item.group, name, image.path.absolute(), item.digest))
+    write_digests(target, digests)
     return n_linked
 
 

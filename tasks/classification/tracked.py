@@ -16,7 +16,7 @@ from tasks import registry
 from tasks.classification import succession
 from tasks.classification.champion import Decision
 from tasks.classification.evaluate import TestReport, report_figures
-from tasks.classification.events import BatchDone, EpochDone, EpochMetrics, Note, Shrunk
+from tasks.classification.events import BatchDone, EpochDone, EpochMetrics, FilesRead, Note
 from tasks.classification.grading import (
     Answers,
     answer,
@@ -120,15 +120,16 @@ class _Recorder:
     _described: bool = field(default=False, init=False)
     _n_shown: int = field(default=0, init=False)  # epochs logged and in the table
 
-    def take(self, event: Note | Shrunk | BatchDone | EpochDone) -> None:
+    def take(self, event: Note | FilesRead | BatchDone | EpochDone) -> None:
         """Pass on one event."""
-        if not isinstance(event, Shrunk) and not self._described:  # all images are read, nothing is trained yet
+        # Of a dataset prepared here at once; else the first epoch is what reads the files.
+        if not self._described and not isinstance(event, BatchDone) and self.session.digests_known:
             describe_data(self.session, self.tracker)
             self._described = True
         if isinstance(event, Note):
             self.log.info(event.text)
-        elif isinstance(event, Shrunk):
-            self.bars.move(f"shrink {event.part}", event.done, event.total)
+        elif isinstance(event, FilesRead):
+            self.bars.move(f"read {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
             total = self.session.params.num_epochs * event.n_batches
             done = (event.epoch - 1) * event.n_batches + event.batch

@@ -25,6 +25,7 @@ from tasks.classification.cache import ResizeCache
 from tasks.classification.evaluate import grade_predictions, write_report
 from tasks.classification.images import write_jpeg
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
+from tasks.classification.pictures import Pictures
 from tasks.classification.signal_params import SpectrogramParams
 from tasks.classification.tracked import copy_results
 from tasks.database import mlflow_uri
@@ -158,7 +159,7 @@ KINDS = {
     "checkpoint of a fit": lambda at: fit_checkpoint.save_tensors(at / "splat.ckpt", {"w": torch.randn(100_000)}),
     "JSON": lambda at: write_json(at / "a.json", list(range(20_000))),
     "CSV": table,
-    "cache": lambda at: list(ResizeCache(at / "cache", 96).prepare(sorted(DATA.rglob("*.png")), 2)),
+    "cache": lambda at: [Pictures([p], [None], ResizeCache(at, 96), "disk").read(0) for p in DATA.rglob("*.png")],
     "split": lambda at: finish(split.splitting(CLASSES, at, SplitParams(), 2)),
     "augmented copies": lambda at: finish(augmenting(DATA, at, AugmentParams(methods=("GaussNoise",), n_workers=1))),
     "cropped pictures": lambda at: crop.crop_tree(DATA, at, 0, 0, 90, 90),

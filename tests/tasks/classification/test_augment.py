@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tasks.classification.augment import apply_seeded, augment_dataset, build_transforms
+from tasks.classification.digests import content_digest, known_digests, write_digests
 from tasks.classification.images import read_rgb
 from tasks.classification.params import (
     ALL_METHODS,
@@ -206,3 +207,15 @@ def test_originals_are_never_written_to(source, tmp_path):
     before = {name: ((source / name).stat().st_mtime_ns, data) for name, data in contents(source).items()}
     augment(source, tmp_path / "out")
     assert before == {n: ((source / n).stat().st_mtime_ns, data) for n, data in contents(source).items()}
+
+
+def test_the_digests_of_copies_are_listed_and_those_of_originals_carried_over(source, tmp_path):
+    carried = {name: content_digest((source / name).read_bytes()) for name in names(source)[1:]}
+    write_digests(source, carried)
+    report = augment(source, tmp_path / "out")
+    files = [tmp_path / "out" / name for name in names(tmp_path / "out")]
+    known = known_digests(tmp_path / "out", files)
+    first = names(source)[0]  # the table does not have it
+    wanted = {path: None if str(path).endswith(first) else content_digest(path.read_bytes()) for path in files}
+    assert dict(zip(files, known, strict=True)) == wanted
+    assert report.augmented_images == len(files) - report.original_images

@@ -17,10 +17,11 @@ from PIL import Image
 
 from tasks import store
 from tasks.classification import decoding, served_model
-from tasks.classification.cache import ResizeCache, read_entry
+from tasks.classification.cache import ResizeCache
 from tasks.classification.decoding import resize_rgb
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture
+from tasks.classification.pictures import Pictures
 from tasks.errors import TrackingError
 from tasks.registry import log_served_model
 from tasks.tracking import Tracker
@@ -200,11 +201,14 @@ PICTURES = {
 }
 
 
+def in_training(path):
+    return Pictures([path], [None], ResizeCache(path.parent / "cache", 32), "disk").read(0)
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_of_any_kind_looks_to_the_served_model_as_in_training(tmp_path, name):
     PICTURES[name](tmp_path / name)
-    ((_, entry),) = ResizeCache(tmp_path / "cache", 32).prepare([tmp_path / name], 1)
-    trained_on = torch.from_numpy(read_entry(entry.path, 32)).permute(2, 0, 1).float() / 255
+    trained_on = torch.from_numpy(in_training(tmp_path / name)).permute(2, 0, 1).float() / 255
     assert torch.equal(as_the_model_sees((tmp_path / name).read_bytes()), trained_on)
 
 
@@ -212,8 +216,7 @@ def test_a_picture_of_any_kind_looks_to_the_served_model_as_in_training(tmp_path
 def test_a_stored_model_decodes_as_in_training(logged, tmp_path, name):
     client, _, model_uri, *_ = logged
     PICTURES[name](tmp_path / name)
-    ((_, entry),) = ResizeCache(tmp_path / "cache", 32).prepare([tmp_path / name], 1)
-    trained_on = cv2.imencode(".png", cv2.cvtColor(read_entry(entry.path, 32), cv2.COLOR_RGB2BGR))[1].tobytes()
+    trained_on = cv2.imencode(".png", cv2.cvtColor(in_training(tmp_path / name), cv2.COLOR_RGB2BGR))[1].tobytes()
     both = pd.DataFrame({"image": [(tmp_path / name).read_bytes(), trained_on]})
     stored, wanted = mlflow.pyfunc.load_model(local_path(client, model_uri)).predict(both)["probabilities"]
     assert stored == pytest.approx(wanted, abs=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.classification.events import BatchDone, EpochDone, Shrunk
+from tasks.classification.events import BatchDone, EpochDone, FilesRead, Note
 from tasks.classification.generators import generator_states, set_generator_states
 from tasks.classification.params import TrainParams
 from tasks.classification.session import Session
@@ -112,12 +112,42 @@ def test_a_signal_in_the_validation_keeps_the_batches_before_it(session, tmp_pat
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
-def test_a_stop_asked_for_while_images_are_read_needs_no_checkpoint(session, tmp_path):
-    seen = run_until(session(), after(3, Shrunk))
-    assert len(seen) == 3
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+def test_a_stop_asked_for_while_files_are_read_leaves_the_checkpoint(session, tmp_path):
+    run_until(session(), after(1, BatchDone))
+    seen = run_until(session(), after(3, FilesRead))
+    assert sum(isinstance(event, FilesRead) for event in seen) == 3
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
     list(session().run())
     assert (tmp_path / "run" / "best.pt").is_file()
+
+
+def test_nothing_but_a_sample_is_read_before_the_first_batch(session, dataset, monkeypatch):
+    monkeypatch.setattr("tasks.classification.keeping._SAMPLE", 1)
+    read = []
+    monkeypatch.setattr("tasks.classification.pictures.read_bytes", lambda path: read.append(path) or path.read_bytes())
+    training = session(batch_size=2, n_workers=1)
+    first = next(event for event in training.run() if isinstance(event, BatchDone))
+    assert first.batch == 1
+    assert not [path for path in read if "val" in path.parts]
+
+
+@pytest.mark.parametrize("keep", ["memory", "disk", "nowhere"])
+def test_weights_are_the_same_wherever_pictures_are_kept_and_also_gone_on_from(session, tmp_path, keep, monkeypatch):
+    list(session("measured").run())
+    monkeypatch.setattr("tasks.classification.keeping.decide", lambda *_: keep)
+    seen = run_until(session("kept"), after(3, BatchDone))
+    assert any(isinstance(event, Note) and event.text.startswith(f"cache: {keep}: ") for event in seen)
+    list(session("kept").run())
+    ours, theirs = weights(tmp_path / "kept", "last.pt"), weights(tmp_path / "measured", "last.pt")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_data_that_changed_is_refused_by_a_checkpoint(session, dataset):
+    run_until(session(), after(2, BatchDone))
+    picture = dataset / "val" / "b" / "3.png"
+    picture.write_bytes((dataset / "val" / "b" / "2.png").read_bytes())
+    with pytest.raises(ConfigError, match="belongs to another training .data "):
+        list(session().run())
 
 
 def test_a_stop_asked_for_after_the_last_epoch_lets_the_training_finish(session):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.classification.digests import content_digest, known_digests
 from tasks.classification.params import SplitParams
 from tasks.classification.partition import assign_groups, part_sizes
 from tasks.classification.split import PARTS, split_by_class, split_dataset
@@ -432,3 +433,10 @@ def test_every_kind_of_picture_is_accepted(source, target):
     Image.fromarray(rgb).convert("CMYK").save(source / "dji/cmyk.jpg")
     cv2.imwrite(str(source / "dji/deep.png"), rgb.astype(np.uint16) * 256)
     assert split_dataset(source, target, PARAMS).bad == []
+
+
+def test_the_digest_of_every_file_lies_beside_it(source, target):
+    dataset(source)
+    split_dataset(source, target, PARAMS)
+    files = [target / row["part"] / row["class"] / row["name"] for row in rows(target)]
+    assert known_digests(target, files) == [content_digest(path.read_bytes()) for path in files]
