@@ -37,7 +37,7 @@ def cancel(api: Api, run: Json) -> str:
     if now == "CANCELLED":
         return f"{what} is cancelled; it was waiting, nothing ran"
     if now == "CANCELLING":
-        return f"{what} is being stopped by its worker, its halves with it; what it saved stays"
+        return f"{what} is being stopped by its worker, its parts with it; what it saved stays"
     raise ConfigError(f"{what} cannot be cancelled: {answer['details'].get('reason') or answer['status']}")
 
 

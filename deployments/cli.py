@@ -35,7 +35,7 @@ def _main(
 
 @app.command()
 def run(
-    flow: Annotated[str, typer.Argument(help="classification, splatting, or a half of one: prepare_dataset ...")],
+    flow: Annotated[str, typer.Argument(help="classification, splatting, or a part of one: prepare_dataset ...")],
     data: Annotated[Path | None, typer.Option(help="Folder of classes or of photographs; a video")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")

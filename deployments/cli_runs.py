@@ -113,7 +113,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until the run ends")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the log of a run and its halves, in the order of time."""
+    """Print the log of a run and its parts, in the order of time."""
     from deployments import watch
     from deployments.api import connect
     from deployments.runs import children, find_run, make_rows, read_logs
@@ -154,7 +154,7 @@ def cancel(
     owner: Annotated[str | None, typer.Option(help="All of this user, or user@host")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
 ) -> None:
-    """Stop runs, the halves of a pipeline with it; what they saved stays. Without --scheduled only what is due."""
+    """Stop runs, the parts of a pipeline with it; what they saved stays. Without --scheduled only what is due."""
     from deployments import changes
     from deployments.api import connect
     from deployments.runs import RUNNING, WAITING, is_later
@@ -242,7 +242,7 @@ def limit(
 
 
 def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=10, help="1 is first")]) -> None:
-    """Move a run that waits, or the waiting half of a pipeline."""
+    """Move a run that waits, or the waiting part of a pipeline."""
     from deployments import changes
     from deployments.api import connect
     from deployments.runs import find_run

@@ -109,7 +109,7 @@ def print_details(details: Mapping[str, Any], row: Row, halves: Sequence[Row]) -
     out = console()
     out.print(_facts(details, row))
     if halves:
-        _section(out, "halves")
+        _section(out, "parts")
         out.print(runs_table(halves))
     for name in ("last_epoch", "figures"):
         if details[name]:

@@ -1,10 +1,11 @@
-"""From a folder of classes to an evaluated model: the pipeline and its two halves."""
+"""From a folder of classes to an evaluated model: the pipeline and its three parts."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
-from flows.halves import half
+from flows.halves import half, holding
 from gpu_pools.occupy import on_device, refuse_if_taken
 from gpu_pools.queues import Queue, device_queue
 from tasks import shell
@@ -48,7 +49,8 @@ def train_classifier(
     evaluate: EvaluateParams = EvaluateParams(),
     track: TrackParams = TrackParams(),
     run: str | None = None,
-) -> str:
+    finish: bool = True,
+) -> str | None:
     """Train a model on a prepared dataset, grade it on the test part, and register it.
 
     Args:
@@ -57,13 +59,39 @@ def train_classifier(
         evaluate: how it is graded, and when it takes over.
         track: under which names it is found in MLflow.
         run: folder of the run to go on with; empty: this run's own.
+        finish: off: no more than what needs the device; `report_classifier` does the rest.
+
+    Returns:
+        The id of the MLflow run; None where the rest is to follow.
+    """
+    with on_device(train.device, "training"):
+        steps.train(dataset, train, evaluate, track, run)
+        if not finish:
+            return None
+        return steps.report(dataset, run or shell.run_key(), evaluate, track, train.save_path)
+
+
+@flow(name="report_classifier", flow_run_name=steps.name_report)
+def report_classifier(
+    dataset: Path,
+    run: str,
+    evaluate: EvaluateParams = EvaluateParams(),
+    track: TrackParams = TrackParams(),
+    save_path: Path | None = None,
+) -> str:
+    """Grade and register a model that was trained; what needed a device is done.
+
+    Args:
+        dataset: that it was trained on.
+        run: whose training it is.
+        evaluate: how it is graded, and when it takes over.
+        track: under which names it is found in MLflow.
+        save_path: folder for copies of weights and report.
 
     Returns:
         The id of the MLflow run.
     """
-    with on_device(train.device, "training"):
-        training = steps.train(dataset, train, evaluate, track, run)
-        return steps.evaluate(dataset, training, train, evaluate, track)
+    return steps.report(dataset, run, evaluate, track, save_path)
 
 
 @flow(name="classification", flow_run_name=steps.name_training)
@@ -92,6 +120,8 @@ def classification(
     source = steps.check_start(data, train)
     run = shell.run_key()
     half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
-    training = {"dataset": steps.prepared(augment, run), "train": train, "evaluate": evaluate, "track": track}
-    half(train_classifier, device_queue(train.device, "training"), **training, run=run)
+    shared: dict[str, Any] = {"dataset": steps.prepared(augment, run), "run": run, "evaluate": evaluate, "track": track}
+    with holding(train_classifier, train.device):
+        half(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
+        half(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
     return shell.mlflow_run(run)

@@ -1,6 +1,8 @@
-"""How a pipeline starts its halves: as runs of their own where it was deployed itself, else in its own process."""
+"""How a pipeline starts its parts: as runs of their own where it was deployed itself, else in its own process."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow
@@ -8,49 +10,87 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
+from prefect.states import AwaitingRetry
 
 from gpu_pools.names import asker
+from gpu_pools.occupy import on_device
 from gpu_pools.queues import Queue
 from gpu_pools.stopping import pause
 from tasks.errors import TrainyardError
+from tasks.workspace import run_dir, write_atomic
 
 DEPLOYMENT = "yard"
 _POLL_S = 1.0
 _INHERITED = ("priority", "owner", "time_limit", "when_busy")
 
 
-def half(recipe: Flow[..., Any], queue: Queue, **parameters: Any) -> None:
-    """Run a half of the running pipeline to its end; what it makes lies in the folder of the pipeline's run.
+def half(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, **parameters: Any) -> None:
+    """Run a part of the running pipeline to its end; what it makes lies in the folder of the pipeline's run.
 
-    A pipeline that was started from a deployment hands its half to a queue and waits, without a slot of a device;
-    when it is started again, it finds the half it had started. One that runs in a person's own process calls it.
+    A pipeline that was started from a deployment hands its part to a queue and waits, without a slot of a device; one
+    that runs in a person's own process calls it. Either, when it is started again, leaves out what was done.
 
     Args:
         recipe: the flow; its deployment is called `yard`.
-        queue: of the half.
+        queue: of the part.
+        refusable: off: it waits for its turn also where the pipeline is to be refused rather than to wait.
         parameters: of the flow.
 
     Raises:
-        TrainyardError: the half failed, or was cancelled; says why. In a person's own process, the half's own error.
+        TrainyardError: the part failed, or was cancelled; says why. In a person's own process, the part's own error.
     """
     if deployment.id is None:
-        recipe(**parameters)
+        if not _mark(recipe).is_file():
+            recipe(**parameters)
+            write_atomic(_mark(recipe), b"")
         return
-    (ended,) = run_queued(recipe, queue, [parameters], name=str(flow_run.name))
+    (ended,) = run_queued(recipe, queue, [parameters], name=str(flow_run.name), refusable=refusable)
     if fault := fault_of(recipe, ended):
         raise TrainyardError(fault)
 
 
+@contextmanager
+def holding(recipe: Flow[..., Any], device: str) -> Iterator[None]:
+    """Hold a device for the block in a person's own process, where the part that computes on it is not done.
+
+    CUDA's context stays until such a process ends, and with it the GPU's memory: whoever else wants the GPU is told
+    "waits for run X" as long as the slot is held, and "foreign process" from then on. Parts in queues have their own
+    slots.
+
+    Args:
+        recipe: the part that computes.
+        device: `cpu`, `cuda` or `cuda:N`.
+    """
+    if deployment.id is None and not _mark(recipe).is_file():
+        with on_device(device, "training"):
+            yield
+    else:
+        yield
+
+
+def _mark(recipe: Flow[..., Any]) -> Path:
+    """Return the file that says that a part of the running pipeline was done in a person's own process."""
+    return run_dir(str(flow_run.id)) / "done" / recipe.name
+
+
 def run_queued(
-    recipe: Flow[..., Any], queue: Queue, requests: Sequence[Mapping[str, Any]], *, name: str | None = None
+    recipe: Flow[..., Any],
+    queue: Queue,
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    name: str | None = None,
+    refusable: bool = True,
 ) -> list[FlowRun]:
-    """Hand runs to a queue, all at once, and wait for them; started again, the flow finds those it had started.
+    """Hand runs to a queue, all at once, and wait for them.
+
+    Started again, the flow finds those it had started; of these, the ones that did not end well are started again, too.
 
     Args:
         recipe: the flow; its deployment is called `yard`.
         queue: of the runs.
         requests: the parameters of each.
         name: of the runs; None: as the flow names them.
+        refusable: off: they wait for their turn whatever the running flow was told.
 
     Returns:
         The runs as they ended, in the order of the requests.
@@ -59,6 +99,8 @@ def run_queued(
     with get_client(sync_client=True) as client:
         # Whoever the pipeline belongs to, its halves do: also where that is a schedule, and no variable says so.
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
+        if not refusable:
+            variables["when_busy"] = "wait"
         started: list[Any] = [
             run_deployment(
                 f"{recipe.name}/{DEPLOYMENT}",
@@ -71,6 +113,8 @@ def run_queued(
             )
             for number, parameters in enumerate(requests)
         ]
+        for run in started:
+            _again(client, run)
         return [_wait(client, run) for run in started]
 
 
@@ -80,6 +124,12 @@ def fault_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
     if run.state.is_completed():
         return None
     return f"{recipe.name} ({run.name}) is {run.state.name}: {run.state.message}"
+
+
+def _again(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Put a run into its queue again that an earlier attempt of the running flow had started, and that had failed."""
+    if run.state is not None and run.state.is_final() and not run.state.is_completed():
+        client.set_flow_run_state(run.id, AwaitingRetry())
 
 
 def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = pause) -> FlowRun:

@@ -1,10 +1,11 @@
-"""From a video or photographs to a 3D Gaussian splat: the pipeline and its two halves."""
+"""From a video or photographs to a 3D Gaussian splat: the pipeline and its three parts."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
-from flows.halves import half
+from flows.halves import half, holding
 from gpu_pools.occupy import on_device, refuse_if_taken
 from gpu_pools.queues import Queue, device_queue
 from tasks import shell
@@ -41,7 +42,8 @@ def train_splat(
     export: ExportParams = ExportParams(),
     track: SplatTrackParams = SplatTrackParams(),
     run: str | None = None,
-) -> str:
+    finish: bool = True,
+) -> str | None:
     """Fit Gaussians to a prepared scene and hand the result on in the forms people use.
 
     Args:
@@ -50,13 +52,37 @@ def train_splat(
         export: which files are written.
         track: under which names it is found in MLflow.
         run: folder of the run to go on with; empty: this run's own.
+        finish: off: no more than what needs the device; `export_splat` does the rest.
+
+    Returns:
+        The id of the MLflow run; None where the rest is to follow.
+    """
+    with on_device(train.device, "training"):
+        steps.train(scene, train, export, track, run, finish=finish)
+        if not finish:
+            return None
+        return steps.export_splat(scene, run or shell.run_key(), export)
+
+
+@flow(name="export_splat", flow_run_name=steps.name_export)
+def export_splat(
+    scene: Path,
+    run: str,
+    export: ExportParams = ExportParams(),
+    track: SplatTrackParams = SplatTrackParams(),
+) -> str:
+    """Hand a fitted splat on in the forms people use; what needed a device is drawn.
+
+    Args:
+        scene: that was fitted to.
+        run: whose fit it is.
+        export: which files are written, beside the videos and depth maps that are there.
+        track: under which names it is found in MLflow.
 
     Returns:
         The id of the MLflow run.
     """
-    with on_device(train.device, "training"):
-        training = steps.train(scene, train, track, run)
-        return steps.export(scene, training, train, export, track)
+    return steps.export_splat(scene, run, export)
 
 
 @flow(name="splatting", flow_run_name=steps.name_splat)
@@ -85,6 +111,8 @@ def splatting(
     source = steps.check_start(data, train)
     run = shell.run_key()
     half(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
-    training = {"scene": steps.scene_of(run), "train": train, "export": export, "track": track}
-    half(train_splat, device_queue(train.device, "training"), **training, run=run)
+    shared: dict[str, Any] = {"scene": steps.scene_of(run), "run": run, "export": export, "track": track}
+    with holding(train_splat, train.device):
+        half(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
+        half(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
     return shell.mlflow_run(run)

@@ -117,6 +117,31 @@ def stage_dir(run: str | None, stage: str) -> Path:
     return run_dir(key) / stage
 
 
+def ended_training(run: str, finished: str) -> Path:
+    """Return the folder of a run's training that has ended.
+
+    Args:
+        run: whose training it is.
+        finished: the file that a training ends with.
+
+    Raises:
+        ConfigError: it has not, or there is none.
+    """
+    folder = stage_dir(run, "training")
+    if not (folder / finished).is_file():
+        raise ConfigError(f"found no finished training in {folder}, need one to go on from")
+    return folder
+
+
+def tracked_name(run: str) -> str | None:
+    """Return the name that a run's training has in MLflow; None: it has none yet."""
+    from tasks.journal import read_card
+
+    folder = run_path(run)
+    card = folder and read_card(folder / "training")
+    return card.run_name if card else None
+
+
 def mlflow_run(run: str) -> str:
     """Return the id of the MLflow run of a run's training."""
     from tasks.journal import read_card
@@ -184,20 +209,40 @@ def tracked(
     device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
     where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
     tags = {"device": f"{where} ({gpu.name})" if gpu else where, "prefect.flow_run_id": run_key()}
-    log = logger()
-    with (
-        log_file(log, folder / "run.log"),
-        Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free) as tracker,
-        ended_by_signal(log),
-    ):
-        try:
-            watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
-            with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
-                yield tracker, device, log
-        finally:  # the log of a run that failed is the one that is read
-            tracker.artifact(folder / "run.log", "log")
+    opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
+    with _logged(opened, folder) as (tracker, log):
+        watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
+        with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
+            yield tracker, device, log
         if not last:
             tracker.leave_open()
+
+
+@contextmanager
+def gone_on(folder: Path) -> Iterator[tuple["Tracker", Logger]]:
+    """Hold the MLflow run of a training that has ended, and its log file, for what needs no device; it ends then.
+
+    Args:
+        folder: of the training.
+
+    Raises:
+        TrackingError: the folder holds no run.
+    """
+    from tasks.tracking import Tracker
+
+    with _logged(Tracker.reopen(folder), folder) as held:
+        yield held
+
+
+@contextmanager
+def _logged(opened: "Tracker", folder: Path) -> Iterator[tuple["Tracker", Logger]]:
+    """Hold an MLflow run and copy the step's log to it, however the block ends."""
+    log = logger()
+    with opened as tracker, log_file(log, folder / "run.log"), ended_by_signal(log):
+        try:
+            yield tracker, log
+        finally:  # the log of a run that failed is the one that is read
+            tracker.artifact(folder / "run.log", "log")
 
 
 @contextmanager

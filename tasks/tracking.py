@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from tasks import store
 from tasks.errors import StopAsked, TrackingError
-from tasks.journal import Card, Journal, differing, now_ms, open_card, sole_writer
+from tasks.journal import Card, Journal, differing, now_ms, open_card, read_card, sole_writer
 from tasks.names import check_name, flatten, param_value, tag_value
 from tasks.provenance import redacted, standard_tags
 from tasks.shipper import Shipper, Status, not_sent
@@ -28,6 +28,7 @@ from tasks.workspace import storage_errors
 logger = logging.getLogger(__name__)
 
 _MAX_DIGEST = 36
+_LEFT_OPEN_PATIENCE_S = 5.0  # a device may be held meanwhile; who goes on sends the rest
 _KILLED_PATIENCE_S = 10.0  # who cancels waits for the process to end, and kills it after 30 s
 _CONNECT_S = 10.0  # the start of a run waits no longer for a server
 _CONNECT_FILE_S = 120.0  # a new database file on a busy machine takes a while to be laid out
@@ -85,11 +86,28 @@ class Tracker:
             stack.enter_context(sole_writer(folder))
             flat = flatten(params)
             card = open_card(folder, experiment, run_name, flat, free_to_change)
-            journal = Journal(folder)
-            stack.callback(journal.close)
-            tracker = cls(folder, card, journal, store.tracking_uri())
+            tracker = cls(folder, card, _journal(folder, stack), store.tracking_uri())
             changed = ", ".join(f"{key}={flat.get(key)}" for key in differing(card.params, flat))
             tracker._begin(params, flat, {**(tags or {}), **({"resumed_with": changed} if changed else {})})
+            tracker._held = stack.pop_all()
+        return tracker
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Self:
+        """Go on with the run that `folder` holds, as a later part of it: its parameters and tags stay as they are.
+
+        Raises:
+            TrackingError: the folder holds no run, a process writes it, or MLflow will never take it.
+            StorageError: the folder cannot be written.
+        """
+        with ExitStack() as stack:
+            card = read_card(folder)
+            if card is None:
+                raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
+            stack.enter_context(sole_writer(folder))
+            tracker = cls(folder, card, _journal(folder, stack), store.tracking_uri())
+            tracker._append({"op": "begin", "time": now_ms()})
+            tracker._connect()
             tracker._held = stack.pop_all()
         return tracker
 
@@ -107,7 +125,7 @@ class Tracker:
                 failed, that is what is raised, and this is noted on it.
         """
         if isinstance(exc, StopAsked) or (exc is None and self._more_follows):
-            self._pause(_in_a_hurry() if exc else {})
+            self._pause(_in_a_hurry() if exc else {"patience_s": _LEFT_OPEN_PATIENCE_S})
             return
         if exc is None:
             self.end("FINISHED")
@@ -274,6 +292,9 @@ class Tracker:
             self._append({"op": "params", "values": {key: param_value(value) for key, value in flat.items()}})
         values = {**standard_tags(), **tags}
         self._append({"op": "tags", "values": {key: tag_value(value) for key, value in values.items()}})
+        self._connect()
+
+    def _connect(self) -> None:
         self._shipper.start(_CONNECT_S if self._shipper.uri.startswith("http") else _CONNECT_FILE_S)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -285,6 +306,13 @@ class Tracker:
 
 def _tags(entry: Mapping[str, Any]) -> Mapping[str, str]:
     return entry["values"] if entry["op"] == "tags" else {}
+
+
+def _journal(folder: Path, stack: ExitStack) -> Journal:
+    """Return the journal of a folder, closed with the stack."""
+    journal = Journal(folder)
+    stack.callback(journal.close)
+    return journal
 
 
 def _in_a_hurry() -> dict[str, float]:

@@ -21,6 +21,7 @@ from tasks.classification.params import EvaluateParams, Part
 from tasks.classification.parts import load_parts
 from tasks.classification.precision import Precision
 from tasks.errors import DatasetError, WeightsError
+from tasks.workspace import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,24 @@ def answer(
 def graded_samples(dataset: Path, classes: Sequence[str]) -> Samples:
     """Return the images to grade on."""
     return read_part(dataset, graded_part(dataset), classes)
+
+
+def keep(answers: Answers, dataset: Path, path: Path) -> None:
+    """Write answers to a file, the pictures named relative to their dataset.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    names = [str(each.relative_to(dataset)) for each in answers.paths]
+    with replacing(path) as file:
+        np.savez(file, probabilities=answers.probabilities, labels=answers.labels, paths=names, digests=answers.digests)
+
+
+def kept(path: Path, dataset: Path) -> Answers:
+    """Return the answers in a file that `keep` wrote."""
+    with np.load(path) as found:
+        paths = [dataset / name for name in found["paths"].tolist()]
+        return Answers(found["probabilities"], found["labels"], paths, found["digests"].tolist())
 
 
 def report_on(answers: Answers, dataset: Path, classes: Sequence[str], params: EvaluateParams) -> TestReport:

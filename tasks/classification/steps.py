@@ -11,7 +11,7 @@ from prefect import task
 from prefect.runtime import flow_run, task_run
 
 from tasks import shell
-from tasks.classification.going_on import AUGMENTED, SPLIT, TRAINING
+from tasks.classification.going_on import AUGMENTED, FINISHED, SPLIT, TRAINING
 from tasks.classification.params import (
     AugmentParams,
     DataSource,
@@ -55,6 +55,13 @@ def name_training() -> str:
         return given
     data = values.get("data") or _origin(values.get("dataset")) or train.train_path
     return f"{train.model}-{Path(data).name if data else 'data'}"
+
+
+def name_report() -> str:
+    """Return the name of a report: that of its training."""
+    values = flow_run.parameters
+    track = values.get("track") or TrackParams()
+    return track.run_name or shell.given_name() or shell.tracked_name(str(values["run"])) or "report"
 
 
 def _origin(dataset: Path | None) -> Path | None:
@@ -105,14 +112,14 @@ def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dic
 
 
 def tracked(
-    folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams, *, last: bool
+    folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
     """Hold the MLflow run of a training, its device and its log file for a block; see `tasks.shell.tracked`."""
     from tasks.classification.session import FREE_TO_CHANGE
 
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     name = track.run_name or name_training()
-    return shell.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=last)
+    return shell.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=False)
 
 
 def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:
@@ -201,19 +208,22 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 
 @task(task_run_name="train-{params.model}")
 def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
-    """Fit the model, every epoch going to MLflow as it happens; return the folder of the training."""
+    """Fit the model, every epoch going to MLflow as it happens, and keep what it answers; return the folder."""
     from tasks.classification.session import Session
-    from tasks.classification.tracked import TABLE_COLUMNS, train_tracked
+    from tasks.classification.tracked import TABLE_COLUMNS, keep_answers, train_tracked
 
     folder = stage_dir(run, TRAINING)
     check_paths(params)
     try:
-        with tracked(folder, recorded(dataset, params, grading), params, track, last=False) as (tracker, device, log):
+        with tracked(folder, recorded(dataset, params, grading), params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
             data, cache = allowed_path(dataset), cache_dir(".")
             session = Session(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
             with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
                 train_tracked(session, tracker, page, shown, log)
+            config = json.loads((folder / "config.json").read_text())
+            name = track.experiment if grading.register_model else None
+            keep_answers(data, folder, device, config=config, model_name=name, cache=cache, log=log.warning)
     except StopAsked as exc:
         logger().info("%s", exc)
         leave_unended()
@@ -221,34 +231,33 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 
 
 # Grading can be done again, and what fails it for a while is MLflow alone.
-@task(task_run_name="evaluate-{train.model}", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
-def evaluate(dataset: Path, training: Path, train: TrainParams, params: EvaluateParams, track: TrackParams) -> str:
+@task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
+def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
     from tasks.classification.events import read_history
-    from tasks.classification.tracked import copy_results, grade_tracked, summary
+    from tasks.classification.tracked import copy_results, grade_tracked, log_training, summary
 
-    with tracked(training, recorded(dataset, train, params), train, track, last=True) as (
-        tracker,
-        device,
-        log,
-    ):
-        report, decision = grade_tracked(
-            dataset,
+    training = shell.ended_training(run, FINISHED)
+    with shell.gone_on(training) as (tracker, log):
+        show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
+        log_training(training, tracker)
+        config = json.loads((training / "config.json").read_text())
+        graded, decision = grade_tracked(
+            allowed_path(dataset),
             training,
             tracker,
             params,
-            device,
-            config=json.loads((training / "config.json").read_text()),
+            config=config,
             history=read_history(training / "history.csv"),
             model_name=track.experiment,
             cache=cache_dir("."),
             log=log.warning,
         )
-        text = summary(report, decision, train, tracker.url)
+        text = summary(graded, decision, config["model"], tracker.url)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
-        log.info("test accuracy %.2f %%", 100 * report.grades.accuracy)
-        if train.save_path is not None:
-            copy_results(training, allowed_path(train.save_path))
+        log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)
+        if save_path is not None:
+            copy_results(training, allowed_path(save_path))
     log.info("MLflow: %s", tracker.url)
     return tracker.run_id

@@ -22,14 +22,17 @@ from tasks.classification.grading import (
     answer,
     graded_part,
     graded_samples,
+    keep,
+    kept,
     load_model,
     report_on,
     write_pictures,
 )
 from tasks.classification.images import encode_jpeg, read_rgb
-from tasks.classification.params import EvaluateParams, TrainParams
+from tasks.classification.params import EvaluateParams
 from tasks.classification.session import Session
 from tasks.display import Bars
+from tasks.errors import TrainyardError
 from tasks.prefect_page import Page
 from tasks.tracking import Tracker
 from tasks.workspace import copy_whole, recall, storage_errors
@@ -55,6 +58,9 @@ METRIC_KEYS: dict[str, str] = {
 }
 # Of an epoch, what the table on Prefect's page has room for.
 TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "macro_f1", "learning_rate", "best_acc")
+ANSWERS, CHAMPION = "answers.npz", "champion.npz"
+"""In the folder of a training: what its best weights, and the champion of that time, answer on the graded part."""
+
 # How fast it goes; beside the sixteen figures in MLflow, not in the table.
 PACE_KEYS: dict[str, str] = {
     "images_per_s": "speed/images_per_s",
@@ -95,16 +101,6 @@ def train_tracked(
     # Rows of epochs that a crash kept from MLflow; what is logged already is left out by the tracker.
     for epoch in session.history:
         log_epoch(tracker, epoch)
-    for name, folder in {
-        "best.pt": "weights",
-        "last.pt": "weights",
-        "history.csv": "figures",
-        "seen_digests.json": "dataset",
-    }.items():
-        tracker.artifact(session.folder / name, folder)
-    tracker.text((session.folder / "config.json").read_text(), succession.CONFIG)
-    if (session.folder / "epochs").is_dir():
-        tracker.artifact(session.folder / "epochs", "weights/epochs")
 
 
 @dataclass(slots=True)
@@ -211,12 +207,61 @@ def describe_data(session: Session, tracker: Tracker) -> None:
         )
 
 
+def keep_answers(
+    dataset: Path,
+    training: Path,
+    device: torch.device,
+    *,
+    config: Mapping[str, Any],
+    model_name: str | None,
+    cache: Path,
+    log: Callable[[str], None],
+) -> None:
+    """Write down what the best weights, and the champion, answer on the graded part: all that a report needs a GPU for.
+
+    Args:
+        dataset: as prepared.
+        training: its folder, finished.
+        device: to compute on.
+        config: of the model.
+        model_name: whose champion is asked; None: nobody's.
+        cache: folder for shrunk images.
+        log: told why the champion could not be asked; the report asks it then.
+    """
+    (training / CHAMPION).unlink(missing_ok=True)
+    model = load_model(training / "best.pt", config)
+    answers = answer(model, config, graded_samples(dataset, config["classes"]), device, cache=cache)
+    keep(answers, dataset, training / ANSWERS)
+    if model_name is None:
+        return
+    try:
+        theirs = succession.ask_champion(model_name, answers, device, cache=cache)
+    except TrainyardError as exc:  # MLflow is away, say: no reason to lose a training, nor to hold its slot
+        log(f"the champion is left to the report: {exc}")
+        return
+    if theirs is not None:
+        theirs.keep(training / CHAMPION)
+
+
+def log_training(training: Path, tracker: Tracker) -> None:
+    """Give MLflow the files of a training that has ended."""
+    for name, folder in {
+        "best.pt": "weights",
+        "last.pt": "weights",
+        "history.csv": "figures",
+        "seen_digests.json": "dataset",
+    }.items():
+        tracker.artifact(training / name, folder)
+    tracker.text((training / "config.json").read_text(), succession.CONFIG)
+    if (training / "epochs").is_dir():
+        tracker.artifact(training / "epochs", "weights/epochs")
+
+
 def grade_tracked(
     dataset: Path,
     training: Path,
     tracker: Tracker,
     params: EvaluateParams,
-    device: torch.device,
     *,
     config: Mapping[str, Any],
     history: list[dict[str, Any]],
@@ -224,14 +269,13 @@ def grade_tracked(
     cache: Path,
     log: Callable[[str], None],
 ) -> tuple[TestReport, Decision | None]:
-    """Grade the best weights, give MLflow the figures, pictures and the model, and settle who is champion."""
+    """Grade the answers kept, give MLflow the figures, pictures and the model, and settle who is champion."""
     part = graded_part(dataset)
     if part != "test":
         log("the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter")
     tracker.tag("graded_on", part)
     classes = config["classes"]
-    model = load_model(training / "best.pt", config)
-    answers = answer(model, config, graded_samples(dataset, classes), device, cache=cache)
+    answers = kept(training / ANSWERS, dataset)
     report = report_on(answers, dataset, classes, params)
     write_pictures(report, history, dataset, training / "report")
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
@@ -244,7 +288,8 @@ def grade_tracked(
     tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
     version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
     challenger = succession.Challenger(model_name, version, answers, config)
-    decision = succession.succeed(challenger, params, device, cache=cache)
+    known = succession.kept(training / CHAMPION)
+    decision = succession.succeed(challenger, params, known, torch.device("cpu"), cache=cache)
     tracker.tag("model_version", f"{model_name} {version}")
     tracker.tag("decision", decision.reason)
     return report, decision
@@ -279,11 +324,11 @@ def copy_results(training: Path, save_path: Path) -> None:
         shutil.copytree(training / "report", save_path / "report", copy_function=copy_whole, dirs_exist_ok=True)
 
 
-def summary(report: TestReport, decision: Decision | None, params: TrainParams, url: str) -> str:
+def summary(report: TestReport, decision: Decision | None, architecture: str, url: str) -> str:
     """Return the markdown summary of a run for its Prefect page."""
     g = report.grades
     lines = [
-        f"# {params.model}: {g.accuracy:.1%} of {int(report.confusion.sum())} test images right",
+        f"# {architecture}: {g.accuracy:.1%} of {int(report.confusion.sum())} test images right",
         "",
         "| figure | value |",
         "|---|---|",

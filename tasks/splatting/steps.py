@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from tasks import shell
 from tasks.display import Bars, bars
 from tasks.errors import StopAsked
 from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.shell import Logger, leave_unended, logger, now_ms, stage_dir, stop_asked, time_left_s
-from tasks.splatting.going_on import FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
+from tasks.shell import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked, time_left_s
+from tasks.splatting.going_on import FINISHED, FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
 from tasks.workspace import allowed_path, recall, remember, run_dir, write_json
 
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from tasks.splatting.session import Session
     from tasks.tracking import Tracker
 
-REPORT, SPLAT = "report", "splat"
+REPORT, SPLAT, DRAWN = "report", "splat", "drawn"
 NEEDED_FIRST = ("numpy", "cv2", "tasks.splatting.inputs", "tasks.splatting.frames")
 """Imported by the first steps: a run that waits for its server uses the time."""
 
-_EXPORT_SHARE, _EXPORT_S = 0.2, 600.0  # of what is left of a time limit, and at most, set aside for the export
+# Of what is left of a time limit, and at most, set aside for what follows the fit.
+_DRAWING_SHARE, _WHOLE_SHARE, _MOST_S = 0.15, 0.2, 600.0
 
 
 def name_scene() -> str:
@@ -51,6 +52,13 @@ def name_splat() -> str:
         return given
     data = values.get("data") or recall(Path(values["scene"])).get("data", values["scene"])
     return f"splat-{Path(data).stem}-{train.preset}"
+
+
+def name_export() -> str:
+    """Return the name of an export: that of its training."""
+    values = flow_run.parameters
+    track = values.get("track") or SplatTrackParams()
+    return track.run_name or shell.given_name() or shell.tracked_name(str(values["run"])) or "export"
 
 
 def scene_of(run: str) -> Path:
@@ -139,43 +147,65 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
 
 
 @task(task_run_name="train-{params.preset}")
-def train(scene: Path, params: SplatParams, track: SplatTrackParams, run: str | None) -> Path:
-    """Fit the Gaussians, every measurement going to MLflow as it happens; return the folder of the training."""
+def train(
+    scene: Path, params: SplatParams, export: ExportParams, track: SplatTrackParams, run: str | None, *, finish: bool
+) -> Path:
+    """Fit the Gaussians, every measurement going to MLflow as it happens, and draw; return the folder of the training.
+
+    Args:
+        scene, params, export, track, run: of the flow.
+        finish: the export follows, within the same time limit.
+    """
     from tasks.splatting.tracked import TABLE_COLUMNS, describe_poses, fit_tracked
 
     folder = stage_dir(run, TRAINING)
     try:
-        with tracked(folder, scene, params, track, last=False) as (tracker, device, log):
+        with tracked(folder, scene, params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
-            session = open_session(scene, folder, params, device)
+            rasterizer = rasterizer_on(device, params)
+            session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
             with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
                 fit_tracked(session, tracker, page, shown, log)
+            with Page("drawing", "Videos and depth maps") as page, bars() as shown:
+                follow(draw(session, rasterizer, export, folder / DRAWN), shown, page, log)
     except StopAsked as exc:
         logger().info("%s", exc)
         leave_unended()
     return folder
 
 
-@task(task_run_name="export")
-def export(scene: Path, training: Path, train: SplatParams, params: ExportParams, track: SplatTrackParams) -> str:
+def draw(session: "Session", rasterizer: "Rasterizer", params: ExportParams, target: Path) -> Iterator[Any]:
+    """Draw what is asked for of a fit, with what an export has to know of it."""
+    from tasks.splatting.export import draw_all
+
+    gaussians, antialiased = session.gaussians().moved_to(session.device), session.params.antialiased
+    yield from draw_all(gaussians, session.cameras(), rasterizer, params, target, antialiased=antialiased)
+    remember(target, {"device": session.device.type, "train": session.params.model_dump(mode="json")})
+
+
+# Done again, it writes the same files, and what fails it for a while is MLflow alone.
+@task(task_run_name="export", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
+def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     """Write the result in every form asked for, with a viewer; return the id of the MLflow run."""
     from tasks.splatting.export import export_all
     from tasks.splatting.tracked import log_result, result_markdown
 
-    with tracked(training, scene, train, track, last=True) as (tracker, device, log):
-        session = open_session(scene, training, train, device)
-        session.load_finished()
-        target = training / SPLAT
+    training = shell.ended_training(run, FINISHED)
+    drawn, target = training / DRAWN, training / SPLAT
+    with shell.gone_on(training) as (tracker, log):
+        show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
+        session = fitted(scene, training, recall(drawn))
+        fit = session.params
         events = export_all(
-            session.gaussians().moved_to(device),
+            session.gaussians(),
             session.cameras(),
-            rasterizer_on(device, train),
             params,
             target,
-            antialiased=train.antialiased,
-            near_plane=train.near_plane,
-            title=name_splat(),
+            drawn=drawn,
+            antialiased=fit.antialiased,
+            near_plane=fit.near_plane,
+            title=name_export(),
         )
         with Page("export", "Export") as page, bars() as shown:
             follow(events, shown, page, log)
@@ -187,13 +217,34 @@ def export(scene: Path, training: Path, train: SplatParams, params: ExportParams
     return tracker.run_id
 
 
-def open_session(scene: Path, folder: Path, params: SplatParams, device: "torch.device") -> "Session":
+def fitted(scene: Path, folder: Path, made_with: dict[str, Any]) -> "Session":
+    """Return a fit that has ended, to be read on a host that need not have its device.
+
+    Args:
+        scene, folder: of the fit.
+        made_with: as `draw` wrote it down.
+    """
+    import torch
+
+    params, device = SplatParams.model_validate(made_with["train"]), torch.device(made_with["device"])
+    session = open_session(scene, folder, params, device, rasterizer_on(torch.device("cpu"), params), None)
+    session.load_finished()
+    return session
+
+
+def open_session(
+    scene: Path,
+    folder: Path,
+    params: SplatParams,
+    device: "torch.device",
+    rasterizer: "Rasterizer",
+    deadline: float | None,
+) -> "Session":
     """Return the fit in a folder, in the world in which all scenes are of one size."""
     from tasks.splatting.scene import normalized, read_scene
     from tasks.splatting.session import Session
 
     world, _ = normalized(read_scene(allowed_path(scene)))
-    rasterizer = rasterizer_on(device, params)
     return Session(
         world,
         folder,
@@ -202,15 +253,19 @@ def open_session(scene: Path, folder: Path, params: SplatParams, device: "torch.
         rasterizer=rasterizer,
         clock_ms=now_ms,
         clock=time.monotonic,
-        deadline=_deadline(),
+        deadline=deadline,
         stop_asked=stop_asked,
     )
 
 
-def _deadline() -> float | None:
-    """Return when the fit has to end, on the monotonic clock, for the export to be done within the run's time limit."""
-    left = time_left_s()
-    return None if left is None else time.monotonic() + left - min(_EXPORT_SHARE * left, _EXPORT_S)
+def _deadline(*, finish: bool) -> float | None:
+    """Return when the fit has to end, on the monotonic clock, for what follows to be done in the run's time limit.
+
+    Args:
+        finish: the export follows, beside the drawing.
+    """
+    left, share = time_left_s(), _WHOLE_SHARE if finish else _DRAWING_SHARE
+    return None if left is None else time.monotonic() + left - min(share * left, _MOST_S)
 
 
 def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
@@ -230,11 +285,11 @@ def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
 
 
 def tracked(
-    folder: Path, scene: Path, params: SplatParams, track: SplatTrackParams, *, last: bool
+    folder: Path, scene: Path, params: SplatParams, track: SplatTrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
     """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.shell.tracked`."""
     from tasks.splatting.fit_checkpoint import FREE_TO_CHANGE
 
     recorded = {"scene": str(scene), **recall(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
-    return shell.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=last)
+    return shell.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)

@@ -56,9 +56,6 @@ def fit_tracked(
     # Rows that a crash kept from MLflow; what is logged already is left out by the tracker.
     for measured in session.history:
         log_measurement(tracker, measured)
-    for name, folder in {GAUSSIANS: "weights", METRICS: "figures", EXPOSURES: "figures", CAMERAS: "figures"}.items():
-        if (session.folder / name).is_file():
-            tracker.artifact(session.folder / name, folder)
 
 
 _EARLY = "The fit ended before its last step, so that the result is there within the run's time limit"
@@ -156,8 +153,11 @@ def describe_poses(report: Path, tracker: Tracker) -> None:
 
 
 def log_result(session: Session, folder: Path, tracker: Tracker) -> None:
-    """Hand MLflow the files of the result, and say how it went."""
+    """Hand MLflow the files of the fit and of the result, and say how it went."""
     assert session.result is not None, "what is exported was fitted"
+    for name, kind in {GAUSSIANS: "weights", METRICS: "figures", EXPOSURES: "figures", CAMERAS: "figures"}.items():
+        if (session.folder / name).is_file():
+            tracker.artifact(session.folder / name, kind)
     tracker.artifact(folder, "splat")
     tracker.tag("ended", session.result.ended)
     tracker.tag("quality", session.result.flagged or "as it should be")

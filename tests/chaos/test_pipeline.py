@@ -1,4 +1,4 @@
-"""The classification pipeline in a real yard: its halves in their queues, killed, cancelled and gone on with."""
+"""The classification pipeline in a real yard: its parts in their queues, killed, cancelled and gone on with."""
 
 import os
 import signal
@@ -33,6 +33,7 @@ def made(tmp_path_factory):
             "classification": "cpu.pipeline",
             "prepare_dataset": "cpu.preparation",
             "train_classifier": "cuda.training",
+            "report_classifier": "cpu.inference",
         }.items():
             running.deploy(name, f"flows.classification.{name}", queue)
         yield running
@@ -49,12 +50,12 @@ def pictures(tmp_path_factory):
     return root
 
 
-def start(made: Yard, pictures, name: str, epochs: int) -> str:
+def start(made: Yard, pictures, name: str, epochs: int, **train: Any) -> str:
     parameters = {
         "data": str(pictures),
         "split": {"train_ratio": 0.5, "val_ratio": 0.25},
         "augment": {"methods": ["Sharpen"], "n_workers": 1},
-        "train": {**TRAIN, "num_epochs": epochs},
+        "train": {**TRAIN, "num_epochs": epochs, **train},
         "track": {"experiment": "bands", "run_name": name},
     }
     return made.submit("classification", "cpu.pipeline", parameters, owner="anna@boxa", priority=2)
@@ -105,9 +106,57 @@ def test_a_killed_half_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made,
     (parent,) = made.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     os.kill(pid_of(parent), signal.SIGKILL)
     made.until(made.is_(run, "COMPLETED"), 300, "the pipeline ends well")
-    assert [h["state"]["type"] for h in halves(made, run)] == ["COMPLETED"] * 2  # the same halves, found again
+    assert [h["state"]["type"] for h in halves(made, run)] == ["COMPLETED"] * 3  # the same ones, found again
     assert statuses(made)["killed"] == "FINISHED"
     assert history(made, "killed") == list(range(1, 41))
+
+
+def ended(made: Yard, run: str, queue: str, state: str, seconds: float = 180) -> dict[str, Any]:
+    """Return the part of a pipeline in a queue, once it has come to an end."""
+
+    def found() -> list[dict[str, Any]]:
+        return [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == state]
+
+    made.until(found, seconds, f"the part in {queue} is {state}")
+    return found()[0]
+
+
+def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pictures):
+    made.set_queue("cpu.inference", is_paused=True)
+    run = start(made, pictures, "free", epochs=20, device="cuda:0")
+    half(made, run, "cuda:0.training")
+    following = made.hold("cuda:0.training", 0.5)
+    made.until(made.is_(following, "COMPLETED"), 240, "the next run has had the device")
+    training = ended(made, run, "cuda:0.training", "COMPLETED")
+    assert made.state(run)["type"] == "RUNNING"
+    assert statuses(made)["free"] == "RUNNING"
+    finished = (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime
+    made.set_queue("cpu.inference", is_paused=False)
+    os.kill(pid_of(half(made, run, "cpu.inference")), signal.SIGKILL)
+    made.until(made.is_(run, "COMPLETED"), 240, "the pipeline ends well")
+    assert ended(made, run, "cpu.inference", "COMPLETED")["run_count"] == 2
+    assert ended(made, run, "cuda:0.training", "COMPLETED")["run_count"] == training["run_count"] == 1
+    assert (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime == finished
+    assert statuses(made)["free"] == "FINISHED"
+    assert history(made, "free") == list(range(1, 21))
+
+
+def test_a_report_that_failed_is_done_again_without_the_training(made, pictures, tmp_path):
+    made.set_queue("cpu.inference", is_paused=True)
+    run = start(made, pictures, "retried", epochs=3, save_path=str(tmp_path / "copies"))
+    ended(made, run, "cuda.training", "COMPLETED")
+    (tmp_path / "copies").rmdir()
+    (tmp_path / "copies").write_text("in the way")
+    made.set_queue("cpu.inference", is_paused=False)
+    made.until(made.is_(run, "FAILED"), 240, "the pipeline fails")
+    assert made.state(run)["message"].count("report_classifier (retried) is Failed") == 1
+    assert statuses(made)["retried"] == "FAILED"
+    (tmp_path / "copies").unlink()
+    made.post(f"/flow_runs/{run}/set_state", {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}})
+    made.until(made.is_(run, "COMPLETED"), 240, "the pipeline ends well")
+    assert [h["run_count"] for h in halves(made, run)] == [1, 1, 2]
+    assert statuses(made)["retried"] == "FINISHED"
+    assert (tmp_path / "copies" / "report" / "metrics.json").is_file()
 
 
 def test_cancel_of_the_parent_ends_its_halves_and_the_mlflow_run(made, pictures):

@@ -307,7 +307,7 @@ def test_a_waiting_run_is_cancelled_at_once(yard):
 def test_a_running_run_is_cancelled_by_its_worker(yard):
     run = training(yard, "stopped")
     yard.state(run["id"], "RUNNING")
-    assert "is being stopped by its worker, its halves with it" in said("cancel", run["id"])
+    assert "is being stopped by its worker, its parts with it" in said("cancel", run["id"])
     assert yard.read(run["id"])["state_name"] == "Cancelling"
 
 

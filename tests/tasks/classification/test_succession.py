@@ -15,7 +15,7 @@ from tasks.classification.data import Samples
 from tasks.classification.grading import answer
 from tasks.classification.models import build_model
 from tasks.classification.params import EvaluateParams
-from tasks.classification.succession import CONFIG, SEEN, WEIGHTS, Challenger, succeed
+from tasks.classification.succession import CONFIG, SEEN, WEIGHTS, Challenger, ask_champion, kept, succeed
 
 CPU = torch.device("cpu")
 MODEL = {"model": "mobilenet_v3_small", "classes": ["a", "b"], "image_size": 32}
@@ -74,7 +74,15 @@ def trained(client, experiment, pictures, tmp_path):
 
 
 def decide(challenger, tmp_path):
-    return succeed(challenger, EvaluateParams(), CPU, cache=tmp_path / "cache")
+    return succeed(challenger, EvaluateParams(), None, CPU, cache=tmp_path / "cache")
+
+
+def ask(challenger, tmp_path):
+    """Return what the champion answers, as a training keeps it for its report."""
+    theirs = ask_champion(challenger.model_name, challenger.answers, CPU, cache=tmp_path / "cache")
+    assert theirs is not None
+    theirs.keep(tmp_path / "champion.npz")
+    return kept(tmp_path / "champion.npz")
 
 
 def artifacts_of(client, version) -> Path:
@@ -89,6 +97,28 @@ def test_the_better_one_takes_over_and_the_worse_one_does_not(client, trained, t
     assert (better.promote, better.accuracy_champion, better.accuracy_challenger) == (True, 0, 1)
     assert (worse.promote, worse.accuracy_champion, worse.accuracy_challenger) == (False, 1, 0)
     assert int(registry.champion("race").version) == 2
+
+
+def test_the_answers_kept_are_taken_while_the_champion_is_the_same(client, trained, tmp_path):
+    old = trained("kept", right=True)
+    decide(old, tmp_path)
+    new = trained("kept", right=False)
+    known = ask(new, tmp_path)
+    assert (known.version, known.classes, known.fair.all()) == (1, ["a", "b"], True)
+    assert (known.predicted == 0).all()
+    (artifacts_of(client, old) / WEIGHTS).write_bytes(b"not to be read again")
+    found = succeed(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
+    assert (found.promote, found.accuracy_champion, found.accuracy_challenger) == (False, 1, 0)
+
+
+def test_a_champion_that_came_meanwhile_is_asked_itself(client, trained, tmp_path):
+    decide(trained("meanwhile", right=False), tmp_path)
+    new = trained("meanwhile", right=True)
+    known = ask(new, tmp_path)
+    assert decide(trained("meanwhile", right=True), tmp_path).promote
+    found = succeed(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
+    assert (found.accuracy_champion, found.accuracy_challenger) == (1, 1)  # the first one had 0
+    assert int(client.get_model_version("meanwhile", "2").tags["compared_with"]) == 3
 
 
 @pytest.mark.parametrize("gone", ["weights", "config", "dataset/seen_digests.json", "."])

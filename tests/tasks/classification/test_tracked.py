@@ -13,7 +13,14 @@ from tasks import store
 from tasks.classification.events import EpochDone, read_history
 from tasks.classification.params import EvaluateParams, TrainParams
 from tasks.classification.session import Session
-from tasks.classification.tracked import _Recorder, copy_results, grade_tracked, train_tracked
+from tasks.classification.tracked import (
+    _Recorder,
+    copy_results,
+    grade_tracked,
+    keep_answers,
+    log_training,
+    train_tracked,
+)
 from tasks.display import bars
 from tasks.tracking import Tracker
 
@@ -79,13 +86,15 @@ def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, 
     for _ in range(2):  # the second time as after a crash behind the decision
         with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
             train_tracked(session, tracker, Table(), shown, logging.getLogger("quiet"))
+            config = json.loads((folder / "config.json").read_text())
+            keep_answers(dataset, folder, cpu, config=config, model_name="graded", cache=cache, log=said.append)
+            log_training(folder, tracker)
             report, decision = grade_tracked(
                 dataset,
                 folder,
                 tracker,
                 EvaluateParams(),
-                cpu,
-                config=json.loads((folder / "config.json").read_text()),
+                config=config,
                 history=read_history(folder / "history.csv"),
                 model_name="graded",
                 cache=cache,

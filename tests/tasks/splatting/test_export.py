@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 from tasks.errors import DatasetError
-from tasks.splatting.export import Exported, Note, Progress, export_all, write_archive
+from tasks.splatting.export import Exported, Note, Progress, draw_all, export_all, write_archive
 from tasks.splatting.params import ExportParams
 from tasks.splatting.ply import read_ply
 from tests.tasks.splatting.export_scene import rasterizer, ring, splat
@@ -15,7 +15,8 @@ NOTHING = ExportParams(spz=False, gltf=False, viewer=False, turntable=False, cam
 
 
 def test_everything_lies_in_the_folder_and_in_the_zip(tmp_path):
-    *before, result = export_all(splat(20, 1), ring(3), rasterizer, SMALL, tmp_path / "out")
+    drawing = list(draw_all(splat(20, 1), ring(3), rasterizer, SMALL, tmp_path / "drawn"))
+    *before, result = export_all(splat(20, 1), ring(3), SMALL, tmp_path / "out", drawn=tmp_path / "drawn")
     assert isinstance(result, Exported)
     assert {name for name in result.files if "/" not in name} == {
         *("camera_path.mp4", "cameras.json", "splat.glb", "splat.ply", "splat.spz", "turntable.mp4", "viewer.html")
@@ -30,16 +31,18 @@ def test_everything_lies_in_the_folder_and_in_the_zip(tmp_path):
         assert archive.namelist() == [f"splat/{name}" for name in result.files]
         for name in result.files:
             assert archive.read(f"splat/{name}") == (tmp_path / "out" / name).read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "out"]
 
+    assert [event.done for event in drawing] == list(range(1, 8))
+    assert drawing[-1] == Progress("depth", 7, 7)  # 2 videos of 2 frames, 3 maps
     progress = [event for event in before if isinstance(event, Progress)]
     assert len(progress) == len(before)  # no notes
     assert [event.done for event in progress] == list(range(1, progress[-1].total + 1))
-    assert progress[-1] == Progress("splat.zip", 13, 13)  # 6 files, 2 videos of 2 frames, 3 maps
+    assert progress[-1] == Progress("splat.zip", 7, 7)  # 6 files, and what was drawn
 
 
 def test_only_the_ply_and_the_cameras_are_always_written(tmp_path):
-    *_, result = export_all(splat(20, 1), ring(3), rasterizer, NOTHING, tmp_path / "out")
+    *_, result = export_all(splat(20, 1), ring(3), NOTHING, tmp_path / "out")
     assert isinstance(result, Exported)
     assert result.files == ("cameras.json", "splat.ply")
 
@@ -53,18 +56,21 @@ def test_only_the_ply_and_the_cameras_are_always_written(tmp_path):
 )
 def test_each_switch_is_its_file(tmp_path, field, file):
     params = NOTHING.model_copy(update={field: True, "seconds": 0.1, "fps": 10, "max_side": 32})
-    *before, result = export_all(splat(5, 0), ring(2), rasterizer, params, tmp_path / "out")
+    drawing = list(draw_all(splat(5, 0), ring(2), rasterizer, params, tmp_path / "drawn"))
+    *before, result = export_all(splat(5, 0), ring(2), params, tmp_path / "out", drawn=tmp_path / "drawn")
     assert isinstance(result, Exported)
     assert file in result.files
     last = before[-1]
     assert isinstance(last, Progress)
     assert last.done == last.total
+    assert not drawing or drawing[-1].done == drawing[-1].total
 
 
 def test_broken_gaussians_are_told_of_and_in_no_file(tmp_path):
     gaussians = splat(20, 1)
     gaussians.means[3] = float("nan")
-    first, *_, result = export_all(gaussians, ring(3), rasterizer, SMALL, tmp_path / "out")
+    list(draw_all(gaussians, ring(3), rasterizer, SMALL, tmp_path / "drawn"))
+    first, *_, result = export_all(gaussians, ring(3), SMALL, tmp_path / "out", drawn=tmp_path / "drawn")
     assert first == Note("1 of 20 Gaussians are not finite and left out")
     assert isinstance(result, Exported)
     assert (result.n_gaussians, result.n_left_out) == (19, 1)
@@ -72,21 +78,31 @@ def test_broken_gaussians_are_told_of_and_in_no_file(tmp_path):
 
 
 def test_an_export_that_is_given_up_leaves_the_one_before_as_it_was(tmp_path):
-    list(export_all(splat(4, 0), ring(2), rasterizer, NOTHING, tmp_path / "out"))
+    list(export_all(splat(4, 0), ring(2), NOTHING, tmp_path / "out"))
     before = (tmp_path / "out" / "splat.ply").read_bytes()
-    again = export_all(splat(9, 0), ring(2), rasterizer, SMALL, tmp_path / "out")
-    for _ in range(6):
+    again = export_all(splat(9, 0), ring(2), SMALL, tmp_path / "out")
+    for _ in range(5):
         next(again)
     again.close()
     assert (tmp_path / "out" / "splat.ply").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_drawing_that_is_given_up_leaves_nothing(tmp_path):
+    drawing = draw_all(splat(4, 0), ring(2), rasterizer, SMALL, tmp_path / "drawn")
+    for _ in range(3):
+        next(drawing)
+    drawing.close()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("n_gaussians", "n_cameras"), [(0, 2), (3, 0)])
 def test_nothing_to_show_is_an_error_that_counts(tmp_path, n_gaussians, n_cameras):
     says = rf"found {n_cameras} camera\(s\) and {n_gaussians} finite Gaussian\(s\) of {n_gaussians}"
     with pytest.raises(DatasetError, match=says):
-        list(export_all(splat(n_gaussians, 0), ring(n_cameras), rasterizer, SMALL, tmp_path / "out"))
+        list(draw_all(splat(n_gaussians, 0), ring(n_cameras), rasterizer, SMALL, tmp_path / "drawn"))
+    with pytest.raises(DatasetError, match=says):
+        list(export_all(splat(n_gaussians, 0), ring(n_cameras), SMALL, tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 
 
