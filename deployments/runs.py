@@ -9,7 +9,16 @@ from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
 from deployments.progress import Far, read_progress
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
+from gpu_pools.names import (
+    BUSY_LABEL,
+    DEVICE_LABEL,
+    FIRST_BATCH_LABEL,
+    HELD_LABEL,
+    HOST_LABEL,
+    OWNER_LABEL,
+    host_name,
+    named_owner,
+)
 from gpu_pools.queues import QueueError, parse_queue
 from tasks.errors import ConfigError
 
@@ -84,6 +93,9 @@ class Row:
         remaining_s: about; seconds.
         last_epoch: the figures of the last epoch that ended, while the run runs.
         unit: what is counted: epoch, step, picture ...
+        held_s: for how long it held its device, seconds; this and the next two once it has ended.
+        first_batch_s: from the slot to the end of the first batch.
+        gpu_busy_share: mean of the GPU's utilisation meanwhile, 0 to 1.
     """
 
     id: str
@@ -104,6 +116,9 @@ class Row:
     remaining_s: float | None = None
     last_epoch: Json | None = None
     unit: str = "epoch"
+    held_s: float | None = None
+    first_batch_s: float | None = None
+    gpu_busy_share: float | None = None
 
     @property
     def over(self) -> bool:
@@ -217,7 +232,15 @@ def _row(run: Json, flow: str, far: Far) -> Row:
         remaining_s=far.remaining_s,
         last_epoch=far.last_epoch,
         unit=far.unit,
+        **_slot_use(run),
     )
+
+
+def _slot_use(run: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return how a run used its slot, as it said itself when it let go of it."""
+    labels = run.get("labels") or {}
+    names = {"held_s": HELD_LABEL, "first_batch_s": FIRST_BATCH_LABEL, "gpu_busy_share": BUSY_LABEL}
+    return {name: labels.get(label) if run["state_type"] in ENDED else None for name, label in names.items()}
 
 
 def _label(queue: str) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.runs import Row
+from gpu_pools.names import slot_sentence
 
 _COLOURS = {
     "COMPLETED": "green",
@@ -65,6 +66,11 @@ def far(row: Row) -> str:
     return ", ".join(parts)
 
 
+def slot(row: Row) -> str:
+    """Return how an ended run used its device: "held 67 s, GPU 25 % busy"."""
+    return slot_sentence(row.held_s, None, row.gpu_busy_share)
+
+
 def state(row: Row) -> Text:
     """Return the name of the state in its colour."""
     return Text(row.state, style=_COLOURS.get(row.type, ""))
@@ -77,7 +83,7 @@ def runs_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, no_wrap=name in {"run", "device", "since"}, overflow="fold")
     table.add_column("how far, or why", overflow="fold", ratio=1)
     for row in rows:
-        said = far(row) if row.type == "RUNNING" else ""
+        said = far(row) if row.type == "RUNNING" else "; ".join(filter(None, (slot(row), row.message)))
         table.add_row(
             *(row.short, row.flow, row.name, row.owner, row.device, str(row.priority or "")),
             *(state(row), clock(row.since), said or row.message),
@@ -136,6 +142,7 @@ def _facts(details: Mapping[str, Any], row: Row) -> Table:
         "owner": row.owner,
         "device": row.device,
         "queue": row.queue,
+        "slot": slot_sentence(row.held_s, row.first_batch_s, row.gpu_busy_share),
         "priority": row.priority,
         "time limit": details["job_variables"].get("time_limit"),
         "created": clock(details["created"]),

@@ -162,6 +162,19 @@ def holders(uuid: str | None = None, kind: Kind | None = None) -> list[Holder]:
     return found
 
 
+def own_holder() -> Holder | None:
+    """Return the record of the slot that this process's run holds; None: it holds none.
+
+    Raises:
+        StorageError: the record cannot be read.
+    """
+    path = os.environ.get(_PATH)
+    found = path and _SLOT.fullmatch(Path(path).name)
+    if not path or not found:
+        return None
+    return records.read_holder(Path(path), found["uuid"], _kind(found), int(found["number"]))
+
+
 def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: str = "epoch") -> None:
     """Say from inside a run how far it is; does nothing in a run without a lease.
 
@@ -177,13 +190,9 @@ def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: 
     if not path:
         return
     slot = Path(path)
-    run_id = os.environ.get(_RUN) or _run_of(slot)
+    holder = own_holder()
+    run_id = os.environ.get(_RUN) or (holder.run_id if holder else UNKNOWN)
     records.write_progress(slot, run_id, Progress(epoch, n_epochs, remaining_s, time.time(), unit))
-
-
-def _run_of(slot: Path) -> str:
-    found = _SLOT.fullmatch(slot.name)
-    return records.read_holder(slot, found["uuid"], _kind(found), int(found["number"])).run_id if found else UNKNOWN
 
 
 def _kind(found: re.Match[str]) -> Kind:

@@ -17,6 +17,25 @@ NOBODY = (FROM_PAGE, FROM_SCHEDULE)
 DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "trainyard.owner"
 """Labels of a flow run: where it runs, or ran, and, of `yard run`, which has no job variables, who started it."""
 
+HELD_LABEL, FIRST_BATCH_LABEL, BUSY_LABEL = "trainyard.held_s", "trainyard.first_batch_s", "trainyard.gpu_busy_share"
+"""Labels of a flow run that held a device and has ended: how it used its slot."""
+
+
+def slot_labels(held_s: float, first_batch_s: float | None, gpu_busy_share: float | None) -> dict[str, float]:
+    """Return the labels that say how a slot was used; of what is None, none."""
+    values = {HELD_LABEL: held_s, FIRST_BATCH_LABEL: first_batch_s, BUSY_LABEL: gpu_busy_share}
+    return {name: round(value, 3) for name, value in values.items() if value is not None}
+
+
+def slot_sentence(held_s: float | None, first_batch_s: float | None, gpu_busy_share: float | None) -> str:
+    """Return "held 67 s, first batch after 20.1 s, GPU 25 % busy"; of what is None, nothing."""
+    parts = [
+        None if held_s is None else f"held {held_s:.0f} s",
+        None if first_batch_s is None else f"first batch after {first_batch_s:.1f} s",
+        None if gpu_busy_share is None else f"GPU {gpu_busy_share:.0%} busy".replace("%", " %"),
+    ]
+    return ", ".join(filter(None, parts))
+
 
 def host_name() -> str:
     """Return the short name of this host, as in `boxb/cuda:1`."""

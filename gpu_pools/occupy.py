@@ -18,6 +18,7 @@ from gpu_pools.placement import Refuse, Start, Waiting, place
 from gpu_pools.probe import environment, get_probe
 from gpu_pools.queues import Kind, default_priority, device_queue
 from gpu_pools.server import Server
+from gpu_pools.slot_meter import metered
 from gpu_pools.stopping import pause
 from tasks.errors import GpuBusyError, GpuError
 
@@ -79,7 +80,8 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
         GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
     """
     if "TRAINYARD_LEASE" in os.environ:
-        yield
+        with metered():
+            yield
         return
     host = HostView(host_name(), get_probe())
     asks = _asks(host, device, kind)
@@ -88,7 +90,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
         gpu = host.device(lease.holder.uuid)
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
         own |= lease.env
-        with _environ(own):
+        with _environ(own), metered():
             yield
 
 

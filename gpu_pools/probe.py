@@ -43,6 +43,10 @@ class Probe(Protocol):
         """Return one GPU, faster than all of them."""
         ...
 
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy one GPU is, and nothing else of it; None: it cannot tell."""
+        ...
+
 
 class NvmlProbe:
     """The real GPUs, through NVIDIA's management library; CUDA itself is not touched."""
@@ -86,6 +90,20 @@ class NvmlProbe:
             return _read(pynvml.nvmlDeviceGetHandleByUUID(uuid))
         except pynvml.NVMLError as exc:
             raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
+
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy the GPU `uuid` is; None: it cannot tell.
+
+        Raises:
+            GpuError: there is none, or it does not answer.
+        """
+        if not self._open():
+            raise GpuError(f"found no GPU, need {uuid}: this host has no NVIDIA driver")
+        try:
+            found = _if_supported(pynvml.nvmlDeviceGetUtilizationRates, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        except pynvml.NVMLError as exc:
+            raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
+        return None if found is None else int(found.gpu)
 
     def _open(self) -> bool:
         if self._present is None:
@@ -137,6 +155,10 @@ class SimulatedProbe:
             if device.uuid == uuid:
                 return device
         raise GpuError(f"found no GPU {uuid}, have: {listed(self._devices)}")
+
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy the one called `uuid` is."""
+        return self.device(uuid).utilisation_percent
 
 
 def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:

@@ -140,8 +140,12 @@ class Server:
 
     def set_device(self, run_id: str, host: str, tag: str) -> None:
         """Write on a run which device it has: who reads it later finds no lock any more."""
+        self.set_labels(run_id, {DEVICE_LABEL: tag, HOST_LABEL: host})
+
+    def set_labels(self, run_id: str, labels: Mapping[str, str | float]) -> None:
+        """Set labels of a run, the others stay."""
         with _perhaps_deleted():
-            self._client.update_flow_run_labels(UUID(run_id), {DEVICE_LABEL: tag, HOST_LABEL: host})
+            self._client.update_flow_run_labels(UUID(run_id), dict(labels))
 
     def deployment(self, deployment_id: str | None) -> Deployment:
         """Return what a deployment says about starting its runs."""

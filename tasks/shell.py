@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from prefect.runtime import flow_run
 
 from gpu_pools.launch import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
 from gpu_pools.lease import report_progress
+from gpu_pools.names import slot_sentence
 from gpu_pools.probe import get_probe, resolve_device
+from gpu_pools.slot_meter import slot_use
 from gpu_pools.stopping import asked
 from gpu_pools.supervise import MARK
 from tasks.errors import ConfigError, Interrupted, StopAsked, TrackingError
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from tasks.tracking import Tracker
 
+_SLOT = "slot/"  # section of MLflow's charts
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -242,7 +246,23 @@ def _logged(opened: "Tracker", folder: Path) -> Iterator[tuple["Tracker", Logger
         try:
             yield tracker, log
         finally:  # the log of a run that failed is the one that is read
+            log_slot(tracker)
             tracker.artifact(folder / "run.log", "log")
+
+
+def log_slot(tracker: "Tracker") -> None:
+    """Give MLflow how the slot was used so far; the last row of a run counts."""
+    if (use := slot_use()) is not None:
+        values = {f"{_SLOT}{name}": value for name, value in asdict(use).items()}
+        tracker.metrics(values, max(tracker.logged_steps(f"{_SLOT}held_s"), default=-1) + 1)
+
+
+def slot_line(tracker: "Tracker") -> str:
+    """Return a line of Markdown on how the run used its slot; empty where nothing is known of that."""
+    log_slot(tracker)
+    names = ("held_s", "first_batch_s", "gpu_busy_share")
+    said = slot_sentence(*(tracker.latest(f"{_SLOT}{name}") for name in names))
+    return f"\nSlot: {said}.\n" if said else ""
 
 
 @contextmanager

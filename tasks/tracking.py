@@ -47,8 +47,10 @@ class Tracker:
         self._shipper = Shipper(folder, card, journal, uri)
         self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
         self._steps: dict[str, set[int]] = defaultdict(set)
+        self._latest: dict[str, float] = {}
         for entry, _ in journal.entries():
             if entry["op"] == "metrics":
+                self._latest |= entry["values"]
                 for key in entry["values"]:
                     self._steps[key].add(entry["step"])
 
@@ -177,8 +179,13 @@ class Tracker:
             return
         moment = now_ms() if timestamp_ms is None else timestamp_ms
         self._append({"op": "metrics", "time": moment, "step": step, "values": fresh})
+        self._latest |= fresh
         for key in fresh:
             self._steps[key].add(step)
+
+    def latest(self, key: str) -> float | None:
+        """Return the value that was logged last for `key`, by whichever attempt or part; None: there is none."""
+        return self._latest.get(key)
 
     def logged_steps(self, key: str) -> set[int]:
         """Return the steps for which `key` is logged, those of the attempts before a crash included."""

@@ -16,7 +16,7 @@ from tasks.params import Params
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]
-QUEUES = {"cpu.preparation", "cpu.pipeline", "cuda.training", "cuda.inference"}
+QUEUES = {"cpu.preparation", "cpu.pipeline", "cpu.inference", "cuda.training", "cuda.inference"}
 REQUIRED = {"crop": {"width": 1, "height": 1}}  # what a person must give; the rest are paths
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(".")[2])
 

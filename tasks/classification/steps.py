@@ -253,7 +253,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
             cache=cache_dir("."),
             log=log.warning,
         )
-        text = summary(graded, decision, config["model"], tracker.url)
+        text = summary(graded, decision, config["model"], tracker.url) + shell.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gpu_pools.lease import report_progress
+from gpu_pools.slot_meter import batch_done
 from tasks import registry
 from tasks.classification import succession
 from tasks.classification.champion import Decision
@@ -127,6 +128,7 @@ class _Recorder:
         elif isinstance(event, FilesRead):
             self.bars.move(f"read {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
+            batch_done()
             total = self.session.params.num_epochs * event.n_batches
             done = (event.epoch - 1) * event.n_batches + event.batch
             self.page.progress(done / total)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run
 
+from gpu_pools.slot_meter import batch_done
 from gpu_pools.stopping import look
 from tasks import shell
 from tasks.classification.signal_params import SpectrogramParams
@@ -186,6 +187,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
+            batch_done()
             page.progress(done / max(1, total))
             look()
             shown.move("predict", done, total)
@@ -228,7 +230,7 @@ def _hand_on(
     for tag in ("model", "architecture", "precision"):
         tracker.tag(f"prediction.{tag}", str(about[tag]))
     tracker.tag("prediction.device", str(about["device"]))
-    text = markdown(result, about, tracker.url)
+    text = markdown(result, about, tracker.url) + shell.slot_line(tracker)
     tracker.tag("mlflow.note.content", text)
     show_markdown("summary", text, "What was found, and where the table is")
     counts = [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)]

@@ -210,7 +210,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
         with Page("export", "Export") as page, bars() as shown:
             follow(events, shown, page, log)
         log_result(session, target, tracker)
-        text = result_markdown(session, target, tracker.url)
+        text = result_markdown(session, target, tracker.url) + shell.slot_line(tracker)
         show_markdown("summary", text, "The result: figures and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 
 from gpu_pools.lease import report_progress
+from gpu_pools.slot_meter import batch_done
 from tasks.display import Bars
 from tasks.names import stem_as_name
 from tasks.prefect_page import Page
@@ -84,6 +85,7 @@ class _Recorder:
         elif isinstance(event, PicturesRead):
             self.bars.move("pictures", event.done, event.total)
         elif isinstance(event, StepsDone):
+            batch_done()
             self.page.progress(event.step / event.max_steps)
             self.bars.move("train", event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from datetime import datetime
 from typing import Any
 
 import cv2
@@ -89,6 +90,21 @@ def statuses(made: Yard) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
+def slot_time(made: Yard, run: str) -> float:
+    """Return for how long the worker has held a slot for a run, seconds, by its log."""
+    log = (made.home / "worker-one.log").read_text()
+    times = [datetime.fromisoformat(f"2000-01-01T{line[:12]}") for line in log.splitlines() if f"run {run} (" in line]
+    return (times[-1] - times[0]).total_seconds()
+
+
+def figures_of(made: Yard, name: str) -> dict[str, float]:
+    """Return the figures of a run in MLflow as they were logged last."""
+    client = mlflow.MlflowClient(made.env["MLFLOW_TRACKING_URI"])
+    (experiment,) = client.search_experiments(filter_string="name = 'bands'")
+    (run,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == name]
+    return dict(run.data.metrics)
+
+
 def history(made: Yard, name: str) -> list[int]:
     client = mlflow.MlflowClient(made.env["MLFLOW_TRACKING_URI"])
     (experiment,) = client.search_experiments(filter_string="name = 'bands'")
@@ -123,6 +139,7 @@ def ended(made: Yard, run: str, queue: str, state: str, seconds: float = 180) ->
 
 def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pictures):
     made.set_queue("cpu.inference", is_paused=True)
+    (made.home / "gpus.json").write_text('{"cuda:0": {"utilisation_percent": 40}}')
     run = start(made, pictures, "free", epochs=20, device="cuda:0")
     half(made, run, "cuda:0.training")
     following = made.hold("cuda:0.training", 0.5)
@@ -139,6 +156,13 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     assert (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime == finished
     assert statuses(made)["free"] == "FINISHED"
     assert history(made, "free") == list(range(1, 21))
+    used = {name.removeprefix("trainyard."): value for name, value in training["labels"].items()}
+    assert used["held_s"] == pytest.approx(slot_time(made, training["id"]), abs=1)
+    assert 0 < used["first_batch_s"] < used["held_s"]
+    assert used["gpu_busy_share"] == 0.4
+    figures = figures_of(made, "free")
+    assert figures["slot/held_s"] == pytest.approx(used["held_s"], abs=1)
+    assert figures["slot/gpu_busy_share"] == 0.4
 
 
 def test_a_report_that_failed_is_done_again_without_the_training(made, pictures, tmp_path):

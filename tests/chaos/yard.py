@@ -29,6 +29,7 @@ class Yard:
             "TRAINYARD_HOME": str(home),
             "TRAINYARD_LOCK_DIR": str(home / "locks"),
             "TRAINYARD_SIMULATE_GPUS": str(n_gpus),
+            "TRAINYARD_SIMULATED_STATE": str(home / "gpus.json"),  # idle until a test writes it
             "PREFECT_HOME": str(home / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

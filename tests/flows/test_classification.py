@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mlflow.pyfunc
@@ -47,6 +48,7 @@ class Done:
     run_id: str
     pages: list[Artifact]
     names: list[str]
+    labels: dict[str, dict[str, Any]]  # of each flow run, by flow
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +70,12 @@ def run(pictures, home, name) -> Done:
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
         tasks = client.read_task_runs()
+        labels = {client.read_flow(found.flow_id).name: found.labels for found in runs}
         ids = [found.id for found in client.read_flow_runs() if found.name in {name, "prepare-bands"}]
         pages = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids)))
     assert flow_run_id in {str(found.id) for found in runs}
     (folder,) = [home / "runs" / str(found.id) for found in runs if (home / "runs" / str(found.id)).is_dir()]
-    return Done(folder, run_id, pages, [task.name for task in tasks])
+    return Done(folder, run_id, pages, [task.name for task in tasks], labels)
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +211,20 @@ def test_prefect_shows_progress_a_table_a_link_and_a_summary(first):
     assert first.run_id in shown["mlflow-run"].data
     assert "# mobilenet_v3_small: " in shown["summary"].data
     assert "| calm | 6 | 3 | 3 |" in shown["split"].data
+
+
+def test_the_run_says_how_it_used_its_slot(first):
+    labels = first.labels["classification"]  # it holds the slot for its parts
+    held, batch = labels["trainyard.held_s"], labels["trainyard.first_batch_s"]
+    assert 0 < batch < held < 600
+    assert "trainyard.gpu_busy_share" not in labels
+    assert "trainyard.held_s" not in first.labels["train_classifier"]
+    figures = store.client().get_run(first.run_id).data.metrics
+    assert figures["slot/first_batch_s"] == pytest.approx(batch, abs=0.001)
+    assert batch < figures["slot/held_s"] <= held
+    assert "slot/gpu_busy_share" not in figures
+    summary = next(page.data for page in first.pages if page.key == "summary")
+    assert f"first batch after {batch:.1f} s." in summary
 
 
 def test_steps_have_names_a_person_reads(first):
