@@ -20,8 +20,22 @@ def register(app: typer.Typer) -> None:
     app.add_typer(kernels, name="kernels")
 
 
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine has and lacks; exit code 1 where the services or a training on the CPU cannot work."""
+def doctor(
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--try", metavar="DEVICE", help="Compute on cpu, cuda or cuda:0 for some minutes, on a slot of it"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine has and lacks; exit code 1 where the services or a training on the CPU cannot work.
+
+    With --try: whether a device computes rightly and fast; exit code 1 where a check fails.
+    """
+    if device is not None:
+        _try(device, as_json)
+        return
     from dataclasses import asdict
 
     from deployments.doctor import examine, lines
@@ -34,6 +48,18 @@ def doctor(as_json: Json = False) -> None:
         for line in lines(checks):
             typer.echo(line)
     sys.exit(1 if any(check.stops for check in checks) else 0)
+
+
+def _try(device: str, as_json: bool) -> None:
+    from deployments.tables import console, print_json
+    from deployments.trial import print_report, try_here
+
+    report = try_here(device)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_report(report, console())
+    sys.exit(1 if report.failed else 0)
 
 
 def build(

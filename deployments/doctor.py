@@ -1,5 +1,6 @@
 """Says what a machine has and lacks: each check is a pure function of a few facts, `machine.py` gathers them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,9 @@ State = Literal["ok", "warning", "missing"]
 
 PYTHONS = ((3, 11), (3, 13))
 """First and last; pyproject.toml says why."""
+
+ABILITIES = "abilities"
+"""The name of the check that sums up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,9 @@ def examine() -> list[Check]:
 
 
 def judge(machine: Machine) -> list[Check]:
-    """Return every check of a machine."""
+    """Return every check of a machine; the last one sums up what it can do."""
     gpus = [gpu for gpu in machine.gpus if not gpu.simulated]
-    return [
+    checks = [
         check_python(machine.python),
         check_torch(machine.torch, machine.torch_fault, machine.tools.torch_cuda),
         check_driver(machine.driver, machine.driver_fault, machine.tools.torch_cuda, bool(gpus)),
@@ -65,6 +69,7 @@ def judge(machine: Machine) -> list[Check]:
         check_numba(machine.numba_cache),
         check_encoder(machine.encoder_fault),
     ]
+    return [*checks, check_abilities(machine.gpus, checks)]
 
 
 def check_python(version: tuple[int, int, int]) -> Check:
@@ -255,13 +260,58 @@ def check_encoder(fault: str) -> Check:
     return Check("H.264", "ok", "PyAV encodes with libx264", needed=True)
 
 
+def check_abilities(gpus: Sequence[Gpu], checks: Sequence[Check]) -> Check:
+    """Say in a sentence what the machine can do, and what not yet.
+
+    Args:
+        gpus: of the machine.
+        checks: of all else.
+    """
+    found = {check.name: check for check in checks}
+    if first := [check for check in checks if check.stops and not check.name.startswith("port ")]:
+        what = "; ".join(f"{check.name}: {check.todo}" for check in first)
+        return Check(ABILITIES, "missing", f"This machine can neither train nor predict yet ({what})")
+    real = [gpu for gpu in gpus if not gpu.simulated]
+    usable = real if found["driver"].state == "ok" else []
+    drawing = [gpu for gpu in usable if {found["gsplat"].state, found[f"kernels of {gpu.tag}"].state} == {"ok"}]
+    able = (
+        f"train and predict on {_named(usable)}the CPU, fit splats on {_named(drawing, counted=len(usable) > 1)}the CPU"
+    )
+    lacking = [f"`yard up` ({check.todo})" for check in checks if check.stops]
+    if real and not usable:
+        lacking.append(f"{_counted(len(real))} ({found['driver'].todo})")
+    elif len(drawing) < len(usable):
+        todo = next(found[f"kernels of {gpu.tag}"].todo for gpu in usable if gpu not in drawing)
+        lacking.append(f"splats on {_counted(len(usable) - len(drawing))} ({todo or found['gsplat'].todo})")
+    if n := len(gpus) - len(real):
+        able += f" ({n} simulated GPU{'s' * (n > 1)}: computed on the CPU)"
+    rest = f"; not yet: {', '.join(lacking)}" if lacking else ""
+    return Check(ABILITIES, "warning" if lacking else "ok", f"This machine can: {able}{rest}")
+
+
+def _named(gpus: Sequence[Gpu], *, counted: bool | None = None) -> str:
+    """Return "1 GPU (NVIDIA H200, 140 GiB) and ", or nothing; with `counted` without what they are."""
+    if not gpus:
+        return ""
+    if counted is not None:
+        return f"{_counted(len(gpus)) if counted else 'the GPU'} and "
+    kinds = Counter(f"{gpu.name}, {gpu.memory_mib / 1024:.0f} GiB" for gpu in gpus)
+    each = (f"{n} x {kind}" if len(kinds) > 1 else kind for kind, n in kinds.items())
+    return f"{_counted(len(gpus))} ({'; '.join(each)}) and "
+
+
+def _counted(n: int) -> str:
+    return f"{n} GPU{'s' * (n > 1)}"
+
+
 def lines(checks: Sequence[Check]) -> Iterator[str]:
-    """Yield what people read: a line for each check, and one for the whole."""
+    """Yield what people read: a line for each check, at last what the machine can do."""
     for check in checks:
+        if check.name == ABILITIES:
+            continue
         todo = f" -> {check.todo}" if check.todo else ""
         yield f"{check.state:<8}{check.name:<18}{check.found}{todo}"
     stopping = [check.name for check in checks if check.stops]
     if stopping:
         yield f"`yard up` and trainings on the CPU need: {', '.join(stopping)}"
-    else:
-        yield "`yard up` and trainings on the CPU have all they need"
+    yield from (check.found for check in checks if check.name == ABILITIES)

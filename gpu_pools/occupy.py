@@ -45,7 +45,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = HostView(host_name(), get_probe())
     asks = _asks(host, device, kind)
-    (decision,) = place([asks], host.devices(_limits()), host=host.name, now=time.time())
+    (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
@@ -95,7 +95,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
 
 
 def _slot(host: HostView, asks: Waiting) -> Lease:
-    queues = _limits()
+    queues = limits()
     said = ""
     while True:
         (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time())
@@ -113,7 +113,7 @@ def _slot(host: HostView, asks: Waiting) -> Lease:
         pause(_POLL_S)
 
 
-def _limits() -> Queues:
+def limits() -> Queues:
     """Return the queues with the limits set in Prefect; without a work pool the default ones hold."""
     try:
         return {queue.name: queue for queue in Server().queues()}

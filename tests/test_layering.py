@@ -27,6 +27,7 @@ SHELL = {
     "tasks/classification/snr_steps.py",
     "tasks/inference/steps.py",
     "tasks/splatting/steps.py",
+    "tasks/trial/steps.py",
 }  # the only tasks that know Prefect
 HEAVY = {"torch", "torchvision", "cv2", "mlflow", "pandas", "albumentations", "matplotlib"}
 

@@ -63,7 +63,10 @@ def stopping(machine: Machine) -> list[str]:
 def test_a_machine_that_has_all_of_it_has_nothing_to_do():
     assert {check.state for check in judge(WELL)} == {"ok"}
     assert not [check for check in judge(WELL) if check.todo]
-    assert list(lines(judge(WELL)))[-1] == "`yard up` and trainings on the CPU have all they need"
+    assert list(lines(judge(WELL)))[-1] == (
+        "This machine can: train and predict on 1 GPU (NVIDIA H200, 140 GiB) and the CPU, "
+        "fit splats on the GPU and the CPU"
+    )
 
 
 def test_without_a_gpu_all_that_a_gpu_needs_is_a_warning():
@@ -91,7 +94,10 @@ def test_what_the_services_or_the_cpu_need_stops_and_says_what_to_do(change, nam
     machine = replace(WITHOUT_GPU, **change)
     assert stopping(machine) == [name]
     assert one(machine, name).todo
-    assert list(lines(judge(machine)))[-1] == f"`yard up` and trainings on the CPU need: {name}"
+    *_, needs, last = lines(judge(machine))
+    assert needs == f"`yard up` and trainings on the CPU need: {name}"
+    assert one(machine, name).todo in last
+    assert ("neither train nor predict yet" in last) == (name != "port 4200")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,41 @@ def test_what_only_the_gpu_needs_is_missing_and_stops_nothing(change, name):
     assert one(machine, name).state == "missing"
     assert one(machine, name).todo
     assert not stopping(machine)
+
+
+A100 = Gpu("cuda:1", "NVIDIA A100", "8.0", 81920, simulated=False)
+SIMULATED = Gpu("cuda:0", "simulated GPU 0", "9.0", 24000, simulated=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gpus": (), "driver": None}, "train and predict on the CPU, fit splats on the CPU"),
+        (
+            {"gpus": (SIMULATED, SIMULATED), "driver": None},
+            "train and predict on the CPU, fit splats on the CPU (2 simulated GPUs: computed on the CPU)",
+        ),
+        (
+            {"gpus": (H200, A100)},
+            "train and predict on 2 GPUs (1 x NVIDIA H200, 140 GiB; 1 x NVIDIA A100, 80 GiB) and the CPU, "
+            "fit splats on 1 GPU and the CPU; not yet: splats on 1 GPU (`yard kernels build`)",
+        ),
+        (
+            {"gsplat": Gsplat(None, False, frozenset())},
+            "train and predict on 1 GPU (NVIDIA H200, 140 GiB) and the CPU, fit splats on the CPU; "
+            "not yet: splats on 1 GPU (install gsplat, then `yard kernels build`)",
+        ),
+        (
+            {"driver": "535.54 (CUDA 12.2)"},
+            "train and predict on the CPU, fit splats on the CPU; not yet: 1 GPU (torch needs a driver of CUDA 13: "
+            "install a newer one, or a torch built with CUDA 12)",
+        ),
+    ],
+)
+def test_the_last_line_says_what_the_machine_can_do(change, said):
+    checks = judge(replace(WELL, **change))
+    assert list(lines(checks))[-1] == checks[-1].found == f"This machine can: {said}"
+    assert checks[-1].state == ("warning" if "not yet" in said else "ok")
 
 
 def test_unset_roots_and_other_people_s_accounts_are_said_and_stop_nothing():
@@ -235,6 +276,7 @@ def test_simulated_gpus_are_called_so(environ):
         assert checks[tag]["found"] == f"{name}: no such hardware"
         assert checks[tag]["state"] == "warning"
         assert f"kernels of {tag}" not in checks
+    assert "2 simulated GPUs: computed on the CPU" in checks["abilities"]["found"]
 
 
 def test_a_port_that_somebody_has_is_seen(monkeypatch, tmp_path):

@@ -1,85 +1,24 @@
-"""A scene whose Gaussians are known: their pictures from cameras on an arc, and points near where they are."""
+"""Fits of a scene whose Gaussians are known."""
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
-from tasks.splatting.cameras import Camera
 from tasks.splatting.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.fit import Fit, FitData
-from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.params import SplatParams
 from tasks.splatting.presets import settings
 from tasks.splatting.rasterizer import Rasterizer
-from tasks.splatting.scene import Scene, View, split
-from tasks.splatting.start import SH_C0, start_gaussians
+from tasks.splatting.scene import Scene, split
+from tasks.splatting.start import start_gaussians
 from tasks.splatting.views import Shots, scene_size
+from tasks.trial.scene import arc, make_scene, true_gaussians
+
+__all__ = ["arc", "make_fit", "make_scene", "true_gaussians"]
 
 CPU = torch.device("cpu")
-N_TRUE = 300
-
-
-def true_gaussians(n: int = N_TRUE, seed: int = 0) -> Gaussians:
-    """Return Gaussians over a cube of side 2 around the origin, opaque, of many colours."""
-    rng = np.random.default_rng(seed)
-    return Gaussians(
-        means=torch.from_numpy(rng.uniform(-1, 1, (n, 3)).astype(np.float32)),
-        scales=torch.from_numpy(np.log(rng.uniform(0.05, 0.2, (n, 3))).astype(np.float32)),
-        quats=torch.from_numpy(rng.standard_normal((n, 4)).astype(np.float32)),
-        opacities=torch.full((n,), 2.0),
-        sh0=torch.from_numpy(((rng.uniform(0, 1, (n, 1, 3)) - 0.5) / SH_C0).astype(np.float32)),
-        shN=torch.zeros(n, 0, 3),
-    )
-
-
-def arc(n: int, width: int = 64, height: int = 48) -> list[Camera]:
-    """Return cameras on an arc, four away from the origin, looking at it."""
-    cameras = []
-    for index in range(n):
-        angle, lift = 1.2 * (index / max(1, n - 1) - 0.5), 0.5 * np.sin(3.0 * index)
-        eye = np.array([4 * np.sin(angle), lift, -4 * np.cos(angle)])
-        forward = -eye / np.linalg.norm(eye)
-        right = np.cross([0.0, 1.0, 0.0], forward)
-        right /= np.linalg.norm(right)
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.stack([right, np.cross(forward, right), forward])
-        matrix[:3, 3] = -matrix[:3, :3] @ eye
-        focal = 1.6 * width
-        cameras.append(Camera(f"{index:03d}.png", width, height, focal, focal, width / 2, height / 2, matrix))
-    return cameras
-
-
-def make_scene(
-    folder: Path, n_views: int = 12, *, size: tuple[int, int] = (64, 48), gains: np.ndarray | None = None
-) -> Scene:
-    """Write the pictures into `folder` and return the scene, with points that are a little off.
-
-    Args:
-        n_views: how many.
-        size: width, height.
-        gains: (n_views,) factor on each picture's colours; None: 1.
-    """
-    true = true_gaussians()
-    draw = CpuRasterizer(num_threads=1)
-    views = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, camera in enumerate(arc(n_views, *size)):
-        with torch.no_grad():
-            colors = draw(true, camera, sh_degree=0).colors.numpy()
-        if gains is not None:
-            colors = colors * gains[index]
-        pixels = np.clip(np.round(colors * 255), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / camera.name), pixels[..., ::-1])
-        views.append(View(camera, folder / camera.name, None))
-    rng = np.random.default_rng(1)
-    points = true.means.numpy() + rng.normal(0, 0.03, (N_TRUE, 3)).astype(np.float32)
-    colors = np.clip((true.sh0[:, 0].numpy() * SH_C0 + 0.5) * 255 + rng.normal(0, 20, (N_TRUE, 3)), 0, 255)
-    return Scene(tuple(views), points.astype(np.float32), colors.astype(np.uint8))
 
 
 def make_fit(

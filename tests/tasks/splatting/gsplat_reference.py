@@ -1,8 +1,4 @@
-"""gsplat without a GPU: its own `rasterization`, with its own PyTorch versions of the kernels under it.
-
-Of the kernels only those that cut the picture into tiles have no such version; here every pixel looks at every
-Gaussian instead, with the limits of gsplat's kernels: alpha within [1/255, 0.999], an end at a transmittance of 1e-4.
-"""
+"""gsplat without a GPU: its own `rasterization`, with its own PyTorch versions of the kernels under it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +10,7 @@ from gsplat.cuda import _torch_impl as reference
 from torch import Tensor
 
 from tasks.splatting.cuda_rasterizer import CudaRasterizer
+from tasks.trial.gsplat_torch import composited, in_order
 
 
 def rasterizer_without_gpu(monkeypatch: pytest.MonkeyPatch) -> CudaRasterizer:
@@ -65,8 +62,7 @@ def _harmonics(degree: int, directions: Tensor, coefficients: Tensor, *, masks: 
 
 
 def _order(means2d: Tensor, radii: Tensor, depths: Tensor, *_: Any, **__: Any) -> tuple[None, None, Tensor]:
-    order = torch.argsort(depths[0], stable=True)
-    return None, None, order[(radii[0, order] > 0).all(-1)]
+    return None, None, in_order(radii, depths)
 
 
 def _offsets(_: None, n_images: int, columns: int, rows: int) -> Tensor:
@@ -88,16 +84,9 @@ def _pixels(
     packed: bool,
     absgrad: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    center, conic, opacity, color = means2d[0, order], conics[0, order], opacities[0, order], colors[0, order]
-    dx, dy = columns[..., None] - center[:, 0], rows[..., None] - center[:, 1]
-    sigma = 0.5 * (conic[:, 0] * dx**2 + conic[:, 2] * dy**2) + conic[:, 1] * dx * dy
-    alpha = (opacity * torch.exp(-sigma)).clamp_max(0.999)
-    alpha = torch.where(alpha < 1 / 255, 0.0, alpha)
-    after = torch.cumprod(1 - alpha, -1)
-    before = torch.cat([torch.ones_like(after[..., :1]), after[..., :-1]], -1)
-    weights = torch.where(after > 1e-4, alpha * before, 0.0)
-    return (weights @ color)[None], weights.sum(-1)[None, ..., None]
+    found = means2d[0, order], conics[0, order], colors[0, order], opacities[0, order]
+    picture, alphas = composited(*found, width, height)
+    return picture[None], alphas[None, ..., None]
 
 
 class Kernels:

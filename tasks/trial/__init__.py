@@ -1,0 +1,1 @@
+"""Whether a device computes rightly and fast, tried on generated data in minutes."""

@@ -1,0 +1,15 @@
+"""What a trial of a device takes."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tasks.params import Params
+
+
+class TrialParams(Params):
+    """Which device is tried."""
+
+    device: Annotated[
+        str, Field(description="cuda: the least loaded GPU; cuda:1: this one; cpu; HOST/cuda:1: on that host")
+    ] = "cuda"
