@@ -5,38 +5,22 @@ python benchmarks/gpu/classifier.py resnet50 --batch 256 [--rehearse]
 
 import argparse
 import json
-import time
+import sys
+from pathlib import Path
 
 import torch
-import torchvision
-from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from tasks.trial.plain import PlainLoop
 
 
 def rate(name: str, batch: int, side: int, steps: int, device: torch.device) -> tuple[float, float | None]:
     """Return images/s in bf16 with fused Adam, and the peak of the GPU's memory in GiB."""
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(num_classes=10).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=device.type == "cuda")
-    images = torch.randn(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (batch,), device=device)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    for _ in range(min(10, steps)):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begun
+    loop = PlainLoop(name, batch, side, device, "bf16")
+    loop.run(min(10, steps))
+    seconds = loop.run(steps)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return steps * batch / seconds, peak
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -37,9 +36,7 @@ from tasks.splatting.rasterizer import Rasterizer
 from tasks.splatting.scene import normalized, read_scene, split
 from tasks.splatting.session import Session
 from tasks.splatting.views import Shot, Shots, scene_size
-
-SH_C0 = 0.28209479177387814
-RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
+from tasks.trial.splat_peers import RATES, GsplatLoop, conv_loss
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,18 +71,6 @@ class Bench:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return round(peak, 3)
-
-
-def conv_loss(x: Tensor, y: Tensor, share: float) -> Tensor:
-    """Return 3DGS's loss as public trainers compute it: SSIM by one 11x11 convolution of three groups."""
-    bell = torch.exp(-((torch.arange(11, dtype=x.dtype, device=x.device) - 5) ** 2) / 4.5)
-    bell = bell / bell.sum()
-    window = (bell[:, None] * bell).expand(3, 1, 11, 11).contiguous()
-    a, b = x.permute(2, 0, 1)[None], y.permute(2, 0, 1)[None]
-    ma, mb, aa, bb, ab = (F.conv2d(part, window, groups=3) for part in (a, b, a * a, b * b, a * b))
-    top = (2 * ma * mb + 0.01**2) * (2 * (ab - ma * mb) + 0.03**2)
-    likeness = (top / ((ma**2 + mb**2 + 0.01**2) * (aa - ma**2 + bb - mb**2 + 0.03**2))).mean()
-    return (1 - share) * (x - y).abs().mean() + share * (1 - likeness)
 
 
 def loss(bench: Bench) -> dict[str, Any]:
@@ -194,82 +179,6 @@ def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
     return fit, time.perf_counter() - begun
 
 
-class GsplatLoop:
-    """gsplat's `rasterization` and MCMCStrategy in a plain loop, as its users write it.
-
-    Args:
-        start: Gaussians; copied.
-        shots: pictures to fit to.
-        size: of the scene, for the learning rate of the means.
-        cap: most Gaussians.
-        refine: whether Gaussians come and go.
-        steps: of the whole fit.
-    """
-
-    def __init__(self, start: Gaussians, shots: list[Shot], size: float, *, cap: int, refine: bool, steps: int) -> None:
-        from gsplat.strategy import MCMCStrategy
-
-        named = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in start.tensors().items()}
-        self.values = torch.nn.ParameterDict(named)
-        rates = {**RATES, "means": RATES["means"] * size}
-        self.optimizers = {
-            name: torch.optim.Adam([{"params": value, "lr": rates[name], "name": name}], eps=1e-15, fused=True)
-            for name, value in self.values.items()
-        }
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizers["means"], 0.01 ** (1 / steps))
-        first = 500 if refine else 10**9
-        self.strategy = MCMCStrategy(
-            cap_max=cap, refine_start_iter=first, refine_stop_iter=steps * 6 // 7, refine_every=100
-        )
-        self.state = self.strategy.initialize_state()
-        self.shots, self._refine, self._step = shots, refine, 0
-        self._truths = [shot.truth for shot in shots]
-        device = start.means.device
-        self._poses = [torch.tensor(shot.camera.world_to_camera, dtype=torch.float32, device=device) for shot in shots]
-        self._lenses = [
-            torch.tensor([[c.fx, 0, c.cx], [0, c.fy, c.cy], [0, 0, 1.0]], device=device)
-            for c in (shot.camera for shot in shots)
-        ]
-        self._random = np.random.default_rng(0)
-
-    def run(self, steps: int) -> None:
-        """Take steps."""
-        from gsplat import rasterization
-
-        for _ in range(steps):
-            index = int(self._random.integers(len(self.shots)))
-            degree = min(self._step // 1000, 3) if self._refine else 3
-            camera, v = self.shots[index].camera, self.values
-            drawn, _, info = rasterization(
-                v["means"],
-                v["quats"],
-                v["scales"].exp(),
-                v["opacities"].sigmoid(),
-                torch.cat([v["sh0"], v["shN"]], 1),
-                self._poses[index][None],
-                self._lenses[index][None],
-                camera.width,
-                camera.height,
-                sh_degree=degree,
-                packed=False,
-            )
-            total = conv_loss(drawn[0], self._truths[index], 0.2)
-            total = total + 0.01 * v["opacities"].sigmoid().mean() + 0.01 * v["scales"].exp().mean()
-            total.backward()
-            for optimizer in self.optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            self.schedule.step()
-            rate = self.schedule.get_last_lr()[0]
-            self.strategy.step_post_backward(v, self.optimizers, self.state, self._step, info, lr=rate)
-            self._step += 1
-
-    @property
-    def gaussians(self) -> Gaussians:
-        """Return what it has come to."""
-        return Gaussians(**{name: value.detach() for name, value in self.values.items()})
-
-
 def fit(bench: Bench) -> dict[str, Any]:
     """Fit the scene by the preset `quick`, ours and by gsplat's loop; PSNR and SSIM on every eighth picture."""
     steps = 20 if bench.rehearse else 7000
@@ -281,9 +190,9 @@ def fit(bench: Bench) -> dict[str, Any]:
         return found
     start = ours.data.start
     train = [ours.data.train[index] for index in range(len(ours.data.train))]
-    peer = GsplatLoop(
-        start.moved_to(bench.device), train, ours.data.scene_size, cap=1_000_000, refine=True, steps=steps
-    )
+    windows = (500, steps * 6 // 7, 100)
+    place = (start.moved_to(bench.device), train, ours.data.scene_size, steps)
+    peer = GsplatLoop(*place, cap=1_000_000, refine=windows, degree_every=1000)
     bench.peak_gib()
     begun = time.perf_counter()
     peer.run(steps)
@@ -324,7 +233,7 @@ def million(bench: Bench) -> dict[str, Any]:
     found["peak_gib"] = bench.peak_gib()
     if bench.rehearse:
         return found
-    peer = GsplatLoop(near, [shot], 1.0, cap=n, refine=False, steps=10_000)
+    peer = GsplatLoop(near, [shot], 1.0, 10_000, cap=n, refine=None)
     rates = [1000 / bench.ms(ours, steps), 1000 / bench.ms(lambda: peer.run(1), steps)]
     again = [1000 / bench.ms(ours, steps), 1000 / bench.ms(lambda: peer.run(1), steps)]
     mean = [round((one + other) / 2, 1) for one, other in zip(rates, again, strict=True)]

@@ -108,15 +108,17 @@ def our_fit(data: FitData, rasterizer: Rasterizer, device: torch.device, steps: 
 def plain_loop(
     where: Place, data: FitData, start: Gaussians, size: Size, rasterizer: Rasterizer
 ) -> tuple[float, float | None] | None:
-    """Return the steps/s of gsplat's loop and the PSNR it comes to, None after fewer steps; None: gsplat is not here."""
+    """Return the steps/s of gsplat's loop and its PSNR (None after fewer steps); None where gsplat is not here."""
     device = torch.device(where.kind)
     begin, shots = start.moved_to(device), [data.train[index] for index in range(len(data.train))]
     s = settings(_params(device, size.steps), where.kind)
     loop = PlainSplats(begin, shots, data.scene_size, size.steps)
     if where.is_gpu:
         windows = (s.refine_start, s.refine_stop, s.refine_every)
-        options = {"cap": s.cap_max, "refine": windows, "degree_every": s.sh_degree_interval}
-        loop = GsplatLoop(begin, shots, data.scene_size, size.steps, **options)
+        degree_every = s.sh_degree_interval
+        loop = GsplatLoop(
+            *(begin, shots, data.scene_size, size.steps), cap=s.cap_max, refine=windows, degree_every=degree_every
+        )
     first = max(1, size.plain_steps // 10)
     try:
         loop.run(first)

@@ -70,7 +70,8 @@ class PlainSplats:
 
     def drawn(self, index: int) -> tuple[Tensor, Any]:
         """Return picture (H, W, 3) number `index`, and what its refinement wants to know: by gsplat's PyTorch."""
-        return draw(self.gaussians, self.shots[index].camera, self.gaussians.sh_degree), None
+        fitted = Gaussians(**dict(self.values.items()))
+        return draw(fitted, self.shots[index].camera, fitted.sh_degree), None
 
     def refine(self, info: Any) -> None:
         """Let Gaussians come and go: gsplat can not without its kernels."""
@@ -78,7 +79,7 @@ class PlainSplats:
     @property
     def gaussians(self) -> Gaussians:
         """Return what it has come to."""
-        return Gaussians(**dict(self.values.items()))
+        return Gaussians(**{name: value.detach() for name, value in self.values.items()})
 
 
 class GsplatLoop(PlainSplats):
