@@ -4,10 +4,14 @@ Prefect's engine calls a run Crashed that was cancelled, ran out of time or was 
 watches its events. Here, who asked for the end says what it is.
 """
 
+import contextvars
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from prefect import flow_engine
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.flow_engine import FlowRunEngine
@@ -28,6 +32,10 @@ _step_fails = _STEPS.handle_exception
 _flow_times_out = _FLOWS.handle_timeout
 _step_times_out = _STEPS.handle_timeout
 _step_begins = _STEPS.call_task_fn
+_ENGINES: _Engine = flow_engine
+_suspension = _ENGINES.observe_flow_run_suspension
+
+_SUSPENSION_AFTER_S = 2.0
 
 
 def leave_to_worker() -> None:
@@ -54,6 +62,31 @@ def call_cancelled() -> None:
         _say(engine, Cancelled(message=f"stopped by {how}; `yard resume` goes on from the last checkpoint"), exc)
 
     _replace(say)
+
+
+def watch_for_suspension_later() -> None:
+    """From now on a run of this process begins and ends without waiting for the watch whether somebody suspends it.
+
+    Prefect opens a connection of its own for that, and waits for it: at each end of a run a tenth of a second and more.
+    """
+
+    @contextmanager
+    def watched(*args: Any, **options: Any) -> Iterator[None]:
+        over = threading.Event()
+
+        def watch() -> None:
+            if not over.wait(_SUSPENSION_AFTER_S):
+                with _suspension(*args, **options):  # begins with a look at the run's state
+                    over.wait()
+
+        context = contextvars.copy_context()
+        threading.Thread(target=lambda: context.run(watch), name="suspension", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    _ENGINES.observe_flow_run_suspension = watched
 
 
 def _replace(flow_ends: Callable[[_Engine, BaseException], None]) -> None:

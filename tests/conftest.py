@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-if not Path("/dev/nvidiactl").exists():  # our kernels in Triton, interpreted: the same operations lane by lane
+HAS_GPU = Path("/dev/nvidiactl").exists()
+if not HAS_GPU:  # our kernels in Triton, interpreted: the same operations lane by lane
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # Whoever runs the tests in the background of a shell has Ctrl-C ignored, and every process they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,6 +23,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Slots of its own: the tests must neither wait for the yard of this machine nor keep it waiting.
 os.environ["TRAINYARD_LOCK_DIR"] = tempfile.mkdtemp(prefix="trainyard-test-locks-")
 atexit.register(shutil.rmtree, os.environ["TRAINYARD_LOCK_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none: whoever runs a whole folder has not deselected it."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not HAS_GPU:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture
