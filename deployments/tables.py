@@ -67,8 +67,20 @@ def far(row: Row) -> str:
 
 
 def slot(row: Row) -> str:
-    """Return how an ended run used its device: "held 67 s, GPU 25 % busy"."""
-    return slot_sentence(row.held_s, None, row.gpu_busy_share)
+    """Return how an ended run used its device: "held 67 s, GPU 25 %"; empty where it held none."""
+    if row.held_s is None:
+        return ""
+    busy = "" if row.gpu_busy_share is None else f", GPU {100 * row.gpu_busy_share:.0f} %"
+    return f"held {duration(row.held_s)}{busy}"
+
+
+def why(row: Row) -> str:
+    """Return how far a run is, why it waits, or how it ended and used its device."""
+    if row.type == "RUNNING":
+        return far(row) or row.message
+    held = slot(row)
+    # Of a run that ended well Prefect says no more than that.
+    return held if held and row.type == "COMPLETED" else "; ".join(filter(None, (held, row.message)))
 
 
 def state(row: Row) -> Text:
@@ -83,10 +95,9 @@ def runs_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, no_wrap=name in {"run", "device", "since"}, overflow="fold")
     table.add_column("how far, or why", overflow="fold", ratio=1)
     for row in rows:
-        said = far(row) if row.type == "RUNNING" else "; ".join(filter(None, (slot(row), row.message)))
         table.add_row(
             *(row.short, row.flow, row.name, row.owner, row.device, str(row.priority or "")),
-            *(state(row), clock(row.since), said or row.message),
+            *(state(row), clock(row.since), why(row)),
         )
     return table
 

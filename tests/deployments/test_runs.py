@@ -64,6 +64,20 @@ def test_a_run_is_listed_with_its_owner_device_priority_and_state(yard):
     assert run["id"][:8] in said("runs")
 
 
+def test_an_ended_run_says_how_it_used_its_device(yard):
+    run = training(yard, "measured")
+    labels = {"trainyard.held_s": 67.2, "trainyard.first_batch_s": 20.12, "trainyard.gpu_busy_share": 0.253}
+    yard.api.call("PATCH", f"/flow_runs/{run['id']}/labels", labels)
+    row = next(row for row in document("runs") if row["id"] == run["id"])
+    assert (row["held_s"], row["gpu_busy_share"]) == (None, None)  # it has not ended: those of an earlier attempt
+    for kind in ("RUNNING", "COMPLETED"):
+        yard.state(run["id"], kind)
+    row = next(row for row in document("runs") if row["id"] == run["id"])
+    assert (row["held_s"], row["first_batch_s"], row["gpu_busy_share"]) == (67.2, 20.12, 0.253)
+    assert "held 67 s, GPU 25 %" in said("runs")
+    assert "held 67 s, first batch after 20.1 s, GPU 25 % busy" in said("show", run["id"])
+
+
 def test_the_device_of_another_host_is_written_as_people_do(yard):
     run = training(yard, "elsewhere")
     other = yard.create("train_classifier", parameters={"dataset": "/d"}, work_queue_name="boxb.cuda:1.training")

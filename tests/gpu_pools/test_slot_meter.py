@@ -100,6 +100,7 @@ def test_a_process_without_a_slot_has_nothing_to_tell(monkeypatch):
     [
         (SlotUse(67.4, 20.12, 0.254), "held 67 s, first batch after 20.1 s, GPU 25 % busy"),
         (SlotUse(3.0, None, None), "held 3 s"),
+        (SlotUse(4000.0, None, 1.0), "held 1 h 6 min 40 s, GPU 100 % busy"),
     ],
 )
 def test_people_read_it_in_a_sentence(use, said):
