@@ -43,7 +43,6 @@ def seen_by_torch() -> dict[str, object]:
         "memory_mib": found.total_memory // 2**20,
         "uuid": f"GPU-{found.uuid}",
         "sum": float(torch.ones(1000, device="cuda").sum()),
-        "archs": torch.cuda.get_arch_list(),
     }
 
 

@@ -24,7 +24,7 @@ GOOD_RATE = {"cuda": 3.0, "cpu": 0.5}
 its 16 lanes gives 11. A CPU that shares its memory still copies more than this."""
 
 _COPIED = 256 * 2**20  # bytes
-_N_COPIES = 8
+_N_COPIES = 4
 _SIDE, _BATCH = {"cuda": 224, "cpu": 32}, {"cuda": 64, "cpu": 16}
 
 

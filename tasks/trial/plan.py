@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-TOTAL_S = {"cuda": 175.0, "cpu": 280.0}
-"""Seconds for all checks together; those that no time is left for say so. A CPU takes 40 where nothing else runs."""
+TOTAL_S = {"cuda": 175.0, "cpu": 600.0}
+"""Seconds for all checks together; those that no time is left for say so. A CPU takes 40 s where nothing else runs,
+and many times that where all of a machine's cores are busy."""
 
-PATIENCE = {"cuda": 1.0, "cpu": 4.0}
+PATIENCE = {"cuda": 1.0, "cpu": 8.0}
 """By which the limits below are multiplied: a CPU is rarely one's own."""
 
 
@@ -37,6 +38,6 @@ CHECKS = (
     Check("vit_b_16", "tasks.trial.speed.vit_b_16", 45),
     Check("batch too large", "tasks.trial.memory.halved_batch", 30),
     Check("killed and resumed", "tasks.trial.resume.killed_and_resumed", 75),
-    Check("splats against the CPU", "tasks.trial.splats.agreement", 60),
+    Check("splats against the CPU", "tasks.trial.splats.agreement", 90),
     Check("splats", "tasks.trial.splat_fit.fit", 60),
 )

@@ -105,7 +105,8 @@ def foreign_process(where: Place, folder: Path) -> Iterator[Row]:
     if not where.is_gpu:
         yield not_here("foreign process", "only GPUs say who computes on them")
         return
-    probe, own = get_probe(), {os.getpid()}
+    # Process 1, as of a container, is everybody's parent at last, the stranger's as well.
+    probe, own = get_probe(), {os.getpid()} - {1}
     before = {process.pid for process in foreign(probe.device(where.uuid), own)}
     words = ["--detached", "--memory", "64"]
     with Speaker("tasks.trial.stranger", *words, log=folder / "stranger.log") as stranger:

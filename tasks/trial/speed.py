@@ -91,15 +91,14 @@ def precision_of(device: torch.device) -> Precision:
 
 def measure(where: Place, arch: Architecture, size: Size, precision: Precision) -> Speed:
     """Return what both sides come to."""
-    device = torch.device(where.kind)
-    before = _allocated(device)
+    device, n = torch.device(where.kind), size.steps // size.rounds
+    warm, before = min(2, n), _allocated(device)
     plain = PlainLoop(arch, size.batch, size.side, device, precision)
-    plain.run(2)
+    plain.run(warm)
     between = _allocated(device)
     ours = OurLoop(arch, size, device, precision)
-    ours.run(2)
+    ours.run(warm)
     after = _allocated(device)
-    n = size.steps // size.rounds
     taken: dict[str, list[tuple[float, int]]] = {"plain": [], "ours": []}
     with Busy(where) as busy:
         for _ in range(size.rounds):
@@ -147,8 +146,9 @@ class OurLoop:
 
     def __init__(self, arch: Architecture, size: Size, device: torch.device, precision: Precision) -> None:
         n_workers = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
-        self._loaded = n_workers + 1  # batches that may lie ready: they come for nothing
-        n = size.batch * (2 + size.steps + self._loaded * (size.rounds + 1))
+        # Batches that may lie ready and so come for nothing; small ones for a CPU count for nothing anyway.
+        self._loaded = n_workers + 1 if device.type == "cuda" else 0
+        n = size.batch * (3 + size.steps + self._loaded * (size.rounds + 1))
         random = np.random.default_rng(0)
         pictures = random.integers(0, 256, (min(n, 64), size.side, size.side, 3), dtype=np.uint8)
         labels = random.integers(0, N_CLASSES, n).tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tasks.errors import ConfigError
-from tasks.splatting.fit import Fit, FitData
+from tasks.splatting.fit import REPORT_EVERY, Fit, FitData
 from tasks.splatting.gaussians import Gaussians
 from tasks.splatting.measure import mean_score, measure
 from tasks.splatting.params import SplatParams
@@ -100,6 +100,8 @@ def our_fit(data: FitData, rasterizer: Rasterizer, device: torch.device, steps: 
     def take(n: int) -> None:
         for _ in range(n):
             fit._one_step()
+            if fit.step % REPORT_EVERY == 0:  # as a fit does: it looks at its losses then
+                fit._losses.reported()
 
     take(steps // 10)
     return fit, _rate(take, steps - steps // 10, device)
@@ -112,13 +114,11 @@ def plain_loop(
     device = torch.device(where.kind)
     begin, shots = start.moved_to(device), [data.train[index] for index in range(len(data.train))]
     s = settings(_params(device, size.steps), where.kind)
-    loop = PlainSplats(begin, shots, data.scene_size, size.steps)
+    whole = (begin, shots, data.scene_size, size.steps)
+    loop = PlainSplats(*whole)
     if where.is_gpu:
         windows = (s.refine_start, s.refine_stop, s.refine_every)
-        degree_every = s.sh_degree_interval
-        loop = GsplatLoop(
-            *(begin, shots, data.scene_size, size.steps), cap=s.cap_max, refine=windows, degree_every=degree_every
-        )
+        loop = GsplatLoop(*whole, cap=s.cap_max, refine=windows, degree_every=s.sh_degree_interval)
     first = max(1, size.plain_steps // 10)
     try:
         loop.run(first)

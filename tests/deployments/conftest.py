@@ -27,6 +27,7 @@ WITHOUT_SERVERS = {
     "test_guard.py",
     "test_kernels.py",
     "test_local.py",
+    "test_trial.py",
 }
 
 
