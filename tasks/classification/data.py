@@ -278,12 +278,18 @@ def _use_here(batch: Batch, stream: torch.cuda.Stream) -> None:
 
 
 class Normalise:
-    """Turn (B, 3, S, S) uint8 into the float32 the models take, on the device."""
+    """Turn (B, 3, S, S) uint8 into the float32 the models take, channels last in memory, on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        scale = 255 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
-        self._shift = 255 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1) / scale
+        scale = 255 * torch.tensor(STD, device=device)
+        self._shift = 255 * torch.tensor(MEAN, device=device) / scale  # (3,)
         self._scale = 1 / scale
+        self._row_shift, self._row_scale = self._shift, self._scale  # (3 W,)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.float().mul_(self._scale).sub_(self._shift)
+        pixels = images.permute(0, 2, 3, 1).float()  # (B, S, S, 3)
+        # By whole rows: the CPU takes twice as long for steps of three numbers.
+        rows = pixels.flatten(2)  # (B, S, 3 S)
+        if len(self._row_scale) != rows.shape[2]:
+            self._row_shift, self._row_scale = (each.repeat(pixels.shape[2]) for each in (self._shift, self._scale))
+        return rows.mul_(self._row_scale).sub_(self._row_shift).view(pixels.shape).permute(0, 3, 1, 2)

@@ -94,6 +94,10 @@ class Grader:
         self._logits.append(logits.detach().to(torch.float32, copy=True))
         self._labels.append(labels.detach().clone())
 
+    def answers(self) -> tuple[NDArray[np.float32], Ints]:
+        """Return the logits (N, C) and labels (N,) of everything since the last reset."""
+        return torch.cat(self._logits).cpu().numpy(), torch.cat(self._labels).cpu().numpy()
+
     def compute(self) -> Grades:
         """Return the figures of everything since the last reset.
 
@@ -103,11 +107,10 @@ class Grader:
         """
         if not sum(len(labels) for labels in self._labels):
             raise DatasetError("found no image to grade, need at least 1")
-        labels = torch.cat(self._labels).cpu().numpy()  # (N,)
-        logits = torch.cat(self._logits).cpu().double()  # (N, C)
-        check_answers(logits.numpy(), labels)
+        logits, labels = self.answers()
+        check_answers(logits, labels)
         # In double precision confident answers still differ from each other, so that their order is not lost.
-        scores = logits.log_softmax(1).numpy()
+        scores = torch.from_numpy(logits).double().log_softmax(1).numpy()
         return grade(scores, labels, losses=-scores[np.arange(len(labels)), labels])
 
 

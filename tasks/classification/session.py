@@ -34,18 +34,16 @@ from tasks.classification.events import (
     history_frame,
 )
 from tasks.classification.going_on import CHECKPOINT, FINISHED
-from tasks.classification.grading import load_model
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.optim import deterministic
 from tasks.classification.params import TrainParams
 from tasks.classification.parts import LoadedPart, digest_of, load_parts, reading
 from tasks.classification.precision import Precision, choose_precision
-from tasks.classification.temperature import temperature_of
 from tasks.classification.train import Trainer
 from tasks.errors import ConfigError, Interrupted, StopAsked
 from tasks.workspace import write_atomic, write_json
 
-CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints at the ends of epochs
+CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 
 
 class Session:
@@ -80,6 +78,7 @@ class Session:
         self.history: list[EpochDone] = []
         self.parts: dict[str, LoadedPart] = {}
         self.best: Path | None = None
+        self._best_weights: dict[str, torch.Tensor] | None = None  # not on disk yet: the next checkpoint takes them
         self._digest: str | None = None
         self._saved_ms = clock_ms()
         self._save_cost_ms = 0
@@ -220,7 +219,8 @@ class Session:
         if event.is_best:
             # Named by its epoch: the checkpoint points to it, so neither can be of another time than the other.
             self.best = self.folder / f"best-{event.epoch:04d}.pt"
-            save_tensors(self.best, trainer.graded_model.state_dict())
+            state = trainer.graded_model.state_dict()
+            self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
         self.history.append(EpochDone(event, now))
@@ -233,6 +233,9 @@ class Session:
 
     def _save(self, trainer: Trainer) -> None:
         begun = self._clock_ms()
+        if self.best is not None and self._best_weights is not None:  # first: the checkpoint points to them
+            save_tensors(self.best, self._best_weights)
+            self._best_weights = None
         save_tensors(
             self.checkpoint,
             {
@@ -260,10 +263,12 @@ class Session:
     def _finish(self, trainer: Trainer) -> None:
         """Write the files people use, then the mark that says they are whole."""
         assert self.best is not None, "the first epoch is always the best so far"
-        if self.best.is_file():  # else a restart after the renaming
+        if self._best_weights is not None:
+            save_tensors(self.folder / "best.pt", self._best_weights)
+        elif self.best.is_file():  # else a restart after the renaming
             os.replace(self.best, self.folder / "best.pt")
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
-        found = {"precision": trainer.precision, "temperature": self._temperature(trainer.precision)}
+        found = {"precision": trainer.precision, "temperature": trainer.best_temperature}
         write_json(self.folder / "config.json", {**self.model_config(), **found})
         # Trained on or chosen by: a later model is compared with this one on other files.
         seen = {digest for part in self.parts.values() for digest in part.digests}
@@ -283,11 +288,6 @@ class Session:
         self.checkpoint.unlink(missing_ok=True)
         for stale in self.folder.glob("best-*.pt"):
             stale.unlink()
-
-    def _temperature(self, precision: Precision) -> float | None:
-        """Return by how much the best weights' confidence is to be softened, as the validation part tells."""
-        model = load_model(self.folder / "best.pt", self.model_config()).to(self.device)
-        return temperature_of(model, self._batches("val", join_last=False), self.device, precision)
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""

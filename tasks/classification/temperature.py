@@ -1,13 +1,7 @@
 """How much softer a model's probabilities should be, by its answers to pictures it was not fitted on."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-
-from tasks.classification.data import Batches
-from tasks.classification.inference import predict
-from tasks.classification.precision import Precision
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 _HALVINGS = 60
@@ -41,11 +35,3 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
         middle = (low * high) ** 0.5
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return 1 / low
-
-
-def temperature_of(model: nn.Module, batches: Batches, device: torch.device, precision: Precision) -> float | None:
-    """Return the temperature of a model, which lies on the device, by its answers to a part; see `fit_temperature`."""
-    rows = [
-        (logits.cpu().numpy(), labels.cpu().numpy()) for logits, labels in predict(model, batches, device, precision)
-    ]
-    return fit_temperature(np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows]))

@@ -19,6 +19,7 @@ from tasks.classification.mixing import mirror_half, mix_pairs
 from tasks.classification.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
 from tasks.classification.params import TrainParams
 from tasks.classification.precision import Precision, autocast
+from tasks.classification.temperature import fit_temperature
 from tasks.errors import TrainingError
 from tasks.memory import memory_in_use
 
@@ -70,6 +71,7 @@ class Trainer:
         self.epoch, self.batch, self.step = 1, 0, 0
         self.n_chunks = 1  # pieces a batch is cut into, once it did not fit into the GPU's memory
         self.best_acc, self.best_loss, self.best_epoch = -1.0, float("inf"), 0
+        self.best_temperature: float | None = None  # by which those weights' confidence is to be softened
         self.stopped = False
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right answers, images
         self._seconds = 0.0
@@ -222,8 +224,10 @@ class Trainer:
         for logits, labels in predict(self.graded_model, val, self.device, self.precision):
             self._grader.update(logits, labels)
         grades = self._grader.compute()
-        self._grader.reset()
         is_best = self._compare(grades)
+        if is_best:
+            self.best_temperature = fit_temperature(*self._grader.answers())
+        self._grader.reset()
         loss, right, images = (float(value) for value in self._sums)
         metrics = EpochMetrics(
             epoch=self.epoch,
@@ -281,7 +285,12 @@ class Trainer:
             "ema": self.ema.model.state_dict() if self.ema else None,
             "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
             "n_chunks": self.n_chunks,
-            "best": {"acc": self.best_acc, "loss": self.best_loss, "epoch": self.best_epoch},
+            "best": {
+                "acc": self.best_acc,
+                "loss": self.best_loss,
+                "epoch": self.best_epoch,
+                "temperature": self.best_temperature,
+            },
             "stopped": self.stopped,
             "sums": self._sums,
             "seconds": self._seconds,
@@ -299,7 +308,9 @@ class Trainer:
             self.ema.model.load_state_dict(state["ema"])
         self.epoch, self.batch, self.step = (state["position"][k] for k in ("epoch", "batch", "step"))
         self.n_chunks = state["n_chunks"]
-        self.best_acc, self.best_loss, self.best_epoch = (state["best"][k] for k in ("acc", "loss", "epoch"))
+        best = state["best"]
+        self.best_acc, self.best_loss, self.best_epoch = (best[k] for k in ("acc", "loss", "epoch"))
+        self.best_temperature = best["temperature"]
         self.stopped = state["stopped"]
         self._sums.copy_(state["sums"])
         self._seconds = state["seconds"]

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tasks.classification.data import (
+    MEAN,
+    STD,
     Batches,
+    Normalise,
     batch_indices,
     check_num_classes,
     order_classes,
@@ -109,3 +113,14 @@ def test_an_unreadable_image_ends_the_epoch_with_its_error():
 def test_threads_are_as_many_as_the_cores_this_process_may_use(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
     assert Batches(lambda i: np.zeros((8, 8, 3), np.uint8), [0, 1], 2)._n_workers == 3
+
+
+@pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])
+def test_pixels_become_what_the_pretrained_weights_expect(format):
+    images = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8).contiguous(memory_format=format)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (MEAN, STD))
+    normalise = Normalise(torch.device("cpu"))
+    normalise(images[..., :4])  # another width before
+    found = normalise(images)
+    torch.testing.assert_close(found.double(), (images / 255.0 - mean) / std, rtol=0, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """A training in its folder: stopped when asked, gone on from, and told before it starts when it cannot work."""
 
 import itertools
+import json
 
 import cv2
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 
 from tasks.classification.events import BatchDone, EpochDone, FilesRead, Note
 from tasks.classification.generators import generator_states, set_generator_states
+from tasks.classification.grading import load_model
+from tasks.classification.inference import predict
 from tasks.classification.params import TrainParams
 from tasks.classification.session import Session
+from tasks.classification.temperature import fit_temperature
 from tasks.errors import ConfigError, Interrupted, StopAsked
 
 SMALL = {
@@ -194,7 +198,7 @@ def test_what_does_not_change_the_result_may_change_before_the_resumption(sessio
 
 
 def test_no_crash_costs_more_than_the_time_between_checkpoints_however_slow_writing_is(session, tmp_path):
-    times = itertools.count()  # a second between two looks at the clock: a checkpoint costs one, 3 % are 33 s
+    times = itertools.count()  # a second between two looks at the clock: a checkpoint costs one, 1 % are 100 s
     training = session("slow", num_epochs=12, batch_size=8, checkpoint_every_s=4)
     training._clock_ms = lambda: 1000 * next(times)
     path, ages, written = tmp_path / "slow" / "checkpoint.pt", [], 0
@@ -203,6 +207,34 @@ def test_no_crash_costs_more_than_the_time_between_checkpoints_however_slow_writ
             ages.append(0 if path.is_file() and path.stat().st_mtime_ns != written else ages[-1] + 1 if ages else 1)
             written = path.stat().st_mtime_ns if path.is_file() else 0
     assert max(ages) < 4
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_temperature_is_that_of_the_best_weights_on_the_validation_part(session, tmp_path, stopped, dataset):
+    # Twins of one label each: no model answers all of them rightly.
+    for i in range(4):
+        (dataset / "val" / "b" / f"{i}.png").write_bytes((dataset / "val" / "a" / f"{i}.png").read_bytes())
+    training = session(num_epochs=2)
+    if stopped:
+        run_until(training, after(1, EpochDone))
+        training = session(num_epochs=2)
+    list(training.run())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    model = load_model(tmp_path / "run" / "best.pt", config)
+    found = list(predict(model, training._batches("val", join_last=False), torch.device("cpu"), "fp32"))
+    logits, labels = (torch.cat([row[i] for row in found]).numpy() for i in (0, 1))
+    wanted = fit_temperature(logits, labels)
+    assert config["temperature"] == (None if wanted is None else pytest.approx(wanted, rel=1e-6))
+
+
+def test_best_weights_of_short_epochs_are_written_with_the_checkpoint(session, tmp_path):
+    training, seen = session(num_epochs=3), []
+    training._save_cost_ms = 10**9  # so dear that no epoch is worth it
+    for event in training.run():
+        if isinstance(event, EpochDone):
+            seen.append(sorted(path.name for path in (tmp_path / "run").glob("*.pt")))
+    assert seen == [[], [], []]
+    assert (tmp_path / "run" / "best.pt").is_file()
 
 
 def test_other_parameters_are_refused_by_name(session):
