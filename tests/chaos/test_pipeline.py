@@ -69,7 +69,7 @@ def halves(made: Yard, run: str) -> list[dict[str, Any]]:
     return list(made.post("/flow_runs/filter", body))
 
 
-def half(made: Yard, run: str, queue: str, seconds: float = 180) -> dict[str, Any]:
+def half(made: Yard, run: str, queue: str, seconds: float = 400) -> dict[str, Any]:
     """Return the half of a pipeline in a queue, once it runs."""
 
     def running() -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def test_a_killed_half_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made,
     assert history(made, "killed") == list(range(1, 41))
 
 
-def ended(made: Yard, run: str, queue: str, state: str, seconds: float = 180) -> dict[str, Any]:
+def ended(made: Yard, run: str, queue: str, state: str, seconds: float = 400) -> dict[str, Any]:
     """Return the part of a pipeline in a queue, once it has come to an end."""
 
     def found() -> list[dict[str, Any]]:
@@ -138,14 +138,14 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     begun = half(made, run, "cuda:0.training")
     began = json.loads((made.home / "worker" / "one" / f"{begun['id']}.json").read_text())["began"]
     following = made.hold("cuda:0.training", 0.5)
-    made.until(made.is_(following, "COMPLETED"), 240, "the next run has had the device")
+    made.until(made.is_(following, "COMPLETED"), 400, "the next run has had the device")
     training = ended(made, run, "cuda:0.training", "COMPLETED")
     assert made.state(run)["type"] == "RUNNING"
     assert statuses(made)["free"] == "RUNNING"
     finished = (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime
     made.set_queue("cpu.inference", is_paused=False)
     os.kill(pid_of(half(made, run, "cpu.inference")), signal.SIGKILL)
-    made.until(made.is_(run, "COMPLETED"), 240, "the pipeline ends well")
+    made.until(made.is_(run, "COMPLETED"), 400, "the pipeline ends well")
     assert ended(made, run, "cpu.inference", "COMPLETED")["run_count"] == 2
     assert ended(made, run, "cuda:0.training", "COMPLETED")["run_count"] == training["run_count"] == 1
     assert (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime == finished
@@ -168,12 +168,12 @@ def test_a_report_that_failed_is_done_again_without_the_training(made, pictures,
     (tmp_path / "copies").rmdir()
     (tmp_path / "copies").write_text("in the way")
     made.set_queue("cpu.inference", is_paused=False)
-    made.until(made.is_(run, "FAILED"), 240, "the pipeline fails")
+    made.until(made.is_(run, "FAILED"), 400, "the pipeline fails")
     assert made.state(run)["message"].count("report_classifier (retried) is Failed") == 1
     assert statuses(made)["retried"] == "FAILED"
     (tmp_path / "copies").unlink()
     made.post(f"/flow_runs/{run}/set_state", {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}})
-    made.until(made.is_(run, "COMPLETED"), 240, "the pipeline ends well")
+    made.until(made.is_(run, "COMPLETED"), 400, "the pipeline ends well")
     assert [h["run_count"] for h in halves(made, run)] == [1, 1, 2]
     assert statuses(made)["retried"] == "FINISHED"
     assert (tmp_path / "copies" / "report" / "metrics.json").is_file()

@@ -1,0 +1,54 @@
+"""The parts of a pipeline in a person's own process: what is done is left out, and the slot is held to the end."""
+
+import os
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.states import Pending
+
+from flows.halves import half, holding
+from gpu_pools.queues import Queue
+
+
+def note(folder: Path, what: str) -> None:
+    """Write down that a part runs, and whether its process holds a slot."""
+    with (folder / "notes").open("a") as file:
+        file.write(f"{what} {'with' if 'TRAINYARD_LEASE' in os.environ else 'without'} a slot\n")
+
+
+@flow(name="compute")
+def compute(folder: Path) -> None:
+    """Be the part that needs the device."""
+    note(folder, "computes")
+
+
+@flow(name="tell")
+def tell(folder: Path) -> None:
+    """Be the part that follows; it fails where nothing says that it is well."""
+    note(folder, "tells")
+    if not (folder / "well").exists():
+        raise ValueError("found nothing, need something")
+
+
+@flow(name="both")
+def both(folder: Path) -> None:
+    """Be a pipeline."""
+    with holding(compute, "cpu"):
+        half(compute, Queue("cpu", "training"), folder=folder)
+        half(tell, Queue("cpu", "inference"), folder=folder)
+
+
+def test_a_part_that_failed_is_done_again_alone_and_waits_for_no_device(prefect_api, yard_home, tmp_path):
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(both, parameters={"folder": tmp_path}, state=Pending())
+        with pytest.raises(ValueError, match="found nothing"):
+            run_flow(both, flow_run=run, parameters={"folder": tmp_path})
+        (tmp_path / "well").touch()
+        client.set_flow_run_state(run.id, Pending(), force=True)  # as `yard resume` does
+        run_flow(both, flow_run=client.read_flow_run(run.id), parameters={"folder": tmp_path})
+        assert client.read_flow_run(run.id).state.is_completed()
+    lines = ["computes with a slot", "tells with a slot", "tells without a slot"]
+    assert (tmp_path / "notes").read_text().splitlines() == lines
