@@ -15,7 +15,7 @@ import tasks.classification.session
 import tasks.classification.tracked
 from tasks import shell
 from tasks.classification import steps
-from tasks.classification.params import TrackParams, TrainParams
+from tasks.classification.params import TrainParams
 from tasks.display import Bars
 
 
@@ -52,9 +52,8 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
     from tasks.workspace import cache_dir
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
-    track = TrackParams(experiment="kill", run_name=run)
     folder = shell.stage_dir(run, "training")
-    with steps.tracked(folder, {"lr": 1}, params, track, last=True) as (tracker, device, log):
+    with shell.tracked(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (tracker, device, log):
         log = logging.getLogger("quiet")
         session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=shell.now_ms)
         with steps.Page("training", "Training") as page:
