@@ -57,11 +57,6 @@ class Speaker:
             if stream is not None:
                 stream.close()
 
-    @property
-    def pid(self) -> int:
-        """Return the number of the process that was started."""
-        return self._process.pid
-
     def tell(self, words: Sequence[str]) -> None:
         """Write a line to its stdin.
 

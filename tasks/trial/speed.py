@@ -168,7 +168,7 @@ class OurLoop:
             n_workers=n_workers,
             pin=device.type == "cuda",
         )
-        self._device = device
+        self._device, self._spent = device, 0.0
         self._trainer = Trainer(build_model(arch, N_CLASSES, size.side), N_CLASSES, params, device, precision)
         self._events = self._trainer.run(batches, batches)
 
@@ -179,7 +179,9 @@ class OurLoop:
         for _ in islice(self._events, steps):
             pass
         wait(self._device)
-        return time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self._spent += seconds
+        return seconds
 
     def use_up(self) -> None:
         """Take the steps whose batches were made while the other loop ran."""
@@ -187,8 +189,8 @@ class OurLoop:
 
     @property
     def waiting(self) -> float:
-        """Return the share of the time that was waited for data, in [0, 1]."""
-        return self._trainer._pace.wait_share or 0.0
+        """Return the share of its own time that was waited for data, in [0, 1]."""
+        return self._trainer._pace.waiting / self._spent
 
     def close(self) -> None:
         """End the threads that load."""
