@@ -78,6 +78,7 @@ def make_scene(
         cv2.imwrite(str(folder / camera.name), pixels[..., ::-1])
         views.append(View(camera, folder / camera.name, None))
     rng = np.random.default_rng(1)
-    points = true.means.numpy() + rng.normal(0, 0.03, (n_true, 3)).astype(np.float32)
+    off = 0.03 * (N_TRUE / n_true) ** (1 / 3)  # as their sizes
+    points = true.means.numpy() + rng.normal(0, off, (n_true, 3)).astype(np.float32)
     colors = np.clip((true.sh0[:, 0].numpy() * SH_C0 + 0.5) * 255 + rng.normal(0, 20, (n_true, 3)), 0, 255)
     return Scene(tuple(views), points.astype(np.float32), colors.astype(np.uint8))

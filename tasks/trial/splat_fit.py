@@ -17,6 +17,7 @@ from tasks.splatting.rasterizer import Rasterizer
 from tasks.splatting.scene import split
 from tasks.splatting.session import one_thread
 from tasks.splatting.start import start_gaussians
+from tasks.splatting.triton_parts import triton_part
 from tasks.splatting.views import Shots, scene_size
 from tasks.trial.plain import wait
 from tasks.trial.report import Place, Row, Value, held, not_here
@@ -24,15 +25,17 @@ from tasks.trial.scene import make_scene
 from tasks.trial.splat_peers import GsplatLoop, PlainSplats
 from tasks.trial.splats import rasterizer_of
 
-GOOD_PSNR = 20.0
-"""dB on held-out pictures: below it a result is flagged, as `min_psnr` of a fit."""
+GOOD_PSNR = {"cuda": 16.0, "cpu": 20.0}
+"""dB on held-out pictures. Of a GPU gsplat's own loop says what it should be; alone, only what no fit comes to that is
+well: 14.6 dB was what SSIM in TF32 led to. The small scene of a CPU ends at 28 dB."""
 
 GOOD_RATIO = 1.0
 """Of steps/s, ours by gsplat's own loop: who has gsplat shall not lose by taking us."""
 
 _WORSE_DB = 1.0  # below gsplat's loop: seeds differ by a third of that
 
-_SLOW = "something else uses this machine (`top`, `yard devices`), or Triton does not run: `yard logs` says so"
+_SLOW = "something else uses this machine (`top`, `yard devices`): end it and try again"
+_NO_TRITON = "install gcc and Python's headers, with which Triton compiles our kernels: without them fits are slow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Found:
     psnr: float
     plain_steps_s: float | None
     plain_psnr: float | None
+    fused: bool = True  # whether our own kernels drew, on a GPU
 
 
 def fit(where: Place, folder: Path) -> Iterator[Row]:
@@ -75,7 +79,9 @@ def fit(where: Place, folder: Path) -> Iterator[Row]:
         psnr = ours.measured().metrics.psnr
         assert psnr is not None, "pictures were held out"
         peer = plain_loop(where, data, start, size, rasterizer)
-    yield fit_row(where, size, Found(steps_s, psnr, *(peer or (None, None))))
+    fused = not where.is_gpu or triton_part("fused_draw", device) is not None
+    plain_steps_s, plain_psnr = peer or (None, None)
+    yield fit_row(where, size, Found(steps_s, psnr, plain_steps_s, plain_psnr, fused))
 
 
 def made_data(folder: Path, size: Size, device: torch.device) -> FitData:
@@ -125,7 +131,7 @@ def plain_loop(
     except ImportError:
         return None
     rate = _rate(loop.run, size.plain_steps - first, device)
-    return rate, plain_psnr(loop, rasterizer, data) if size.plain_steps == size.steps else None
+    return rate, psnr_of(loop, rasterizer, data) if size.plain_steps == size.steps else None
 
 
 def _rate(take: Callable[[int], None], steps: int, device: torch.device) -> float:
@@ -137,7 +143,7 @@ def _rate(take: Callable[[int], None], steps: int, device: torch.device) -> floa
     return steps / (time.perf_counter() - begun)
 
 
-def plain_psnr(loop: PlainSplats, rasterizer: Rasterizer, data: FitData) -> float:
+def psnr_of(loop: PlainSplats, rasterizer: Rasterizer, data: FitData) -> float:
     """Return the PSNR of the other loop's Gaussians on the held-out pictures."""
     gaussians = loop.gaussians
     scores, _ = measure(
@@ -150,7 +156,7 @@ def plain_psnr(loop: PlainSplats, rasterizer: Rasterizer, data: FitData) -> floa
 
 def fit_row(where: Place, size: Size, found: Found) -> Row:
     """Return the row of a fit."""
-    need = max(GOOD_PSNR, (found.plain_psnr or 0.0) - _WORSE_DB)
+    need = max(GOOD_PSNR[where.kind], (found.plain_psnr or 0.0) - _WORSE_DB)
     parts = [f"{found.psnr:.1f} dB on held-out pictures after {size.steps} steps (at least {need:.1f})"]
     ratio, good = None, found.psnr >= need
     if found.plain_steps_s is None:
@@ -163,6 +169,9 @@ def fit_row(where: Place, size: Size, found: Found) -> Row:
             f"{found.steps_s:.0f} steps/s, {ratio:.2f} of {peer} (at least {GOOD_RATIO:g}: {found.plain_steps_s:.0f})"
         )
     parts.append(f"{size.gaussians} Gaussians, {size.width}x{size.height}")
+    if not found.fused:
+        parts.append("without our kernels, as Triton does not run")
     values: dict[str, Value] = {"psnr": found.psnr, "steps_s": found.steps_s, "plain_steps_s": found.plain_steps_s}
-    todo = _SLOW if found.psnr >= need else "report it with what `--json` says: fits on this device come out wrong"
+    slow = _SLOW if found.fused else _NO_TRITON
+    todo = slow if found.psnr >= need else "report it with what `--json` says: fits on this device come out wrong"
     return held("splats", good, "; ".join(parts), todo, **values, plain_psnr=found.plain_psnr, ratio=ratio)

@@ -162,6 +162,13 @@ def test_a_bad_or_slow_fit_is_a_failure(wrong, said):
     assert failed(fit_row(GPU, SIZES["cuda"], replace(well, **wrong)), said)
 
 
+def test_a_slow_fit_without_triton_says_what_it_wants():
+    found = Found(steps_s=50.0, psnr=30.0, plain_steps_s=100.0, plain_psnr=30.2, fused=False)
+    row = fit_row(GPU, SIZES["cuda"], found)
+    assert failed(row, "Triton does not run")
+    assert "gcc and Python's headers" in row.todo
+
+
 def test_without_gsplat_the_fit_is_tried_all_the_same():
     row = fit_row(CPU, SIZES["cpu"], Found(steps_s=200.0, psnr=30.0, plain_steps_s=None, plain_psnr=None))
     assert row.verdict == "ok"
