@@ -158,7 +158,7 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     assert used["gpu_busy_share"] == 0.4
     figures = figures_of(made, "free")
     assert used["first_batch_s"] < figures["slot/held_s"] <= used["held_s"]
-    assert figures["slot/gpu_busy_share"] == 0.4
+    assert figures["slot/gpu_busy_share"] == pytest.approx(0.4)
 
 
 def test_a_report_that_failed_is_done_again_without_the_training(made, pictures, tmp_path):
