@@ -258,11 +258,13 @@ def test_the_reader_of_a_folder_names_the_pipe_in_it(tmp_path):
 OPENS = {"read_text", "read_bytes", "fromfile", "imread", "memmap", "VideoCapture", "Reconstruction"}
 OPENS_OF = {"Image.open", "torch.load", "np.load", "av.open", "json.load", "yaml.load", "yaml.safe_load", "pd.read_csv"}
 OWN = """
-    classification: cache checkpoint decoding events iq_layout models precision served_model session steps tracked
+    classification: cache checkpoint decoding events grading iq_layout models precision served_model
+    classification: session steps succession tracked
     inference: number_format
+    trial: facts processes resume
     splatting: colmap_job colmap_progress demo_scene export fit_checkpoint jit known_cameras photos picked pixels poses
     splatting: session straighten tracked triangulate video videos viewer views
-    .: alive database journal outside password provenance store workspace
+    .: alive database journal memory outside password provenance store workspace
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
 
