@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 import yaml
@@ -34,7 +35,8 @@ def completes(made, deployment):
     )
     (first, *_) = [run for run in scheduled(made, deployment) if run["state"]["type"] == "COMPLETED"]
     assert first["created_by"]["type"] == "SCHEDULE"
-    assert first["start_time"] >= first["expected_start_time"]
+    begun, due = (datetime.fromisoformat(first[name]) for name in ("start_time", "expected_start_time"))
+    assert begun >= due
     assert made.of(first["id"])[0]["end"] is True
 
 
