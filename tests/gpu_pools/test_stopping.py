@@ -52,12 +52,14 @@ def hail():
     while not stop.wait(0.001):
         os.kill(os.getpid(), signal.SIGTERM)
 def work():
-    threading.Thread(target=hail, daemon=True).start()
+    hailing = threading.Thread(target=hail)
+    hailing.start()
     for number in range(20):
         save_tensors(Path({str(tmp_path)!r}, "a.pt"), {{"w": torch.full((500_000,), float(number))}})
     print(float(torch.load({str(tmp_path / "a.pt")!r})["w"][-1]), asked() is not None)
+    stop.set()
+    hailing.join()
 obey(work)
-stop.set()
 """
     assert said(code) == "19.0 True"
 
