@@ -18,10 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tasks.classification.augment import augment_dataset, build_transforms
-from tasks.classification.files import n_cores
-from tasks.classification.images import write_jpeg
+from tasks.classification.data.augment import augment_dataset, build_transforms
 from tasks.classification.params import ALL_METHODS, AugmentParams
+from tasks.images.files import n_cores
+from tasks.images.images import write_jpeg
 
 SIDE = 512
 

@@ -22,14 +22,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks.classification.cache import ResizeCache
-from tasks.classification.data import Batches, Samples
-from tasks.classification.events import BatchDone
-from tasks.classification.files import n_cores
+from tasks.classification.data.batches import Batches, Samples
+from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.subsets import load_parts
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
-from tasks.classification.parts import load_parts
-from tasks.classification.train import Trainer
+from tasks.classification.training.events import BatchDone
+from tasks.classification.training.train import Trainer
+from tasks.images.files import n_cores
 
 BATCH = 32
 CPU = torch.device("cpu")

@@ -19,15 +19,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tasks.base.progress import finish
 from tasks.classification.models import build_model
-from tasks.classification.signal_params import SpectrogramParams
 from tasks.inference.params import PrepareParams
 from tasks.inference.predictor import Predictor, answers, stacked
 from tasks.inference.prepare import read_prepared
 from tasks.inference.result import collecting, now_s
 from tasks.inference.sources import jobs, open_source
 from tasks.inference.weights import ModelFiles
-from tasks.progress import finish
+from tasks.signals.params import SpectrogramParams
 
 BATCH = 32
 CLASSES = ["a", "b"]

@@ -15,12 +15,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from tasks.classification.demo_data import FRAME_S, SAMPLE_RATE_HZ
-from tasks.classification.files import n_cores
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.classification.signals import KINDS, Kind, make_recording
-from tasks.classification.spectrogram import write_spectrograms
-from tasks.workspace import staged
+from tasks.base.workspace import staged
+from tasks.images.files import n_cores
+from tasks.signals.demo_data import FRAME_S, SAMPLE_RATE_HZ
+from tasks.signals.params import SpectrogramParams
+from tasks.signals.spectrogram import write_spectrograms
+from tasks.signals.synthesis import KINDS, Kind, make_recording
 
 SNRS_DB = range(-20, 21, 2)
 FIRST_SEED = 10_000  # the demo's training takes 0 to 139

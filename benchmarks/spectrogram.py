@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import stft, windows
 
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.classification.signals import make_recording
-from tasks.classification.spectrogram import render, spectrogram_db
+from tasks.signals.params import SpectrogramParams
+from tasks.signals.spectrogram import render, spectrogram_db
+from tasks.signals.synthesis import make_recording
 
 RATE_HZ = 100e6
 WIDTH, HEIGHT = 1800, 1200

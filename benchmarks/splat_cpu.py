@@ -20,11 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks.splatting.cameras import Camera
-from tasks.splatting.cpu_rasterizer import CpuRasterizer
-from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.rasterizer import Rendered
-from tasks.splatting.ssim import photometric_loss
+from tasks.splatting.loss.ssim import photometric_loss
+from tasks.splatting.render.cameras import Camera
+from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.render.gaussians import Gaussians
+from tasks.splatting.render.rasterizer import Rendered
 from tests.tasks.splatting.reference import render
 
 SH_DEGREE = 3

@@ -21,8 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deployments.programs import prefect_service
-from deployments.services import free_port, running
+from deployments.services.programs import prefect_service
+from deployments.services.service import free_port, running
 
 MARKS = {"first word": "yard ", "flow begins": "Beginning flow run", "first half begins": "Beginning subflow run"}
 ROW = "{:<42}{:>9}{:>9}"
@@ -45,7 +45,17 @@ def start_run(data: Path, env: dict[str, str]) -> dict[str, float]:
     """
     train = {"model": "mobilenet_v3_small", "pretrained": "false", "num_epochs": "1", "image_size": "32"}
     options = [word for name, value in train.items() for word in ("--set", f"train.{name}={value}")]
-    command = [sys.executable, "-m", "deployments.cli", "run", "classification", "--data", str(data), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli.app",
+        "run",
+        "classification",
+        "--data",
+        str(data),
+        "--device",
+        "cpu",
+    ]
     found: dict[str, float] = {}
     lines = []
     begun = time.perf_counter()

@@ -25,17 +25,19 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.classification.data import Batches
+from tasks.classification.data.batches import Batches
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
-from tasks.classification.train import Trainer
-from tasks.splatting import fused_draw, triton_loss, triton_steps
-from tasks.splatting.cuda_rasterizer import CudaRasterizer
+from tasks.classification.training.train import Trainer
+from tasks.splatting.fit import triton_steps
+from tasks.splatting.loss import triton_loss
+from tasks.splatting.render import fused_draw
+from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
 from tests.tasks.splatting.fit_scene import make_fit, make_scene
 from tests.tasks.splatting.gsplat_reference import Kernels
 
 MOST_LAUNCHES = 40
-PARTS = {"fused_draw": fused_draw, "triton_loss": triton_loss, "triton_steps": triton_steps}
+PARTS = {"render.fused_draw": fused_draw, "loss.triton_loss": triton_loss, "fit.triton_steps": triton_steps}
 WAITS = {
     *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"),
     *("bincount", "repeat_interleave", "histc"),
@@ -159,10 +161,10 @@ def splat_step(steps: int = 2, **settings: Any) -> Calls:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch.object(InterpretedFunction, "run", calls.kernel(InterpretedFunction.run)))
-        for module in ("cuda_rasterizer", "loss", "optimizer", "mcmc"):
+        for module in ("render.cuda_rasterizer", "loss.photo_loss", "fit.optimizer", "fit.mcmc"):
             target = f"tasks.splatting.{module}.triton_part"
             stack.enter_context(patch(target, lambda name, device: PARTS.get(name)))
-        stack.enter_context(patch("tasks.splatting.cuda_rasterizer.load_gsplat", lambda kernels: None))
+        stack.enter_context(patch("tasks.splatting.render.cuda_rasterizer.load_gsplat", lambda kernels: None))
         with patch("torch.cuda.is_available", lambda: True):
             rasterizer = CudaRasterizer()
         rasterizer._kernels = _Gsplat(calls)  # type: ignore[assignment]

@@ -21,12 +21,12 @@ HOME = tempfile.mkdtemp(prefix="trainyard-bench-")
 os.environ["TRAINYARD_HOME"] = HOME
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from deployments.environment import prepare_environment  # noqa: E402
+from deployments.machine.environment import prepare_environment  # noqa: E402
 
 prepare_environment()
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 
-from deployments.stack import choose_api, serving  # noqa: E402
+from deployments.stack.stack import choose_api, serving  # noqa: E402
 
 SIZE, BATCH, CLASSES = 64, 64, 5
 
@@ -76,8 +76,8 @@ def tensors(root: Path, part: str) -> list[Any]:
     """Return the part as normalised batches in memory."""
     import torch
 
-    from tasks.classification.data import Batches, Normalise, read_classes, read_part
-    from tasks.classification.images import read_rgb
+    from tasks.classification.data.batches import Batches, Normalise, read_classes, read_part
+    from tasks.images.images import read_rgb
 
     samples = read_part(root, part, read_classes(root))
     images = [read_rgb(path) for path in samples.paths]
@@ -91,7 +91,7 @@ def fastest_precision() -> Any:
     import torch
 
     from tasks.classification.models import build_model
-    from tasks.classification.precision import choose_precision
+    from tasks.classification.training.precision import choose_precision
 
     device, folder = torch.device("cpu"), Path(HOME) / "precision"
     build = partial(build_model, "resnet18", CLASSES, SIZE)

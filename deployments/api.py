@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from deployments.stack import ServiceError, be_let_in, environment_of, running_stack
-from tasks.errors import ConfigError
+from deployments.stack.stack import ServiceError, be_let_in, environment_of, running_stack
+from tasks.base.errors import ConfigError
 
 Json = dict[str, Any]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from deployments.environment import ROOT
-from deployments.programs import POOL_IS_THERE
-from deployments.services import START_LIMIT_S, ServiceError, healthy
+from deployments.machine.environment import ROOT
+from deployments.services.programs import POOL_IS_THERE
+from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name
-from gpu_pools.probe import get_probe, visible
-from gpu_pools.queues import POOL, POOL_TYPE, host_queues
-from tasks.errors import ConfigError, TrainyardError
+from gpu_pools.placement.probe import get_probe, visible
+from gpu_pools.placement.queues import POOL, POOL_TYPE, host_queues
+from tasks.base.errors import ConfigError, TrainyardError
 
 
 def apply(spec_file: Path = ROOT / "prefect.yaml") -> int:
@@ -74,7 +74,7 @@ async def ensure_pool(client: Any) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-    from gpu_pools.worker import GpuProcessWorker
+    from gpu_pools.worker.serve import GpuProcessWorker
 
     template = GpuProcessWorker.get_default_base_job_template()
     try:

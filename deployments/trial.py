@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.local import run_here
+from deployments.runs.local import run_here
+from tasks.base.workspace import run_dir
 from tasks.trial.report import TRIAL, Report, TrialFailed
-from tasks.workspace import run_dir
 
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 

@@ -6,9 +6,8 @@ from typing import Any
 from prefect import flow
 
 from flows.halves import half, holding
-from gpu_pools.occupy import on_device, refuse_if_taken
-from gpu_pools.queues import Queue, device_queue
-from tasks import shell
+from gpu_pools.placement.queues import Queue, device_queue
+from gpu_pools.slots.local_slot import on_device, refuse_if_taken
 from tasks.classification import steps
 from tasks.classification.params import (
     AugmentParams,
@@ -18,6 +17,7 @@ from tasks.classification.params import (
     TrackParams,
     TrainParams,
 )
+from tasks.run import step_context
 
 
 @flow(name="prepare_dataset", flow_run_name=steps.name_preparation)
@@ -68,7 +68,7 @@ def train_classifier(
         steps.train(dataset, train, evaluate, track, run)
         if not finish:
             return None
-        return steps.report(dataset, run or shell.run_key(), evaluate, track, train.save_path)
+        return steps.report(dataset, run or step_context.run_key(), evaluate, track, train.save_path)
 
 
 @flow(name="report_classifier", flow_run_name=steps.name_report)
@@ -118,10 +118,10 @@ def classification(
     """
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)
-    run = shell.run_key()
+    run = step_context.run_key()
     half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
     shared: dict[str, Any] = {"dataset": steps.prepared(augment, run), "run": run, "evaluate": evaluate, "track": track}
     with holding(train_classifier, train.device):
         half(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
         half(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
-    return shell.mlflow_run(run)
+    return step_context.mlflow_run(run)

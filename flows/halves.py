@@ -13,11 +13,11 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry
 
 from gpu_pools.names import asker
-from gpu_pools.occupy import on_device
-from gpu_pools.queues import Queue
+from gpu_pools.placement.queues import Queue
+from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
-from tasks.errors import TrainyardError
-from tasks.workspace import run_dir, write_atomic
+from tasks.base.errors import TrainyardError
+from tasks.base.workspace import run_dir, write_atomic
 
 DEPLOYMENT = "yard"
 _POLL_S = 1.0

@@ -7,12 +7,12 @@ from prefect import flow
 from prefect.runtime import deployment
 
 from flows.halves import fault_of, run_queued
-from gpu_pools.occupy import on_device
-from gpu_pools.queues import device_queue
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.errors import TrainyardError
+from gpu_pools.placement.queues import device_queue
+from gpu_pools.slots.local_slot import on_device
+from tasks.base.errors import TrainyardError
 from tasks.inference import steps
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams, Sources
+from tasks.signals.params import SpectrogramParams
 
 
 @flow(name="predict", flow_run_name=steps.name_prediction)

@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.classification import preparation_steps as steps
 from tasks.classification.params import AugmentParams, SplitParams
-from tasks.classification.signal_params import CropParams, SpectrogramParams
+from tasks.signals.params import CropParams, SpectrogramParams
 
 
 @flow(name="split_images", flow_run_name=steps.named("split"))

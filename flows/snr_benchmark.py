@@ -4,10 +4,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from gpu_pools.occupy import on_device
-from tasks.classification import snr_steps as steps
-from tasks.classification.signal_params import MixParams, SpectrogramParams
-from tasks.classification.snr_params import SnrParams, SnrTrackParams
+from gpu_pools.slots.local_slot import on_device
+from tasks.inference.snr import steps as steps
+from tasks.inference.snr.params import SnrParams, SnrTrackParams
+from tasks.signals.params import MixParams, SpectrogramParams
 
 
 @flow(name="snr_benchmark", flow_run_name=steps.name_benchmark)

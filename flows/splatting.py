@@ -6,9 +6,9 @@ from typing import Any
 from prefect import flow
 
 from flows.halves import half, holding
-from gpu_pools.occupy import on_device, refuse_if_taken
-from gpu_pools.queues import Queue, device_queue
-from tasks import shell
+from gpu_pools.placement.queues import Queue, device_queue
+from gpu_pools.slots.local_slot import on_device, refuse_if_taken
+from tasks.run import step_context
 from tasks.splatting import steps
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
 
@@ -61,7 +61,7 @@ def train_splat(
         steps.train(scene, train, export, track, run, finish=finish)
         if not finish:
             return None
-        return steps.export_splat(scene, run or shell.run_key(), export)
+        return steps.export_splat(scene, run or step_context.run_key(), export)
 
 
 @flow(name="export_splat", flow_run_name=steps.name_export)
@@ -109,10 +109,10 @@ def splatting(
     """
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)
-    run = shell.run_key()
+    run = step_context.run_key()
     half(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
     shared: dict[str, Any] = {"scene": steps.scene_of(run), "run": run, "export": export, "track": track}
     with holding(train_splat, train.device):
         half(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
         half(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
-    return shell.mlflow_run(run)
+    return step_context.mlflow_run(run)

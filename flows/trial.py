@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from gpu_pools.occupy import on_device
+from gpu_pools.slots.local_slot import on_device
 from tasks.trial import steps
 from tasks.trial.params import TrialParams
 

@@ -1,1 +1,1 @@
-"""Devices and who may use them; knows nothing of what runs on them."""
+"""Who gets which GPU when: slots, placement, worker. Stands on tasks.base; computes nothing itself."""

@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Cancelling
 from prefect.task_engine import SyncTaskRunEngine
 
 from gpu_pools.stopping import asked, look
-from tasks.errors import Interrupted
+from tasks.base.errors import Interrupted
 
 _Engine = Any  # Prefect's types do not foresee that a method is replaced
 _FLOWS: _Engine = FlowRunEngine

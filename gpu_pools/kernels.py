@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpu_pools.devices import Device
-from tasks.workspace import home, recall
+from gpu_pools.placement.devices import Device
+from tasks.base.workspace import home, recall
 
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"
 """Names the folder in which torch looks for kernels before it builds them; a person who sets it is on his own."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_pools.queues import duration_text
+from gpu_pools.placement.queues import duration_text
 
 OWNER = "TRAINYARD_OWNER"
 """Whose runs these are, user@host, where it is not who is logged in; a run has its own owner in it."""

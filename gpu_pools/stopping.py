@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import TypeVar
 
-from tasks.errors import Interrupted
+from tasks.base.errors import Interrupted
 
 R = TypeVar("R")
 

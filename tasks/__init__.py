@@ -1,1 +1,1 @@
-"""The work itself: plain functions; Prefect and MLflow only in the modules `steps`, `tracking` and `registry`."""
+"""The work itself, by floors: `base` < gpu_pools < `run`, `tracking` < `images`, `signals`, `geometry` < pipelines."""

@@ -8,23 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from tasks import errors
+from tasks.base import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpu_pools", "tasks", "flows", "deployments")
-# What each may import of the others.
-BELOW = {
-    "gpu_pools": {"tasks.alive", "tasks.errors", "tasks.home", "tasks.password", "tasks.workspace"},
-    "tasks": {"gpu_pools"},
-    "flows": {"tasks", "gpu_pools"},
-    "deployments": {"flows", "tasks", "gpu_pools"},
-}
+# From the ground up: what stands on a floor imports from its own and those below.
+FLOORS = (
+    ("tasks.base",),
+    ("gpu_pools",),
+    ("tasks.run", "tasks.tracking"),
+    ("tasks.images", "tasks.signals", "tasks.geometry"),
+    ("tasks.classification", "tasks.splatting", "tasks.inference"),
+    ("tasks.trial",),
+    ("flows",),
+    ("deployments",),
+)
+PIPELINES = FLOORS[4]
+ACROSS = {("tasks.inference", "tasks.classification")}  # what answers is what was trained
+MAX_MODULES = 16
 SHELL = {
-    "tasks/prefect_page.py",
-    "tasks/shell.py",
+    "tasks/run/prefect_page.py",
+    "tasks/run/step_context.py",
     "tasks/classification/steps.py",
     "tasks/classification/preparation_steps.py",
-    "tasks/classification/snr_steps.py",
+    "tasks/inference/snr/steps.py",
     "tasks/inference/steps.py",
     "tasks/splatting/steps.py",
     "tasks/trial/steps.py",
@@ -53,15 +60,46 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_down(package):
-    others = set(PACKAGES) - {package}
+def floor(name: str) -> tuple[int, str]:
+    """Return number and room of a module."""
+    return next((n, room) for n, rooms in enumerate(FLOORS) for room in rooms if below(name, {room}))
+
+
+def own_imports() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        for path in modules(package):
+            if path.name != "__init__.py":
+                name = named(path).removesuffix(".py").replace("/", ".")
+                yield from ((name, other) for other in imports(path) if below(other, set(PACKAGES)))
+
+
+def test_imports_point_down():
+    assert not [f"{name} imports {other}" for name, other in own_imports() if floor(other)[0] > floor(name)[0]]
+
+
+def test_no_pipeline_imports_another():
+    pairs = [(name, other, (floor(name)[1], floor(other)[1])) for name, other in own_imports()]
     assert not [
-        f"{named(path)} imports {name}"
-        for path in modules(package)
-        for name in imports(path)
-        if below(name, others) and not below(name, BELOW[package])
+        f"{name} imports {other}"
+        for name, other, rooms in pairs
+        if {*rooms} <= {*PIPELINES} and rooms[0] != rooms[1] and rooms not in ACROSS
     ]
+
+
+def rooms() -> list[Path]:
+    return sorted({path.parent for package in PACKAGES for path in modules(package)})
+
+
+def test_no_room_is_too_full():
+    counts = {named(room): len([path for path in room.glob("*.py") if path.name != "__init__.py"]) for room in rooms()}
+    assert not {room: n for room, n in counts.items() if n > MAX_MODULES}
+
+
+@pytest.mark.parametrize("room", rooms(), ids=named)
+def test_a_room_says_what_is_in_it_and_holds_no_code(room):
+    tree = ast.parse((room / "__init__.py").read_text())
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
 
 
 def test_only_the_shell_of_the_tasks_knows_prefect():
@@ -88,7 +126,7 @@ def test_flows_import_without_the_gpu_stack():
 
 
 def test_the_command_shows_its_help_without_prefect_or_torch():
-    code = "import sys\nfrom deployments.cli import app\napp(['--help'], standalone_mode=False)"
+    code = "import sys\nfrom deployments.cli.app import app\napp(['--help'], standalone_mode=False)"
     assert not (HEAVY | {"prefect"}) & loaded_by(code)
 
 

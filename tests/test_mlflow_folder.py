@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.stack import mlflow_service
+from deployments.stack.stack import mlflow_service
 
 ROOT = Path(__file__).parents[1]
 

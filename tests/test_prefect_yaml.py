@@ -12,7 +12,7 @@ import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 
-from tasks.params import Params
+from tasks.base.params import Params
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]

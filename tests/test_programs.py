@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from deployments.programs import apply_program, mlflow_service, prefect_service, worker_program
+from deployments.services.programs import apply_program, mlflow_service, prefect_service, worker_program
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = """
-from deployments.environment import make_prefect_home, prepare_environment
+from deployments.machine.environment import make_prefect_home, prepare_environment
 prepare_environment()
 make_prefect_home()
-from deployments.programs import mlflow_service, prefect_service
-from deployments.services import free_port, running
+from deployments.services.programs import mlflow_service, prefect_service
+from deployments.services.service import free_port, running
 for service in (prefect_service(free_port(), ui=False), mlflow_service(free_port())):
     with running(service):
         print(service.name.rpartition("-")[0], "answers")

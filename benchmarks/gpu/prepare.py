@@ -28,9 +28,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 
-from tasks.splatting.colmap_model import PinholeModel, write_model
-from tasks.splatting.demo_render import make_room, render
-from tasks.splatting.demo_scene import demo_cameras
+from tasks.splatting.demo.render import make_room, render
+from tasks.splatting.demo.scene import demo_cameras
+from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MOST_BYTES = 55 * 2**20
@@ -89,7 +89,7 @@ def packages(python: Path, have: set[str], heavy: bool) -> list[tuple[Path, str]
 def kernels(python: Path, folder: Path, arch: str) -> list[tuple[Path, str]]:
     """Build gsplat's kernels and return the libraries with their names."""
     home = folder / "home"
-    command = [python, "-m", "deployments.cli", "kernels", "build", "--arch", arch]
+    command = [python, "-m", "deployments.cli.app", "kernels", "build", "--arch", arch]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "TRAINYARD_HOME": str(home)})
     return [(path, str(path.relative_to(home))) for path in sorted((home / "kernels").rglob("*")) if _kept(path)]
 

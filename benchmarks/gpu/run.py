@@ -103,7 +103,7 @@ class Bench:
 
     def yard(self, *words: str | Path) -> list[str | Path]:
         """Return a command of yard."""
-        return [self.python, "-m", "deployments.cli", *words]
+        return [self.python, "-m", "deployments.cli.app", *words]
 
     def training(self, model: str, batch: int, epochs: int, data: Path, *more: str) -> list[str | Path]:
         """Return the command of a classification from scratch on a folder of classes."""
@@ -152,12 +152,12 @@ def tests(bench: Bench) -> dict[str, Any]:
     """The tests marked gpu, and those of our kernels with the real compiler."""
     files = ("test_cuda_rasterizer.py", "test_triton_loss.py", "test_triton_steps.py")
     where = [f"tests/tasks/splatting/{name}" for name in files]
-    where += ["tests/tasks/classification/test_session.py", "tests/tasks/classification/test_late.py"]
+    where += ["tests/tasks/classification/training/test_session.py", "tests/tasks/classification/training/test_late.py"]
     wanted = "not gpu" if bench.rehearse else "gpu"
     pytest = [bench.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if bench.rehearse:
-        where = ["tests/tasks/classification/test_late.py"]
-    text, seconds = bench.run("tests", [*pytest, "-m", wanted, *where, "tests/gpu_pools/test_probe.py"], 120)
+        where = ["tests/tasks/classification/training/test_late.py"]
+    text, seconds = bench.run("tests", [*pytest, "-m", wanted, *where, "tests/gpu_pools/placement/test_probe.py"], 120)
     found = {"marked": text.strip().splitlines()[-1], "seconds": round(seconds, 1)}
     if not bench.rehearse:
         text, _ = bench.run("kernels", [*pytest, *where[1:3]], 90)

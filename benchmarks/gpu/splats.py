@@ -21,22 +21,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tasks.splatting.cameras import Camera
-from tasks.splatting.cpu_rasterizer import CpuRasterizer
-from tasks.splatting.cuda_rasterizer import CudaRasterizer
-from tasks.splatting.fit import Fit, FitData
-from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.loss import penalty, photo_loss
-from tasks.splatting.mcmc import Mcmc
-from tasks.splatting.measure import mean_score, measure
-from tasks.splatting.optimizer import SplatOptimizer
+from tasks.splatting.fit.loop import Fit, FitData
+from tasks.splatting.fit.mcmc import Mcmc
+from tasks.splatting.fit.optimizer import SplatOptimizer
+from tasks.splatting.fit.presets import settings
+from tasks.splatting.fit.scene import normalized, read_scene, split
+from tasks.splatting.fit.session import Session
+from tasks.splatting.fit.training_images import Shot, Shots, scene_size
+from tasks.splatting.loss.measure import mean_score, measure
+from tasks.splatting.loss.photo_loss import penalty, photo_loss
 from tasks.splatting.params import SplatParams
-from tasks.splatting.presets import settings
-from tasks.splatting.rasterizer import Rasterizer
-from tasks.splatting.scene import normalized, read_scene, split
-from tasks.splatting.session import Session
-from tasks.splatting.views import Shot, Shots, scene_size
-from tasks.trial.splat_peers import RATES, GsplatLoop, conv_loss
+from tasks.splatting.render.cameras import Camera
+from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
+from tasks.splatting.render.gaussians import Gaussians
+from tasks.splatting.render.rasterizer import Rasterizer
+from tasks.trial.splats.peers import RATES, GsplatLoop, conv_loss
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.workspace import MADE_WITH, written_at
+from tasks.base.workspace import MADE_WITH, written_at
 
 CHECKPOINT, FINISHED = "checkpoint.pt", "finished.json"
 SPLIT, AUGMENTED, TRAINING = "split", "augmented", "training"

@@ -12,9 +12,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from tasks.base.errors import WeightsError
+from tasks.base.outside import WEIGHTS_BYTES, check_packed, open_file
 from tasks.classification.networks import build, head_name
-from tasks.errors import WeightsError
-from tasks.outside import WEIGHTS_BYTES, check_packed, open_file
 
 logger = logging.getLogger(__name__)
 

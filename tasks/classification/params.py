@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.params import Fraction, NoneText, Owner, Params, Seed
+from tasks.base.params import Fraction, NoneText, Owner, Params, Seed
 
 Architecture = Literal[
     "resnet18",

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.runtime import flow_run
 
-from tasks import shell
+from tasks.base.progress import R, Steps
+from tasks.base.workspace import allowed_path, recall, remember
 from tasks.classification.params import AugmentParams, SplitParams
-from tasks.classification.signal_params import CropParams, SpectrogramParams
 from tasks.classification.steps import counted, split_markdown
-from tasks.display import bars
-from tasks.prefect_page import show_markdown
-from tasks.progress import R, Steps
-from tasks.shell import logger, run_key, stage_dir
-from tasks.workspace import allowed_path, recall, remember
+from tasks.run import step_context
+from tasks.run.display import bars
+from tasks.run.prefect_page import show_markdown
+from tasks.run.step_context import logger, run_key, stage_dir
+from tasks.signals.params import CropParams, SpectrogramParams
 
 if TYPE_CHECKING:
-    from tasks.classification.spectrogram_tree import SpectrogramReport
+    from tasks.signals.spectrogram_tree import SpectrogramReport
 
 
 def named(verb: str) -> Callable[[], str]:
     """Return what names a run: as a person named it, else the verb and what it works on."""
 
     def name() -> str:
-        return shell.given_name() or f"{verb}-{Path(flow_run.parameters['data']).name}"
+        return step_context.given_name() or f"{verb}-{Path(flow_run.parameters['data']).name}"
 
     return name
 
@@ -48,7 +48,7 @@ def fill(
     Raises:
         ConfigError: a path leads outside the allowed roots, or there is something in `output`.
     """
-    from tasks.classification.output_folder import check_output, filling
+    from tasks.images.output_folder import check_output, filling
 
     target = stage_dir(None, stage) if output is None else check_output(output, data, run_key())
     if recall(target).get("run") == run_key():
@@ -63,7 +63,7 @@ def fill(
 @task(task_run_name="split")
 def split(data: Path, params: SplitParams, output: Path | None) -> Path:
     """Split the classes into train, val and test; return the folder."""
-    from tasks.classification.split import splitting
+    from tasks.classification.data.split import splitting
 
     if params.group_by and params.group_by.lower().endswith(".csv"):
         allowed_path(Path(params.group_by))
@@ -81,7 +81,7 @@ def split(data: Path, params: SplitParams, output: Path | None) -> Path:
 @task(task_run_name="augment")
 def augment(data: Path, params: AugmentParams, output: Path | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
-    from tasks.classification.augment import augmenting
+    from tasks.classification.data.augment import augmenting
 
     source = allowed_path(data)
     whole = not (source / "train").is_dir()
@@ -100,7 +100,7 @@ def augment(data: Path, params: AugmentParams, output: Path | None) -> Path:
 @task(task_run_name="crop")
 def crop(data: Path, params: CropParams, output: Path | None) -> Path:
     """Cut the box out of every picture; return the folder."""
-    from tasks.classification.crop import cropping
+    from tasks.images.crop import cropping
 
     source = allowed_path(data)
     box = (params.x, params.y, params.width, params.height)
@@ -117,7 +117,7 @@ def crop(data: Path, params: CropParams, output: Path | None) -> Path:
 @task(task_run_name="spectrograms")
 def draw_spectrograms(data: Path, params: SpectrogramParams, output: Path | None) -> Path:
     """Make a picture of every frame of every recording; return the folder."""
-    from tasks.classification.spectrogram_tree import making_spectrograms
+    from tasks.signals.spectrogram_tree import making_spectrograms
 
     source = allowed_path(data)
     recorded = {"spectrogram": params.model_dump(mode="json")}

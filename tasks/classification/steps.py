@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run, task_run
 
-from tasks import shell
+from tasks.base.errors import ConfigError, StopAsked
+from tasks.base.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
 from tasks.classification.going_on import AUGMENTED, FINISHED, SPLIT, TRAINING
 from tasks.classification.params import (
     AugmentParams,
@@ -22,21 +23,20 @@ from tasks.classification.params import (
     TrainParams,
     data_source,
 )
-from tasks.display import bars
-from tasks.errors import ConfigError, StopAsked
-from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.shell import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked
-from tasks.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
+from tasks.run import step_context
+from tasks.run.display import bars
+from tasks.run.prefect_page import Page, show_link, show_markdown
+from tasks.run.step_context import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked
 
 if TYPE_CHECKING:
     import torch
 
-    from tasks.classification.split import SplitReport
-    from tasks.tracking import Tracker
+    from tasks.classification.data.split import SplitReport
+    from tasks.tracking.tracker import Tracker
 
 NEEDED_FIRST = (
     "numpy",
-    "tasks.classification.split",
+    "tasks.classification.data.split",
     "torch",
     *("sympy", "torch.distributed.fsdp", "torch._dynamo"),  # what torchvision imports, in pieces
     "torchvision",
@@ -51,7 +51,7 @@ def name_training() -> str:
     train, track = values.get("train") or TrainParams(), values.get("track") or TrackParams()
     if track.run_name:
         return str(track.run_name)
-    if given := shell.given_name():
+    if given := step_context.given_name():
         return given
     data = values.get("data") or _origin(values.get("dataset")) or train.train_path
     return f"{train.model}-{Path(data).name if data else 'data'}"
@@ -61,7 +61,7 @@ def name_report() -> str:
     """Return the name of a report: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or TrackParams()
-    return track.run_name or shell.given_name() or shell.tracked_name(str(values["run"])) or "report"
+    return track.run_name or step_context.given_name() or step_context.tracked_name(str(values["run"])) or "report"
 
 
 def _origin(dataset: Path | None) -> Path | None:
@@ -114,12 +114,12 @@ def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dic
 def tracked(
     folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
-    """Hold the MLflow run of a training, its device and its log file for a block; see `tasks.shell.tracked`."""
-    from tasks.classification.session import FREE_TO_CHANGE
+    """Hold the MLflow run of a training, its device and its log file for a block: `tasks.run.step_context.tracked`."""
+    from tasks.classification.training.session import FREE_TO_CHANGE
 
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     name = track.run_name or name_training()
-    return shell.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=False)
+    return step_context.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=False)
 
 
 def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:
@@ -148,9 +148,9 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
         ConfigError: a path leads outside the allowed roots, or no data is named.
         WeightsError: the weights to start from cannot be had.
     """
-    from tasks.classification.data import check_num_classes, order_classes
+    from tasks.classification.data.batches import check_num_classes, order_classes
+    from tasks.classification.data.sources import find_sources
     from tasks.classification.models import pretrained_state, read_state_dict
-    from tasks.classification.sources import find_sources
 
     try:
         source = data_source(data, train)
@@ -170,7 +170,7 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
 @task(task_run_name="split")
 def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
     """Split the classes into train, val and test; return the folder."""
-    from tasks.classification.split import splitting
+    from tasks.classification.data.split import splitting
 
     source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
     target = stage_dir(run, SPLIT)
@@ -190,7 +190,7 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
 @task(task_run_name=name_augmentation)
 def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
-    from tasks.classification.augment import augmenting
+    from tasks.classification.data.augment import augmenting
 
     target = stage_dir(run, AUGMENTED)
     if not target.is_dir():
@@ -209,8 +209,8 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 @task(task_run_name="train-{params.model}")
 def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
     """Fit the model, every epoch going to MLflow as it happens, and keep what it answers; return the folder."""
-    from tasks.classification.session import Session
-    from tasks.classification.tracked import TABLE_COLUMNS, keep_answers, train_tracked
+    from tasks.classification.mlflow_logging import TABLE_COLUMNS, keep_answers, train_tracked
+    from tasks.classification.training.session import Session
 
     folder = stage_dir(run, TRAINING)
     check_paths(params)
@@ -234,11 +234,11 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 @task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
-    from tasks.classification.events import read_history
-    from tasks.classification.tracked import copy_results, grade_tracked, log_training, summary
+    from tasks.classification.mlflow_logging import copy_results, grade_tracked, log_training, summary
+    from tasks.classification.training.events import read_history
 
-    training = shell.ended_training(run, FINISHED)
-    with shell.gone_on(training) as (tracker, log):
+    training = step_context.ended_training(run, FINISHED)
+    with step_context.gone_on(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
         log_training(training, tracker)
         config = json.loads((training / "config.json").read_text())
@@ -253,7 +253,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
             cache=cache_dir("."),
             log=log.warning,
         )
-        text = summary(graded, decision, config["model"], tracker.url) + shell.slot_line(tracker)
+        text = summary(graded, decision, config["model"], tracker.url) + step_context.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tasks.classification.precision import Precision, choose_precision
+from tasks.base.workspace import write_json
+from tasks.classification.training.precision import Precision, choose_precision
 from tasks.inference.predictor import Predictor
-from tasks.workspace import write_json
 
 MEASURED_FROM = 1024  # pictures; for fewer, measuring takes longer than it can save
 _N_IMAGES = 16

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tasks.base.params import NoneText, Owner, Params
 from tasks.classification.params import Architecture, _class_names, _size
-from tasks.params import NoneText, Owner, Params
 
 
 class PredictParams(Params):
@@ -111,7 +111,7 @@ def from_training(parameters: Mapping[str, Any]) -> dict[str, Any]:
     section `predict` says itself wins.
 
     Args:
-        parameters: nested, as `tasks.config.read_parameters` gives them.
+        parameters: nested, as `tasks.base.config.read_parameters` gives them.
     """
     given = dict(parameters)
     train = given.pop("train", None)

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.classification.data import Normalise
-from tasks.classification.decoding import resize_rgb
-from tasks.classification.files import in_threads
-from tasks.classification.inference import OneShape, ran_out_of_memory
-from tasks.classification.precision import Precision, autocast
-from tasks.errors import ImageError, WeightsError
+from tasks.base.errors import ImageError, WeightsError
+from tasks.classification.data.batches import Normalise
+from tasks.classification.training.forward import OneShape, ran_out_of_memory
+from tasks.classification.training.precision import Precision, autocast
+from tasks.images.decoding import resize_rgb
+from tasks.images.files import in_threads
 from tasks.inference.prepare import Rgb
 from tasks.inference.sources import Job
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.classification.images import read_rgb
+from tasks.images.images import read_rgb
 from tasks.inference.params import PrepareParams
 
 Rgb = NDArray[np.uint8]

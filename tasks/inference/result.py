@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.classification.plots import save
+from tasks.base.progress import Steps
+from tasks.base.workspace import copy_whole, storage_errors, write_json
+from tasks.classification.grading.plots import save
 from tasks.inference.pictures import GALLERY, TIMELINE, Gallery, timeline_figure
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import CSV, PARQUET, Summary, TableWriter, row_of
 from tasks.inference.weights import ModelFiles
-from tasks.progress import Steps
-from tasks.workspace import copy_whole, storage_errors, write_json
 
 REPORT = "prediction.json"
 NOT_CALIBRATED = "the model has no temperature from its validation part: calibrated_confidence is empty"

@@ -11,17 +11,17 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.classification.files import find_images
-from tasks.classification.images import IMAGE_SUFFIXES
-from tasks.classification.iq_files import META, SAMPLE_SUFFIXES, find_recordings
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.classification.spectrogram import Recording, at_rate, open_recording, read_frame, render, spectrogram_db
-from tasks.errors import DatasetError, ImageError
+from tasks.base.errors import DatasetError, ImageError
+from tasks.base.outside import check_file
+from tasks.base.workspace import allowed_path
+from tasks.images import video
+from tasks.images.files import find_images
+from tasks.images.images import IMAGE_SUFFIXES
 from tasks.inference.params import PrepareParams
 from tasks.inference.prepare import Rgb, bounded, read_prepared
-from tasks.outside import check_file
-from tasks.splatting import video
-from tasks.workspace import allowed_path
+from tasks.signals.iq_files import META, SAMPLE_SUFFIXES, find_recordings
+from tasks.signals.params import SpectrogramParams
+from tasks.signals.spectrogram import Recording, at_rate, open_recording, read_frame, render, spectrogram_db
 
 Kind = Literal["image", "folder", "glob", "video", "recording"]
 

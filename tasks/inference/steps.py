@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run
 
-from gpu_pools.slot_meter import batch_done
+from gpu_pools.slots.slot_meter import batch_done
 from gpu_pools.stopping import look
-from tasks import shell
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.display import bars
-from tasks.errors import DatasetError, TrackingError
+from tasks.base.errors import DatasetError, TrackingError
+from tasks.base.workspace import allowed_path, cache_dir, run_dir, storage_errors
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
-from tasks.names import as_name
-from tasks.prefect_page import Page, show_link, show_markdown, show_table
-from tasks.shell import Logger, run_key, stage_dir
-from tasks.workspace import allowed_path, cache_dir, run_dir, storage_errors
+from tasks.run import step_context
+from tasks.run.display import bars
+from tasks.run.prefect_page import Page, show_link, show_markdown, show_table
+from tasks.run.step_context import Logger, run_key, stage_dir
+from tasks.signals.params import SpectrogramParams
+from tasks.tracking.mlflow_names import as_name
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.inference.result import Result
     from tasks.inference.sources import Job, Source
     from tasks.inference.weights import ModelFiles
-    from tasks.tracking import Tracker
+    from tasks.tracking.tracker import Tracker
 
 STAGE = "prediction"
 _FREE = {"predict.device", "predict.n_workers", "predict.batch_size"}
@@ -42,7 +42,7 @@ def name_prediction() -> str:
     track = values.get("track") or PredictTrackParams()
     if track.run_name:
         return str(track.run_name)
-    if given := shell.given_name():
+    if given := step_context.given_name():
         return given
     return f"predict-{Path(values['data']).name}"
 
@@ -53,7 +53,7 @@ def mlflow_run(run: str) -> str:
     Raises:
         TrackingError: its folder is not on this machine.
     """
-    from tasks.journal import read_card
+    from tasks.tracking.journal import read_card
 
     card = read_card(run_dir(run) / STAGE)
     if card is None or card.run_id is None:
@@ -107,12 +107,12 @@ def predict(
         DatasetError: there is no picture, or none that can be used; the table names each with its reason then.
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
-    from tasks.classification.files import n_cores
-    from tasks.classification.spectrogram_tree import FRAMES_AT_ONCE
+    from tasks.images.files import n_cores
     from tasks.inference.regions import from_two_stages
     from tasks.inference.sources import jobs, open_source
     from tasks.inference.stored import find_model
     from tasks.inference.weights import check_head
+    from tasks.signals.spectrogram_tree import FRAMES_AT_ONCE
 
     source = open_source(data, spectrogram)  # what is wrong with it is told before anything is fetched
     params, detect = from_two_stages(params, detect)
@@ -125,7 +125,7 @@ def predict(
     with scratch() as folder:
         files = find_model(params, folder)
         check_head(files)
-        with shell.tracked(*where, free=_FREE, last=True) as (tracker, device, log):
+        with step_context.tracked(*where, free=_FREE, last=True) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Table, pictures and figures in MLflow")
             total = source.total(params.every_n)
             predictor = _predictor(files, params, device, total, log)
@@ -180,7 +180,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
     from tasks.inference.result import collecting, now_s
 
     with Page("prediction", "Prediction") as page, bars() as shown:
-        work, waiters = collecting(batches, files, folder, total, now_s), shell.Waiters("picture")
+        work, waiters = collecting(batches, files, folder, total, now_s), step_context.Waiters("picture")
         while True:
             try:
                 done, total = next(work)
@@ -230,7 +230,7 @@ def _hand_on(
     for tag in ("model", "architecture", "precision"):
         tracker.tag(f"prediction.{tag}", str(about[tag]))
     tracker.tag("prediction.device", str(about["device"]))
-    text = markdown(result, about, tracker.url) + shell.slot_line(tracker)
+    text = markdown(result, about, tracker.url) + step_context.slot_line(tracker)
     tracker.tag("mlflow.note.content", text)
     show_markdown("summary", text, "What was found, and where the table is")
     counts = [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)]

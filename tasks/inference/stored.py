@@ -6,13 +6,13 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from tasks import registry, store
-from tasks.classification.succession import CONFIG, WEIGHTS
-from tasks.errors import ConfigError, TrackingError, WeightsError
+from tasks.base.errors import ConfigError, TrackingError, WeightsError
+from tasks.base.workspace import allowed_path
+from tasks.classification.grading.promotion import CONFIG, WEIGHTS
 from tasks.inference.params import PredictParams
 from tasks.inference.weights import ModelFiles, configured, from_file, read_config
-from tasks.shipper import first_line
-from tasks.workspace import allowed_path
+from tasks.tracking import mlflow_api, registry
+from tasks.tracking.uploader import first_line
 
 _RUN = re.compile(r"runs:/(?P<run>\w+)(/.*)?", re.ASCII)
 _MODEL = re.compile(r"models:/(?P<name>[^/:'@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))", re.ASCII)
@@ -44,7 +44,7 @@ def find_model(params: PredictParams, folder: Path) -> ModelFiles:
 
 
 def _version(name: str, alias: str | None, number: str | None) -> ModelVersion:
-    client = store.client()
+    client = mlflow_api.client()
     wanted = f"{name}@{alias}" if alias else f"{name}/{number}"
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, str(number))
@@ -52,10 +52,10 @@ def _version(name: str, alias: str | None, number: str | None) -> ModelVersion:
         if exc.error_code not in _ABSENT:
             raise TrackingError(f"cannot ask MLflow for {wanted}: {first_line(exc)}") from exc
         raise WeightsError(
-            f"found no model {wanted} in MLflow at {store.public_uri(store.tracking_uri())}: train one "
+            f"found no model {wanted} in MLflow at {mlflow_api.public_uri(mlflow_api.tracking_uri())}: train one "
             f"(`yard run classification`), or name another in predict.weights"
         ) from exc
-    except store.TRANSIENT as exc:
+    except mlflow_api.TRANSIENT as exc:
         raise TrackingError(f"cannot ask MLflow for {wanted}: {first_line(exc)}") from exc
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tasks.base.workspace import storage_errors
 from tasks.inference.predictor import Answer
-from tasks.workspace import storage_errors
 
 TOP = 5
 EDGES = ("left", "top", "right", "bottom")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.classification.grading import load_model
+from tasks.base.errors import ConfigError, WeightsError
+from tasks.base.outside import PARAMETER_BYTES, WEIGHTS_BYTES, check_file, read_json
+from tasks.classification.grading.answers import load_model
 from tasks.classification.models import head_classes, read_state_dict
-from tasks.errors import ConfigError, WeightsError
 from tasks.inference.params import PredictParams
-from tasks.outside import PARAMETER_BYTES, WEIGHTS_BYTES, check_file, read_json
 
 CONFIG = "config.json"
 DEFAULT_SIZE = 224

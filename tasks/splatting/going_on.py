@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.workspace import MADE_WITH, written_at
+from tasks.base.workspace import MADE_WITH, written_at
 
 CHECKPOINT, FINISHED = "splat.ckpt", "finished.json"
 FRAMES, POSES, TRAINING = "frames", "poses", "training"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.params import Fraction, NoneText, Owner, Params, Seed
+from tasks.base.params import Fraction, NoneText, Owner, Params, Seed
 
 CameraModel = Literal["OPENCV", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Preset = Literal["quick", "normal", "full"]

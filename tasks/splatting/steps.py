@@ -12,24 +12,33 @@ from prefect.runtime import flow_run
 
 from gpu_pools.kernels import EXTENSIONS
 from gpu_pools.stopping import look
-from tasks import shell
-from tasks.display import Bars, bars
-from tasks.errors import StopAsked
-from tasks.prefect_page import Page, show_link, show_markdown
-from tasks.shell import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked, time_left_s
+from tasks.base.errors import StopAsked
+from tasks.base.workspace import allowed_path, recall, remember, run_dir, write_json
+from tasks.run import step_context
+from tasks.run.display import Bars, bars
+from tasks.run.prefect_page import Page, show_link, show_markdown
+from tasks.run.step_context import (
+    Logger,
+    is_tracking_error,
+    leave_unended,
+    logger,
+    now_ms,
+    stage_dir,
+    stop_asked,
+    time_left_s,
+)
 from tasks.splatting.going_on import FINISHED, FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
-from tasks.workspace import allowed_path, recall, remember, run_dir, write_json
 
 if TYPE_CHECKING:
     import torch
 
-    from tasks.splatting.rasterizer import Rasterizer
-    from tasks.splatting.session import Session
-    from tasks.tracking import Tracker
+    from tasks.splatting.fit.session import Session
+    from tasks.splatting.render.rasterizer import Rasterizer
+    from tasks.tracking.tracker import Tracker
 
 REPORT, SPLAT, DRAWN = "report", "splat", "drawn"
-NEEDED_FIRST = ("numpy", "cv2", "tasks.splatting.inputs", "tasks.splatting.frames")
+NEEDED_FIRST = ("numpy", "cv2", "tasks.splatting.capture.inputs", "tasks.splatting.capture.frames")
 """Imported by the first steps: a run that waits for its server uses the time."""
 
 # Of what is left of a time limit, and at most, set aside for what follows the fit.
@@ -48,7 +57,7 @@ def name_splat() -> str:
     train, track = values.get("train") or SplatParams(), values.get("track") or SplatTrackParams()
     if track.run_name:
         return str(track.run_name)
-    if given := shell.given_name():
+    if given := step_context.given_name():
         return given
     data = values.get("data") or recall(Path(values["scene"])).get("data", values["scene"])
     return f"splat-{Path(data).stem}-{train.preset}"
@@ -58,7 +67,7 @@ def name_export() -> str:
     """Return the name of an export: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or SplatTrackParams()
-    return track.run_name or shell.given_name() or shell.tracked_name(str(values["run"])) or "export"
+    return track.run_name or step_context.given_name() or step_context.tracked_name(str(values["run"])) or "export"
 
 
 def scene_of(run: str) -> Path:
@@ -68,7 +77,8 @@ def scene_of(run: str) -> Path:
 
 def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
     """Show every event of a preparation and return the last one, its report."""
-    from tasks.splatting import export, stage_events
+    from tasks.splatting import stage_events
+    from tasks.splatting.results import export
 
     event: Any = None
     for event in events:
@@ -93,7 +103,7 @@ def check_start(data: Path, train: SplatParams) -> Path:
     Raises:
         ConfigError: the path leads outside the allowed roots, or is neither a video nor a folder of pictures.
     """
-    from tasks.splatting.inputs import recognise
+    from tasks.splatting.capture.inputs import recognise
 
     source = allowed_path(data)
     logger().info("%s: %s", source.name, recognise(source))
@@ -103,9 +113,9 @@ def check_start(data: Path, train: SplatParams) -> Path:
 @task(task_run_name="frames")
 def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
     """Take pictures from a video or folder; return the folder with images/, or `data` where cameras are known."""
-    from tasks.splatting.frames import extract_frames
-    from tasks.splatting.inputs import recognise
-    from tasks.splatting.picked import read_table
+    from tasks.splatting.capture.frame_table import read_table
+    from tasks.splatting.capture.frames import extract_frames
+    from tasks.splatting.capture.inputs import recognise
 
     source = allowed_path(data)
     if recognise(source) in {"colmap", "transforms"}:
@@ -126,10 +136,10 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
     Raises:
         DatasetError: too few could be placed; says why, and what to film better.
     """
-    from tasks.splatting.inputs import adopt, recognise
-    from tasks.splatting.poses import find_poses
-    from tasks.splatting.scene_report import pose_figures, pose_markdown, write_pose_report
-    from tasks.splatting.tracked import FIGURES
+    from tasks.splatting.capture.inputs import adopt, recognise
+    from tasks.splatting.mlflow_logging import FIGURES
+    from tasks.splatting.poses.find import find_poses
+    from tasks.splatting.poses.scene_report import pose_figures, pose_markdown, write_pose_report
 
     kind, target = recognise(allowed_path(data)), stage_dir(run, POSES)
     if kind in {"colmap", "transforms"}:
@@ -156,7 +166,7 @@ def train(
         scene, params, export, track, run: of the flow.
         finish: the export follows, within the same time limit.
     """
-    from tasks.splatting.tracked import TABLE_COLUMNS, describe_poses, fit_tracked
+    from tasks.splatting.mlflow_logging import TABLE_COLUMNS, describe_poses, fit_tracked
 
     folder = stage_dir(run, TRAINING)
     try:
@@ -177,7 +187,7 @@ def train(
 
 def draw(session: "Session", rasterizer: "Rasterizer", params: ExportParams, target: Path) -> Iterator[Any]:
     """Draw what is asked for of a fit, with what an export has to know of it."""
-    from tasks.splatting.export import draw_all
+    from tasks.splatting.results.export import draw_all
 
     gaussians, antialiased = session.gaussians().moved_to(session.device), session.params.antialiased
     yield from draw_all(gaussians, session.cameras(), rasterizer, params, target, antialiased=antialiased)
@@ -188,12 +198,12 @@ def draw(session: "Session", rasterizer: "Rasterizer", params: ExportParams, tar
 @task(task_run_name="export", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     """Write the result in every form asked for, with a viewer; return the id of the MLflow run."""
-    from tasks.splatting.export import export_all
-    from tasks.splatting.tracked import log_result, result_markdown
+    from tasks.splatting.mlflow_logging import log_result, result_markdown
+    from tasks.splatting.results.export import export_all
 
-    training = shell.ended_training(run, FINISHED)
+    training = step_context.ended_training(run, FINISHED)
     drawn, target = training / DRAWN, training / SPLAT
-    with shell.gone_on(training) as (tracker, log):
+    with step_context.gone_on(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
         session = fitted(scene, training, recall(drawn))
         fit = session.params
@@ -210,7 +220,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
         with Page("export", "Export") as page, bars() as shown:
             follow(events, shown, page, log)
         log_result(session, target, tracker)
-        text = result_markdown(session, target, tracker.url) + shell.slot_line(tracker)
+        text = result_markdown(session, target, tracker.url) + step_context.slot_line(tracker)
         show_markdown("summary", text, "The result: figures and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)
@@ -241,8 +251,8 @@ def open_session(
     deadline: float | None,
 ) -> "Session":
     """Return the fit in a folder, in the world in which all scenes are of one size."""
-    from tasks.splatting.scene import normalized, read_scene
-    from tasks.splatting.session import Session
+    from tasks.splatting.fit.scene import normalized, read_scene
+    from tasks.splatting.fit.session import Session
 
     world, _ = normalized(read_scene(allowed_path(scene)))
     return Session(
@@ -275,11 +285,11 @@ def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
         ConfigError: a GPU's kernels are not there.
     """
     if device.type == "cuda":
-        from tasks.splatting.cuda_rasterizer import CudaRasterizer
+        from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
 
         built = os.environ.get(EXTENSIONS)  # the slot's own GPU's
         return CudaRasterizer(near_plane=params.near_plane, kernels=Path(built) if built else None)
-    from tasks.splatting.cpu_rasterizer import CpuRasterizer
+    from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 
     return CpuRasterizer(num_threads=params.num_threads, near_plane=params.near_plane)
 
@@ -287,9 +297,9 @@ def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
 def tracked(
     folder: Path, scene: Path, params: SplatParams, track: SplatTrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
-    """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.shell.tracked`."""
-    from tasks.splatting.fit_checkpoint import FREE_TO_CHANGE
+    """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.run.step_context.tracked`."""
+    from tasks.splatting.fit.fit_checkpoint import FREE_TO_CHANGE
 
     recorded = {"scene": str(scene), **recall(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
-    return shell.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)
+    return step_context.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)

@@ -8,7 +8,7 @@ import psutil
 import pynvml
 import torch
 
-from gpu_pools.probe import Device, get_probe
+from gpu_pools.placement.probe import Device, get_probe
 from tasks.trial.report import Place, Row, Value, held
 
 _SPARE_SHARE = 0.1  # of the memory: the driver keeps some for itself, and only NVML counts it

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.params import Params
+from tasks.base.params import Params
 
 
 class TrialParams(Params):

@@ -38,6 +38,6 @@ CHECKS = (
     Check("vit_b_16", "tasks.trial.speed.vit_b_16", 45),
     Check("batch too large", "tasks.trial.memory.halved_batch", 30),
     Check("killed and resumed", "tasks.trial.resume.killed_and_resumed", 75),
-    Check("splats against the CPU", "tasks.trial.splats.agreement", 90),
-    Check("splats", "tasks.trial.splat_fit.fit", 60),
+    Check("splats against the CPU", "tasks.trial.splats.checks.agreement", 90),
+    Check("splats", "tasks.trial.splats.fit.fit", 60),
 )

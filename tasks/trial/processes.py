@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gpu_pools.stopping import look
-from tasks.errors import TrainyardError
+from tasks.base.errors import TrainyardError
 
 ROOT = Path(__file__).resolve().parents[2]
 _LOOK_EVERY_S = 0.2

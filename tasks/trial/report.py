@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.errors import TrainyardError
+from tasks.base.errors import TrainyardError
 
 Verdict = Literal["ok", "failed", "not here"]
 Value = float | int | str | bool | None

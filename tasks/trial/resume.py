@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.classification.events import BatchDone, Note
 from tasks.classification.params import TrainParams
-from tasks.classification.session import Session
+from tasks.classification.training.events import BatchDone, Note
+from tasks.classification.training.session import Session
 from tasks.trial.processes import Speaker, TrialError
 from tasks.trial.report import Place, Row, held
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from tasks.errors import TrainyardError
+from tasks.base.errors import TrainyardError
 from tasks.trial.plan import CHECKS, PATIENCE, TOTAL_S, Check
 from tasks.trial.processes import Speaker, TrialError
 from tasks.trial.report import Place, Row

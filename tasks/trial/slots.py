@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from gpu_pools import lease
-from gpu_pools.hostview import HostView, Queues
 from gpu_pools.names import asker, host_name
-from gpu_pools.occupy import limits
-from gpu_pools.placement import Start, Wait, Waiting, place
-from gpu_pools.probe import Device, GpuProcess, Probe, foreign, get_probe
-from gpu_pools.queues import default_priority, device_queue
+from gpu_pools.placement.host_state import HostView, Queues
+from gpu_pools.placement.place import Start, Wait, Waiting, place
+from gpu_pools.placement.probe import Device, GpuProcess, Probe, foreign, get_probe
+from gpu_pools.placement.queues import default_priority, device_queue
+from gpu_pools.slots import lease
+from gpu_pools.slots.local_slot import limits
 from gpu_pools.stopping import pause
 from tasks.trial.processes import Speaker
 from tasks.trial.report import Place, Row, held, not_here

@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import torch
 
-from gpu_pools.probe import get_probe
-from tasks.classification.data import Batches
+from gpu_pools.placement.probe import get_probe
+from tasks.classification.data.batches import Batches
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture, TrainParams
-from tasks.classification.precision import Precision
-from tasks.classification.train import Trainer
+from tasks.classification.training.precision import Precision
+from tasks.classification.training.train import Trainer
 from tasks.trial.plain import N_CLASSES, PlainLoop, wait
 from tasks.trial.report import Place, Row, held
 

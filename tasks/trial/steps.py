@@ -8,14 +8,14 @@ from pathlib import Path
 
 from prefect import task
 
-from gpu_pools.launch import DEVICE, ON
-from gpu_pools.probe import get_probe, resolve_device
-from tasks.prefect_page import show_markdown
-from tasks.shell import logger, stage_dir
+from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.worker.run_setup import DEVICE, ON
+from tasks.base.workspace import storage_errors, write_json
+from tasks.run.prefect_page import show_markdown
+from tasks.run.step_context import logger, stage_dir
 from tasks.trial.params import TrialParams
 from tasks.trial.report import TRIAL, Place, Report, Row, TrialFailed
 from tasks.trial.runner import run_checks
-from tasks.workspace import storage_errors, write_json
 
 
 def place_of(wanted: str) -> Place:

@@ -30,8 +30,8 @@ def main() -> None:
 
 def _slot(uuid: str, tag: str) -> object:
     """Return the lease of a slot above those that are held, whatever the limit: nobody is kept waiting by its check."""
-    from gpu_pools.lease import Holder, acquire, holders
     from gpu_pools.names import asker
+    from gpu_pools.slots.lease import Holder, acquire, holders
 
     run = f"trial-{os.getpid()}"
     holder = Holder(run, run, asker(), tag, uuid, "training", -1, os.getpid(), time.time(), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from gpu_pools.stopping import pause
-from tasks.shell import leave_unended, stop_asked
+from tasks.run.step_context import leave_unended, stop_asked
 
 TICK_S = 0.05
 

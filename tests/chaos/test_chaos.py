@@ -13,8 +13,8 @@ from functools import partial
 
 import pytest
 
-from deployments.services import free_port
-from gpu_pools.lease import holders
+from deployments.services.service import free_port
+from gpu_pools.slots.lease import holders
 from tests.chaos.yard import FINAL, Yard, yard
 
 N_RUNS = int(os.environ.get("CHAOS_RUNS", "24"))

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 from tests.chaos.yard import Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from deployments.services import free_port
-from gpu_pools.lease import holders
+from deployments.services.service import free_port
+from gpu_pools.slots.lease import holders
 from tasks.classification.models import build_model
 from tests.chaos.yard import FINAL, Yard, yard
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 import yaml
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 from tests.chaos.yard import ROOT, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]

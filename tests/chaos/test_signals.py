@@ -16,9 +16,9 @@ import psutil
 import pytest
 import torch
 
-from deployments.services import free_port
-from tasks.splatting.colmap_model import PinholeModel, write_model
-from tasks.splatting.scene import MODEL
+from deployments.services.service import free_port
+from tasks.splatting.fit.scene import MODEL
+from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tests.chaos.yard import Yard, yard
 from tests.tasks.splatting.fit_scene import make_scene
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 from tasks.classification.models import build_model
 from tests.chaos.yard import Yard, yard
 

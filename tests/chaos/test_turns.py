@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 from tests.chaos.yard import FINAL, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]

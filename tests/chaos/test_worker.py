@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 from gpu_pools.names import host_name
-from gpu_pools.supervise import create_time
+from gpu_pools.worker.run_process import create_time
 from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
@@ -395,7 +395,7 @@ def test_sigterm_lets_runs_finish_and_a_second_one_puts_them_back(made):
 
 def test_a_worker_of_the_same_name_is_refused(made):
     made.until(lambda: made.serves("one"), 90, "the worker serves")
-    argv = [sys.executable, "-m", "gpu_pools.worker", "--name", "one"]
+    argv = [sys.executable, "-m", "gpu_pools.worker.serve", "--name", "one"]
     second = subprocess.run(argv, env=made.env, capture_output=True, text=True, timeout=120)
     assert second.returncode == 1
     assert "found a running worker called 'one'" in second.stderr

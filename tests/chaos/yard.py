@@ -67,7 +67,7 @@ class Yard:
         """Start a worker; it says in worker-<name>.log when it serves."""
         with (self.home / f"worker-{name}.log").open("ab") as log:
             self.workers[name] = subprocess.Popen(
-                [sys.executable, "-m", "gpu_pools.worker", "--name", name],
+                [sys.executable, "-m", "gpu_pools.worker.serve", "--name", name],
                 env={**self.env, **env},
                 stdout=log,
                 stderr=log,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deployments.api import Api
-from deployments.stack import free_port, mlflow_service, prefect_service, running
+from deployments.stack.stack import free_port, mlflow_service, prefect_service, running
 
 ROOT = Path(__file__).parents[2]
 # The other files start services, which takes minutes in all.
@@ -124,7 +124,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def champion(tracking: str) -> str:
     """The id of an MLflow run whose model `classification` is champion."""
-    from tasks.store import client
+    from tasks.tracking.mlflow_api import client
 
     store = client(tracking)
     run = store.create_run(store.create_experiment("classification"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from deployments.queries import Ask
+from deployments.runs.prefect_http import Ask
 
 
 @contextmanager

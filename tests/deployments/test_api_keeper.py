@@ -11,13 +11,13 @@ import httpx
 import psutil
 import pytest
 
-from deployments.api_keeper import api_keeper, share_api
-from deployments.keeper import take
+from deployments.services.shared_api import api_keeper, share_api
+from deployments.services.shared_service import take
 from tests.deployments.waiting import wait_for
 
 USER = """
 import os, sys, time
-from deployments.stack import choose_api, serving
+from deployments.stack.stack import choose_api, serving
 api = choose_api()
 assert api is not None
 with serving(api):

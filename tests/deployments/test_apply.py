@@ -6,11 +6,11 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.apply import apply
-from deployments.environment import ROOT
-from deployments.queries import ask, asking, online_workers, queue_counts
-from deployments.services import ServiceError
-from deployments.stack import free_port, prefect_service, running
-from tasks.errors import ConfigError
+from deployments.machine.environment import ROOT
+from deployments.runs.prefect_http import ask, asking, online_workers, queue_counts
+from deployments.services.service import ServiceError
+from deployments.stack.stack import free_port, prefect_service, running
+from tasks.base.errors import ConfigError
 
 SPEC = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deployments.background import named_server
-from deployments.draining import drain_note
-from deployments.service_log import failing
-from deployments.undone import GRACE, missing_runs
+from deployments.stack.background import named_server
+from deployments.stack.draining import drain_note
+from deployments.stack.service_log import failing
+from deployments.stack.undone import GRACE, missing_runs
 
 NOW = datetime(2026, 11, 27, 12, 0, 30, tzinfo=UTC)
 RULES = {"min_runs": 3, "max_runs": 100, "min_scheduled_time": "PT1H", "max_scheduled_time": "P100D"}

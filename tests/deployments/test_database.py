@@ -5,10 +5,10 @@ import sqlite3
 
 import pytest
 
-from deployments.database import choose, n_sqlite_runs
-from deployments.postgres import installed, server_user
-from tasks.database import database_file, mlflow_uri
-from tasks.errors import ConfigError, StorageError
+from deployments.services.database import choose, n_sqlite_runs
+from deployments.services.postgres import installed, server_user
+from tasks.base.database import database_file, mlflow_uri
+from tasks.base.errors import ConfigError, StorageError
 
 has_postgres = pytest.mark.skipif(not installed() or server_user() is None, reason="no PostgreSQL on this machine")
 
@@ -48,7 +48,7 @@ def test_a_run_alone_makes_no_postgres(home):
 
 
 def test_a_machine_without_postgres_uses_sqlite_and_says_what_several_people_will_see(monkeypatch):
-    monkeypatch.setattr("deployments.database.installed", dict)
+    monkeypatch.setattr("deployments.services.database.installed", dict)
     kind, (note,) = choose(make=True)
     assert kind == "sqlite"
     assert "of 20 runs submitted at once the server answers 19 with 503" in note

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from deployments.devices import device_views, lines
-from deployments.queries import QueueCount
-from gpu_pools.lease import Holder, Progress, acquire
+from deployments.machine.devices import device_views, lines
+from deployments.runs.prefect_http import QueueCount
 from gpu_pools.names import host_name
+from gpu_pools.slots.lease import Holder, Progress, acquire
 
 
 def holder(**changes):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from deployments import doctor
-from deployments.accounts import open_to, other_people
-from deployments.doctor import Check, judge, lines
-from deployments.machine import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
-from deployments.toolchain import Toolkit, Tools
-from tasks.alive import identity, pid_file
-from tasks.password import make_password
+from deployments.machine import doctor
+from deployments.machine.accounts import open_to, other_people
+from deployments.machine.doctor import Check, judge, lines
+from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
+from deployments.machine.toolchain import Toolkit, Tools
+from tasks.base.alive import identity, pid_file
+from tasks.base.password import make_password
 
 YARD = Path(sys.executable).parent / "yard"
 H200 = Gpu("cuda:0", "NVIDIA H200", "9.0", 143771, simulated=False)
@@ -298,6 +298,6 @@ def test_a_folder_that_cannot_be_written_is_named(as_nobody):
 
 
 def test_the_bounds_of_python_are_those_of_the_project():
-    text = (Path(doctor.__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
     (first, last) = doctor.PYTHONS
     assert f'requires-python = ">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"' in text

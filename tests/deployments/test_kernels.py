@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments import toolchain
-from deployments.kernels import (
+from deployments.machine import toolchain
+from deployments.machine.kernels import (
     BuildError,
     Toolkit,
     all_built,
@@ -24,16 +24,16 @@ from deployments.kernels import (
     needed_target,
     wanted_archs,
 )
-from deployments.toolchain import Tools, faults, find_tools, torch_cuda
+from deployments.machine.toolchain import Tools, faults, find_tools, torch_cuda
 from gpu_pools import kernels as pool_kernels
-from gpu_pools.devices import simulated
 from gpu_pools.kernels import Target, built, kernel_environment, target_for
-from gpu_pools.launch import process_environment
-from gpu_pools.lease import Holder, acquire
-from gpu_pools.ledger import Entry
-from tasks.errors import ConfigError, GpuError
-from tasks.progress import finish
-from tasks.workspace import held
+from gpu_pools.placement.devices import simulated
+from gpu_pools.slots.lease import Holder, acquire
+from gpu_pools.slots.ledger import Entry
+from gpu_pools.worker.run_setup import process_environment
+from tasks.base.errors import ConfigError, GpuError
+from tasks.base.progress import finish
+from tasks.base.workspace import held
 
 YARD = Path(sys.executable).parent / "yard"
 CUDA = torch_cuda() or "13.0"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local import check_parameters, entrypoints, load_flow
+from deployments.runs.local import check_parameters, entrypoints, load_flow
+from tasks.base.errors import ConfigError
 from tasks.classification.params import SplitParams, TrainParams
-from tasks.errors import ConfigError
 
 
 def faults(name, parameters):

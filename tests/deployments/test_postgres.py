@@ -15,13 +15,13 @@ import psutil
 import psycopg
 import pytest
 
-from deployments import postgres
-from deployments.child import KeptPostgres
-from deployments.postgres import PORT, create, installed, load, server_command, server_user
-from deployments.postgres_keeper import postgres_keeper, postgres_up
-from deployments.services import ServiceError
-from tasks.database import database_file, mlflow_uri, postgres_record
-from tasks.errors import StorageError
+from deployments.services import postgres
+from deployments.services.postgres import PORT, create, installed, load, server_command, server_user
+from deployments.services.service import ServiceError
+from deployments.services.shared_postgres import postgres_keeper, postgres_up
+from deployments.stack.child import KeptPostgres
+from tasks.base.database import database_file, mlflow_uri, postgres_record
+from tasks.base.errors import StorageError
 from tests.deployments.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not installed() or server_user() is None, reason="no PostgreSQL on this machine")
@@ -105,7 +105,7 @@ def test_it_does_not_run_as_root_and_lets_no_other_user_in(home, as_nobody):
 
 
 def test_it_is_up_while_anybody_needs_it_and_no_longer(home):
-    code = "import time\nfrom deployments.postgres_keeper import postgres_up\nwith postgres_up():\n"
+    code = "import time\nfrom deployments.services.shared_postgres import postgres_up\nwith postgres_up():\n"
     stays = "    print('up', flush=True)\n    time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code + stays], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from deployments.prefect_server import guard_server
+from deployments.services.prefect_server import guard_server
 
 
 def test_a_transaction_on_sqlite_has_its_turn_from_its_beginning(tmp_path):

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.api import NotFoundError, connect
-from deployments.cli import app
-from deployments.details import folder_of
-from deployments.runs import LogTail, find_run, list_runs, make_rows, read_logs
-from deployments.stack import ServiceError, free_port
-from gpu_pools.lease import Holder, Progress, acquire
+from deployments.cli.app import app
+from deployments.cli.details import folder_of
+from deployments.runs.find import LogTail, find_run, list_runs, make_rows, read_logs
+from deployments.stack.stack import ServiceError, free_port
 from gpu_pools.names import host_name
-from tasks.errors import ConfigError, GpuError
+from gpu_pools.slots.lease import Holder, Progress, acquire
+from tasks.base.errors import ConfigError, GpuError
 
 YARD = Path(sys.executable).parent / "yard"
 WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
@@ -422,7 +422,7 @@ def test_nothing_is_deleted_without_a_yes(yard, pipeline):
 
 
 def test_the_mlflow_run_goes_only_when_asked_and_never_under_a_champion(yard, pipeline, tracking, champion):
-    from tasks.store import client
+    from tasks.tracking.mlflow_api import client
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking
     card = yard.home / "runs" / pipeline[0]["id"] / "training" / "run.json"

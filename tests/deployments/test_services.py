@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from deployments.child import Child
-from deployments.drain import drain
-from deployments.services import LOOPBACK, Announcing, Service, ServiceError, free_port, healthy, running
-from deployments.stack import mlflow_service, prefect_service
+from deployments.services.service import LOOPBACK, Announcing, Service, ServiceError, free_port, healthy, running
+from deployments.stack.child import Child
+from deployments.stack.drain import drain
+from deployments.stack.stack import mlflow_service, prefect_service
 from tests.deployments.waiting import wait_for
 
 FILES = (sys.executable, "-m", "http.server", "--bind", LOOPBACK)
@@ -84,7 +84,7 @@ def test_a_service_ends_when_who_started_it_is_killed():
     port = free_port()
     code = f"""
 import time
-from deployments.services import Service, running
+from deployments.services.service import Service, running
 with running(Service("files", {(*FILES, str(port))!r}, {port}, "/", {{}})):
     print("up", flush=True)
     time.sleep(60)

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.details import read_details
-from deployments.runs import Row
+from deployments.cli.details import read_details
+from deployments.runs.find import Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "services.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
@@ -113,7 +113,7 @@ def test_every_parameter_of_the_old_service_has_its_row(name):
 
 
 def test_every_key_of_the_old_files_is_named():
-    from tasks.config import RFUAV_KEYS
+    from tasks.base.config import RFUAV_KEYS
 
     assert [key for key in RFUAV_KEYS if f"`{key}`" not in PAGE] == []
 

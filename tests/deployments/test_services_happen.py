@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.stack import free_port, prefect_service, running
-from deployments.undone import undone
+from deployments.stack.stack import free_port, prefect_service, running
+from deployments.stack.undone import undone
 from tests.deployments.rest import rest
 from tests.deployments.waiting import wait_for
 
@@ -215,12 +215,12 @@ def test_what_a_run_says_is_kept(call, api):
 
 
 def test_after_all_of_it_nothing_is_left_undone(call, monkeypatch):
-    monkeypatch.setattr("deployments.undone.GRACE", timedelta(seconds=60))
+    monkeypatch.setattr("deployments.stack.undone.GRACE", timedelta(seconds=60))
     assert wait_for(lambda: undone(call, datetime.now(UTC)) == [], SOON_S), undone(call, datetime.now(UTC))
 
 
 def test_mlflows_gc_removes_a_run_that_was_deleted(tmp_path, monkeypatch):
-    from tasks.store import client
+    from tasks.tracking.mlflow_api import client
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from deployments.api import api_url
-from deployments.health import check
-from deployments.pidfile import MARK, only_one
-from deployments.postgres import installed, server_user
-from deployments.postgres_keeper import postgres_keeper
-from deployments.services import LOOPBACK, Service, ServiceError, free_port, healthy, running
-from deployments.stack import (
+from deployments.services.postgres import installed, server_user
+from deployments.services.service import LOOPBACK, Service, ServiceError, free_port, healthy, running
+from deployments.services.shared_postgres import postgres_keeper
+from deployments.stack.health import check
+from deployments.stack.pidfile import MARK, only_one
+from deployments.stack.stack import (
     be_let_in,
     choose_api,
     running_stack,
@@ -29,10 +29,10 @@ from deployments.stack import (
     stack_environment,
     stack_record,
 )
-from deployments.supervisor import LEAST_FREE_MIB, Plan, Supervisor
-from tasks.alive import identity, pid_file, supervisor
-from tasks.errors import ConfigError, StorageError
-from tasks.password import make_password
+from deployments.stack.supervisor import LEAST_FREE_MIB, Plan, Supervisor
+from tasks.base.alive import identity, pid_file, supervisor
+from tasks.base.errors import ConfigError, StorageError
+from tasks.base.password import make_password
 from tests.deployments.waiting import wait_for
 
 YARD = Path(sys.executable).parent / "yard"
@@ -178,7 +178,7 @@ def test_down_ends_all_of_it_and_what_it_held_stays(stack):
     with pytest.raises(ConfigError, match="found no services up for"):
         stack_environment()
     # A run in this process uses the same database, and has it up for so long.
-    from tasks.store import client
+    from tasks.tracking.mlflow_api import client
 
     with serving(None):
         assert postgres_keeper().alive() is POSTGRES
@@ -299,7 +299,7 @@ def test_whoever_has_the_port_of_a_stack_that_is_gone_is_no_stack_and_gets_no_pa
 
 
 def test_a_server_that_hangs_is_not_said_to_be_down(home, monkeypatch):
-    monkeypatch.setattr("deployments.stack._PATIENCE_S", 0.1)
+    monkeypatch.setattr("deployments.stack.stack._PATIENCE_S", 0.1)
     with socket.create_server((LOOPBACK, 0)) as silent:
         url = f"http://{LOOPBACK}:{silent.getsockname()[1]}"
         services_file().write_text(json.dumps({"prefect": url, "mlflow": url}))

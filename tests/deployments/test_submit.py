@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.api import Api, connect
-from deployments.cli import app
-from deployments.draining import announce, withdraw
-from deployments.submit import Order, Wishes, prepare, submit, submit_many
+from deployments.cli.app import app
+from deployments.runs.submit import Order, Wishes, prepare, submit, submit_many
+from deployments.stack.draining import announce, withdraw
 from gpu_pools.names import asker, host_name
-from tasks.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
+from tasks.base.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
 
 HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda:0", "cuda:1")]
 ALL_TRAINING = ", ".join(sorted(["boxb/cuda:1", "cpu", "cuda", "cuda:0", "cuda:1", *HERE]))
@@ -268,7 +268,7 @@ def test_twenty_people_at_once_all_get_their_run(yard, images):
 
 
 def test_many_runs_come_in_few_calls_and_in_order(yard, images, monkeypatch):
-    monkeypatch.setattr("deployments.submit._PER_CALL", 4)
+    monkeypatch.setattr("deployments.runs.submit._PER_CALL", 4)
     orders = [prepare(yard.api, "prepare_dataset", {"data": str(images)}, Wishes(name="first"))]
     orders += [Order(orders[0].deployment, {**orders[0].body, "name": f"bulk-{n}"}) for n in range(8)]
     ids = submit_many(yard.api, orders)

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.queries import online_workers
-from deployments.stack import free_port, prefect_service, running
-from deployments.undone import undone
+from deployments.runs.prefect_http import online_workers
+from deployments.stack.stack import free_port, prefect_service, running
+from deployments.stack.undone import undone
 from tests.deployments.rest import rest
 from tests.deployments.waiting import wait_for
 

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from deployments import watch
 from deployments.api import connect
-from deployments.cli import app
-from deployments.runs import Row
-from deployments.watch import Look, Story, picture
+from deployments.cli.app import app
+from deployments.runs import watch
+from deployments.runs.find import Row
+from deployments.runs.watch import Look, Story, picture
 
 YARD = Path(sys.executable).parent / "yard"
 WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"

@@ -21,11 +21,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows.classification import classification, train_classifier
 from flows.inference import predict
 from flows.snr_benchmark import snr_benchmark
-from tasks import store
+from tasks.classification.mlflow_logging import METRIC_KEYS, TEST_KEYS
 from tasks.classification.params import AugmentParams, SplitParams, TrackParams, TrainParams
-from tasks.classification.snr_params import SnrParams
-from tasks.classification.tracked import METRIC_KEYS, TEST_KEYS
 from tasks.inference.params import PredictParams
+from tasks.inference.snr.params import SnrParams
+from tasks.tracking import mlflow_api
 
 SPLIT = SplitParams(train_ratio=0.5, val_ratio=0.25)
 AUGMENT = AugmentParams(methods=("Sharpen",), n_workers=1)
@@ -65,7 +65,7 @@ def pictures(tmp_path_factory):
 def run(pictures, home, name) -> Done:
     track = TrackParams(experiment="bands", run_name=name)
     run_id = classification(pictures, SPLIT, AUGMENT, TRAIN, track=track)
-    flow_run_id = store.client().get_run(run_id).data.tags["prefect.flow_run_id"]
+    flow_run_id = mlflow_api.client().get_run(run_id).data.tags["prefect.flow_run_id"]
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
@@ -106,7 +106,7 @@ def test_every_stage_lies_whole_in_the_folder_of_the_run(first):
 
 
 def test_mlflow_holds_every_figure_of_every_epoch(first):
-    client = store.client()
+    client = mlflow_api.client()
     found = client.get_run(first.run_id)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "first")
     assert len(METRIC_KEYS) == 16
@@ -123,7 +123,7 @@ def test_mlflow_holds_every_figure_of_every_epoch(first):
 
 
 def test_mlflow_holds_every_parameter_and_the_data(first, pictures):
-    found = store.client().get_run(first.run_id)
+    found = mlflow_api.client().get_run(first.run_id)
     assert found.data.params["train.model"] == "mobilenet_v3_small"
     assert found.data.params["split.val_ratio"] == "0.25"
     assert found.data.params["augment.methods"] == '["Sharpen"]'
@@ -133,16 +133,16 @@ def test_mlflow_holds_every_parameter_and_the_data(first, pictures):
 
 
 def test_mlflow_knows_that_the_experiment_is_of_trainings(first):
-    client = store.client()
+    client = mlflow_api.client()
     experiment = client.get_experiment_by_name("bands")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     client.delete_experiment_tag(experiment.experiment_id, "mlflow.experimentKind")  # as an earlier version left it
-    assert store._experiment_id(client, store.tracking_uri(), "bands") == experiment.experiment_id
+    assert mlflow_api._experiment_id(client, mlflow_api.tracking_uri(), "bands") == experiment.experiment_id
     assert client.get_experiment_by_name("bands").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_mlflow_holds_the_files(first):
-    client = store.client()
+    client = mlflow_api.client()
     paths = {
         item.path
         for folder in ("weights", "report", "config", "log", "figures", "dataset")
@@ -167,11 +167,11 @@ def test_mlflow_holds_the_files(first):
 
 
 def test_the_first_model_is_champion_and_predicts(first, pictures, monkeypatch):
-    client = store.client()
+    client = mlflow_api.client()
     version = client.get_model_version_by_alias("bands", "champion")
     assert version.run_id == first.run_id
     assert version.tags["promoted"] == "true"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_api.tracking_uri())
     served = mlflow.pyfunc.load_model("models:/bands@champion")
     files = [next((pictures / name).glob("*.png")).read_bytes() for name in ("calm", "loud")]
     answer = served.predict(pd.DataFrame({"image": files}))
@@ -181,7 +181,7 @@ def test_the_first_model_is_champion_and_predicts(first, pictures, monkeypatch):
 
 def test_the_champion_names_new_pictures_with_calibrated_confidence(first, pictures, yard_home):
     asked = PredictParams(weights="models:/bands@champion", device="cpu", n_workers=1)
-    found = store.client().get_run(predict(pictures / "loud", asked))
+    found = mlflow_api.client().get_run(predict(pictures / "loud", asked))
     table = pd.read_csv(yard_home / "runs" / found.data.tags["prefect.flow_run_id"] / "prediction" / "predictions.csv")
     temperature = json.loads((first.folder / "training" / "config.json").read_text())["temperature"]
     softer = (table["probability"] / (1 - table["probability"])) ** (1 / temperature if temperature else np.nan)
@@ -193,7 +193,7 @@ def test_the_champion_is_graded_at_every_ratio(first, pictures, tmp_path):
     for ratio in ("-4dB", "8dB"):
         shutil.copytree(pictures, tmp_path / "snr" / ratio)
     asked = SnrParams(weights=("models:/bands@champion", f"runs:/{first.run_id}"), device="cpu")
-    found = store.client().get_run(snr_benchmark(tmp_path / "snr", asked))
+    found = mlflow_api.client().get_run(snr_benchmark(tmp_path / "snr", asked))
     curves = [name for name in found.data.metrics if name.startswith("accuracy/snr")]
     assert len(curves) == 2
     assert len({found.data.metrics[name] for name in curves}) == 1  # they are the same model
@@ -219,7 +219,7 @@ def test_the_run_says_how_it_used_its_slot(first):
     assert 0 < batch < held < 600
     assert "trainyard.gpu_busy_share" not in labels
     assert "trainyard.held_s" not in first.labels["train_classifier"]
-    figures = store.client().get_run(first.run_id).data.metrics
+    figures = mlflow_api.client().get_run(first.run_id).data.metrics
     assert figures["slot/first_batch_s"] == pytest.approx(batch, abs=0.001)
     assert batch < figures["slot/held_s"] <= held
     assert "slot/gpu_busy_share" not in figures
@@ -233,7 +233,7 @@ def test_steps_have_names_a_person_reads(first):
 
 
 def test_the_same_again_gives_the_same_figures_and_does_not_become_champion(first, second):
-    client = store.client()
+    client = mlflow_api.client()
     both = [client.get_run(done.run_id).data.metrics for done in (first, second)]
     for key in (*METRIC_KEYS.values(), *TEST_KEYS.values()):
         assert both[0].get(key) == both[1].get(key), key
@@ -254,7 +254,7 @@ def test_who_else_computes_on_the_gpu_is_seen_by_a_run_without_a_worker(first, y
     monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "1")
     monkeypatch.setenv("TRAINYARD_SIMULATED_STATE", str(state))
     monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
-    monkeypatch.setattr("tasks.foreign._AGAIN_S", 0.0)
+    monkeypatch.setattr("tasks.tracking.foreign._AGAIN_S", 0.0)
     before = set(yard_home.glob("runs/*/training/run.log"))
 
     def logs():
@@ -271,9 +271,9 @@ def test_who_else_computes_on_the_gpu_is_seen_by_a_run_without_a_worker(first, y
     train = TRAIN.model_copy(update={"device": "cuda:0", "num_epochs": 30})
     track = TrackParams(experiment="beset", run_name="beset")
     run_id = train_classifier(first.folder / "augmented", train, track=track)
-    figures = {row.step: row.value for row in store.client().get_metric_history(run_id, "foreign/memory_mib")}
+    figures = {row.step: row.value for row in mlflow_api.client().get_metric_history(run_id, "foreign/memory_mib")}
     assert sorted(figures) == list(range(1, 31))
     assert (figures[4], figures[30]) == (0, 2100)
-    assert store.client().get_run(run_id).data.tags["foreign_process"] == "pid 1 (bob, init), 2100 MiB"
+    assert mlflow_api.client().get_run(run_id).data.tags["foreign_process"] == "pid 1 (bob, init), 2100 MiB"
     (log,) = logs()
     assert log.read_text().count("pid 1 (bob, init) computes on this run's GPU and is no run, 2100 MiB") == 1

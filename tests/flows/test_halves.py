@@ -10,7 +10,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Pending
 
 from flows.halves import half, holding
-from gpu_pools.queues import Queue
+from gpu_pools.placement.queues import Queue
 
 
 def note(folder: Path, what: str) -> None:

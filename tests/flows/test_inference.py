@@ -17,14 +17,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL
 
-from deployments.local import check_data, check_parameters, device_section, for_flow, load_flow
+from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
 from flows.inference import predict, predict_many
-from tasks import registry, store
-from tasks.classification.images import encode_jpeg
+from tasks.base.errors import ConfigError, DatasetError, TrainyardError, WeightsError
 from tasks.classification.models import build_model
-from tasks.closing import close
-from tasks.errors import ConfigError, DatasetError, TrainyardError, WeightsError
+from tasks.images.images import encode_jpeg
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
+from tasks.tracking import mlflow_api, registry
+from tasks.tracking.dead_run_cleanup import close
 
 CONFIG = {
     "model": "mobilenet_v3_small",
@@ -55,7 +55,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def champion(prefect_api, yard_home, weights):
     """Return the id of the MLflow run whose model is the champion of `nets`."""
-    client = store.client()
+    client = mlflow_api.client()
     run_id = client.create_run(
         client.create_experiment("nets", (yard_home / "mlflow" / "artifacts" / "nets").as_uri())
     ).info.run_id
@@ -83,7 +83,7 @@ def done(champion, pictures):
 
 
 def folder_of(run_id, home):
-    return home / "runs" / store.client().get_run(run_id).data.tags["prefect.flow_run_id"]
+    return home / "runs" / mlflow_api.client().get_run(run_id).data.tags["prefect.flow_run_id"]
 
 
 def left_over(home):
@@ -103,7 +103,7 @@ def test_the_table_names_every_picture_and_the_one_that_is_broken(done, yard_hom
 
 
 def test_mlflow_holds_table_figures_and_which_model_answered_where(done, champion):
-    client = store.client()
+    client = mlflow_api.client()
     found = client.get_run(done)
     assert client.get_experiment(found.info.experiment_id).name == "predictions"
     assert (found.info.status, found.info.run_name) == ("FINISHED", "predict-flight")
@@ -118,7 +118,7 @@ def test_mlflow_holds_table_figures_and_which_model_answered_where(done, champio
 
 
 def test_prefect_shows_the_classes_and_a_summary(done):
-    run_id = store.client().get_run(done).data.tags["prefect.flow_run_id"]
+    run_id = mlflow_api.client().get_run(done).data.tags["prefect.flow_run_id"]
     with get_client(sync_client=True) as client:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         shown = {page.key: page for page in client.read_artifacts(artifact_filter=wanted)}
@@ -156,7 +156,7 @@ def test_a_source_without_one_good_picture_fails_with_its_reason(champion, pictu
 
 
 def test_a_recording_has_a_timeline(champion, tmp_path, yard_home):
-    from tasks.classification.signal_params import SpectrogramParams
+    from tasks.signals.params import SpectrogramParams
 
     radio = SpectrogramParams(sample_rate_hz=1e4, frame_s=0.1, n_fft=64, width=48, height=32)
     np.random.default_rng(0).standard_normal(6000).astype("<f4").tofile(tmp_path / "a.iq")
@@ -166,17 +166,19 @@ def test_a_recording_has_a_timeline(champion, tmp_path, yard_home):
 
 
 def test_of_many_sources_one_that_fails_does_not_stop_the_others(champion, pictures, tmp_path):
-    n_before = len(store.client().search_runs([store.client().get_experiment_by_name("predictions").experiment_id]))
+    n_before = len(
+        mlflow_api.client().search_runs([mlflow_api.client().get_experiment_by_name("predictions").experiment_id])
+    )
     with pytest.raises(TrainyardError, match="1 of 3 sources failed:\n.*absent"):
         predict_many([pictures / "0.png", tmp_path / "absent", pictures / "1.png"], BY_ALIAS)
-    runs = store.client().search_runs([store.client().get_experiment_by_name("predictions").experiment_id])
+    runs = mlflow_api.client().search_runs([mlflow_api.client().get_experiment_by_name("predictions").experiment_id])
     assert [run.info.status for run in runs[: len(runs) - n_before]] == ["FINISHED"] * 2
     copies = BY_ALIAS.model_copy(update={"save_path": tmp_path / "copies"})
     both = predict_many([pictures / "0.png", pictures / "1.png"], copies)
     for number, name in enumerate(("0.png", "1.png"), 1):
         table = pd.read_csv(tmp_path / "copies" / f"{number:03}_{name}" / "predictions.csv")
         assert [Path(path).name for path in table["path"]] == [name]
-    assert [store.client().get_run(run_id).info.run_name for run_id in both] == ["predict-0.png", "predict-1.png"]
+    assert [mlflow_api.client().get_run(run_id).info.run_name for run_id in both] == ["predict-0.png", "predict-1.png"]
 
 
 def test_two_stages_give_a_row_per_region(champion, weights, pictures, tmp_path, yard_home):
@@ -245,4 +247,4 @@ def test_a_run_that_is_cancelled_or_killed_leaves_nothing(prefect_api, yard_home
     assert not left_over(yard_home)
     assert not (folder / "prediction" / "predictions.csv").exists()
     card = json.loads((folder / "prediction" / "run.json").read_text())
-    assert store.client().get_run(card["run_id"]).info.status == "KILLED"
+    assert mlflow_api.client().get_run(card["run_id"]).info.status == "KILLED"

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from flows.inference import predict
-from tasks import store
 from tasks.classification.networks import build
 from tasks.inference.params import PredictParams, PrepareParams
+from tasks.tracking import mlflow_api
 
 ROOT = Path(__file__).parents[2]
 (PROGRAM,) = [
@@ -81,7 +81,7 @@ def pictures(tmp_path_factory):
 def predicted(training, pictures, home, **prepare):
     params = PredictParams(weights=str(training / "best.pt"), device="cpu", n_workers=1, precision="fp32")
     run_id = predict(pictures, params, PrepareParams(**prepare))
-    key = store.client().get_run(run_id).data.tags["prefect.flow_run_id"]
+    key = mlflow_api.client().get_run(run_id).data.tags["prefect.flow_run_id"]
     table = pd.read_csv(home / "runs" / key / "prediction" / "predictions.csv")
     assert table["error"].isna().all()
     tops = [(f"top{k}", f"top{k}_probability") for k in range(1, len(CLASSES) + 1)]
@@ -108,10 +108,11 @@ def test_the_program_answers_as_predict_does(prefect_api, yard_home, training, p
 
 
 def test_copies_of_its_two_files_are_all_it_needs(training, pictures, tmp_path):
-    for name in ("decoding", "networks"):
-        shutil.copyfile(ROOT / "tasks" / "classification" / f"{name}.py", tmp_path / f"{name}.py")
+    for code in ("images/decoding.py", "classification/networks.py"):
+        shutil.copy(ROOT / "tasks" / code, tmp_path)
     (tmp_path / "own.py").write_text(
-        PROGRAM.replace("tasks.classification.", "") + "\nassert 'tasks' not in sys.modules\n"
+        PROGRAM.replace("tasks.images.", "").replace("tasks.classification.", "")
+        + "\nassert 'tasks' not in sys.modules\n"
     )
     argv = [sys.executable, tmp_path / "own.py", training, pictures / "plain.png"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

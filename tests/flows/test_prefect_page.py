@@ -9,8 +9,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.flow_engine import run_flow
 from prefect.states import Pending, Running
 
-from tasks import prefect_page
-from tasks.prefect_page import Page, show_link, show_markdown, show_table
+from tasks.run import prefect_page
+from tasks.run.prefect_page import Page, show_link, show_markdown, show_table
 
 
 @flow

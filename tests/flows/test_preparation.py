@@ -6,10 +6,10 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.preparation import augment_images, crop_images, spectrograms, split_images
+from tasks.base.errors import ConfigError, ImageError
+from tasks.base.workspace import recall
 from tasks.classification.params import AugmentParams, SplitParams
-from tasks.classification.signal_params import CropParams, SpectrogramParams
-from tasks.errors import ConfigError, ImageError
-from tasks.workspace import recall
+from tasks.signals.params import CropParams, SpectrogramParams
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "yard_home")
 SMALL = SpectrogramParams(sample_rate_hz=1e6, frame_s=4e-3, n_fft=128, width=64, height=32)

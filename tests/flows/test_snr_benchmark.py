@@ -11,12 +11,12 @@ import torch
 from prefect.client.orchestration import get_client
 
 from flows.snr_benchmark import snr_benchmark
-from tasks import store
+from tasks.base.errors import ConfigError, DatasetError, WeightsError
 from tasks.classification.models import build_model
-from tasks.classification.signal_params import MixParams, SpectrogramParams
-from tasks.classification.snr_params import SnrParams, SnrTrackParams
-from tasks.errors import ConfigError, DatasetError, WeightsError
-from tasks.names import as_name
+from tasks.inference.snr.params import SnrParams, SnrTrackParams
+from tasks.signals.params import MixParams, SpectrogramParams
+from tasks.tracking import mlflow_api
+from tasks.tracking.mlflow_names import as_name
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "yard_home")
 CLASSES = ["calm", "loud"]
@@ -62,7 +62,7 @@ def done(prefect_api, yard_home, pictures, models):
 
 
 def test_mlflow_holds_a_curve_for_each_model_with_the_snr_as_step(done):
-    client = store.client()
+    client = mlflow_api.client()
     found = client.get_run(done)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "two models")
     for label in ("mobilenet_v3_small-first", "mine"):
@@ -74,7 +74,7 @@ def test_mlflow_holds_a_curve_for_each_model_with_the_snr_as_step(done):
 
 
 def test_mlflow_holds_tables_and_pictures(done, tmp_path):
-    client = store.client()
+    client = mlflow_api.client()
     names = {item.path.removeprefix("snr/") for item in client.list_artifacts(done, "snr")}
     assert names == {
         *("snr.csv", "confusion.csv", "headline.csv", "headline.json"),
@@ -103,7 +103,7 @@ def test_clean_recordings_are_mixed_and_graded(models, tmp_path):
     spectrogram = SpectrogramParams(sample_rate_hz=1e6, frame_s=4e-3, n_fft=128, width=32, height=32)
     mix = MixParams(snrs_db=(-5, 2.5))
     run_id = snr_benchmark(tmp_path / "iq", params([models[0]]), mix, spectrogram)
-    client = store.client()
+    client = mlflow_api.client()
     found = client.get_run(run_id)
     assert client.get_experiment(found.info.experiment_id).name == "snr"
     # 2.5 is no step in MLflow; the table has it.
@@ -119,7 +119,7 @@ def test_a_colour_map_of_any_name_has_a_curve_of_its_own(pictures, models, tmp_p
         for name in ("jet (1)", "caf\u00e9"):
             shutil.copytree(path, tmp_path / path.name / name)
     run = snr_benchmark(tmp_path, params(models[:1]))
-    keys = {key for key in store.client().get_run(run).data.metrics if key.startswith("accuracy/snr/")}
+    keys = {key for key in mlflow_api.client().get_run(run).data.metrics if key.startswith("accuracy/snr/")}
     assert keys == {f"accuracy/snr/{as_name(name)}" for name in ("jet (1)", "caf\u00e9", "all")}
     assert len(keys) == 3
 

@@ -11,14 +11,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
 
-from deployments.download import download
+from deployments.runs.download import download
 from flows.splatting import splatting, train_splat
-from tasks import store
-from tasks.errors import ConfigError
-from tasks.splatting.colmap_model import PinholeModel, write_model
+from tasks.base.errors import ConfigError
+from tasks.splatting.mlflow_logging import METRIC_KEYS
 from tasks.splatting.params import ExportParams, SplatParams, SplatTrackParams
-from tasks.splatting.ply import read_ply
-from tasks.splatting.tracked import METRIC_KEYS
+from tasks.splatting.poses.colmap_model import PinholeModel, write_model
+from tasks.splatting.results.ply import read_ply
+from tasks.tracking import mlflow_api
 from tests.tasks.splatting.fit_scene import make_scene
 
 STEPS = 60
@@ -69,7 +69,7 @@ def test_every_stage_lies_whole_in_the_folder_of_the_run(done):
 
 
 def test_mlflow_holds_every_measurement(done):
-    client = store.client()
+    client = mlflow_api.client()
     found = client.get_run(done.run_id)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "cubes")
     for key in METRIC_KEYS.values():
@@ -80,14 +80,14 @@ def test_mlflow_holds_every_measurement(done):
 
 
 def test_the_pictures_held_out_are_drawn_better_and_better(done):
-    rows = store.client().get_metric_history(done.run_id, "psnr/held_out")
+    rows = mlflow_api.client().get_metric_history(done.run_id, "psnr/held_out")
     psnr = [row.value for row in rows]
     assert psnr == sorted(psnr)
     assert psnr[-1] > 20
 
 
 def test_mlflow_holds_views_beside_the_truth_and_the_files(done):
-    client = store.client()
+    client = mlflow_api.client()
     assert len(client.list_artifacts(done.run_id, "images")) >= 9  # three views, three times
     paths = {item.path for folder in ("splat", "poses", "log") for item in client.list_artifacts(done.run_id, folder)}
     names = ("splat.ply", "splat.spz", "splat.glb", "splat.zip", "viewer.html", "cameras.json", "turntable.mp4")
@@ -132,7 +132,7 @@ def test_a_fit_with_a_time_limit_ends_in_time_for_its_result(done, monkeypatch):
     run_id = train_splat(
         scene, TRAIN.model_copy(update={"max_steps": 1_000_000, "eval_every": 500}), EXPORT, SplatTrackParams()
     )
-    found = store.client().get_run(run_id)
+    found = mlflow_api.client().get_run(run_id)
     assert found.data.tags["ended"] == "deadline"
     assert "ended before its last step" in found.data.tags["mlflow.note.content"]
-    assert "splat/viewer.html" in {item.path for item in store.client().list_artifacts(run_id, "splat")}
+    assert "splat/viewer.html" in {item.path for item in mlflow_api.client().list_artifacts(run_id, "splat")}

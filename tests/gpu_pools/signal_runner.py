@@ -73,8 +73,8 @@ def make_inputs() -> dict[str, dict[str, Any]]:
     import cv2
     import numpy as np
 
-    from tasks.splatting.colmap_model import PinholeModel, write_model
-    from tasks.splatting.scene import MODEL
+    from tasks.splatting.fit.scene import MODEL
+    from tasks.splatting.poses.colmap_model import PinholeModel, write_model
     from tests.tasks.splatting.fit_scene import make_scene
 
     for part, label, number in itertools.product(("train", "val"), "ab", range(8)):
@@ -99,7 +99,7 @@ def child(flow: str, parameters: dict[str, Any], run_id: str) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
     from prefect.states import Pending
 
-    from gpu_pools import process
+    from gpu_pools.worker import run_main
 
     claim = uuid.uuid4()
     run = FlowRun(
@@ -111,9 +111,9 @@ def child(flow: str, parameters: dict[str, Any], run_id: str) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     os.environ["PREFECT__FLOW_ENTRYPOINT"] = f"flows.{flow}"
-    signal.signal(signal.SIGTERM, process._end)
+    signal.signal(signal.SIGTERM, run_main._end)
     with temporary_settings({PREFECT_API_URL: address, PREFECT_LOGGING_TO_API_ENABLED: False}):
-        process.run(run.id, claim)
+        run_main.run(run.id, claim)
 
 
 def wait(pid: int, seconds: float) -> int | None:
@@ -141,7 +141,7 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
     """Start a run, end it at a random moment; return what became of it."""
     import torch
 
-    from gpu_pools.settle import settle
+    from gpu_pools.worker.final_state import settle
 
     run_id, way, moment = str(uuid.UUID(int=chance.getrandbits(128))), chance.choice(list(WAYS)), chance.random()
     moment *= LONGEST_S
@@ -187,10 +187,17 @@ def main() -> None:
         TRAINYARD_LEASE=str(FOLDER / "none"),
     )
     inputs = make_inputs()
-    subprocess.run([sys.executable, "-c", "from tasks.store import client; client()"], check=True)  # makes the tables
-    for name in ("flows.classification", "flows.splatting", "gpu_pools.process"):
+    subprocess.run(
+        [sys.executable, "-c", "from tasks.tracking.mlflow_api import client; client()"], check=True
+    )  # makes the tables
+    for name in ("flows.classification", "flows.splatting", "gpu_pools.worker.run_main"):
         import_module(name)
-    for name in ("tasks.tracking", "tasks.system", "tasks.classification.tracked", "tasks.splatting.tracked"):
+    for name in (
+        "tasks.tracking.tracker",
+        "tasks.tracking.system",
+        "tasks.classification.mlflow_logging",
+        "tasks.splatting.mlflow_logging",
+    ):
         import_module(name)
     for number in range(N):
         flow = list(inputs)[number % 2]

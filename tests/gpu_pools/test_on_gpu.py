@@ -10,10 +10,10 @@ import time
 import pynvml
 import pytest
 
-from gpu_pools import intruders
-from gpu_pools.hostview import HostView
-from gpu_pools.probe import NvmlProbe, SimulatedProbe, resolve_device, visible
-from tasks.errors import GpuError
+from gpu_pools.placement import intruders
+from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.probe import NvmlProbe, SimulatedProbe, resolve_device, visible
+from tasks.base.errors import GpuError
 
 GPU = pytest.param("nvml", marks=pytest.mark.gpu)
 PROBES = pytest.mark.parametrize("kind", ["simulated", GPU])

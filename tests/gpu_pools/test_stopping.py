@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 BEFORE = """
 import os, signal, sys, threading, time
 from gpu_pools.stopping import asked, look, obey, pause
-from tasks.errors import Interrupted
+from tasks.base.errors import Interrupted
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
@@ -46,7 +46,7 @@ def test_a_file_is_written_whole_while_the_signal_comes(tmp_path):
     code = f"""
 import torch
 from pathlib import Path
-from tasks.classification.checkpoint import save_tensors
+from tasks.classification.training.checkpoint import save_tensors
 stop = threading.Event()
 def hail():
     while not stop.wait(0.001):

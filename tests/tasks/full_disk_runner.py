@@ -18,35 +18,39 @@ import cv2
 import numpy as np
 import torch
 
-from tasks import shell
-from tasks.classification import checkpoint, crop, plots, spectrogram, split
-from tasks.classification.augment import augmenting
-from tasks.classification.cache import ResizeCache
-from tasks.classification.evaluate import grade_predictions, write_report
-from tasks.classification.images import write_jpeg
+from tasks.base.database import mlflow_uri
+from tasks.base.progress import finish
+from tasks.base.workspace import open_table, staged, storage_errors, write_json
+from tasks.classification.data import split
+from tasks.classification.data.augment import augmenting
+from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.pictures import Pictures
+from tasks.classification.grading import plots
+from tasks.classification.grading.evaluate import grade_predictions, write_report
+from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
-from tasks.classification.pictures import Pictures
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.classification.tracked import copy_results
-from tasks.database import mlflow_uri
+from tasks.classification.training import checkpoint
+from tasks.images import crop
+from tasks.images.images import write_jpeg
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import TableWriter, row_of
-from tasks.journal import Journal
-from tasks.progress import finish
-from tasks.registry import _save
-from tasks.splatting import fit_checkpoint
-from tasks.splatting.export import write_archive
-from tasks.splatting.frames import extract_frames
-from tasks.splatting.gltf import write_gltf
-from tasks.splatting.inputs import adopt
+from tasks.run import step_context
+from tasks.signals import spectrogram
+from tasks.signals.params import SpectrogramParams
+from tasks.splatting.capture.frames import extract_frames
+from tasks.splatting.capture.inputs import adopt
+from tasks.splatting.fit import fit_checkpoint
 from tasks.splatting.params import FramesParams
-from tasks.splatting.paths import turntable
-from tasks.splatting.ply import write_ply
-from tasks.splatting.spz import write_spz
-from tasks.splatting.videos import Drawer, write_depth_maps, write_video
-from tasks.splatting.viewer import write_viewer
-from tasks.workspace import open_table, staged, storage_errors, write_json
-from tests.tasks.splatting import test_photos, test_transforms
+from tasks.splatting.results.export import write_archive
+from tasks.splatting.results.gltf import write_gltf
+from tasks.splatting.results.paths import turntable
+from tasks.splatting.results.ply import write_ply
+from tasks.splatting.results.spz import write_spz
+from tasks.splatting.results.videos import Drawer, write_depth_maps, write_video
+from tasks.splatting.results.viewer import write_viewer
+from tasks.tracking.journal import Journal
+from tasks.tracking.registry import _save
+from tests.tasks.splatting.capture import test_photos, test_transforms
 from tests.tasks.splatting.export_scene import rasterizer, ring, splat
 
 DISK, SOURCES = Path(sys.argv[1]), Path(sys.argv[2])
@@ -113,7 +117,7 @@ def served(folder):
 def log(folder):
     lines = logging.getLogger("full-disk")
     lines.propagate = False
-    with shell.log_file(lines, folder / "run.log"):
+    with step_context.log_file(lines, folder / "run.log"):
         for _ in range(2000):
             lines.warning("a line of the log of a run")
 

@@ -16,11 +16,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from deployments.background import unguarded
-from deployments.queries import asking
-from deployments.services import Service
-from deployments.stack import free_port, mlflow_service, prefect_service, running
-from tasks.password import make_password, password
+from deployments.runs.prefect_http import asking
+from deployments.services.service import Service
+from deployments.stack.background import unguarded
+from deployments.stack.stack import free_port, mlflow_service, prefect_service, running
+from tasks.base.password import make_password, password
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Frame, Page, sync_playwright
 
-from deployments.stack import free_port, mlflow_service, running
-from tasks.splatting.cpu_rasterizer import CpuRasterizer
-from tasks.splatting.viewer import write_viewer
+from deployments.stack.stack import free_port, mlflow_service, running
+from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.results.viewer import write_viewer
 from tests.tasks.splatting.export_scene import ring, splat
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
@@ -299,7 +299,7 @@ def tracking(tmp_path: Path) -> Iterator[str]:
 
 
 def test_mlflow_shows_it_and_no_request_leaves_the_machine(tracking, browser, written):
-    from tasks.store import client
+    from tasks.tracking.mlflow_api import client
 
     store = client(tracking)
     run = store.create_run(store.create_experiment("splatting")).info

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from deployments.services import free_port
+from deployments.services.service import free_port
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 

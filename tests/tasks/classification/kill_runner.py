@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-import tasks.classification.session
-import tasks.classification.tracked
-from tasks import shell
+import tasks.classification.mlflow_logging
+import tasks.classification.training.session
 from tasks.classification import steps
 from tasks.classification.params import TrainParams
-from tasks.display import Bars
+from tasks.run import step_context
+from tasks.run.display import Bars
 
 
 class DeadlyBars(Bars):
@@ -48,16 +48,16 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
         device="cpu",
         checkpoint_every_s=0.15,
     )
-    from tasks.classification.session import Session
-    from tasks.workspace import cache_dir
+    from tasks.base.workspace import cache_dir
+    from tasks.classification.training.session import Session
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
-    folder = shell.stage_dir(run, "training")
-    with shell.tracked(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (tracker, device, log):
+    folder = step_context.stage_dir(run, "training")
+    with step_context.tracked(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (tracker, device, log):
         log = logging.getLogger("quiet")
-        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=shell.now_ms)
+        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=step_context.now_ms)
         with steps.Page("training", "Training") as page:
-            tasks.classification.tracked.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
+            tasks.classification.mlflow_logging.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from tasks.base.errors import WeightsError
 from tasks.classification.models import (
     build_model,
     head_classes,
@@ -17,7 +18,6 @@ from tasks.classification.models import (
 )
 from tasks.classification.networks import head_name
 from tasks.classification.params import Architecture
-from tasks.errors import WeightsError
 
 
 @pytest.mark.parametrize("arch", get_args(Architecture))

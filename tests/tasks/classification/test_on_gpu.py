@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.classification.data import Batches, ahead
-from tasks.classification.inference import predict
-from tasks.classification.train import Trainer
-from tests.tasks.classification.test_train import (
+from tasks.classification.data.batches import Batches, ahead
+from tasks.classification.training.forward import predict
+from tasks.classification.training.train import Trainer
+from tests.tasks.classification.training.test_train import (
     N_CLASSES,
     Hungry,
     epochs,
@@ -94,7 +94,7 @@ def test_predicting_goes_on_in_pieces_when_the_memory_is_full(device, crowded):
 def test_another_error_of_the_device_is_no_lack_of_memory(device):
     code = f"""
 import torch
-from tasks.classification.inference import ran_out_of_memory
+from tasks.classification.training.forward import ran_out_of_memory
 try:
     torch.zeros(3, device={device.type!r})[torch.tensor([7], device={device.type!r})].cpu()
 except (RuntimeError, IndexError) as exc:  # on a GPU a device-side assert, after which nothing works in the process
@@ -162,8 +162,8 @@ def test_two_runs_that_compile_the_same_at_once_do_not_disturb_each_other(device
 
 FORKS = """
 import multiprocessing, sys, torch
-import flows.classification, tasks.classification.steps, tasks.classification.session
-from gpu_pools.probe import get_probe
+import flows.classification, tasks.classification.steps, tasks.classification.training.session
+from gpu_pools.placement.probe import get_probe
 from tests.tasks.classification.test_on_gpu import toy_batches, trainer_on
 get_probe().devices()
 list(toy_batches().epoch(0))

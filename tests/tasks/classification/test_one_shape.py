@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.classification.data import Batches
-from tasks.classification.inference import OneShape, predict
+from tasks.base.errors import ImageError
+from tasks.classification.data.batches import Batches
 from tasks.classification.params import TrainParams
-from tasks.classification.train import Trainer
-from tasks.errors import ImageError
+from tasks.classification.training.forward import OneShape, predict
+from tasks.classification.training.train import Trainer
 from tasks.inference.predictor import Predictor, answers
 from tasks.inference.sources import Job
 
@@ -40,7 +40,7 @@ class Watched(nn.Module):
 @pytest.fixture
 def dear(monkeypatch):
     """The CPU pads as a GPU does."""
-    monkeypatch.setattr("tasks.classification.inference.shapes_cost", lambda device: True)
+    monkeypatch.setattr("tasks.classification.training.forward.shapes_cost", lambda device: True)
 
 
 def batches(n, batch_size=8, **options):

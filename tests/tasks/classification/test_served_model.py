@@ -15,16 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import store
-from tasks.classification import decoding, served_model
-from tasks.classification.cache import ResizeCache
-from tasks.classification.decoding import resize_rgb
+from tasks.base.errors import TrackingError
+from tasks.classification import served_model
+from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.pictures import Pictures
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture
-from tasks.classification.pictures import Pictures
-from tasks.errors import TrackingError
-from tasks.registry import log_served_model
-from tasks.tracking import Tracker
+from tasks.images import decoding
+from tasks.images.decoding import resize_rgb
+from tasks.tracking import mlflow_api
+from tasks.tracking.registry import log_served_model
+from tasks.tracking.tracker import Tracker
 
 CONFIG = {
     "model": "mobilenet_v3_small",
@@ -53,7 +54,7 @@ def logged(tmp_path_factory, image):
         torch.save(network.state_dict(), home / "w.pt")
         with Tracker.open(home / "run", "exp", "r", {}) as tracker:
             model_uri = log_served_model(tracker.run_id, home / "w.pt", CONFIG, image, step=3)
-            yield store.client(), tracker.run_id, model_uri, home / "w.pt", network
+            yield mlflow_api.client(), tracker.run_id, model_uri, home / "w.pt", network
 
 
 def local_path(client, model_uri):

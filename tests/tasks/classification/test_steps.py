@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from tasks import store
+from tasks.base.errors import ConfigError
 from tasks.classification import steps
 from tasks.classification.params import SplitParams, TrackParams, TrainParams
-from tasks.errors import ConfigError
-from tasks.journal import read_card
+from tasks.tracking import mlflow_api
+from tasks.tracking.journal import read_card
 
 
 @pytest.fixture
@@ -42,6 +42,6 @@ def test_a_run_that_fails_keeps_its_log(roots, monkeypatch):
     with pytest.raises(ValueError, match="broken"), steps.tracked(folder, {}, params, track) as (_, _, log):
         log.info("the last words")
         raise ValueError("broken")
-    run = store.client().get_run(read_card(folder).run_id)
+    run = mlflow_api.client().get_run(read_card(folder).run_id)
     assert run.info.status == "FAILED"
-    assert "the last words" in open(store.client().download_artifacts(run.info.run_id, "log/run.log")).read()
+    assert "the last words" in open(mlflow_api.client().download_artifacts(run.info.run_id, "log/run.log")).read()

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tasks.errors import ConfigError
+from tasks.base.errors import ConfigError
 from tasks.inference.number_format import MEASURED_FROM, choose_format
 from tasks.inference.params import PredictParams
 from tasks.inference.weights import from_file, load

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.config import read_parameters
+from tasks.base.config import read_parameters
 from tasks.inference.params import PredictParams, PrepareParams, from_training
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.errors import DatasetError, ImageError, WeightsError
+from tasks.base.errors import DatasetError, ImageError, WeightsError
 from tasks.inference.predictor import Predictor, answers
 from tasks.inference.sources import Job
 

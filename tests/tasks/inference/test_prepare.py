@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.errors import ImageError
+from tasks.base.errors import ImageError
 from tasks.inference.params import PrepareParams
 from tasks.inference.prepare import bounded, bounded_size, read_prepared
 

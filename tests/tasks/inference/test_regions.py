@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from tasks.errors import ConfigError, ImageError, WeightsError
+from tasks.base.errors import ConfigError, ImageError, WeightsError
 from tasks.inference.params import DetectParams, PredictParams
 from tasks.inference.predictor import Predictor, Region
 from tasks.inference.regions import answers_in_regions, cut, detecting, from_two_stages, load_detector

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from tasks.classification.signal_params import SpectrogramParams
-from tasks.errors import ConfigError, DatasetError, ImageError
+from tasks.base.errors import ConfigError, DatasetError, ImageError
 from tasks.inference.params import PrepareParams
 from tasks.inference.sources import jobs, open_source
+from tasks.signals.params import SpectrogramParams
 
 RADIO = SpectrogramParams(sample_rate_hz=1e4, frame_s=0.1, n_fft=64, width=48, height=32)
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tasks.errors import ConfigError, WeightsError
+from tasks.base.errors import ConfigError, WeightsError
 from tasks.inference.params import PredictParams
 from tasks.inference.weights import check_head, from_file, load
 

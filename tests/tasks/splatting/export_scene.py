@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from tasks.splatting.cameras import Camera
-from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.rasterizer import Rendered
+from tasks.splatting.render.cameras import Camera
+from tasks.splatting.render.gaussians import Gaussians
+from tasks.splatting.render.rasterizer import Rendered
 from tests.tasks.splatting import reference
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.splatting.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.fit.scene import Scene
+from tasks.splatting.fit.session import Session
 from tasks.splatting.params import SplatParams
-from tasks.splatting.scene import Scene
-from tasks.splatting.session import Session
+from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tests.tasks.splatting.fit_scene import make_scene
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from tasks.splatting.cpu_rasterizer import CpuRasterizer
-from tasks.splatting.fit import Fit, FitData
+from tasks.splatting.fit.initial_gaussians import start_gaussians
+from tasks.splatting.fit.loop import Fit, FitData
+from tasks.splatting.fit.presets import settings
+from tasks.splatting.fit.scene import Scene, split
+from tasks.splatting.fit.training_images import Shots, scene_size
 from tasks.splatting.params import SplatParams
-from tasks.splatting.presets import settings
-from tasks.splatting.rasterizer import Rasterizer
-from tasks.splatting.scene import Scene, split
-from tasks.splatting.start import start_gaussians
-from tasks.splatting.views import Shots, scene_size
-from tasks.trial.scene import arc, make_scene, true_gaussians
+from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
+from tasks.splatting.render.rasterizer import Rasterizer
+from tasks.trial.splats.scene import arc, make_scene, true_gaussians
 
 __all__ = ["arc", "make_fit", "make_scene", "true_gaussians"]
 

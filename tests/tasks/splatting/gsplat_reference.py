@@ -9,8 +9,8 @@ from gsplat import rendering
 from gsplat.cuda import _torch_impl as reference
 from torch import Tensor
 
-from tasks.splatting.cuda_rasterizer import CudaRasterizer
-from tasks.trial.gsplat_torch import composited, in_order
+from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
+from tasks.trial.splats.gsplat_torch import composited, in_order
 
 
 def rasterizer_without_gpu(monkeypatch: pytest.MonkeyPatch) -> CudaRasterizer:
@@ -18,7 +18,7 @@ def rasterizer_without_gpu(monkeypatch: pytest.MonkeyPatch) -> CudaRasterizer:
     for name in ("projection", "harmonics", "order", "offsets", "pixels"):
         monkeypatch.setattr(rendering, _REPLACED[name], globals()[f"_{name}"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("tasks.splatting.cuda_rasterizer.load_gsplat", lambda kernels: rendering.rasterization)
+    monkeypatch.setattr("tasks.splatting.render.cuda_rasterizer.load_gsplat", lambda kernels: rendering.rasterization)
     return CudaRasterizer()
 
 

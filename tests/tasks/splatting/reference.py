@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.splatting.cameras import Camera
-from tasks.splatting.gaussians import Gaussians
-from tasks.splatting.rasterizer import Rendered
+from tasks.splatting.render.cameras import Camera
+from tasks.splatting.render.gaussians import Gaussians
+from tasks.splatting.render.rasterizer import Rendered
 
 BLUR = 0.3
 ALPHA_MIN, ALPHA_MAX, STOP = 1 / 255, 0.999, 1e-4

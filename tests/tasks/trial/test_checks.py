@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpu_pools.devices import Device
-from tasks.classification.events import EpochMetrics
-from tasks.classification.train import Trainer
-from tasks.errors import ConfigError
-from tasks.trial import memory, splats
+from gpu_pools.placement.devices import Device
+from tasks.base.errors import ConfigError
+from tasks.classification.training.events import EpochMetrics
+from tasks.classification.training.train import Trainer
+from tasks.trial import memory
 from tasks.trial.agreement import agreement_row, gradients
 from tasks.trial.facts import gpu_row
 from tasks.trial.memory import halved_batch, halved_row, rate_row
@@ -19,8 +19,9 @@ from tasks.trial.report import Place
 from tasks.trial.resume import resumed_row
 from tasks.trial.runner import call
 from tasks.trial.speed import Size, Speed, speed_row
-from tasks.trial.splat_fit import SIZES, Found, fit_row
-from tasks.trial.splats import loss_off, loss_row, picture_row, refinement, refinement_row, shared_by_formula
+from tasks.trial.splats import checks
+from tasks.trial.splats.checks import loss_off, loss_row, picture_row, refinement, refinement_row, shared_by_formula
+from tasks.trial.splats.fit import SIZES, Found, fit_row
 
 CPU = Place("cpu", "the CPU", "cpu", "cpu")
 GPU = Place("cuda:0", "NVIDIA H200", "GPU-1", "cuda")
@@ -51,7 +52,7 @@ def test_a_gradient_that_is_no_number_does_not_agree():
 def test_a_batch_that_is_not_cut_ends_the_training_and_that_is_its_row(monkeypatch, tmp_path):
     (row,) = halved_batch(CPU, tmp_path)
     assert (row.verdict, row.values["pieces"], row.values["images"]) == ("ok", 4, 48)
-    monkeypatch.setattr("tasks.classification.train.ran_out_of_memory", lambda exc: False)
+    monkeypatch.setattr("tasks.classification.training.train.ran_out_of_memory", lambda exc: False)
     (row,) = call(Check("batch too large", "tasks.trial.memory.halved_batch", 5), CPU, tmp_path)
     assert failed(row, "OutOfMemoryError", "as if the memory held 5")
 
@@ -128,15 +129,15 @@ def test_a_wrong_picture_and_a_wrong_gradient_are_failures():
 def test_a_loss_with_another_window_is_a_failure(monkeypatch):
     cpu = torch.device("cpu")
     assert loss_row(*loss_off(cpu)).verdict == "ok"
-    own = splats.photo_loss
-    monkeypatch.setattr(splats, "photo_loss", lambda drawn, taken, mask, share: own(drawn, taken, mask, share + 1e-3))
+    own = checks.photo_loss
+    monkeypatch.setattr(checks, "photo_loss", lambda drawn, taken, mask, share: own(drawn, taken, mask, share + 1e-3))
     assert failed(loss_row(*loss_off(cpu)))
 
 
 def test_copies_that_do_not_share_as_the_formula_has_it_are_a_failure(monkeypatch):
     cpu = torch.device("cpu")
     assert refinement(cpu).verdict == "ok"
-    monkeypatch.setattr(splats, "shared_by_formula", lambda opacity, n: (opacity, shared_by_formula(opacity, n)[1]))
+    monkeypatch.setattr(checks, "shared_by_formula", lambda opacity, n: (opacity, shared_by_formula(opacity, n)[1]))
     assert failed(refinement(cpu))
     assert failed(refinement_row(0.0, dead=3, n=390, wanted=390), "3 of them dead")
     assert failed(refinement_row(0.0, dead=0, n=380, wanted=390))
@@ -179,8 +180,8 @@ def test_kernels_that_are_not_built_are_said_and_fail_nothing(monkeypatch):
     def missing(where):
         raise ConfigError("gsplat in /x has no kernels for this GPU in any folder: `yard kernels build` compiles them")
 
-    monkeypatch.setattr(splats, "rasterizer_of", missing)
-    row = splats.picture(GPU, torch.device("cpu"))
+    monkeypatch.setattr(checks, "rasterizer_of", missing)
+    row = checks.picture(GPU, torch.device("cpu"))
     assert row.verdict == "not here"
     assert "no kernels for this GPU" in row.figure
     assert "yard kernels build" in row.todo

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from gpu_pools.devices import Device, GpuProcess
-from gpu_pools.hostview import HostView
-from gpu_pools.lease import Holder, acquire, holders
-from gpu_pools.probe import SimulatedProbe
-from gpu_pools.server import QueueState
+from gpu_pools.placement.devices import Device, GpuProcess
+from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.probe import SimulatedProbe
+from gpu_pools.slots.lease import Holder, acquire, holders
+from gpu_pools.worker.prefect_client import QueueState
 from tasks.trial.report import Place
 from tasks.trial.slots import after_a_death, death_row, foreign_process, foreign_row, kept_off, newcomers
 
@@ -47,7 +47,7 @@ def test_a_training_beyond_the_limit_is_kept_off_and_nothing_stays_held(host, pl
 
 def test_locks_that_keep_nobody_off_are_a_failure(host, tmp_path, monkeypatch):
     folders = iter(range(100))
-    monkeypatch.setattr("gpu_pools.lease.lock_dir", lambda: made(tmp_path / f"locks{next(folders)}"))
+    monkeypatch.setattr("gpu_pools.slots.lease.lock_dir", lambda: made(tmp_path / f"locks{next(folders)}"))
     row = kept_off(SIMULATED, host, {})
     assert row.verdict == "failed"
     assert "folder of locks" in row.todo

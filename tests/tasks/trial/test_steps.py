@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.errors import GpuError
+from tasks.base.errors import GpuError
 from tasks.trial.report import Place, Report, Row, held
 from tasks.trial.steps import markdown, place_of
 

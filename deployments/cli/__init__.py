@@ -1,0 +1,1 @@
+"""The command `yard`: one file a group of commands, and how answers look. What it does is elsewhere."""

@@ -1,0 +1,115 @@
+"""The command `yard`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from deployments.cli import gpu, runs, stack
+from deployments.machine.environment import prepare_environment, version
+from tasks.base.errors import ConfigError, TrainyardError
+
+app = typer.Typer(
+    help="Trainyard: vision training on shared GPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"yard {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    prepare_environment()
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help="classification, splatting, or a part of one: prepare_dataset ...")],
+    data: Annotated[Path | None, typer.Option(help="Folder of classes or of photographs; a video")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one value, e.g. train.num_epochs=3")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run in Prefect and MLflow")] = None,
+    when_busy: Annotated[
+        str, typer.Option(help="Where the device is taken: wait, or refuse, with who has it", metavar="wait|refuse")
+    ] = "wait",
+) -> None:
+    """Run a flow here and now, to its end, without any server."""
+    if when_busy not in {"wait", "refuse"}:
+        raise ConfigError(f"found --when-busy {when_busy!r}, need wait or refuse")
+    os.environ["TRAINYARD_WHEN_BUSY"] = when_busy
+    from tasks.base.config import override, read_parameters
+
+    parameters: dict[str, Any] = read_parameters(file) if file else {}
+    if data is not None:
+        parameters["data"] = str(data.absolute())
+    override(parameters, assignments or [])
+    from deployments.runs.local import run_here
+    from deployments.runs.run_summary import print_outcome
+
+    print_outcome(run_here(flow, parameters, device=device, run_name=name))
+
+
+@app.command()
+def resume(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")] = None,
+) -> None:
+    """Go on with a run that was cut off, from its last checkpoint, in the same Prefect and MLflow run."""
+    from deployments.runs.local import resume_here
+    from deployments.runs.run_summary import print_outcome
+
+    try:
+        wanted = UUID(run_id) if run_id else None
+    except ValueError as exc:
+        raise ConfigError(f"found {run_id!r}, need the id of a run such as its folder under runs/") from exc
+    print_outcome(resume_here(wanted))
+
+
+@app.command()
+def demo(
+    part: Annotated[str | None, typer.Argument(metavar="[signals|scene]", help="Only this half")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,
+) -> None:
+    """Train on radio signals made on the spot, then make a splat of a film made on the spot (6 minutes on 2 cores)."""
+    from deployments.runs.demo import Part, run_demo
+
+    if part not in {None, *Part}:
+        raise ConfigError(f"found the half {part!r}, need {' or '.join(Part)}")
+    run_demo(folder, Part(part) if part else None)
+
+
+stack.register(app)
+runs.register(app)
+gpu.register(app)
+
+
+def main() -> None:
+    """Run the command; an error meant for the user is printed as what it says, without a traceback."""
+    try:
+        app()
+    except TrainyardError as exc:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(exc), err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; `yard resume` goes on from the last checkpoint", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Everything about one run: what the server holds of it and of its halves, and what its folder holds here."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deployments.api import Api, Json, NotFoundError
+from deployments.cli.progress import last_row
+from deployments.runs.find import ENDED, Row, children, make_rows
+from tasks.base.workspace import home, run_path
+from tasks.classification import going_on as classification
+from tasks.splatting import going_on as splatting
+
+_PIPELINES = (classification.goes_on_from, splatting.goes_on_from)
+"""Each knows by the files of a run whether and from where that goes on."""
+
+
+def _defaults(api: Api, run: Mapping[str, Any]) -> Json:
+    """Return the job variables that a run has of its deployment, those of its own go before them."""
+    try:
+        found = api.call("GET", f"/deployments/{run['deployment_id']}") if run["deployment_id"] else {}
+    except NotFoundError:
+        return {}  # deleted since
+    return dict(found.get("job_variables") or {})
+
+
+def read_details(api: Api, run: Json) -> Json:
+    """Return everything about a run; the keys are those of `yard show --json`, see docs/services.md."""
+    (row,) = make_rows(api, [run])
+    halves = children(api, run["id"])
+    wanted = {"flow_run_id": {"any_": [run["id"], *(half["id"] for half in halves)]}}
+    artifacts = list(api.pages("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"}))
+    states = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
+    return {
+        **asdict(row),
+        "url": api.page(run["id"]),
+        "parameters": run["parameters"],
+        "job_variables": {**_defaults(api, run), **(run["job_variables"] or {})},
+        "created": run["created"],
+        "due": run["next_scheduled_start_time"] or run["expected_start_time"],
+        "started": run["start_time"],
+        "ended": run["end_time"],
+        "attempts": run["run_count"],
+        "states": [
+            {key: state[key] for key in ("timestamp", "type", "name", "message")}
+            for state in sorted(states, key=lambda state: str(state["timestamp"]))
+        ],
+        "halves": [asdict(half) for half in make_rows(api, halves)],
+        "last_epoch": last_row(artifacts),
+        "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
+        "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
+        **_files(run, row),
+    }
+
+
+def _target(link: str) -> str:
+    found = re.search(r"\((\S+)\)$", link)  # [text](address)
+    return found[1] if found else link
+
+
+def folder_of(run: Mapping[str, Any]) -> Path:
+    """Return where the files of a run are on the host it ran on: a half works in the folder of its pipeline."""
+    own = home() / "runs" / str(run["id"])
+    return run_path(run["parameters"].get("run")) or own
+
+
+def _files(run: Json, row: Row) -> Json:
+    folder = folder_of(run)
+    figures = folder / "training" / "report" / "metrics.json"
+    resume = ""
+    if row.type in ENDED and row.type != "COMPLETED":
+        where = next(filter(None, (goes_on(folder) for goes_on in _PIPELINES)), "its beginning")
+        here = f"`yard resume {run['id']}` goes on here and now, from {where}"
+        resume = f"{here}; Retry on its page puts it in its queue again"
+    return {
+        "folder": str(folder) if folder.is_dir() else None,
+        "figures": json.loads(figures.read_text()) if figures.is_file() else None,
+        "resume": resume,
+    }

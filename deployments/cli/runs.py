@@ -1,0 +1,292 @@
+"""The commands of `yard` that talk to the server: submit a run, look at runs, change them."""
+
+import os
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tasks.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deployments.api import Api
+
+
+class Busy(StrEnum):
+    """What becomes of a run whose device is taken."""
+
+    wait = "wait"
+    refuse = "refuse"
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")]
+Priority = Annotated[int | None, typer.Option(min=1, max=10, help="1 (first) to 10; training 5, inference 3")]
+
+
+def submit(
+    flow: Annotated[str, typer.Argument(help="classification, prepare_dataset, train_classifier ...")],
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda (any GPU), cuda:1, cpu, boxb/cuda:1")] = None,
+    priority: Priority = None,
+    when_busy: Annotated[Busy | None, typer.Option(help="Wait for the device, or be refused at once")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="90s, 30m, 5h or 2d; then the run ends")] = None,
+    at: Annotated[str | None, typer.Option(help='Not before: "2026-11-24 08:00", this host\'s time')] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow")] = None,
+    owner: Annotated[str | None, typer.Option(help="user@host; you without it")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run; its result is the exit code")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a run into the queue of its device."""
+    from deployments.api import connect
+    from deployments.runs import submit as orders
+
+    if watch and as_json:
+        raise ConfigError("found --watch and --json, need one of them")
+    wishes = orders.Wishes(device, priority, when_busy.value if when_busy else None, time_limit, name, owner, _time(at))
+    parameters = orders.gather_parameters(file, [*(values or []), *(assignments or [])])
+    with connect() as api:
+        run = orders.submit(api, orders.prepare(api, flow, parameters, wishes))
+        if when_busy is Busy.refuse and at is None:
+            run = orders.await_decision(api, run)
+        _tell_submitted(api, run, as_json)
+        if watch:
+            _watch(api, run["id"])
+
+
+def runs(
+    waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait, with the reason")] = False,
+    running: Annotated[bool, typer.Option("--running", help="Those that run")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="Those of later, by a schedule or --at")] = False,
+    flow: Annotated[str | None, typer.Option(help="Of this flow")] = None,
+    owner: Annotated[str | None, typer.Option(help="Of this user, or user@host")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List runs: what runs, what waits, what has ended (the newest first), then what is put down for later."""
+    from dataclasses import asdict
+
+    from deployments.api import connect
+    from deployments.cli.tables import console, print_json, runs_table
+    from deployments.runs.find import RUNNING, WAITING, list_runs
+
+    types = (*(WAITING if waiting else ()), *(RUNNING if running else ()))
+    with connect() as api:
+        rows = list_runs(api, types=types, scheduled=scheduled, flow=flow, owner=owner, limit=limit)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    elif rows:
+        console().print(runs_table(rows))
+        if len(rows) == limit:
+            typer.echo(f"these are the first {limit}: --limit shows more, --scheduled those of later")
+    else:
+        typer.echo("no runs")
+
+
+def show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show everything about a run."""
+    from deployments.api import connect
+    from deployments.cli.details import read_details
+    from deployments.cli.tables import print_details, print_json
+    from deployments.runs.find import children, find_run, make_rows
+
+    with connect() as api:
+        found = find_run(api, run)
+        details = read_details(api, found)
+        row, *halves = make_rows(api, [found, *children(api, found["id"])])
+    if as_json:
+        print_json(details)
+    else:
+        print_details(details, row, halves)
+
+
+def logs(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the run ends")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the log of a run and its parts, in the order of time."""
+    from deployments.api import connect
+    from deployments.cli.tables import log_line, print_json
+    from deployments.runs import watch
+    from deployments.runs.find import children, find_run, make_rows, read_logs
+
+    if follow and as_json:
+        raise ConfigError("found --follow and --json, need one of them")
+    with connect() as api:
+        found = find_run(api, run)
+        if follow:
+            watch.follow(api, found["id"])
+            return
+        rows = make_rows(api, [found, *children(api, found["id"])])
+        lines = read_logs(api, [row.id for row in rows])
+        if as_json:
+            print_json(list(lines))
+            return
+        names = {row.id: row.flow for row in rows}
+        for line in lines:
+            typer.echo(log_line(line, names))
+
+
+def watch(run: RunArgument) -> None:
+    """Follow a run to its end; exit code 0: completed, 1: failed or crashed, 130: cancelled."""
+    from deployments.api import connect
+    from deployments.runs.find import find_run
+
+    with connect() as api:
+        _watch(api, find_run(api, run)["id"])
+
+
+def cancel(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Each as elsewhere")] = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="All that wait")] = False,
+    running: Annotated[bool, typer.Option("--running", help="All that run")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="All of later, by a schedule or --at")] = False,
+    flow: Annotated[str | None, typer.Option(help="All of this flow")] = None,
+    owner: Annotated[str | None, typer.Option(help="All of this user, or user@host")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
+) -> None:
+    """Stop runs, the parts of a pipeline with it; what they saved stays. Without --scheduled only what is due."""
+    from deployments.api import connect
+    from deployments.runs import run_actions
+    from deployments.runs.find import RUNNING, WAITING, is_later
+
+    every = not (waiting or running or scheduled)
+    chosen = not every or flow or owner
+    if bool(runs) == bool(chosen):
+        what = "runs and options" if runs else "nothing"
+        raise ConfigError(f"found {what}, need runs, or options that say which")
+    types = (*(WAITING if waiting or every else ()), *(RUNNING if running or every else ()))
+    with connect() as api:
+        if chosen:
+            found = run_actions.living(api, types=types, scheduled=scheduled, flow=flow, owner=owner)
+            for run in found:
+                typer.echo(f"{run['id'][:8]}  {'later' if is_later(run) else run['state_name']:<10}  {run['name']}")
+            if not found:
+                typer.echo("no such runs")
+            elif not yes:
+                typer.confirm(f"cancel {len(found)} run{'s' * (len(found) > 1)}?", abort=True)
+            runs = [run["id"] for run in found]
+        run_actions.cancel_each(api, runs or [], typer.echo)
+
+
+def delete(
+    run: RunArgument,
+    artifacts: Annotated[bool, typer.Option("--artifacts", help="Its MLflow run, too")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
+) -> None:
+    """Remove a run that has ended: its record and its files on this host."""
+    from deployments.api import connect
+    from deployments.runs import run_actions
+    from deployments.runs.find import find_run
+
+    with connect() as api:
+        found = find_run(api, run)
+        run_actions.check_ended(api, found)
+        what = "its record, its files" + (" and its MLflow run" if artifacts else "")
+        if not yes:
+            typer.confirm(f"remove run {found['id']} ({found['name']}): {what}?", abort=True)
+        for line in run_actions.delete(api, found, artifacts=artifacts):
+            typer.echo(f"removed {line}")
+
+
+def download(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(help="Made; missing or empty")],
+) -> None:
+    """Fetch the files of a run from MLflow: weights, reports, a splat with its viewer."""
+    from contextlib import ExitStack
+
+    from deployments.api import connect
+    from deployments.runs.download import download as fetch
+    from deployments.runs.download import run_named
+    from deployments.runs.find import find_run
+    from deployments.services.database import database_up
+    from deployments.stack.stack import known_stack
+
+    with ExitStack() as stack:
+        if known_stack() or os.environ.get("PREFECT_API_URL"):
+            run_id = str(find_run(stack.enter_context(connect()), run)["id"])
+        else:  # of `yard run`: the files and MLflow's records are here
+            stack.enter_context(database_up(make=False))
+            run_id = run_named(run) or run
+        files = fetch(run_id, folder.absolute())
+    size_mb = sum(path.stat().st_size for path in files) / 1e6
+    typer.echo(f"{len(files)} files, {size_mb:.1f} MB, in {folder}")
+
+
+def limit(
+    device: Annotated[str | None, typer.Argument(help="cuda:1, cpu or boxb/cuda:1; all of them without it")] = None,
+    assignments: Annotated[list[str] | None, typer.Argument(metavar="[KIND=NUMBER]...", help="training=2")] = None,
+    force: Annotated[bool, typer.Option("--force", help="More than 16 at once, too")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set how many runs of a kind a device takes at once, and print all limits."""
+    from deployments.api import connect
+    from deployments.cli.tables import console, limits_table, print_json
+    from deployments.runs import run_actions
+
+    with connect() as api:
+        if device is not None:
+            run_actions.set_limits(api, device, assignments or [], force=force)
+        found = [row for row in run_actions.read_limits(api) if assignments or device in {None, row["device"]}]
+    print_json(found) if as_json else console().print(limits_table(found))
+
+
+def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=10, help="1 is first")]) -> None:
+    """Move a run that waits, or the waiting part of a pipeline."""
+    from deployments.api import connect
+    from deployments.runs import run_actions
+    from deployments.runs.find import find_run
+
+    with connect() as api:
+        for found in run_actions.set_priority(api, find_run(api, run), number):
+            typer.echo(f"run {found['id']} ({found['name']}) has priority {number} now")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `yard`."""
+    for command in (submit, runs, show, logs, watch, cancel, delete, download, limit, priority):
+        app.command()(command)
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError as exc:
+        raise ConfigError(f'found the time {text!r}, need one such as "2026-11-24 08:00"') from exc
+    return at if at.tzinfo else at.astimezone()
+
+
+def _tell_submitted(api: "Api", run: dict[str, Any], as_json: bool) -> None:
+    from deployments.cli.tables import print_json
+    from deployments.runs.find import make_rows
+    from deployments.stack.draining import drain_note
+
+    (row,) = make_rows(api, [run])
+    note = drain_note(api.call)
+    keys = ("id", "short", "name", "flow", "owner", "device", "queue", "priority", "type", "state", "message")
+    if as_json:
+        print_json({**{key: getattr(row, key) for key in keys}, "url": api.page(row.id), "note": note})
+        return
+    typer.echo(f"run {row.id} ({row.name}) in queue {row.queue}")
+    typer.echo(f"{row.state}: {row.message}" if row.message else row.state)
+    typer.echo(api.page(row.id))
+    if note:
+        typer.echo(f"note: {note}")
+
+
+def _watch(api: "Api", run_id: str) -> None:
+    from deployments.runs import watch as watching
+
+    raise typer.Exit(watching.watch(api, run_id))

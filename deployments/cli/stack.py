@@ -1,0 +1,170 @@
+"""The commands that start, stop and show the services of this machine."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasks.base.errors import ConfigError
+from tasks.base.workspace import allowed_roots, home
+
+if TYPE_CHECKING:
+    from deployments.runs.prefect_http import QueueCount
+    from deployments.stack.health import Health
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `yard`."""
+    for command in (up, down, status, devices):
+        app.command()(command)
+
+
+def up(
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's pages")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's pages")] = 5000,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Go on in the background; `yard down` ends it")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of this host")] = 1,
+    password: Annotated[
+        bool, typer.Option("--password", help="Prefect asks for one from now on; made once, in TRAINYARD_HOME/password")
+    ] = False,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Only show what there is; nothing starts")] = False,
+    host: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Start Prefect, MLflow and a worker on this machine, and show their pages until Ctrl-C."""
+    from deployments.stack.daemon import log_line, start_detached
+    from deployments.stack.pidfile import refuse_second
+    from deployments.stack.supervisor import Plan, Supervisor, check_host
+    from tasks.base.password import make_password
+
+    check_host("--host", host)
+    if password:
+        refuse_second()  # which goes on as it began
+        make_password()
+    plan = Plan(prefect_port, mlflow_port, 0 if no_worker else workers)
+    if detach:
+        start_detached(plan, typer.echo)
+        _welcome("`yard down` ends all of it; what it holds stays.")
+        return
+
+    def say(text: str) -> None:
+        with suppress(OSError):  # the terminal is gone; the runs are waited for all the same
+            typer.echo(text)
+        log_line(text)
+
+    Supervisor(plan, say).run(
+        lambda: _welcome("Ctrl-C ends all of it once its runs have ended; a second one does not wait for them.")
+    )
+
+
+def _welcome(end: str) -> None:
+    from deployments.stack.stack import stack_record
+
+    _print_devices()
+    record = stack_record()
+    typer.echo(f"{record['prefect']}  runs, logs, schedules")
+    typer.echo(f"{record['mlflow']}  figures, curves, models")
+    typer.echo(f"database: {record['database']}; workers: {', '.join(record['workers']) or 'none'}")
+    typer.echo(f"files: {_reach()}")
+    typer.echo(f"access: {_access()}")
+    typer.echo(end)
+    sys.stdout.flush()
+
+
+def _reach() -> str:
+    """Return which files the runs of this stack get at: whoever reaches its port can name any of them."""
+    if roots := allowed_roots():
+        return f"runs read and write below {':'.join(map(str, roots))} and {home()}"
+    return "TRAINYARD_ALLOWED_ROOTS is unset: runs read and write what this user may; /data:... sets limits"
+
+
+def _access() -> str:
+    """Return who gets in."""
+    from deployments.machine.accounts import asks_for_password, open_to, other_people
+
+    if asks_for_password():
+        return f"Prefect asks for what is in {home() / 'password'}"
+    return open_to(other_people()) or "no password, and nobody else has an account here"
+
+
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Stop the runs at their next checkpoint, to go on later")] = False,
+) -> None:
+    """End the services of `yard up`, once the runs of their worker have ended."""
+    from deployments.stack.daemon import stop_stack
+
+    try:
+        typer.echo("all has ended" if stop_stack(typer.echo, now=now) else "the services are not up: nothing to end")
+    except KeyboardInterrupt:
+        typer.echo("it goes on ending in the background; `yard down --now` stops the runs at their next checkpoint")
+        sys.exit(130)
+
+
+def status(as_json: Json = False) -> None:
+    """Say whether all is well, what works behind Prefect's pages as well; the exit code is 0 only then."""
+    from deployments.cli.tables import print_json
+    from deployments.stack.health import check
+
+    health = check()
+    if as_json:
+        print_json(health.as_json())
+    else:
+        for line in _status_lines(health):
+            typer.echo(line)
+    sys.exit(0 if health.well else 1)
+
+
+def devices(as_json: Json = False) -> None:
+    """Show the devices of this machine, what runs on them and what waits for them."""
+    _print_devices(as_json)
+
+
+def _print_devices(as_json: bool = False) -> None:
+    from deployments.api import connect
+    from deployments.cli.tables import print_json
+    from deployments.machine.devices import device_views, lines
+    from deployments.runs.prefect_http import queue_counts
+    from deployments.services.service import ServiceError
+
+    counts: list[QueueCount] = []
+    unknown = ""
+    try:
+        with connect() as api:
+            counts = queue_counts(api.call)
+    except (ConfigError, ServiceError) as exc:  # the devices are there all the same
+        unknown = str(exc)
+    views = device_views(counts)
+    if as_json:
+        print_json([view.as_json() for view in views])
+        return
+    for line in lines(views):
+        typer.echo(line)
+    if unknown:
+        typer.echo(f"what waits is not known: {unknown}")
+
+
+def _status_lines(health: "Health") -> Iterator[str]:
+    for name, service in health.services.items():
+        version = f", version {service.version}" if service.version else ""
+        process = f", process {service.pid or 'gone'}" if health.database else ""  # of a server elsewhere: not known
+        yield f"{name:<10}{service.url}  {'works' if service.healthy else 'does not answer'}{version}{process}"
+    if health.database:
+        known = f" {health.database['version']}" if health.database["version"] else ""
+        yield f"{'database':<10}{health.database['kind']}{known} in {health.database['place']}"
+    for worker in health.workers:
+        where = f", process {worker.pid}" if worker.pid else ""
+        yield f"{'worker':<10}{worker.name} is {'online' if worker.online else 'not online'}{where}"
+    for queue in health.queues:
+        limit = "no limit" if queue.limit is None else f"limit {queue.limit}"
+        paused = ", paused" if queue.paused else ""
+        yield f"{'queue':<10}{queue.queue}: {queue.waiting} waiting, {queue.running} running, {limit}{paused}"
+    yield f"{'home':<10}{health.home}, {health.disk_free_mib} MiB free"
+    for fault in health.faults:
+        yield f"fault: {fault}"
+    if health.well:
+        yield "all is well"

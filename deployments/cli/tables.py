@@ -1,0 +1,185 @@
+"""What the commands print: tables for people, or one JSON document."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deployments.runs.find import Row
+from gpu_pools.names import slot_sentence
+
+_COLOURS = {
+    "COMPLETED": "green",
+    "RUNNING": "cyan",
+    "PENDING": "cyan",
+    "SCHEDULED": "yellow",
+    "FAILED": "red",
+    "CRASHED": "red",
+}
+_WIDE = 240  # columns where there is no terminal: a line of a file is not cut
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+def console() -> Console:
+    """Return the console of standard output; what runs say is never taken for Rich's own markup."""
+    terminal = sys.stdout.isatty()
+    return Console(markup=False, highlight=False, emoji=False, width=None if terminal else _WIDE)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document and nothing else."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def clock(when: str | None) -> str:
+    """Return a server's time as people here read it: 14:02 today, else with its date."""
+    if not when:
+        return ""
+    at = datetime.fromisoformat(when).astimezone()
+    today = datetime.now().astimezone().date()
+    return f"{at:%H:%M}" if at.date() == today else f"{at:%Y-%m-%d %H:%M}"
+
+
+def duration(seconds: float) -> str:
+    """Return "40 s", "25 min" or "3 h 10 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def far(row: Row) -> str:
+    """Return how far a run is: "epoch 3 of 30, about 25 min more"."""
+    parts = []
+    if row.epoch is not None and row.n_epochs is not None:
+        parts.append(f"{row.unit} {row.epoch} of {row.n_epochs}")
+    elif row.percent is not None:
+        parts.append(f"{row.percent:.0f} %")
+    if row.remaining_s is not None and not row.over:
+        parts.append(f"about {duration(row.remaining_s)} more")
+    return ", ".join(parts)
+
+
+def slot(row: Row) -> str:
+    """Return how an ended run used its device: "held 67 s, GPU 25 %"; empty where it held none."""
+    if row.held_s is None:
+        return ""
+    busy = "" if row.gpu_busy_share is None else f", GPU {100 * row.gpu_busy_share:.0f} %"
+    return f"held {duration(row.held_s)}{busy}"
+
+
+def why(row: Row) -> str:
+    """Return how far a run is, why it waits, or how it ended and used its device."""
+    if row.type == "RUNNING":
+        return far(row) or row.message
+    held = slot(row)
+    # Of a run that ended well Prefect says no more than that.
+    return held if held and row.type == "COMPLETED" else "; ".join(filter(None, (held, row.message)))
+
+
+def state(row: Row) -> Text:
+    """Return the name of the state in its colour."""
+    return Text(row.state, style=_COLOURS.get(row.type, ""))
+
+
+def runs_table(rows: Sequence[Row]) -> Table:
+    """Return runs, one a line; the last column says how far a run is, why it waits, or how it ended."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "flow", "name", "owner", "device", "priority", "state", "since"):
+        table.add_column(name, no_wrap=name in {"run", "device", "since"}, overflow="fold")
+    table.add_column("how far, or why", overflow="fold", ratio=1)
+    for row in rows:
+        table.add_row(
+            *(row.short, row.flow, row.name, row.owner, row.device, str(row.priority or "")),
+            *(state(row), clock(row.since), why(row)),
+        )
+    return table
+
+
+def limits_table(limits: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the limits, one queue a line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("device", "kind", "at once", ""):
+        table.add_column(name)
+    for row in limits:
+        limit = "as its GPUs" if row["limit"] is None else str(row["limit"])
+        table.add_row(row["device"], row["kind"], limit, "paused" if row["paused"] else "")
+    return table
+
+
+def log_line(line: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return a line of a log; names: run id -> the name to put before it, where there are several runs."""
+    at = datetime.fromisoformat(line["timestamp"]).astimezone()
+    level = _LEVELS.get(line["level"], str(line["level"]))
+    run = f" [{names[line['flow_run_id']]}]" if len(names) > 1 and line["flow_run_id"] in names else ""
+    return f"{at:%H:%M:%S} {level:<7}{run} {line['message']}"
+
+
+def print_details(details: Mapping[str, Any], row: Row, halves: Sequence[Row]) -> None:
+    """Print everything about one run."""
+    out = console()
+    out.print(_facts(details, row))
+    if halves:
+        _section(out, "parts")
+        out.print(runs_table(halves))
+    for name in ("last_epoch", "figures"):
+        if details[name]:
+            _section(out, name.replace("_", " "))
+            out.print(_pairs(details[name]))
+    _section(out, "states")
+    for past in details["states"]:
+        out.print(f"{clock(past['timestamp'])}  {past['name']}  {past['message'] or ''}", soft_wrap=True)
+    _section(out, "parameters")
+    out.print(yaml.safe_dump(details["parameters"], sort_keys=False).rstrip(), soft_wrap=True)
+    if details["summary"]:
+        _section(out, "summary")
+        out.print(details["summary"], soft_wrap=True)
+
+
+def _facts(details: Mapping[str, Any], row: Row) -> Table:
+    shown = {
+        "run": row.id,
+        "name": row.name,
+        "flow": row.flow,
+        "state": state(row),
+        "why": row.message,
+        "how far": far(row),
+        "owner": row.owner,
+        "device": row.device,
+        "queue": row.queue,
+        "slot": slot_sentence(row.held_s, row.first_batch_s, row.gpu_busy_share),
+        "priority": row.priority,
+        "time limit": details["job_variables"].get("time_limit"),
+        "created": clock(details["created"]),
+        "started": clock(details["started"]),
+        "ended": clock(details["ended"]),
+        "attempts": details["attempts"] or "",
+        "files": details["folder"],
+        "page": details["url"],
+        "MLflow": details["mlflow"],
+        "to go on": details["resume"],
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in shown.items():
+        if value is not None and value != "":
+            table.add_row(name, value if isinstance(value, Text) else str(value))
+    return table
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    known = {name: value for name, value in values.items() if value is not None}
+    shown = (f"{name} {round(value, 4) if isinstance(value, float) else value}" for name, value in known.items())
+    return ", ".join(shown)
+
+
+def _section(out: Console, title: str) -> None:
+    out.print()
+    out.print(Text(title, style="bold"))

@@ -1,0 +1,1 @@
+"""What this machine has and lacks, and what is built for it."""

@@ -1,0 +1,1 @@
+"""What a person does with runs: start, submit, find, watch, cancel, fetch."""

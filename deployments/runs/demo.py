@@ -1,0 +1,115 @@
+"""The first thing a newcomer runs: signals made up on the spot, the whole pipeline on them, and where to look."""
+
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deployments.runs.local import run_here
+from deployments.runs.run_summary import print_outcome
+from tasks.base.home import make_home
+from tasks.run.display import bars
+
+GROUP_BY = r"^(.*_rec\d+)"  # as tasks.signals.demo_data names its files; importing that takes seconds
+
+SIGNALS: dict[str, Any] = {
+    "split": {"group_by": GROUP_BY},
+    "augment": {"methods": ["GaussNoise"]},
+    "train": {
+        "model": "resnet18",
+        "pretrained": False,
+        "image_size": 48,
+        "batch_size": 32,
+        "num_epochs": 4,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "optimizer": "adamw",
+        "weight_decay": 0.02,
+        "device": "cpu",
+    },
+    "track": {"experiment": "demo"},
+}
+
+
+SCENE: dict[str, Any] = {
+    "frames": {"n_frames": 60},
+    "train": {"preset": "quick", "device": "cpu"},
+    "export": {"seconds": 4},
+    "track": {"experiment": "demo-splat"},
+}
+
+
+class Part(StrEnum):
+    """A half of the demo."""
+
+    signals = "signals"
+    scene = "scene"
+
+
+def run_demo(folder: Path | None, part: Part | None) -> None:
+    """Make signals and a film unless they are there, run both pipelines on them, print what to look at.
+
+    Args:
+        folder: for signals and film; TRAINYARD_HOME/demo without it.
+        part: only this half.
+    """
+    target = (folder or make_home() / "demo").absolute()
+    if part is None:
+        for half in Part:  # each in a process of its own: Prefect reads once where its server is
+            command = [sys.executable, "-m", "deployments.cli.app", "demo", half.value, "--folder", str(target)]
+            if code := subprocess.run(command, check=False).returncode:
+                raise SystemExit(code)
+    elif part is Part.signals:
+        _run_signals(target)
+    else:
+        _run_scene(target)
+
+
+def _run_signals(target: Path) -> None:
+    if not (target / "images").is_dir():
+        _make_signals(target)
+    print_outcome(run_here("classification", {**SIGNALS, "data": str(target / "images")}, run_name="demo"))
+    _say(
+        "\nWhat to look at, after `yard up`:\n"
+        "  Prefect   the run's timeline, its epoch table, the link to MLflow and the summary under Artifacts\n"
+        "  MLflow    experiment `demo`: curves by section under Model metrics; confusion matrix, worst mistakes and\n"
+        "            samples under Artifacts > report; the model and why it is champion under Models\n"
+        "Your own images: yard run classification --data FOLDER --device cpu"
+        " --set train.pretrained=false\n"
+    )
+
+
+def _run_scene(target: Path) -> None:
+    video = target / "film" / "demo.mp4"
+    if not video.is_file():
+        from tasks.splatting.demo.scene import make_demo_video
+
+        Console(stderr=True).print("filming a small room that does not exist, along a known path", highlight=False)
+        make_demo_video(video.parent, seed=0)
+    print_outcome(run_here("splatting", {**SCENE, "data": str(video)}, run_name="demo-splat"))
+    _say(
+        "\nWhat to look at, after `yard up`:\n"
+        "  Prefect   the poses, the table of measurements and the summary under Artifacts\n"
+        "  MLflow    experiment `demo-splat`: PSNR and SSIM on held-out views under Model metrics, those views beside\n"
+        "            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat\n"
+        "            viewer.html to walk through the scene; it opens in any browser, without a network\n"
+        "Your own film: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
+    )
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _make_signals(target: Path) -> None:
+    from tasks.signals.demo_data import make_demo_dataset
+
+    console = Console(stderr=True)
+    console.print("making radio signals of five kinds, as raw IQ, and their spectrograms", highlight=False)
+    with bars() as shown:
+        for progress in make_demo_dataset(target):
+            shown.move("signals", progress.done, progress.total)

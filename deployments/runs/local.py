@@ -1,0 +1,270 @@
+"""Runs a flow in this process, without a server of one's own."""
+
+import glob
+import inspect
+import json
+import os
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from deployments.machine.environment import ROOT, make_prefect_home, version
+from deployments.services.shared_api import SharedApi
+from deployments.stack.stack import choose_api, serving
+from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
+from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.stopping import obey
+from tasks.base.config import override
+from tasks.base.errors import ConfigError, Interrupted
+from tasks.base.startup import uncollected
+from tasks.base.workspace import held, run_dir
+from tasks.run.display import console, log_through_console
+
+
+def entrypoints() -> dict[str, str]:
+    """Return flow name -> module.function, as prefect.yaml has them."""
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    return {entry["entrypoint"].rpartition(".")[2]: entry["entrypoint"] for entry in content["deployments"]}
+
+
+def load_flow(name: str) -> Any:
+    """Return the flow called `name`.
+
+    Raises:
+        ConfigError: prefect.yaml has none of that name.
+    """
+    known = entrypoints()
+    if name not in known:
+        raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
+    make_prefect_home()
+    module, _, function = known[name].rpartition(".")
+    return getattr(import_module(module), function)
+
+
+def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters as the flow's types.
+
+    Raises:
+        ConfigError: names every wrong field, what was found and what is needed.
+    """
+    signature = inspect.signature(flow.fn).parameters
+    hints = typing.get_type_hints(flow.fn, include_extras=True)
+    checked: dict[str, Any] = {}
+    faults = [
+        f"{name}: found a parameter that {flow.name} does not have; have: {', '.join(signature)}"
+        for name in parameters
+        if name not in signature
+    ]
+    for name, parameter in signature.items():
+        if name in parameters:
+            try:
+                checked[name] = TypeAdapter(hints[name]).validate_python(parameters[name])
+            except ValidationError as exc:
+                faults += [_fault(name, error) for error in exc.errors()]
+        elif parameter.default is inspect.Parameter.empty:
+            faults.append(f"{name}: found nothing, need a value")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return checked
+
+
+def check_data(data: Any) -> None:
+    """Say now, not in the run, that there is nothing where the data should be.
+
+    Raises:
+        ConfigError: names the path.
+    """
+    paths = data.values() if isinstance(data, dict) else data if isinstance(data, list) else [data]
+    for path in paths:
+        if isinstance(path, Path) and not path.expanduser().exists() and not _matches(path):
+            raise ConfigError(f"found nothing at {path}, need the data there")
+
+
+def _matches(path: Path) -> bool:
+    return any(True for _ in glob.iglob(str(path.expanduser()), recursive=True))
+
+
+def device_section(flow: Any) -> str | None:
+    """Return the name of the parameter that says on what device a flow computes; None: it uses none."""
+    hints = typing.get_type_hints(flow.fn)
+    models = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, BaseModel)}
+    return next((name for name, model in models.items() if "device" in model.model_fields), None)
+
+
+def for_flow(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with what RFUAV's keys say of a model where the flow takes it: its files serve both."""
+    names = inspect.signature(flow.fn).parameters
+    if "predict" not in names or "train" in names:
+        return parameters
+    from tasks.inference.params import from_training
+
+    return from_training(parameters)
+
+
+def _fault(name: str, error: Any) -> str:
+    # A union puts the schema of each of its sides into the place; a person has never seen those.
+    parts = [str(part) for part in error["loc"] if "[" not in str(part)]
+    place = ".".join([name, *parts])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if error["type"] == "value_error" else f"{place}: found {error['input']!r}: {message}"
+
+
+def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None, run_name: str | None = None) -> UUID:
+    """Run a flow in this process to its end and return the run's id; Prefect and MLflow hold it as any other.
+
+    Args:
+        name: of the flow.
+        parameters: nested, as a file of parameters has them.
+        device: replaces the one in the parameters.
+        run_name: in Prefect and MLflow.
+
+    Raises:
+        ConfigError: no such flow, it does not take these parameters, or there is no such folder; nothing was
+            started then.
+        GpuError: this machine does not have the device.
+    """
+    if name not in entrypoints():
+        load_flow(name)  # refuses it, before anything is started
+    with _beginning(f"flow {name}") as api, uncollected():
+        flow = load_flow(name)
+        checked = _checked(flow, parameters, device, run_name)
+        from prefect.client.orchestration import get_client
+        from prefect.states import Pending
+
+        if api is not None:
+            _use_the_time(flow, api.service.answers)
+    with serving(api):
+        with get_client(sync_client=True) as client:
+            flow_run = client.create_flow_run(
+                flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
+            )
+            if named := named_owner({}, parameters):
+                os.environ[OWNER] = named  # who looks for the owner in here finds that
+            client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
+        with _sole(flow_run):
+            _run(flow, flow_run, checked)
+        return flow_run.id
+
+
+def _checked(flow: Any, parameters: dict[str, Any], device: str | None, run_name: str | None) -> dict[str, Any]:
+    """Return the parameters as the flow takes them, held against what is on this machine."""
+    parameters, section = for_flow(flow, parameters), device_section(flow)
+    if device is not None:
+        if section is None:
+            raise ConfigError(f"found --device for {flow.name}, which uses none")
+        override(parameters, [f"{section}.device={json.dumps(device)}"])
+    if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
+        override(parameters, [f"track.run_name={json.dumps(run_name)}"])
+    checked = check_parameters(flow, parameters)
+    check_data(checked.get("data", checked.get("dataset")))
+    if section in checked:
+        resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
+    return checked
+
+
+def _use_the_time(flow: Any, is_over: Callable[[], bool]) -> None:
+    """Import what the first step of a flow needs, piece by piece, until the server that is waited for answers."""
+    for module in getattr(getattr(import_module(flow.fn.__module__), "steps", None), "NEEDED_FIRST", ()):
+        if is_over():
+            return
+        import_module(module)
+
+
+@contextmanager
+def _beginning(what: str) -> Iterator[SharedApi | None]:
+    """Yield the API as `choose_api` does; where it is this home's own, it starts while the block reads flows.
+
+    Says so before anything else: on a busy machine it takes a while.
+    """
+    api = choose_api()
+    started = "and starts Prefect's server, as none is up" if api else f"for Prefect at {os.environ['PREFECT_API_URL']}"
+    console.print(f"yard {version()} reads {what} {started}", highlight=False, soft_wrap=True)
+    with ExitStack() as stack:
+        if api is not None:
+            stack.callback(api.give_up)
+            api = api.begin()
+        yield api
+        stack.pop_all()
+
+
+def resume_here(run_id: UUID | None) -> UUID:
+    """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
+
+    Raises:
+        ConfigError: there is no such run, it is finished, or its process lives.
+    """
+    with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
+        from prefect.client.orchestration import get_client
+        from prefect.states import Pending
+    with serving(api):
+        with get_client(sync_client=True) as client:
+            flow_run = _unfinished(client, run_id)
+            with _sole(flow_run):
+                flow = load_flow(client.read_flow(flow_run.flow_id).name)
+                client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
+                flow_run = client.read_flow_run(flow_run.id)
+                _run(flow, flow_run, check_parameters(flow, flow_run.parameters))
+        return flow_run.id
+
+
+def _sole(flow_run: Any) -> AbstractContextManager[None]:
+    """Hold a run, so that nobody resumes it while it lives."""
+    return held(run_dir(str(flow_run.id)) / "lock", f"run {flow_run.id} ({flow_run.name})")
+
+
+def _unfinished(client: Any, run_id: UUID | None) -> Any:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentTaskRunId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    if run_id is None:
+        wanted = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+    else:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    if not runs:
+        raise ConfigError(f"found no run {run_id or ''} in {os.environ['PREFECT_HOME']}")
+    if runs[0].state is not None and runs[0].state.is_completed():
+        raise ConfigError(f"run {runs[0].id} ({runs[0].name}) is completed: nothing is left to do")
+    return runs[0]
+
+
+def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+    from prefect.states import Cancelled
+
+    from gpu_pools.interrupts import call_cancelled
+
+    call_cancelled()
+    log_through_console()
+    console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
+    try:
+        obey(lambda: run_flow(flow, flow_run=flow_run, parameters=parameters), on_signal=_say_so)
+    except Interrupted as exc:
+        raise KeyboardInterrupt from exc
+    except KeyboardInterrupt:  # the second Ctrl-C: the run could not say it itself
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by Ctrl-C, at once"), force=True)
+        raise
+    finally:
+        _send_the_rest()
+
+
+def _say_so() -> None:
+    console.print("stops as soon as its state is saved; Ctrl-C again ends it at once", highlight=False)
+
+
+def _send_the_rest() -> None:
+    """Hand Prefect the log lines and events still under way; its service ends next, and they would wait for it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)

@@ -1,0 +1,295 @@
+"""Puts runs into their queues: parameters and device are checked here, so that nothing waits for hours to fail."""
+
+import fcntl
+import inspect
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from deployments.api import Api, Json, NotFoundError
+from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
+from gpu_pools.names import asker, named_owner
+from gpu_pools.placement.queues import (
+    POOL,
+    Kind,
+    Queue,
+    QueueError,
+    parse_device,
+    parse_duration,
+    parse_queue,
+    queue_or_none,
+)
+from gpu_pools.slots.slot_files import lock, lock_dir, open_lock
+from gpu_pools.worker.permitted import run_environment
+from tasks.base.config import override, read_parameters
+from tasks.base.errors import ConfigError, GpuBusyError, GpuError
+
+DEPLOYMENT = "yard"
+"""The name of every deployment in prefect.yaml; the flow tells them apart."""
+
+_PER_CALL = 100  # runs that the server creates in one call at most
+_DECISION_LIMIT_S = 15.0
+_BULK_LIMIT_S = 120.0
+_TURN_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a run is to be treated.
+
+    Args:
+        device: `cuda`, `cuda:1`, `cpu` or `boxb/cuda:1`; None: as the parameters say, else the deployment.
+        priority: 1 (first) to 10; None: the default of its kind.
+        when_busy: wait for the device, or be refused at once; None: as the deployment says, else wait.
+        time_limit: how long it may run: 90s, 30m, 5h, 2d; None: as the deployment says, else without end.
+        name: of the run.
+        owner: user@host; None: who asks.
+        at: not before then.
+    """
+
+    device: str | None = None
+    priority: int | None = None
+    when_busy: Literal["wait", "refuse"] | None = None
+    time_limit: str | None = None
+    name: str | None = None
+    owner: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A run as the server is asked for it."""
+
+    deployment: str  # its id
+    body: Json
+
+
+def gather_parameters(file: Path | None, assignments: Sequence[str]) -> Json:
+    """Return the parameters in a file, RFUAV's keys included, changed by `a.b=c`.
+
+    Raises:
+        ConfigError: the file or an assignment cannot be read.
+    """
+    parameters = read_parameters(file) if file else {}
+    override(parameters, assignments)
+    return parameters
+
+
+def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wishes) -> Order:
+    """Return what to ask the server for, everything checked that can be checked now.
+
+    Args:
+        api: of the server.
+        flow_name: as in prefect.yaml.
+        parameters: nested; relative paths are meant from the current folder.
+        wishes: how the run is to be treated.
+
+    Raises:
+        ConfigError: no such flow or deployment, a wrong value, no such folder, or a time that is past.
+        GpuError: no such device; names those that exist.
+    """
+    flow = load_flow(flow_name)
+    deployment = _deployment(api, flow_name)
+    run_environment(deployment["job_variables"])  # now, not by the worker
+    copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
+    given = for_flow(flow, copied)
+    names = inspect.signature(flow.fn).parameters
+    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_section(flow))
+    if wishes.name is not None and "track" in names:
+        override(given, [f"track.run_name={json.dumps(wishes.name)}"])
+    checked = check_parameters(flow, given)
+    if urlsplit(api.url).hostname in {"127.0.0.1", "localhost", "::1"}:  # else its disks may be others than these
+        check_data(checked.get("data", checked.get("dataset")))
+    body: Json = {
+        "name": wishes.name or _name(flow_name, checked),
+        "parameters": {name: _plain(value) for name, value in checked.items()},
+        "job_variables": _variables(wishes, wishes.owner or named_owner({}, given) or asker()),
+    }
+    if queue is not None:
+        body["work_queue_name"] = queue.name
+    if wishes.at is not None:
+        body["state"] = _booking(wishes.at)
+    return Order(deployment["id"], body)
+
+
+def submit(api: Api, order: Order) -> Json:
+    """Create the run and return it as the server has it; asked twice after a lost answer, it is created once."""
+    run_environment(order.body.get("job_variables", {}))
+    body = {**order.body, "idempotency_key": uuid4().hex}
+    with _turn():
+        return dict(api.call("POST", f"/deployments/{order.deployment}/create_flow_run", body))
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Let those who submit on this host at the same time do so one after the other; SQLite refuses all but one.
+
+    A courtesy: whoever was stopped in the middle is not waited for.
+    """
+    fd = open_lock(lock_dir() / "submit.guard")
+    deadline = time.monotonic() + _TURN_LIMIT_S
+    try:
+        while not lock(fd, fcntl.LOCK_EX) and time.monotonic() < deadline:
+            time.sleep(random.uniform(0.01, 0.1))
+        yield
+    finally:
+        os.close(fd)
+
+
+def submit_many(api: Api, orders: Sequence[Order]) -> list[str]:
+    """Create many runs of one deployment, a hundred per call, and return their ids in the same order.
+
+    Raises:
+        ConfigError: the server refused one; others may be created.
+    """
+    if len({order.deployment for order in orders}) > 1:
+        raise ConfigError("found runs of several deployments, need those of one")
+    for order in orders:
+        run_environment(order.body.get("job_variables", {}))
+    bodies = [{**order.body, "idempotency_key": uuid4().hex} for order in orders]
+    ids: dict[int, str] = {}
+    deadline = time.monotonic() + _BULK_LIMIT_S
+    while left := [n for n in range(len(orders)) if n not in ids][:_PER_CALL]:
+        path = f"/deployments/{orders[0].deployment}/create_flow_run/bulk"
+        results = api.call("POST", path, [bodies[n] for n in left])["results"]
+        for n, result in zip(left, results, strict=True):
+            if result["status"] == "CREATED":
+                ids[n] = result["flow_run_id"]
+            # Here SQLite's refusal is in the answer to each run; asked again with its key, it is created once.
+            elif "database is locked" not in result["error"] or time.monotonic() > deadline:
+                raise ConfigError(f"run {n + 1} of {len(orders)} was refused: {result['error']}")
+        if any(n not in ids for n in left):
+            time.sleep(random.uniform(0.1, 0.5))
+    return [ids[n] for n in range(len(orders))]
+
+
+def await_decision(api: Api, run: Json, limit_s: float = _DECISION_LIMIT_S) -> Json:
+    """Return a run that does not want to wait once a worker has decided on it, or as it is after `limit_s` seconds.
+
+    Raises:
+        GpuBusyError: it was refused; the sentence why.
+    """
+    deadline = time.monotonic() + limit_s
+    while run["state_type"] == "SCHEDULED" and time.monotonic() < deadline:
+        time.sleep(0.25)
+        run = api.call("GET", f"/flow_runs/{run['id']}")
+    if run["state_type"] == "CANCELLED":
+        raise GpuBusyError(run["state"]["message"] or "refused")
+    return run
+
+
+def read_queues(api: Api) -> dict[Queue, Json]:
+    """Return the queues of the pool that stand for a device and a kind.
+
+    Raises:
+        ConfigError: there is no pool yet.
+    """
+    try:
+        found = list(api.pages(f"/work_pools/{POOL}/queues/filter", {}))
+    except NotFoundError as exc:
+        raise ConfigError(f"found no work pool {POOL!r} at {api.url}: `yard up` makes it, with its queues") from exc
+    queues: dict[Queue, Json] = {}
+    for row in found:
+        if queue := queue_or_none(row["name"]):
+            queues[queue] = row
+    return queues
+
+
+def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
+    """Return the queue of a device for one kind.
+
+    Raises:
+        GpuError: there is no such device for it; names those that there are.
+    """
+    try:
+        host, device = parse_device(asked)
+    except QueueError:
+        host, device = None, ""
+    queue = Queue(device, kind, host)
+    # The server makes a queue for any name that a run comes with: a GPU that a host has is in one of the host's own.
+    owned = {(other.device, other.kind) for other in queues if other.host}
+    real = {other for other in queues if not other.device.startswith("cuda:") or (other.device, other.kind) in owned}
+    if queue not in real:
+        several = len({other.host for other in queues if other.host}) > 1
+        shown = {other.label for other in real if other.kind == kind and (several or not other.host)}
+        have = ", ".join(sorted(shown)) or "none"
+        raise GpuError(f"found no device {asked!r} for {kind}, have: {have}")
+    return queue
+
+
+def _deployment(api: Api, flow_name: str) -> Json:
+    try:
+        return dict(api.call("GET", f"/deployments/name/{flow_name}/{DEPLOYMENT}"))
+    except NotFoundError as exc:
+        raise ConfigError(f"found no deployment {flow_name}/{DEPLOYMENT} at {api.url}: `yard up` makes it") from exc
+
+
+def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section: str | None) -> Queue | None:
+    """Put the device into the parameters and return the queue, None for the deployment's own.
+
+    Args:
+        section: the parameter that has the device; None: the flow uses none.
+    """
+    given = parameters.get(section) if section else None
+    asked = wish or (given.get("device") if isinstance(given, dict) else None)
+    if asked is None:
+        return None
+    if default.kind == "pipeline":  # it waits on the CPU for its halves; the device is that of the training
+        if section is None:
+            raise ConfigError("found --device for a flow that uses none")
+        found = find_device(read_queues(api), str(asked), "inference" if section == "predict" else "training")
+        override(parameters, [f"{section}.device={found.label}"])
+        return None
+    found = find_device(read_queues(api), str(asked), default.kind)
+    if section:
+        override(parameters, [f"{section}.device={found.device}"])
+    return None if found == default else found
+
+
+def _variables(wishes: Wishes, owner: str) -> Json:
+    variables: Json = {"owner": owner}
+    if wishes.when_busy is not None:
+        variables["when_busy"] = wishes.when_busy
+    if wishes.priority is not None:
+        variables["priority"] = wishes.priority
+    if wishes.time_limit is not None:
+        parse_duration(wishes.time_limit)  # now, not by the worker
+        variables["time_limit"] = wishes.time_limit
+    return variables
+
+
+def _booking(at: datetime) -> Json:
+    if at <= datetime.now(at.tzinfo):
+        raise ConfigError(f"found the time {at:%Y-%m-%d %H:%M}, need one to come")
+    return {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+
+
+def _plain(value: Any) -> Any:
+    """Return a checked value as JSON has it: only what was given, paths absolute."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(exclude_unset=True)
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value.expanduser().absolute())
+    if isinstance(value, str) and value.lower().endswith(".csv") and Path(value).is_file():
+        return str(Path(value).absolute())  # split.group_by: an expression, or a file
+    return value
+
+
+def _name(flow_name: str, checked: Mapping[str, Any]) -> str:
+    data = checked.get("data") or checked.get("dataset")
+    train = checked.get("train")
+    source = data if isinstance(data, Path) else getattr(train, "train_path", None)
+    return f"{flow_name}-{source.expanduser().absolute().name}" if isinstance(source, Path) else flow_name

@@ -1,0 +1,171 @@
+"""Follows a run on the terminal until it ends: why it waits, its epochs and figures, the time left, its log."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deployments.api import Api, Json
+from deployments.cli.tables import console, duration, far, log_line, state
+from deployments.runs.find import LogTail, Row, children, make_rows
+
+EXIT_CODES = {"COMPLETED": 0, "CANCELLED": 130}
+"""Of the command, by the state in which the run ended; 1 for all others."""
+STOPPED_WATCHING = 130
+
+_POLL_S = 2.0
+_LAST_LINES_S = 2.5  # a run's last lines are sent in a batch, up to 2 s after its last state
+_COLUMNS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen of a run at one moment.
+
+    Args:
+        row: the run.
+        halves: the runs it has started.
+        lines: of their logs, new since the last look.
+    """
+
+    row: Row
+    halves: Sequence[Row]
+    lines: Sequence[Json]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The run, then its halves."""
+        return [self.row, *self.halves]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return run id -> flow, which tells the halves of a pipeline apart."""
+        return {row.id: row.flow for row in self.rows}
+
+
+def looks(api: Api, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Look]:
+    """Yield what is seen of a run every two seconds; the last one when it has ended and all its lines are there."""
+    tail = LogTail(api)
+    while True:
+        run = api.call("GET", f"/flow_runs/{run_id}")
+        row, *halves = make_rows(api, [run, *children(api, run_id)])
+        if row.over:
+            sleep(_LAST_LINES_S)
+            yield Look(row, halves, tail.more([run_id, *(half.id for half in halves)]))
+            return
+        yield Look(row, halves, tail.more([run_id, *(half.id for half in halves)]))
+        sleep(_POLL_S)
+
+
+class Story:
+    """Tells looks as lines, each thing once."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, str]] = {}
+        self._epochs: dict[str, int | None] = {}
+
+    def tell(self, look: Look) -> list[str]:
+        """Return the lines for what is new: states with their sentences, the log, epochs with figures and time left."""
+        lines = [line for row in look.rows for line in self._state(row, alone=not look.halves)]
+        lines += [log_line(line, look.names) for line in look.lines]
+        return lines + [line for row in look.rows for line in self._epoch(row)]
+
+    def _state(self, row: Row, *, alone: bool) -> Iterator[str]:
+        now = (row.state, row.message)
+        if self._said.get(row.id) != now:
+            self._said[row.id] = now
+            name = row.name if alone else f"{row.name} ({row.flow})"
+            yield f"{name}: {row.state}" + (f": {row.message}" if row.message else "")
+
+    def _epoch(self, row: Row) -> Iterator[str]:
+        if row.epoch is not None and self._epochs.get(row.id) != row.epoch:
+            self._epochs[row.id] = row.epoch
+            figures = ", ".join(f"{name} {_shown(value)}" for name, value in _figures(row.last_epoch))
+            yield far(row) + (f": {figures}" if figures else "")
+
+
+def picture(look: Look) -> RenderableType:
+    """Return the moving part of the terminal: a line for the run and each half, and the figures of the last epoch."""
+    parts: list[RenderableType] = []
+    for row in look.rows:
+        line = Text.assemble((row.name, "bold"), f" ({row.flow})  ", state(row))
+        if row.device:
+            line.append(f"  {row.device}")
+        parts.append(line)
+        if said := row.message if row.type != "RUNNING" else far(row):
+            parts.append(Text(f"  {said}"))
+        if row.type == "RUNNING" and row.percent is not None:
+            parts.append(ProgressBar(total=100, completed=row.percent, width=60))
+        if row.last_epoch:
+            parts.append(_table(row.last_epoch))
+    return Group(*parts)
+
+
+def watch(api: Api, run_id: str) -> int:
+    """Follow a run to its end; return the exit code of the command. Ctrl-C ends the watching only."""
+    out = console()
+    story = Story()
+    try:
+        last: Look | None = None
+        if out.is_terminal:
+            with Live(console=out, auto_refresh=False, transient=True) as live:
+                for last in looks(api, run_id):
+                    for line in last.lines:
+                        out.print(log_line(line, last.names), soft_wrap=True)
+                    live.update(picture(last), refresh=True)
+        else:
+            for last in looks(api, run_id):
+                for text in story.tell(last):
+                    print(text, flush=True)
+        assert last is not None
+        if out.is_terminal:
+            out.print(picture(last))
+        return _result(api, last.row)
+    except KeyboardInterrupt:
+        print(f"stopped watching; the run goes on: `yard watch {run_id}` looks again, `yard cancel {run_id}` ends it")
+        return STOPPED_WATCHING
+
+
+def follow(api: Api, run_id: str) -> None:
+    """Print the log of a run and its halves as it grows, until the run ends. Ctrl-C ends the following only."""
+    try:
+        for look in looks(api, run_id):
+            for line in look.lines:
+                print(log_line(line, look.names), flush=True)
+    except KeyboardInterrupt:
+        print(f"stopped following; the run goes on: `yard logs {run_id} --follow`")
+
+
+def _result(api: Api, row: Row) -> int:
+    run = api.call("GET", f"/flow_runs/{row.id}")
+    took = run.get("total_run_time")
+    print(f"{row.name}: {row.state}" + (f" after {duration(took)}" if took else "") + f"; {api.page(row.id)}")
+    return EXIT_CODES.get(row.type, 1)
+
+
+def _figures(last_epoch: Json | None) -> list[tuple[str, Any]]:
+    shown = [
+        (name, value)
+        for name, value in (last_epoch or {}).items()
+        if name not in {"epoch", "total_epochs", "step", "total_steps"}
+    ]
+    return [(name, value) for name, value in shown if value is not None][:_COLUMNS]
+
+
+def _table(last_epoch: Json) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    figures = _figures(last_epoch)
+    for name, _ in figures:
+        table.add_column(name, justify="right")
+    table.add_row(*(_shown(value) for _, value in figures))
+    return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""The programs of `yard up` one by one, and those that several commands share."""

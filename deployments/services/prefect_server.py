@@ -1,0 +1,87 @@
+"""Prefect's own command with the guard before its server.
+
+`python -m deployments.services.prefect_server server start ...`.
+On SQLite its transactions take turns, too.
+
+Prefect has no setting for the hosts it answers to. It has one for plugins, which are loaded wherever it is imported:
+this module is one (pyproject.toml), so that `prefect server start` with the yard's settings is guarded, too.
+"""
+
+from functools import wraps
+from typing import Any
+
+from deployments.services.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
+from tasks.base.startup import uncollected
+
+with uncollected():
+    from prefect.plugins import register_hook
+
+_IN_MEMORY = "prefect-in-memory"
+"""What Prefect's background services call the server that they ask without a socket; a socket has an address there."""
+
+
+class ServerGuard(Guard):
+    """The guard before all that comes through a socket."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if (scope.get("server") or ("",))[0] == _IN_MEMORY:
+            await self._app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+@register_hook
+def setup_environment(*, ctx: Any) -> None:
+    """Guard the server that this process may start; Prefect calls it when it is imported."""
+    guard_server()
+
+
+def guard_server() -> None:
+    """Put the guard before every server that Prefect makes in this process; twice does no harm."""
+    from prefect.server.api import server
+
+    make = server.create_app
+    if hasattr(make, "__wrapped__"):
+        return
+    _take_turns()
+
+    @wraps(make)
+    def create_app(*args: Any, **options: Any) -> Any:
+        app = make(*args, **options)
+        there: list[Any] = [middleware.cls for middleware in app.user_middleware]
+        if ServerGuard not in there:  # the application comes from a cache the next time
+            app.add_middleware(ServerGuard, hosts=listed(HOSTS), origins=listed(ORIGINS))
+        return app
+
+    server.create_app = create_app
+
+
+def _take_turns() -> None:
+    """Begin every transaction on SQLite as one that writes: it waits for the one before it.
+
+    One that reads first and writes then is refused at once, with 503, where another has written in between, and the
+    client comes again after two seconds; one start of a run in four met that.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    @wraps(begin)
+    def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> Any:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Run Prefect's command."""
+    with uncollected():
+        guard_server()
+        from prefect.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

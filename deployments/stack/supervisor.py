@@ -1,0 +1,223 @@
+"""Keeps the stack up: starts its programs in order, starts again what dies, and ends all of it in order."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from deployments.services.database import Database, database_up
+from deployments.services.programs import apply_program, mlflow_service, prefect_service, worker_program
+from deployments.services.service import LOOPBACK, START_LIMIT_S, ServiceError, check_port, check_start
+from deployments.stack.child import Child, KeptPostgres
+from deployments.stack.drain import drain
+from deployments.stack.draining import announce, withdraw
+from deployments.stack.pidfile import MARK, Say, only_one
+from deployments.stack.stack import environment_of, services_file
+from gpu_pools.names import host_name
+from tasks.base.errors import ConfigError, StorageError
+from tasks.base.home import make_home
+from tasks.base.workspace import home, write_json
+
+LEAST_FREE_MIB = 256
+"""Room that a stack needs to start: a PostgreSQL takes 70 MiB, and 16 MiB for each part of its journal."""
+
+_TICK_S = 0.5
+_ASKED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+_HOSTS = ("PREFECT_SERVER_API_HOST", "PREFECT_SERVER_HOST", "MLFLOW_HOST")
+
+Wait = Callable[[float], int | None]
+"""Returns after so many seconds, or with the signal that came before."""
+
+
+class _AskedToStop(Exception):
+    """A signal came while the programs were being started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stack is made of."""
+
+    prefect_port: int
+    mlflow_port: int
+    n_workers: int
+
+
+class Supervisor:
+    """Runs one stack.
+
+    Args:
+        plan: what it is made of.
+        say: tells people, and the log, what happens.
+    """
+
+    def __init__(self, plan: Plan, say: Say) -> None:
+        self._plan, self._say = plan, say
+        self._database = Database("sqlite", (), None)
+        self._urls: dict[str, str] = {}
+        self._postgres = KeptPostgres()
+        self._services: list[Child] = []
+        self._workers: dict[str, Child] = {}  # by name
+        self._written: dict[str, int] = {}
+        self._trouble = ""
+        self._announced = False
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Have the stack up until a signal asks for its end, and until the runs of its workers have ended then.
+
+        Args:
+            ready: called when all of it works.
+
+        Raises:
+            ConfigError: a stack is up already, or it was asked to listen to other machines.
+            ServiceError: a part does not start.
+            StorageError: the disk is full.
+        """
+        for name in _HOSTS:
+            check_host(name, os.environ.get(name, ""))
+        _check_room()
+        with _signals() as wait, only_one(self._say), ExitStack() as stack:
+            self._check_ports()
+            self._database = stack.enter_context(database_up(make=True))
+            for note in self._database.notes:
+                self._say(note)
+            stack.callback(self._end)
+            try:
+                self._start(wait)
+                ready()
+                self._serve(wait)
+            except _AskedToStop:
+                self._say("asked to stop before all was up")
+
+    def _check_ports(self) -> None:
+        ports = {"prefect": self._plan.prefect_port, "mlflow": self._plan.mlflow_port}
+        if len(set(ports.values())) < len(ports):
+            raise ConfigError(f"found port {self._plan.prefect_port} for both services, need two")
+        for name, port in ports.items():
+            check_port(port, name)  # both, before the first one takes its seconds to start
+
+    def _start(self, wait: Wait) -> None:
+        mark = {MARK: str(home())}
+        prefect = prefect_service(self._plan.prefect_port, ui=True)
+        prefect = replace(prefect, env=prefect.env | self._database.settings | mark)
+        mlflow = mlflow_service(self._plan.mlflow_port)
+        mlflow = replace(mlflow, env=mlflow.env | mark)
+        self._urls = {"prefect": prefect.url, "mlflow": mlflow.url}
+        env = environment_of(self._urls)
+        self._services = [Child(prefect), Child(mlflow)]
+        applying = Child(apply_program(env))
+        names = [host_name(), *(f"{host_name()}/{n}" for n in range(2, self._plan.n_workers + 1))]
+        self._workers = {name: Child(worker_program(name, env)) for name in names[: self._plan.n_workers]}
+        for child in (*self._services, applying):
+            child.start()
+        # Each of them loads for seconds: what can be done at the same time, is.
+        self._await([self._services[0], applying], wait)
+        for child in self._workers.values():
+            child.start()
+        self._await([*self._services, *self._workers.values()], wait)
+        withdraw(env["PREFECT_API_URL"])
+        deadline = time.monotonic() + START_LIMIT_S
+        while applying.code != 0:
+            check_start(applying.program, applying.code, deadline)
+            if wait(0.1):
+                raise _AskedToStop
+        self._write()
+
+    def _await(self, children: Sequence[Child], wait: Wait) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while pending := [child for child in children if not child.answers()]:
+            for child in pending:
+                check_start(child.program, child.code, deadline)
+            if wait(0.1):
+                raise _AskedToStop
+
+    def _write(self) -> None:
+        """Write down where everything is, if that has changed."""
+        children = [*self._services, *self._workers.values()]
+        pids = {child.program.name: child.process.pid for child in children if child.process is not None}
+        if pids == self._written:
+            return
+        content = {
+            **self._urls,
+            "database": self._database.kind,
+            "supervisor": os.getpid(),
+            "pids": pids,
+            "workers": {name: pids[child.program.name] for name, child in self._workers.items()},
+            "since": self._since,
+        }
+        write_json(services_file(), content)
+        self._written = pids
+
+    def _serve(self, wait: Wait) -> None:
+        while (asked := wait(_TICK_S)) is None:
+            self._tend([*self._services, *self._workers.values()])
+        drain(self._workers, asked, wait, self._tend_while_draining, self._say)
+
+    def _tend_while_draining(self) -> None:
+        if not self._announced:
+            self._announced = True
+            with suppress(ServiceError):  # a server that does not answer starts nothing either
+                announce(f"{self._urls['prefect']}/api")
+        self._tend(self._services)
+
+    def _tend(self, children: Sequence[Child]) -> None:
+        try:
+            news = [self._postgres.tend()] if self._database.kind == "postgres" else []
+            news += [child.tend() for child in children]
+            for text in filter(None, news):
+                self._say(text)
+            self._write()
+            self._trouble = ""
+        except StorageError as exc:  # a disk that is full is no reason to end what works
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                self._say(f"goes on, but: {exc}")
+
+    def _end(self) -> None:
+        for child in self._workers.values():  # by now without runs, unless something failed: those live on
+            child.signal(signal.SIGKILL)
+        for child in self._services:
+            child.signal(signal.SIGTERM)  # all of them, before the wait for one
+        for child in (*self._workers.values(), *self._services):
+            child.stop()
+
+
+@contextmanager
+def _signals() -> Iterator[Wait]:
+    """Yield what waits for the signals that ask for the end, which are kept until then."""
+
+    def wait(seconds: float) -> int | None:
+        found = signal.sigtimedwait(_ASKED, seconds)
+        return found.si_signo if found else None
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
+    try:
+        yield wait
+    finally:
+        while wait(0):
+            pass  # impatience: all has ended
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check_host(name: str, value: str) -> None:
+    """Hold an address to listen on, empty for none, against the only one there is.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if value not in ("", LOOPBACK, "localhost"):
+        raise ConfigError(
+            f"found {name}={value}: the services listen on {LOOPBACK} only; "
+            f"from another machine: ssh -L 4200:{LOOPBACK}:4200 -L 5000:{LOOPBACK}:5000 THIS-MACHINE"
+        )
+
+
+def _check_room() -> None:
+    make_home(close=True)
+    free_mib = shutil.disk_usage(home()).free // 2**20
+    if free_mib < LEAST_FREE_MIB:
+        raise StorageError(f"disk full: found {free_mib} MiB free at {home()}, need {LEAST_FREE_MIB}: free room there")

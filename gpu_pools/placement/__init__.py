@@ -1,0 +1,1 @@
+"""What devices there are, what waits, and what starts next: decisions without side effects."""

@@ -1,0 +1,277 @@
+"""What this host has to offer, as placement wants to know it."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from gpu_pools.placement import intruders
+from gpu_pools.placement.place import DeviceState, Waiting
+from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
+from gpu_pools.placement.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
+from gpu_pools.slots import lease
+from gpu_pools.worker.job_variables import owner_of
+from gpu_pools.worker.prefect_client import QueueState, Run, Server
+from tasks.base.errors import GpuError
+
+logger = logging.getLogger("trainyard.worker")
+
+CPU = "cpu"
+_QUEUES_EVERY_S = 3.0
+_WORKERS_EVERY_S = 30.0
+_IDLE_SHARE = 0.05  # of a GPU's memory; what a desktop or an idle CUDA context takes
+
+Queues = Mapping[str, QueueState]
+
+
+@dataclass(slots=True)
+class PoolRoom:
+    """How many more runs the whole pool takes; a pipeline, which only waits for others, is not counted."""
+
+    paused: bool
+    left: float
+    reason: str  # why no more
+
+    def take(self, queue: Queue) -> bool:
+        """Return whether a run may start, and count it then."""
+        counts = queue.kind != "pipeline"
+        if self.paused or (counts and self.left < 1):
+            return False
+        self.left -= counts
+        return True
+
+
+class HostView:
+    """The devices of a host with their limits, and which waiting runs are for them.
+
+    Args:
+        name: of the host, as in `boxb/cuda:1`.
+        probe: of its GPUs.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, name: str, probe: Probe, clock: Callable[[], float] = time.time) -> None:
+        self.name, self._probe, self._clock = name, probe, clock
+        self._gpus = {
+            device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        }
+        self._queues: tuple[float, Queues] = (float("-inf"), {})
+        self._told_of_containers = False
+        self._workers: tuple[float, Mapping[str, bool]] = (float("-inf"), {})
+        self._pool: tuple[float, QueueState] = (float("-inf"), QueueState(POOL, None, False))
+        self._silent: set[str] = set()
+
+    @property
+    def tags(self) -> list[str]:
+        """Return the names of the devices."""
+        return [*(device.tag for device in self._gpus.values()), CPU]
+
+    @property
+    def threads(self) -> int:
+        """Return how many cores a run that computes on the CPU gets: two runs with all of them each crawl."""
+        cores = len(os.sched_getaffinity(0))
+        simulated = sum(device.simulated for device in self._gpus.values())
+        at_once = simulated or len(self._gpus) or default_limit("training", None)
+        return max(1, cores // at_once)
+
+    def ensure_queues(self, server: Server) -> None:
+        """Make the queues of these devices that are missing, with their default limits.
+
+        Those with this host's name have none of their own. They are how the others know what devices it has.
+        """
+        known = {queue.name for queue in server.queues()}
+        for queue, limit in host_queues(list(self._gpus.values()), self.name).items():
+            if queue.name not in known:
+                server.create_queue(queue.name, limit)
+
+    def queues(self, server: Server, *, fresh: bool = False) -> Queues:
+        """Return the queues as they are set in Prefect, a few seconds old at most, or as they are now."""
+        if fresh or self._clock() - self._queues[0] >= _QUEUES_EVERY_S:
+            self._queues = (self._clock(), {queue.name: queue for queue in server.queues()})
+        return self._queues[1]
+
+    def limit(self, tag: str, kind: Kind, queues: Queues) -> int:
+        """Return how many runs of a kind a device of this host takes at once."""
+        for name in (Queue(tag, kind, self.name).name, Queue(tag, kind).name):
+            if name in queues and queues[name].limit is not None:
+                return queues[name].limit or 0
+        gpu = next((device for device in self._gpus.values() if device.tag == tag), None)
+        return default_limit(kind, gpu.memory_total_mib if gpu else None)
+
+    def device(self, uuid: str) -> Device | None:
+        """Return a GPU; None for the CPU."""
+        return None if uuid == CPU else self._gpus[uuid]
+
+    def devices(self, queues: Queues) -> list[DeviceState]:
+        """Return every device with who holds it."""
+        held = lease.holders()
+        paused = frozenset(queue.name for queue in queues.values() if queue.paused)
+        return [*(self._gpu(uuid, held, queues, paused) for uuid in self._gpus), self._cpu(held, queues, paused)]
+
+    def intruders(self) -> dict[str, list[tuple[str, str]]]:
+        """Return, by run, what computes on its GPU and is no run: the process, and since which epoch of the run."""
+        held = lease.holders()
+        found: dict[str, list[tuple[str, str]]] = {}
+        for holder in held:
+            device = self._read(holder.uuid) if holder.uuid in self._gpus else None
+            if isinstance(device, Device):
+                when = f", {holder.progress.unit} {holder.progress.epoch}" if holder.progress else ""
+                processes = self._foreign(device, held)
+                found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
+        return found
+
+    def _read(self, uuid: str) -> Device | str:
+        """Return a GPU as it is now, or why it does not answer: the others work on without one that is lost."""
+        try:
+            device = self._probe.device(uuid)
+        except GpuError as exc:
+            if uuid not in self._silent:
+                logger.error("%s takes no runs: %s", self._gpus[uuid].tag, exc)
+            self._silent.add(uuid)
+            return str(exc)
+        self._silent.discard(uuid)
+        return device
+
+    def serves(self, queue: Queue) -> bool:
+        """Return whether runs of a queue are for this host."""
+        return queue.host in {None, self.name}
+
+    def known_host(self, queue: Queue, server: Server) -> tuple[bool, str]:
+        """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
+        online = self._online(server)
+        if queue.host not in online:
+            return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"
+        return True, "" if online[queue.host] else f"{queue.label} waits for a worker on {queue.host}: none is online"
+
+    def elsewhere(self, queue: Queue, queues: Queues, server: Server) -> str | None:
+        """Return why a run waits for a device that this host lacks; None: nobody has it, "": a host that is online has.
+
+        Args:
+            queue: of the run.
+            queues: all of them; those with a host's name say what devices it has.
+            server: knows which hosts are online.
+        """
+        if queue.host == self.name:
+            return None
+        online, found = self._online(server), set[str]()
+        for other in filter(None, map(queue_or_none, queues)):
+            if other.host in online and other.host != self.name and other.kind == queue.kind:
+                same = other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
+                found |= {other.host} if same else set()
+        if not found:
+            return None
+        if any(online[host] for host in found):
+            return ""
+        return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
+
+    def pool_room(self, server: Server, *, fresh: bool = False) -> PoolRoom:
+        """Return how many more runs the whole pool takes, and why no more than that; as it is set now, if `fresh`."""
+        if fresh or self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
+            self._pool = (self._clock(), server.pool())
+        pool = self._pool[1]
+        if pool.paused:
+            return PoolRoom(True, 0, f"work pool {POOL} is paused")
+        if pool.limit is None:
+            return PoolRoom(False, math.inf, "")
+        under_way = server.in_state("PENDING", "RUNNING", "CANCELLING")
+        n_runs = sum((queue := queue_or_none(run.queue)) is None or queue.kind != "pipeline" for run in under_way)
+        return PoolRoom(False, pool.limit - n_runs, f"the limit of work pool {POOL} is {pool.limit} runs at once")
+
+    def _online(self, server: Server) -> dict[str, bool]:
+        """Return the hosts that have, or had, a worker (HOST or HOST:NAME), and whether one is online."""
+        if self._clock() - self._workers[0] >= _WORKERS_EVERY_S:
+            self._workers = (self._clock(), server.workers())
+        hosts = {self.name: True}
+        for name, online in self._workers[1].items():
+            host = name.partition(":")[0]
+            hosts[host] = online or hosts.get(host, False)
+        return hosts
+
+    def asks(self, run: Run, queue: Queue) -> Waiting:
+        """Return a waiting run as placement wants it."""
+        asked = run.job_variables.get("priority")
+        valid = isinstance(asked, int) and 1 <= asked <= 10
+        return Waiting(
+            run_id=run.id,
+            run_name=run.name,
+            queue=queue,
+            priority=asked if valid and isinstance(asked, int) else default_priority(queue.kind),
+            since=run.since,
+            owner=owner_of(run),
+        )
+
+    def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
+        """Take a slot on a device for a run; None where others were faster.
+
+        Args:
+            asks: the run.
+            uuid: of the GPU; "cpu".
+            queues: with the limits set in Prefect.
+
+        Raises:
+            StorageError: the locks cannot be used.
+        """
+        gpu, kind = self.device(uuid), asks.queue.kind
+        tag = gpu.tag if gpu else CPU
+        holder = lease.Holder(
+            run_id=asks.run_id,
+            run_name=asks.run_name,
+            owner=asks.owner,
+            device=tag,
+            uuid=uuid,
+            kind=kind,
+            number=-1,
+            pid=os.getpid(),
+            since=self._clock(),
+            progress=None,
+        )
+        return lease.acquire(uuid, kind, self.limit(tag, kind, queues), holder)
+
+    def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
+        read = self._read(uuid)
+        device = self._gpus[uuid] if isinstance(read, str) else read
+        return DeviceState(
+            tag=device.tag,
+            uuid=uuid,
+            name=device.name,
+            limits={kind: self.limit(device.tag, kind, queues) for kind in ("training", "inference")},
+            holders=tuple(holder for holder in held if holder.uuid == uuid),
+            memory_used_mib=device.memory_used_mib,
+            utilisation_percent=device.utilisation_percent,
+            foreign=self._foreign(device, held),
+            paused=paused,
+            fault=read if isinstance(read, str) else None,
+        )
+
+    def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:
+        """Return what computes on a GPU and is no run; by memory, where the driver's process numbers are not ours."""
+        look = intruders.look(device, [holder.pid for holder in held])
+        if look.certain:
+            return look.seen
+        if not self._told_of_containers:
+            self._told_of_containers = True
+            logger.warning(
+                "the driver names processes that this system does not have, as in a container: whether a GPU without "
+                "a run is free is told by its memory, and who else uses that of a run cannot be told"
+            )
+        ours = any(holder.uuid == device.uuid for holder in held)
+        idle = device.memory_used_mib <= _IDLE_SHARE * device.memory_total_mib
+        return look.seen if ours or idle else look.found
+
+    def _cpu(self, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
+        kinds: tuple[Kind, ...] = ("training", "inference", "preparation", "pipeline")
+        return DeviceState(
+            tag=CPU,
+            uuid=CPU,
+            name="CPU",
+            limits={kind: self.limit(CPU, kind, queues) for kind in kinds},
+            holders=tuple(holder for holder in held if holder.uuid == CPU),
+            memory_used_mib=psutil.virtual_memory().used // 2**20,
+            utilisation_percent=None,
+            foreign=(),
+            paused=paused,
+        )

@@ -1,0 +1,52 @@
+"""What computes on the GPU of a run and is no run itself: times and memory are not the run's own then."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import psutil
+
+from gpu_pools.placement.probe import Device, GpuProcess, Probe, foreign
+from gpu_pools.slots import lease
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Who else was on a GPU at one moment."""
+
+    found: tuple[GpuProcess, ...]  # as the driver names them
+    seen: tuple[GpuProcess, ...]  # those of them that this system has
+
+    @property
+    def certain(self) -> bool:
+        """Whether all are known here: one may have just ended, or the numbers be those of the host of a container."""
+        return self.seen == self.found
+
+
+def look(device: Device, own_pids: Collection[int]) -> Look:
+    """Return which processes on a GPU neither are one of `own_pids` nor descend from one."""
+    found = foreign(device, own_pids)
+    return Look(found, tuple(process for process in found if psutil.pid_exists(process.pid)))
+
+
+def beside_me(probe: Probe, uuid: str) -> Look:
+    """Return who is on the GPU of the run that this process is.
+
+    Raises:
+        GpuError: it does not answer.
+        StorageError: the locks cannot be read.
+    """
+    # The slots first: whoever takes one after that has nothing on the GPU yet.
+    own_pids = [os.getpid(), *(holder.pid for holder in lease.holders())]
+    return look(probe.device(uuid), own_pids)
+
+
+def command(process: GpuProcess) -> str:
+    """Return "python train.py": the program and its script; other arguments may hold what is not for everyone."""
+    try:
+        argv = psutil.Process(process.pid).cmdline()
+    except psutil.Error:  # gone, or not to be seen from here
+        return process.name
+    words = argv[2:3] if argv[1:2] == ["-m"] else [word for word in argv[1:2] if not word.startswith("-")]
+    script = os.path.basename(words[0]) if words and process.name.startswith("python") else ""
+    return f"{process.name} {script}".strip()

@@ -1,0 +1,306 @@
+"""The devices of this host: what they are, how busy they are, and which one a name means."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import pynvml
+
+from gpu_pools.placement.devices import Device, GpuProcess, listed, occupied, simulated
+from tasks.base.errors import ConfigError, GpuError
+
+__all__ = [
+    "Device",
+    "GpuProcess",
+    "NvmlProbe",
+    "Probe",
+    "SimulatedProbe",
+    "environment",
+    "foreign",
+    "get_probe",
+    "resolve_device",
+    "visible",
+]
+
+logger = logging.getLogger("trainyard.worker")
+
+_MIB = 2**20
+
+
+class Probe(Protocol):
+    """Something that knows the GPUs of this host."""
+
+    def devices(self) -> list[Device]:
+        """Return every GPU of the host; none where there is no GPU or no driver."""
+        ...
+
+    def device(self, uuid: str) -> Device:
+        """Return one GPU, faster than all of them."""
+        ...
+
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy one GPU is, and nothing else of it; None: it cannot tell."""
+        ...
+
+
+class NvmlProbe:
+    """The real GPUs, through NVIDIA's management library; CUDA itself is not touched."""
+
+    def __init__(self) -> None:
+        self._present: bool | None = None
+
+    def devices(self) -> list[Device]:
+        """Return every GPU that answers.
+
+        Raises:
+            GpuError: the driver is there but refuses, as after an upgrade without a restart, or no GPU answers.
+        """
+        if not self._open():
+            return []
+        try:
+            n_gpus = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as exc:
+            raise GpuError(f"cannot read the GPUs of this host: NVIDIA's driver says {exc}") from exc
+        found, faults = [], []
+        for index in range(n_gpus):
+            try:
+                found.append(_read(pynvml.nvmlDeviceGetHandleByIndex(index)))
+            except pynvml.NVMLError as exc:
+                faults.append(f"GPU {index}: NVIDIA's driver says {exc}")
+        if faults and not found:
+            raise GpuError(f"cannot read the GPUs of this host: {'; '.join(faults)}")
+        for fault in faults:
+            logger.error("left out: %s", fault)
+        return found
+
+    def device(self, uuid: str) -> Device:
+        """Return the GPU `uuid`.
+
+        Raises:
+            GpuError: there is none, or it does not answer.
+        """
+        if not self._open():
+            raise GpuError(f"found no GPU, need {uuid}: this host has no NVIDIA driver")
+        try:
+            return _read(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        except pynvml.NVMLError as exc:
+            raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
+
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy the GPU `uuid` is; None: it cannot tell.
+
+        Raises:
+            GpuError: there is none, or it does not answer.
+        """
+        if not self._open():
+            raise GpuError(f"found no GPU, need {uuid}: this host has no NVIDIA driver")
+        try:
+            found = _if_supported(pynvml.nvmlDeviceGetUtilizationRates, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        except pynvml.NVMLError as exc:
+            raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
+        return None if found is None else int(found.gpu)
+
+    def _open(self) -> bool:
+        if self._present is None:
+            try:
+                pynvml.nvmlInit()
+                self._present = True
+            except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+                self._present = False
+            except pynvml.NVMLError as exc:
+                raise GpuError(f"cannot use the GPUs of this host: NVIDIA's driver says {exc}") from exc
+        return self._present
+
+
+class SimulatedProbe:
+    """Devices that do not exist, for trying and for tests; their names say so.
+
+    Args:
+        n_devices: how many.
+        state: a JSON file, read at every call, that makes them busy; one that is not there leaves them idle:
+            {"cuda:0": {"processes": [{"pid": 1, "user": "ben", "name": "python", "memory_mib": 900}],
+            "memory_used_mib": 900, "utilisation_percent": 50}}
+    """
+
+    def __init__(self, n_devices: int, state: Path | None = None) -> None:
+        self._devices = [simulated(index) for index in range(n_devices)]
+        self._state = state
+
+    def devices(self) -> list[Device]:
+        """Return all of them.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        if self._state is None or not self._state.is_file():
+            return list(self._devices)
+        try:
+            state = json.loads(self._state.read_text())
+            return [occupied(device, state.get(device.tag, {})) for device in self._devices]
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise ConfigError(f"found no state of simulated GPUs in {self._state} ({exc}), need JSON") from exc
+
+    def device(self, uuid: str) -> Device:
+        """Return the one called `uuid`.
+
+        Raises:
+            GpuError: there is none.
+        """
+        for device in self.devices():
+            if device.uuid == uuid:
+                return device
+        raise GpuError(f"found no GPU {uuid}, have: {listed(self._devices)}")
+
+    def utilisation_percent(self, uuid: str) -> int | None:
+        """Return how busy the one called `uuid` is."""
+        return self.device(uuid).utilisation_percent
+
+
+def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:
+    """Return the probe of this host; TRAINYARD_SIMULATE_GPUS=2 makes two up, TRAINYARD_SIMULATED_STATE their load.
+
+    Raises:
+        ConfigError: TRAINYARD_SIMULATE_GPUS is not a number.
+    """
+    wanted = environ.get("TRAINYARD_SIMULATE_GPUS", "").strip()
+    if not wanted:
+        return NvmlProbe()
+    if not wanted.isdigit():
+        raise ConfigError(f"found TRAINYARD_SIMULATE_GPUS={wanted!r}, need a number of devices, 0 or more")
+    state = environ.get("TRAINYARD_SIMULATED_STATE")
+    return SimulatedProbe(int(wanted), Path(state) if state else None)
+
+
+def resolve_device(device: str, probe: Probe, environ: Mapping[str, str] = os.environ) -> Device | None:
+    """Return the GPU a name means, or None for the CPU. A name that means no device is never another one.
+
+    Args:
+        device: `cpu`, `cuda` (the least loaded GPU: fewest processes, then least memory, then utilisation) or
+            `cuda:N` with the host's own number.
+        probe: of this host.
+        environ: CUDA_VISIBLE_DEVICES, if set, hides the GPUs it does not name.
+
+    Raises:
+        GpuError: there is no such device; names those that exist.
+    """
+    if device == "cpu":
+        return None
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise GpuError(f"found device {device!r}, need cpu, cuda or cuda:N")
+    spec = environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible(probe.devices(), spec)
+    limited = "" if spec is None else f" (CUDA_VISIBLE_DEVICES={spec})"
+    if not devices:
+        raise GpuError(f"found no GPU for device {device!r}{limited}; have: cpu")
+    if device == "cuda":
+        return min(devices, key=lambda found: found.load)
+    for found in devices:
+        if found.tag == device:
+            return found
+    raise GpuError(f"found no device {device!r}{limited}; have: cpu, {listed(devices)}")
+
+
+def visible(devices: Sequence[Device], spec: str | None) -> list[Device]:
+    """Return the devices a value of CUDA_VISIBLE_DEVICES leaves, in its order.
+
+    Numbers are taken in the order of the PCI bus; what follows an entry that names no device is hidden, as
+    CUDA has it.
+
+    Raises:
+        GpuError: it names a slice of a GPU (MIG), which is not supported.
+    """
+    if spec is None:
+        return list(devices)
+    chosen: list[Device] = []
+    for entry in (part.strip() for part in spec.split(",")):
+        if entry.startswith("MIG-"):
+            raise GpuError(f"found CUDA_VISIBLE_DEVICES={spec}, need whole GPUs: slices (MIG) are not supported")
+        found = [d for d in devices if _is_named(d, entry)]
+        if len(found) != 1:
+            break
+        chosen += found
+    return chosen
+
+
+def environment(device: Device | None) -> dict[str, str]:
+    """Return the variables under which a process sees this one device as `cuda`, or, for the CPU, none."""
+    return {"CUDA_VISIBLE_DEVICES": device.uuid if device else "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def foreign(device: Device, own_pids: Collection[int]) -> tuple[GpuProcess, ...]:
+    """Return the processes on a GPU that are not one of `own_pids` and descend from none of them."""
+    own = frozenset(own_pids)
+    return tuple(process for process in device.processes if not _belongs(process.pid, own))
+
+
+def _belongs(pid: int, own: frozenset[int]) -> bool:
+    if pid in own:
+        return True
+    try:
+        return any(parent.pid in own for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False  # not to be seen from here, as in another container: not one that was started here
+
+
+def _is_named(device: Device, entry: str) -> bool:
+    if entry.isdigit():
+        return device.index == int(entry)
+    return entry.startswith("GPU-") and device.uuid.startswith(entry)  # CUDA takes the beginning of a UUID, too
+
+
+def _read(handle: Any) -> Device:
+    total, used, free = _memory_mib(handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    utilisation = _if_supported(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    power_mw = _if_supported(pynvml.nvmlDeviceGetPowerUsage, handle)
+    return Device(
+        index=pynvml.nvmlDeviceGetIndex(handle),
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        name=pynvml.nvmlDeviceGetName(handle),
+        compute_capability=f"{major}.{minor}",
+        memory_total_mib=total,
+        memory_used_mib=used,
+        memory_free_mib=free,
+        utilisation_percent=None if utilisation is None else utilisation.gpu,
+        power_w=None if power_mw is None else power_mw / 1000,
+        temperature_c=_if_supported(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        processes=_processes(handle),
+    )
+
+
+def _memory_mib(handle: Any) -> tuple[int, int, int]:
+    memory = _if_supported(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if memory is None:  # a GPU that shares the host's memory has none of its own to report
+        host = psutil.virtual_memory()
+        return host.total // _MIB, (host.total - host.available) // _MIB, host.available // _MIB
+    return memory.total // _MIB, memory.used // _MIB, memory.free // _MIB
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...]:
+    running = _if_supported(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    found = []
+    for process in running:
+        user, name = _owner(process.pid)
+        memory = process.usedGpuMemory
+        found.append(GpuProcess(process.pid, user, name, None if memory is None else memory // _MIB))
+    return tuple(found)
+
+
+def _owner(pid: int) -> tuple[str, str]:
+    try:
+        process = psutil.Process(pid)
+        return process.username(), process.name()
+    except (psutil.Error, KeyError):  # gone, of another user or container, or a user id without a name
+        return "?", "?"
+
+
+def _if_supported(read: Any, *args: Any) -> Any:
+    try:
+        return read(*args)
+    except pynvml.NVMLError_NotSupported:
+        return None

@@ -1,0 +1,76 @@
+"""What waiting runs say: why they wait, or that they will not run."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+
+from prefect.client.schemas.objects import StateType
+
+from gpu_pools.placement.place import Refuse, Wait
+from gpu_pools.placement.waiting import WaitList
+from gpu_pools.worker.job_variables import refuses
+from gpu_pools.worker.prefect_client import Run, Server, ended, waiting
+
+logger = logging.getLogger("trainyard.worker")
+
+SENTENCE_EVERY_S = 10.0  # a waiting run's state is written at most so often
+_PER_TURN = 20
+
+
+class Sentences:
+    """Writes on runs, as their states, what was decided on them.
+
+    Args:
+        server: Prefect's.
+        waitlist: forgets what waits no longer.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, server: Server, waitlist: WaitList, clock: Callable[[], float]) -> None:
+        self._server, self._waitlist, self._clock = server, waitlist, clock
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def tell(self, decisions: Sequence[tuple[Run, Wait | Refuse]], due: Collection[str]) -> None:
+        """Write what is news, some of it per turn; `due`: the ids of all that waits.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
+        news = [
+            (run, decision)
+            for run, decision in decisions
+            if isinstance(decision, Refuse) or refuses(run) or self._is_news(run, decision, len(due))
+        ]
+        self._write(news[:_PER_TURN])
+        for gone in self._said.keys() - due:
+            del self._said[gone]
+
+    def refuse(self, run: Run, reason: str) -> None:
+        """Let a run fail that can never start, unless it was cancelled meanwhile."""
+        self._waitlist.drop(run.id)
+        known = self._server.by_id([run.id])
+        if run.id not in known or known[run.id].state not in {"SCHEDULED", "PENDING"}:
+            return
+        logger.warning("run %s (%s): %s", run.id, run.name, reason)
+        self._server.force(run.id, ended(StateType.FAILED, "Failed", reason))
+
+    def _is_news(self, run: Run, decision: Wait, n_waiting: int) -> bool:
+        """Return whether a waiting run says something else than it should, and has said so for a while."""
+        text, when = self._said.get(run.id, (run.message if run.state_name == "Waiting" else "", 0.0))
+        # A thousand runs that wait must not keep the server busy with the minutes of the one they wait for.
+        return text != decision.reason and self._clock() - when >= max(SENTENCE_EVERY_S, 0.2 * n_waiting)
+
+    def _write(self, telling: Sequence[tuple[Run, Wait | Refuse]]) -> None:
+        # What was read some time ago may have been cancelled since: written over, it would be alive again.
+        known = self._server.by_id([run.id for run, _ in telling])
+        for run, decision in telling:
+            if run.id not in known or known[run.id].state != "SCHEDULED":
+                self._waitlist.drop(run.id)
+            elif isinstance(decision, Refuse):
+                self.refuse(run, decision.reason)
+            elif refuses(run):
+                text = f"refused: {decision.reason}"
+                self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", text))
+                self._waitlist.drop(run.id)
+            else:
+                self._server.propose(run.id, waiting(decision.reason, run.since))
+                self._said[run.id] = (decision.reason, self._clock())

@@ -1,0 +1,1 @@
+"""A slot of a device as kernel locks and files on this host."""

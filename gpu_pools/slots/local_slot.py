@@ -1,0 +1,134 @@
+"""A slot for what runs in a person's own process: the same lease, waited for in the same order of sentences."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+
+from gpu_pools.kernels import kernel_environment
+from gpu_pools.names import asker, host_name
+from gpu_pools.placement.host_state import HostView, Queues
+from gpu_pools.placement.place import Refuse, Start, Waiting, place
+from gpu_pools.placement.probe import environment, get_probe
+from gpu_pools.placement.queues import Kind, default_priority, device_queue
+from gpu_pools.slots.lease import Lease
+from gpu_pools.slots.slot_meter import metered
+from gpu_pools.stopping import pause
+from gpu_pools.worker.prefect_client import Server
+from gpu_pools.worker.run_setup import DEVICE, ON
+from tasks.base.errors import GpuBusyError, GpuError
+
+WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
+"""`refuse`: a run in a person's own process ends at once where it would have to wait."""
+
+_POLL_S = 1.0
+
+
+def refuse_if_taken(device: str, kind: Kind) -> None:
+    """Say at once, before any work is done for it, that a run would have to wait; it may also, where that is wanted.
+
+    A run that the worker started is none of this: the worker has looked.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        kind: of the work.
+
+    Raises:
+        GpuError: there is no such device here.
+        GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
+    """
+    if "TRAINYARD_LEASE" in os.environ or os.environ.get(WHEN_BUSY) != "refuse":
+        return
+    host = HostView(host_name(), get_probe())
+    asks = _asks(host, device, kind)
+    (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time())
+    if isinstance(decision, Refuse):
+        raise GpuError(decision.reason)
+    if not isinstance(decision, Start):
+        raise GpuBusyError(decision.reason)
+
+
+def _asks(host: HostView, device: str, kind: Kind) -> Waiting:
+    """Return what the running flow asks for."""
+    queue = device_queue(device, kind)
+    if not host.serves(queue):
+        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    return Waiting(
+        *(str(flow_run.id), str(flow_run.name), queue),
+        priority=default_priority(kind),
+        since=time.time(),
+        owner=asker(),
+    )
+
+
+@contextmanager
+def on_device(device: str, kind: Kind) -> Iterator[None]:
+    """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
+
+    A run that the worker started has its slot already.
+
+    Args:
+        device: `cpu`, `cuda` (the least loaded GPU) or `cuda:N`.
+        kind: of the work.
+
+    Raises:
+        GpuError: there is no such device here.
+        GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
+    """
+    if "TRAINYARD_LEASE" in os.environ:
+        with metered():
+            yield
+        return
+    host = HostView(host_name(), get_probe())
+    asks = _asks(host, device, kind)
+    with _slot(host, asks) as lease:
+        Server().set_device(asks.run_id, host.name, lease.holder.device)
+        gpu = host.device(lease.holder.uuid)
+        own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
+        own |= lease.env
+        with _environ(own), metered():
+            yield
+
+
+def _slot(host: HostView, asks: Waiting) -> Lease:
+    queues = limits()
+    said = ""
+    while True:
+        (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time())
+        if isinstance(decision, Refuse):
+            raise GpuError(decision.reason)
+        if isinstance(decision, Start):
+            lease = host.take(asks, decision.uuid, queues)
+            if lease is not None:
+                return lease
+        elif decision.reason != said:
+            said = decision.reason
+            if os.environ.get(WHEN_BUSY) == "refuse":
+                raise GpuBusyError(said)
+            get_run_logger().info("waits: %s", said)
+        pause(_POLL_S)
+
+
+def limits() -> Queues:
+    """Return the queues with the limits set in Prefect; without a work pool the default ones hold."""
+    try:
+        return {queue.name: queue for queue in Server().queues()}
+    except httpx.HTTPStatusError as exc:
+        if exc.response.status_code != 404:
+            raise
+        return {}
+
+
+@contextmanager
+def _environ(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:  # the next run in this process may ask for another device
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

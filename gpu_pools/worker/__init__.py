@@ -1,0 +1,1 @@
+"""The worker of a host: it starts runs, watches them, and settles how they ended."""

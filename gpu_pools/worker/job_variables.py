@@ -1,0 +1,26 @@
+"""What a run asks for beside its parameters: its job variables."""
+
+from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
+from gpu_pools.placement.queues import parse_duration, parse_queue
+from gpu_pools.worker.prefect_client import Run
+
+
+def time_limit_s(run: Run) -> float | None:
+    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its halves'.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    asked = run.job_variables.get("time_limit")
+    seconds = parse_duration(asked) if asked else None
+    return None if parse_queue(run.queue).kind == "pipeline" else seconds
+
+
+def owner_of(run: Run) -> str:
+    """Return who asked for a run, as it says itself: never who runs the yard."""
+    return run.owner or (FROM_SCHEDULE if run.scheduled else FROM_PAGE)
+
+
+def refuses(run: Run) -> bool:
+    """Return whether a run is to be cancelled where it would have to wait."""
+    return run.job_variables.get("when_busy") == "refuse"

@@ -1,0 +1,264 @@
+"""What the worker asks of Prefect's server, and tells it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
+
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, named_owner
+from gpu_pools.placement.queues import POOL
+
+_PAGE = 200  # the most the server gives at once
+_DEPLOYMENT_EVERY_S = 30.0
+_IN_POOL = {"work_pool_name": POOL}
+_ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A flow run as the server has it; times in Unix seconds."""
+
+    id: str
+    name: str
+    queue: str
+    deployment: str | None
+    state: str  # RUNNING, SCHEDULED ...
+    state_name: str
+    message: str
+    since: float  # it is due
+    job_variables: Mapping[str, Any]  # its own, else its deployment's
+    infrastructure: str
+    ended: float | None = None
+    owner: str = ""  # as it says itself
+    scheduled: bool = False  # made by a schedule
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue of the pool, or the pool itself: its limit as set in Prefect, None for none."""
+
+    name: str
+    limit: int | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How the runs of a deployment are started."""
+
+    entrypoint: str | None  # as whoever made it wrote it
+    variables: Mapping[str, Any]  # job variables; those of a run go before them
+
+
+class Server:
+    """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer."""
+
+    def __init__(self) -> None:
+        self._client: SyncPrefectClient = get_client(sync_client=True)
+        self._deployments: dict[str, tuple[float, Deployment]] = {}
+
+    def heartbeat(self, worker: str, every_s: float) -> None:
+        """Say that the worker lives, and that somebody looks into the queues; Prefect's pages show them red else."""
+        self._client.send_worker_heartbeat(POOL, worker, heartbeat_interval_seconds=every_s)
+        never = {"scheduled_before": _iso(0), "limit": 1}
+        self._client.request(
+            "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params={"name": POOL}, json=never
+        )
+
+    def pool(self) -> QueueState:
+        """Return the pool itself."""
+        found = self._client.request("GET", "/work_pools/{name}", path_params={"name": POOL}).json()
+        return QueueState(found["name"], found["concurrency_limit"], found["is_paused"])
+
+    def queues(self) -> list[QueueState]:
+        """Return the queues of the pool."""
+        found = self._pages("/work_pools/{work_pool_name}/queues/filter", {}, path_params=_IN_POOL)
+        return [QueueState(q["name"], q["concurrency_limit"], q["is_paused"]) for q in found]
+
+    def create_queue(self, name: str, limit: int | None) -> None:
+        """Make a queue that is missing."""
+        body = {"name": name, "concurrency_limit": limit}
+        self._client.request("POST", "/work_pools/{work_pool_name}/queues", path_params=_IN_POOL, json=body)
+
+    def due(self, after: float | None = None) -> list[Run]:
+        """Return the runs of the pool that wait and are due, oldest first.
+
+        Args:
+            after: only those due since then, Unix seconds.
+        """
+        window = {"before_": _iso(time.time())} | ({"after_": _iso(after)} if after is not None else {})
+        return self._runs({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window})
+
+    def in_state(self, *types: str) -> list[Run]:
+        """Return the runs of the pool whose state is of one of these types."""
+        return self._runs({"state": {"type": {"any_": list(types)}}})
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Run]:
+        """Return runs by their ids, without those that are deleted."""
+        return {run.id: run for run in self._runs({"id": {"any_": list(ids)}})} if ids else {}
+
+    def children(self, run_id: str) -> list[Run]:
+        """Return the runs that a run has started and that are not at their end."""
+        return self._runs({"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": list(_ALIVE)}}})
+
+    def propose(self, run_id: str, state: State[Any]) -> str | None:
+        """Ask for a state; return the new state's id, or None where the server refuses, or the run is deleted."""
+        try:
+            result = self._client.set_flow_run_state(UUID(run_id), state)
+        except ObjectNotFound:
+            return None
+        accepted = result.status.value == "ACCEPT" and result.state is not None
+        return str(result.state.id) if accepted and result.state is not None else None
+
+    def force(self, run_id: str, state: State[Any]) -> None:
+        """Set a state whatever the server thinks; a run that was deleted stays so."""
+        try:
+            self._client.set_flow_run_state(UUID(run_id), state, force=True)
+        except ObjectNotFound:
+            return
+
+    def end_steps(self, run_id: str, state: State[Any]) -> None:
+        """Give a last state to the steps of a run that its process left without one; halves have runs of their own."""
+        wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "subflow_runs": {"exists_": False}}
+        body = {"task_runs": wanted, "flow_runs": {"id": {"any_": [run_id]}}}
+        for row in list(self._pages("/task_runs/filter", body)):
+            with _perhaps_deleted():
+                self._client.set_task_run_state(UUID(row["id"]), state, force=True)
+
+    def set_infrastructure(self, run_id: str, text: str) -> None:
+        """Say where the process of a run is; Prefect cancels only runs that have one in two steps."""
+        with _perhaps_deleted():
+            self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
+
+    def set_device(self, run_id: str, host: str, tag: str) -> None:
+        """Write on a run which device it has: who reads it later finds no lock any more."""
+        self.set_labels(run_id, {DEVICE_LABEL: tag, HOST_LABEL: host})
+
+    def set_labels(self, run_id: str, labels: Mapping[str, str | float]) -> None:
+        """Set labels of a run, the others stay."""
+        with _perhaps_deleted():
+            self._client.update_flow_run_labels(UUID(run_id), dict(labels))
+
+    def deployment(self, deployment_id: str | None) -> Deployment:
+        """Return what a deployment says about starting its runs."""
+        if deployment_id is None:
+            return Deployment(None, {})
+        try:
+            found = self._client.read_deployment(UUID(deployment_id))
+        except ObjectNotFound:
+            return Deployment(None, {})
+        # Neither its path nor its steps: they would bring in code, or run a command, before the flow is loaded.
+        return Deployment(found.entrypoint, found.job_variables)
+
+    def workers(self) -> dict[str, bool]:
+        """Return all workers of the pool by name, and whether each has been heard of lately."""
+        answer = self._client.request(
+            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_IN_POOL, json={"limit": _PAGE}
+        )
+        return {worker["name"]: worker["status"] == "ONLINE" for worker in answer.json()}
+
+    def add_tag(self, run_id: str, tag: str) -> None:
+        """Add a tag to a run."""
+        with _perhaps_deleted():
+            found = self._client.read_flow_run(UUID(run_id))
+            self._client.update_flow_run(found.id, tags=sorted({*found.tags, tag}))
+
+    def ensure_pool(self, kind: str, template: Mapping[str, Any]) -> None:
+        """Make the work pool when it is missing."""
+        body = {"name": POOL, "type": kind, "base_job_template": dict(template)}
+        try:
+            self._client.request("GET", "/work_pools/{name}", path_params={"name": POOL})
+        except httpx.HTTPStatusError as exc:
+            if exc.response.status_code != 404:
+                raise
+            self._client.request("POST", "/work_pools/", json=body)
+
+    def _runs(self, flow_runs: Mapping[str, Any]) -> list[Run]:
+        body = {"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        rows = list(self._pages("/flow_runs/filter", body))
+        return [_run(row, self._defaults(row["deployment_id"])) for row in rows]
+
+    def _defaults(self, deployment_id: str | None) -> Mapping[str, Any]:
+        """Return a deployment's job variables, half a minute old at most: a thousand waiting runs share a few."""
+        if deployment_id is None:
+            return {}
+        read_at, known = self._deployments.get(deployment_id, (float("-inf"), Deployment(None, {})))
+        if time.monotonic() - read_at >= _DEPLOYMENT_EVERY_S:
+            known = self.deployment(deployment_id)
+            self._deployments[deployment_id] = (time.monotonic(), known)
+        return known.variables
+
+    def _pages(self, path: Any, body: Mapping[str, Any], **options: Any) -> Iterator[Mapping[str, Any]]:
+        offset = 0
+        while True:
+            page = {**body, "limit": _PAGE, "offset": offset}
+            found = self._client.request("POST", path, json=page, **options).json()
+            yield from found
+            if len(found) < _PAGE:
+                return
+            offset += _PAGE
+
+
+@contextmanager
+def _perhaps_deleted() -> Iterator[None]:
+    """Pass over that a run is not there any more: the next look at the runs in care finds it out."""
+    try:
+        yield
+    except ObjectNotFound:
+        return
+    except httpx.HTTPStatusError as exc:
+        if exc.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+
+
+def waiting(message: str, since: float) -> State[Any]:
+    """Return the state of a run that waits, with the sentence why."""
+    return _state(StateType.SCHEDULED, "Waiting", message, since)
+
+
+def ended(kind: StateType, name: str, message: str) -> State[Any]:
+    """Return a last state."""
+    return _state(kind, name, message)
+
+
+def _state(kind: StateType, name: str, message: str, scheduled: float | None = None) -> State[Any]:
+    state: State[Any] = State(type=kind, name=name, message=message)
+    if scheduled is not None:
+        state.state_details.scheduled_time = datetime.fromtimestamp(scheduled, UTC)  # type: ignore[assignment]
+    return state
+
+
+def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
+    state = row["state"] or {}
+    return Run(
+        id=row["id"],
+        name=row["name"],
+        queue=row["work_queue_name"] or "",
+        deployment=row["deployment_id"],
+        state=state.get("type", ""),
+        state_name=state.get("name", ""),
+        message=state.get("message") or "",
+        since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
+        job_variables={**defaults, **_given(row["job_variables"])},
+        infrastructure=row["infrastructure_pid"] or "",
+        ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
+        owner=named_owner({**defaults, **_given(row["job_variables"])}, row["parameters"] or {}),
+        scheduled=bool(row["auto_scheduled"]),
+    )
+
+
+def _given(variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the variables that say something: a form sends those left empty too."""
+    return {name: value for name, value in (variables or {}).items() if value is not None}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

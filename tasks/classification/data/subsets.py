@@ -1,0 +1,73 @@
+"""The parts of a dataset as a training reads them: shrunk, in batches, and with a digest of what they hold."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.classification.data.batches import Batches, Samples
+from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.digests import known_digests
+from tasks.classification.data.keeping import choose
+from tasks.classification.data.pictures import Pictures
+from tasks.classification.training.events import FilesRead
+from tasks.images.files import in_threads
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPart:
+    """One part of the dataset: `samples.labels[i]` is the class of picture `i`."""
+
+    samples: Samples
+    pictures: Pictures
+
+    @property
+    def digests(self) -> list[str]:
+        """Return the digest of each file; of those that nobody has read yet after a look at them."""
+        return self.pictures.digests()
+
+    def batches(self, batch_size: int, **options: Any) -> Batches:
+        """Return the part as batches; the options are those of `Batches`."""
+        return Batches(self.pictures.read, self.samples.labels, batch_size, **options)
+
+
+def load_parts(samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int) -> tuple[dict[str, LoadedPart], str]:
+    """Return parts of a dataset by name, and a sentence on where their pictures are kept once they are decoded.
+
+    Some files are read to choose that, the others when they are asked for.
+
+    Args:
+        samples: name -> images, of one dataset.
+        cache: where shrunk pictures lie on disk; gives their size.
+        n_epochs: how often the pictures are asked for.
+
+    Raises:
+        ImageError: a picture cannot be used.
+        StorageError: the cache cannot be written.
+    """
+    known = {name: known_digests(found.root, found.paths) for name, found in samples.items()}
+    largest = max(samples, key=lambda name: len(samples[name].paths))
+    n_images = sum(len(found.paths) for found in samples.values())
+    choice = choose(samples[largest].paths, known[largest], cache, n_images=n_images, n_epochs=n_epochs)
+    parts = {
+        name: LoadedPart(found, Pictures(found.paths, known[name], cache, choice.keep))
+        for name, found in samples.items()
+    }
+    return parts, choice.why
+
+
+def reading(parts: Mapping[str, LoadedPart], n_workers: int) -> Iterator[FilesRead]:
+    """Read the files whose content is not known, so that the digests of all are; yield per file."""
+    for name, part in parts.items():
+        unknown = part.pictures.unknown()
+        for number, _ in enumerate(in_threads(part.pictures.look_at, unknown, n_workers), 1):
+            yield FilesRead(name, number, len(unknown))
+
+
+def digest_of(parts: Mapping[str, LoadedPart]) -> str:
+    """Return one digest over the images and labels of some parts, whatever their folder is called."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, part in parts.items():
+        for digest, label in zip(part.digests, part.samples.labels, strict=True):
+            total.update(f"{name} {digest} {label}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,358 @@
+"""A training and its grading as MLflow holds them: which figure goes where, which file under which name."""
+
+import hashlib
+import logging
+import shutil
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_pools.slots.lease import report_progress
+from gpu_pools.slots.slot_meter import batch_done
+from tasks.base.errors import TrainyardError
+from tasks.base.workspace import copy_whole, recall, storage_errors
+from tasks.classification.grading import promotion
+from tasks.classification.grading.answers import (
+    Answers,
+    answer,
+    graded_part,
+    graded_samples,
+    keep,
+    kept,
+    load_model,
+    report_on,
+    write_pictures,
+)
+from tasks.classification.grading.evaluate import TestReport, report_figures
+from tasks.classification.grading.promotion_rule import Decision
+from tasks.classification.params import EvaluateParams
+from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead, Note
+from tasks.classification.training.session import Session
+from tasks.images.images import encode_jpeg, read_rgb
+from tasks.run.display import Bars
+from tasks.run.prefect_page import Page
+from tasks.tracking import registry
+from tasks.tracking.tracker import Tracker
+
+# EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
+METRIC_KEYS: dict[str, str] = {
+    "epoch": "progress/epoch",
+    "total_epochs": "progress/total_epochs",
+    "train_loss": "loss/train",
+    "train_acc": "accuracy/train",
+    "val_loss": "loss/val",
+    "val_acc": "accuracy/val",
+    "macro_f1": "f1/val_macro",
+    "micro_f1": "f1/val_micro",
+    "mAP": "average_precision/val",
+    "top1_acc": "top_k/val_1",
+    "top3_acc": "top_k/val_3",
+    "top5_acc": "top_k/val_5",
+    "precision": "precision/val",
+    "recall": "recall/val",
+    "learning_rate": "learning_rate/last",
+    "best_acc": "accuracy/best",
+}
+# Of an epoch, what the table on Prefect's page has room for.
+TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "macro_f1", "learning_rate", "best_acc")
+ANSWERS, CHAMPION = "answers.npz", "champion.npz"
+"""In the folder of a training: what its best weights, and the champion of that time, answer on the graded part."""
+
+# How fast it goes; beside the sixteen figures in MLflow, not in the table.
+PACE_KEYS: dict[str, str] = {
+    "images_per_s": "speed/images_per_s",
+    "wait_share": "speed/data_wait_share",
+    "memory_mib": "memory/peak_mib",
+}
+# report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
+TEST_KEYS: dict[str, str] = {
+    "loss": "loss/test",
+    "accuracy": "accuracy/test",
+    "f1_macro": "f1/test_macro",
+    "f1_micro": "f1/test_micro",
+    "average_precision": "average_precision/test",
+    "top1": "top_k/test_1",
+    "top3": "top_k/test_3",
+    "top5": "top_k/test_5",
+    "precision": "precision/test",
+    "recall": "recall/test",
+    "calibration_error": "calibration_error/test",
+}
+
+
+def train_tracked(
+    session: Session,
+    tracker: Tracker,
+    page: Page,
+    bars: Bars,
+    log: logging.Logger | logging.LoggerAdapter[Any],
+) -> None:
+    """Run a training to its end, every epoch going to MLflow, the page and the terminal as it happens."""
+    if session.finished:
+        log.info("the training in %s is finished", session.folder)
+        session.load_finished()
+    else:
+        recorder = _Recorder(session, tracker, page, bars, log)
+        for event in session.run():
+            recorder.take(event)
+    # Rows of epochs that a crash kept from MLflow; what is logged already is left out by the tracker.
+    for epoch in session.history:
+        log_epoch(tracker, epoch)
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """Hands each event of a training to those it concerns."""
+
+    session: Session
+    tracker: Tracker
+    page: Page
+    bars: Bars
+    log: logging.Logger | logging.LoggerAdapter[Any]
+    _caption: str = field(default="", init=False)
+    _described: bool = field(default=False, init=False)
+    _n_shown: int = field(default=0, init=False)  # epochs logged and in the table
+
+    def take(self, event: Note | FilesRead | BatchDone | EpochDone) -> None:
+        """Pass on one event."""
+        # Of a dataset prepared here at once; else the first epoch is what reads the files.
+        if not self._described and not isinstance(event, BatchDone) and self.session.digests_known:
+            describe_data(self.session, self.tracker)
+            self._described = True
+        if isinstance(event, Note):
+            self.log.info(event.text)
+        elif isinstance(event, FilesRead):
+            self.bars.move(f"read {event.part}", event.done, event.total)
+        elif isinstance(event, BatchDone):
+            batch_done()
+            total = self.session.params.num_epochs * event.n_batches
+            done = (event.epoch - 1) * event.n_batches + event.batch
+            self.page.progress(done / total)
+            self.bars.move("train", done, total, self._caption)
+        else:
+            self._take_epoch(event)
+
+    def _take_epoch(self, event: EpochDone) -> None:
+        # After a restart the table is a new one, and an epoch may have been saved but not logged before the kill.
+        for epoch in self.session.history[self._n_shown :]:
+            log_epoch(self.tracker, epoch)
+            self.page.row(epoch_row(epoch.metrics))
+        self._n_shown = len(self.session.history)
+        metrics = event.metrics
+        self._caption = (
+            f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
+        )
+        left = self._left(metrics)
+        report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
+        self.tracker.step_ended(metrics.epoch)
+        self.log.info(epoch_line(metrics, left))
+
+    def _left(self, metrics: EpochMetrics) -> float:
+        seconds = statistics.median(row.metrics.seconds for row in self.session.history)
+        return seconds * (metrics.total_epochs - metrics.epoch)
+
+
+def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
+    """Log the sixteen figures of an epoch and its pace, with the time it ended."""
+    values, keys = asdict(epoch.metrics), METRIC_KEYS | PACE_KEYS
+    tracker.metrics({key: values[field] for field, key in keys.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
+
+
+def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
+    """Return a row of the epoch table: the sixteen figures, rounded."""
+    values = asdict(metrics)
+    return {
+        field: round(values[field], 5) if isinstance(values[field], float) else values[field] for field in METRIC_KEYS
+    }
+
+
+def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
+    """Return the line the log has for an epoch."""
+    star = " (best)" if metrics.is_best else ""
+    return (
+        f"epoch {metrics.epoch}/{metrics.total_epochs}: "
+        f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
+        f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{star}; macro F1 {metrics.macro_f1:.3f}; "
+        f"{metrics.seconds:.1f} s{_pace(metrics)}, about {left_s:.0f} s left"
+    )
+
+
+def _pace(metrics: EpochMetrics) -> str:
+    return "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} images/s)"
+
+
+def name_of(dataset: Path) -> str:
+    """Return what people call a prepared dataset: the folder it was made from."""
+    source = recall(dataset).get("data", dataset)
+    return Path(source).name if isinstance(source, (str, Path)) else Path(source["train"]).parent.name
+
+
+def describe_data(session: Session, tracker: Tracker) -> None:
+    """Record the dataset of a training with its digest and the images per class."""
+    contexts = {"train": "training", "val": "validation"}
+    for name, context in contexts.items():
+        part = session.parts[name]
+        counts = torch.bincount(torch.tensor(part.samples.labels), minlength=len(session.classes)).tolist()
+        tracker.input(
+            name_of(session.dataset),
+            str(session.dataset / name),
+            joint_digest(part.digests),  # its own: MLflow takes inputs of the same digest for one
+            context=context,
+            profile={
+                "images": len(part.samples.paths),
+                "classes": dict(zip(session.classes, counts, strict=True)),
+            },
+        )
+
+
+def keep_answers(
+    dataset: Path,
+    training: Path,
+    device: torch.device,
+    *,
+    config: Mapping[str, Any],
+    model_name: str | None,
+    cache: Path,
+    log: Callable[[str], None],
+) -> None:
+    """Write down what the best weights, and the champion, answer on the graded part: all that a report needs a GPU for.
+
+    Args:
+        dataset: as prepared.
+        training: its folder, finished.
+        device: to compute on.
+        config: of the model.
+        model_name: whose champion is asked; None: nobody's.
+        cache: folder for shrunk images.
+        log: told why the champion could not be asked; the report asks it then.
+    """
+    (training / CHAMPION).unlink(missing_ok=True)
+    model = load_model(training / "best.pt", config)
+    answers = answer(model, config, graded_samples(dataset, config["classes"]), device, cache=cache)
+    keep(answers, dataset, training / ANSWERS)
+    if model_name is None:
+        return
+    try:
+        theirs = promotion.ask_champion(model_name, answers, device, cache=cache)
+    except TrainyardError as exc:  # MLflow is away, say: no reason to lose a training, nor to hold its slot
+        log(f"the champion is left to the report: {exc}")
+        return
+    if theirs is not None:
+        theirs.keep(training / CHAMPION)
+
+
+def log_training(training: Path, tracker: Tracker) -> None:
+    """Give MLflow the files of a training that has ended."""
+    for name, folder in {
+        "best.pt": "weights",
+        "last.pt": "weights",
+        "history.csv": "figures",
+        "seen_digests.json": "dataset",
+    }.items():
+        tracker.artifact(training / name, folder)
+    tracker.text((training / "config.json").read_text(), promotion.CONFIG)
+    if (training / "epochs").is_dir():
+        tracker.artifact(training / "epochs", "weights/epochs")
+
+
+def grade_tracked(
+    dataset: Path,
+    training: Path,
+    tracker: Tracker,
+    params: EvaluateParams,
+    *,
+    config: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    model_name: str,
+    cache: Path,
+    log: Callable[[str], None],
+) -> tuple[TestReport, Decision | None]:
+    """Grade the answers kept, give MLflow the figures, pictures and the model, and settle who is champion."""
+    part = graded_part(dataset)
+    if part != "test":
+        log("the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter")
+    tracker.tag("graded_on", part)
+    classes = config["classes"]
+    answers = kept(training / ANSWERS, dataset)
+    report = report_on(answers, dataset, classes, params)
+    write_pictures(report, history, dataset, training / "report")
+    best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
+    tracker.artifact(training / "report", "report")
+    _log_grades(tracker, report, answers, dataset, int(best["epoch"]))
+    model_uri = _log_model(tracker, training, answers.paths[0], config, int(best["epoch"]))
+    if not params.register_model:
+        return report, None
+    tracker.flush()  # a later comparison reads the weights from MLflow
+    tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
+    version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
+    challenger = promotion.Challenger(model_name, version, answers, config)
+    known = promotion.kept(training / CHAMPION)
+    decision = promotion.succeed(challenger, params, known, torch.device("cpu"), cache=cache)
+    tracker.tag("model_version", f"{model_name} {version}")
+    tracker.tag("decision", decision.reason)
+    return report, decision
+
+
+def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset: Path, epoch: int) -> None:
+    """Log the figures of the test at the epoch of the best weights, and what was graded on."""
+    figures = report_figures(report)
+    tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, epoch)
+    source, digest = dataset / graded_part(dataset), joint_digest(answers.digests)
+    tracker.input(name_of(dataset), str(source), digest, context="testing", profile={"images": len(answers.paths)})
+
+
+def _log_model(tracker: Tracker, training: Path, picture: Path, config: Mapping[str, Any], epoch: int) -> str:
+    """Log the best weights as a model that MLflow serves, with a picture to try it on; return its address."""
+    example = encode_jpeg(read_rgb(picture, min_side=config["image_size"]), 95)
+    served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
+    return registry.log_served_model(tracker.run_id, training / "best.pt", served, example, step=epoch)
+
+
+def joint_digest(digests: list[str]) -> str:
+    """Return one digest over the digests of files, whatever their order."""
+    return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=16).hexdigest()
+
+
+def copy_results(training: Path, save_path: Path) -> None:
+    """Copy weights, configuration and report to the folder the user named."""
+    with storage_errors(save_path):
+        save_path.mkdir(parents=True, exist_ok=True)
+        for name in ("best.pt", "last.pt", "config.json", "history.csv"):
+            copy_whole(training / name, save_path / name)
+        shutil.copytree(training / "report", save_path / "report", copy_function=copy_whole, dirs_exist_ok=True)
+
+
+def summary(report: TestReport, decision: Decision | None, architecture: str, url: str) -> str:
+    """Return the markdown summary of a run for its Prefect page."""
+    g = report.grades
+    lines = [
+        f"# {architecture}: {g.accuracy:.1%} of {int(report.confusion.sum())} test images right",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(f"| {name} | {_shown(value)} |" for name, value in report_figures(report).items()),
+        "",
+        "| class | precision | recall | F1 | images |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {_shown(row.precision)} | {_shown(row.recall)} | {_shown(row.f1)} | {row.support} |"
+            for name, row in report.per_class.items()
+        ),
+        "",
+    ]
+    if decision is not None:
+        lines += [
+            ("**New champion.** " if decision.promote else "**The champion stays.** ") + decision.reason,
+            "",
+        ]
+    return "\n".join([*lines, f"Pictures, weights and curves: {url}", ""])
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return "null"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,72 @@
+"""What a model answers to batches, in pieces where the device's memory asks for it."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpu_pools.stopping import look
+from tasks.classification.data.batches import Batches, Normalise, ahead
+from tasks.classification.training.precision import Precision, autocast
+
+
+def shapes_cost(device: torch.device) -> bool:
+    """Return whether a batch of another size is dear: a GPU chooses kernels and lays out memory for every new shape.
+
+    A CPU computes each image it is given, those of the padding too.
+    """
+    return device.type == "cuda"
+
+
+class OneShape:
+    """Pads batches to the largest so far, where another shape is dear; whoever uses it leaves the added rows out.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._pads = shapes_cost(device)
+        self._n = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (N, 3, S, S), the B images given and black ones after them; N is B where nothing is padded."""
+        self._n = max(self._n, len(images))
+        n_missing = self._n - len(images)
+        return F.pad(images, (0, 0, 0, 0, 0, 0, 0, n_missing)) if self._pads and n_missing else images
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Batches, device: torch.device, precision: Precision
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (logits (B, n_classes) float32, labels (B,) int64), both on the device, in the order of the batches.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    model.eval()
+    normalise, padded = Normalise(device), OneShape(device)
+    n_chunks = 1
+    for images, labels in ahead(batches.epoch(0), device):
+        look()
+        images = padded(images)
+        logits = None
+        while logits is None:
+            try:
+                with autocast(device, precision):
+                    pieces = [model(normalise(piece)).float() for piece in images.chunk(n_chunks)]
+                logits = torch.cat(pieces)
+            except RuntimeError as exc:
+                if not ran_out_of_memory(exc) or n_chunks >= len(images):
+                    raise
+                n_chunks *= 2
+        yield logits[: len(labels)], labels
+
+
+def ran_out_of_memory(exc: RuntimeError) -> bool:
+    """Return whether the device had no memory left; cuDNN and cuBLAS say so in errors of their own."""
+    if isinstance(exc, torch.OutOfMemoryError):
+        return True
+    return any(word in str(exc) for word in ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"))

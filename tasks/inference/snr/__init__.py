@@ -1,0 +1,1 @@
+"""The benchmark of models over signal-to-noise ratios."""

@@ -1,0 +1,1 @@
+"""Radio recordings: read, synthesised, and made into spectrograms. Knows no pipeline."""

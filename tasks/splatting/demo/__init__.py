@@ -1,0 +1,1 @@
+"""A room made on the spot, and its film."""

@@ -1,0 +1,253 @@
+"""The thread that carries a journal to MLflow, for as long as that takes."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu_pools.stopping import look, pause
+from tasks.base.errors import TrackingError
+from tasks.tracking import mlflow_api
+from tasks.tracking.journal import Card, Journal, now_ms, read_card, sole_writer, write_card
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_BATCH = 900  # values in one call; MLflow refuses more than 1000
+_GATHER_S = 0.5  # lines of one moment travel together
+_LONGEST_PAUSE_S = 15.0
+_PATIENCE_S = 60.0  # at the end of a run, with MLflow not answering
+_LONGEST_END_S = 1800.0  # at the end of a run, with MLflow answering: a large file on a slow line
+
+
+class Shipper:
+    """Sends what a journal holds, in order, again and again until it has arrived."""
+
+    def __init__(self, folder: Path, card: Card, journal: Journal, uri: str) -> None:
+        self.folder = folder
+        self.card = card
+        self.uri = uri
+        self.error: BaseException | None = None  # of the latest attempt, None once one went well
+        self._journal = journal
+        self._client: Any = None
+        self._started = threading.Event()  # the MLflow run exists
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._done = threading.Event()
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-shipper", daemon=True)
+
+    def start(self, wait_s: float) -> None:
+        """Begin to send in the background; return when the MLflow run exists, or after `wait_s` without it.
+
+        Raises:
+            TrackingError: MLflow answers, and will never take the run.
+        """
+        self._thread.start()
+        limit = time.monotonic() + wait_s
+        while not self._started.wait(0.05) and time.monotonic() < limit:
+            look()
+            if self._done.is_set() or self._is_hopeless():
+                self.give_up()
+                assert self.error is not None
+                where = mlflow_api.public_uri(self.uri)
+                raise TrackingError(
+                    f"cannot begin a run in MLflow at {where}: {first_line(self.error)}"
+                ) from self.error
+
+    def wake(self) -> None:
+        """Say that there is something to send."""
+        self._wake.set()
+
+    def give_up(self) -> None:
+        """Stop sending; a request under way is not counted as arrived, and sent again by who comes next."""
+        self._given_up.set()
+        self._closing.set()
+        self._wake.set()
+
+    def _is_hopeless(self) -> bool:
+        return self.error is not None and mlflow_api.is_hopeless(self.error)
+
+    def finish(self, patience_s: float = _PATIENCE_S, longest_s: float = _LONGEST_END_S) -> bool:
+        """Send the rest and stop; return whether all of it has arrived.
+
+        Args:
+            patience_s: give up when MLflow has not answered for so long.
+            longest_s: give up in any case.
+        """
+        self._closing.set()
+        self._wake.set()
+        begin = time.monotonic()
+        quiet_since, sent = begin, self._journal.sent
+        while not self._done.wait(0.05):
+            now = time.monotonic()
+            if self._journal.sent != sent or (self.error is None and now - begin < longest_s):
+                quiet_since, sent = now, self._journal.sent
+            if self._is_hopeless() or now - quiet_since > patience_s or now - begin > longest_s:
+                self.give_up()
+                break
+        return self._done.is_set() and self._journal.all_sent and self.error is None
+
+    def flush(self, patience_s: float = _PATIENCE_S, longest_s: float = _LONGEST_END_S) -> bool:
+        """Return whether all there is now has arrived; wait while MLflow takes it.
+
+        Args:
+            patience_s: give up when MLflow has not answered for so long.
+            longest_s: give up in any case: one large file moves nothing forward until it has arrived.
+        """
+        begin = time.monotonic()
+        quiet_since, sent = begin, self._journal.sent
+        self._wake.set()
+        while not self._journal.all_sent:
+            now = time.monotonic()
+            if self._journal.sent != sent or self.error is None:
+                quiet_since, sent = now, self._journal.sent
+            if self._is_hopeless() or self._done.is_set() or now - quiet_since > patience_s or now - begin > longest_s:
+                return False
+            pause(0.05)
+        return True
+
+    def send_all(self) -> None:
+        """Send all there is now, in this thread; raises what MLflow raises."""
+        self._ensure_run()
+        rows: list[tuple[str, float, int, int]] = []
+        pending = 0
+        for entry, offset in self._journal.entries(self._journal.sent):
+            if entry["op"] == "metrics":
+                rows += [(key, value, entry["time"], entry["step"]) for key, value in entry["values"].items()]
+                pending = offset
+                if len(rows) >= _BATCH:
+                    self._send_rows(rows, offset)
+                    rows = []
+                continue
+            if rows:
+                self._send_rows(rows, pending)
+                rows = []
+            mlflow_api.send(self._client, self.card, self._journal, entry)
+            self._mark(offset)
+            mlflow_api.discard(self._journal, entry)
+        if rows:
+            self._send_rows(rows, pending)
+
+    def _ensure_run(self) -> None:
+        if self._started.is_set():
+            return
+        self._client = mlflow_api.client(self.uri)
+        self.card = mlflow_api.ensure_run(self._client, self.uri, self.card)
+        if not self._given_up.is_set():
+            write_card(self.folder, self.card)
+            self._started.set()
+
+    def _send_rows(self, rows: list[tuple[str, float, int, int]], offset: int) -> None:
+        assert self.card.run_id is not None
+        for start in range(0, len(rows), _BATCH):
+            mlflow_api.send_metrics(self._client, self.card.run_id, rows[start : start + _BATCH])
+        self._mark(offset)
+
+    def _mark(self, offset: int) -> None:
+        if self._given_up.is_set():
+            raise TrackingError("given up while MLflow had not answered")
+        self._journal.mark_sent(offset)
+        if self.error is not None:
+            logger.info("MLflow at %s answers again", mlflow_api.public_uri(self.uri))
+            self.error = None
+
+    def _run(self) -> None:
+        try:
+            with self._reported():
+                self._loop()
+        finally:
+            self._done.set()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        # What ends the thread must reach the one who waits for it: a thread has no caller to raise to.
+        try:
+            yield
+        except BaseException as exc:
+            if not self._given_up.is_set():
+                self.error = exc
+                logger.error("the journal %s is no longer sent to MLflow: %s", self._journal.path, exc)
+
+    def _loop(self) -> None:
+        pause = _GATHER_S
+        while not self._given_up.is_set():
+            # Read before sending, so that what is appended meanwhile, by a caller who then ends, is sent too.
+            closing = self._closing.is_set()
+            self._wake.clear()
+            try:
+                self._journal.sync()  # only what survives a power cut may arrive, else it would arrive twice
+                self.send_all()
+                self.error = None
+                pause = _GATHER_S
+            except mlflow_api.TRANSIENT as exc:
+                self._complain(exc)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                if closing:
+                    self._given_up.wait(min(pause, 2.0))
+                else:
+                    self._closing.wait(pause)
+                continue
+            if closing:
+                return
+            self._wake.wait()
+            self._closing.wait(_GATHER_S)
+
+    def _complain(self, exc: BaseException) -> None:
+        if self.error is None:
+            logger.warning(
+                "MLflow at %s does not take what the run logs; it is kept in %s and sent later (%s)",
+                mlflow_api.public_uri(self.uri),
+                self._journal.path,
+                first_line(exc),
+            )
+        self.error = exc
+
+
+def first_line(exc: BaseException) -> str:
+    """Return the beginning of an error's message, without the user and password of an address in it."""
+    text = str(exc).strip() or type(exc).__name__
+    return mlflow_api.public_uri(text.splitlines()[0][:300])
+
+
+def not_sent(shipper: Shipper, journal: Journal) -> TrackingError:
+    """Return the error that says what could not be sent, why, and how to send it later."""
+    why = first_line(shipper.error) if shipper.error else "it did not answer in time"
+    return TrackingError(
+        f"MLflow at {mlflow_api.public_uri(shipper.uri)} did not take all of the run: {why}. Nothing is lost, "
+        f"{journal.path} holds it. Send it with: python -m tasks.tracking.tracker {shipper.folder}"
+    )
+
+
+def ship(folder: Path, status: Status | None = None) -> str:
+    """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
+
+    Args:
+        folder: as given to `Tracker.open`.
+        status: what became of the run, where its process could not say so itself.
+
+    Raises:
+        TrackingError: there is no run; its process still lives; or MLflow does not take it.
+    """
+    card = read_card(folder)
+    if card is None:
+        raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
+    with sole_writer(folder), ExitStack() as stack:
+        journal = Journal(folder)
+        stack.callback(journal.close)
+        if status and not journal.ended:
+            journal.append({"op": "end", "status": status, "time": now_ms()})
+        shipper = Shipper(folder, card, journal, mlflow_api.tracking_uri())
+        try:
+            shipper.send_all()
+        except mlflow_api.TRANSIENT as exc:
+            shipper.error = exc
+            raise not_sent(shipper, journal) from exc
+        shutil.rmtree(journal.outbox, ignore_errors=True)
+        assert shipper.card.run_id is not None
+        return shipper.card.run_id

@@ -1,0 +1,50 @@
+"""What a worker has started survives it."""
+
+import pytest
+
+from gpu_pools.slots.ledger import Entry, Ledger
+from tasks.base.errors import ConfigError, StorageError
+
+ENTRY = Entry("r1", "name", "anna@boxa", "cuda:0.training", "cuda:0", "GPU-1", 0, "running", 1, 100.0, pid=7)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+
+
+def test_entries_come_back_as_written():
+    first = Ledger("one")
+    first.write(ENTRY)
+    first.write(ENTRY.but(run_id="r2", ending="cancel"))
+    first.remove("r1")
+    first.close()
+    assert Ledger("one").entries() == [ENTRY.but(run_id="r2", ending="cancel")]
+
+
+def test_a_name_is_held_once():
+    held = Ledger("one")
+    with pytest.raises(ConfigError, match="running worker called 'one'"):
+        Ledger("one")
+    held.close()
+    Ledger("one").close()
+
+
+def test_a_dead_workers_entries_move_and_a_living_ones_stay():
+    dead, living, heir = Ledger("dead"), Ledger("living"), Ledger("heir")
+    dead.write(ENTRY)
+    living.write(ENTRY.but(run_id="r2"))
+    dead.close()
+    assert heir.take_over() == [ENTRY]
+    assert heir.entries() == [ENTRY]
+    assert heir.take_over() == []
+    assert heir.knows("r1")
+    assert heir.knows("r2")
+    assert not heir.knows("r3")
+
+
+def test_a_damaged_entry_is_named():
+    ledger = Ledger("one")
+    (ledger.folder / "r1.json").write_text("{")
+    with pytest.raises(StorageError, match=r"r1\.json"):
+        ledger.entries()

@@ -1,0 +1,94 @@
+"""A run in a person's own process takes the same slots as the yard's."""
+
+import os
+import time
+
+import pytest
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from gpu_pools.slots.lease import Holder, acquire, holders
+from gpu_pools.slots.local_slot import on_device, refuse_if_taken
+from tasks.base.errors import GpuBusyError, GpuError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _api():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _two_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def take(uuid: str):
+    tag = f"cuda:{uuid[-1]}"
+    holder = Holder("r", "other", "anna@boxa", tag, uuid, "training", -1, os.getpid(), time.time(), None)
+    lease = acquire(uuid, "training", 1, holder)
+    assert lease is not None
+    return lease
+
+
+@flow
+def sees(device: str) -> tuple[str, int]:
+    with on_device(device, "training"):
+        return os.environ["CUDA_VISIBLE_DEVICES"], len(holders())
+
+
+def test_the_block_sees_one_device_and_holds_its_slot():
+    assert sees("cuda:1") == ("GPU-simulated-1", 1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert holders() == []
+
+
+def test_cuda_means_the_gpu_that_is_free():
+    with take("GPU-simulated-0"):
+        assert sees("cuda")[0] == "GPU-simulated-1"
+
+
+def test_a_taken_device_is_refused_with_the_holders_name(monkeypatch):
+    monkeypatch.setenv("TRAINYARD_WHEN_BUSY", "refuse")
+    with take("GPU-simulated-0"), pytest.raises(GpuBusyError, match="cuda:0 is training other of anna@boxa since"):
+        sees("cuda:0")
+
+
+@flow
+def prepares(device: str) -> str:
+    refuse_if_taken(device, "training")
+    return "prepared"
+
+
+def test_a_taken_device_is_refused_before_anything_is_prepared(monkeypatch):
+    with take("GPU-simulated-0"):
+        assert prepares("cuda:0") == "prepared"  # who may wait is not refused
+        monkeypatch.setenv("TRAINYARD_WHEN_BUSY", "refuse")
+        with pytest.raises(GpuBusyError, match="cuda:0 is training other of anna@boxa since"):
+            prepares("cuda:0")
+        assert prepares("cuda:1") == "prepared"
+        assert prepares("cuda") == "prepared"
+        with pytest.raises(GpuError, match="found no device 'cuda:7'"):
+            prepares("cuda:7")
+        monkeypatch.setenv("TRAINYARD_LEASE", "3")  # the worker has looked already
+        assert prepares("cuda:0") == "prepared"
+    assert prepares("cuda:0") == "prepared"
+
+
+def test_a_run_waits_until_the_slot_is_free(monkeypatch):
+    lease = take("GPU-simulated-0")
+    monkeypatch.setattr(time, "sleep", lambda _: lease.release())
+    assert sees("cuda:0")[0] == "GPU-simulated-0"
+
+
+def test_a_device_that_is_not_here_is_an_error():
+    with pytest.raises(GpuError, match="cuda:7.*have: cuda:0"):
+        sees("cuda:7")
+
+
+def test_a_run_of_the_worker_has_its_slot_already(monkeypatch):
+    monkeypatch.setenv("TRAINYARD_LEASE", "somewhere")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-simulated-1")
+    assert sees("cuda") == ("GPU-simulated-1", 0)

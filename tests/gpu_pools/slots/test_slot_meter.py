@@ -1,0 +1,107 @@
+"""How a slot was used: by the clock, and by what the GPU's probe says meanwhile."""
+
+import json
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from gpu_pools.names import slot_sentence
+from gpu_pools.placement.probe import SimulatedProbe
+from gpu_pools.slots.lease import acquire, own_holder
+from gpu_pools.slots.slot_files import Holder
+from gpu_pools.slots.slot_meter import SlotMeter, SlotUse, metered, slot_use
+
+(GPU,) = SimulatedProbe(1).devices()
+HOLDER = Holder("r1", "rfuav", "anna@boxa", "cuda:0", GPU.uuid, "training", 0, os.getpid(), 0.0, None)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return a probe of one simulated GPU, and a function that sets how busy it is, in percent."""
+    path = tmp_path / "state.json"
+
+    def busy(percent: int) -> None:
+        path.with_suffix(".tmp").write_text(json.dumps({"cuda:0": {"utilisation_percent": percent}}))
+        path.with_suffix(".tmp").rename(path)
+
+    return SimulatedProbe(1, path), busy
+
+
+def test_the_share_is_the_mean_of_what_the_probe_said(load):
+    probe, busy = load
+    busy(80)
+    with SlotMeter(replace(HOLDER, since=time.time()), probe, every_s=0.01) as meter:
+        time.sleep(0.4)
+        before = meter.use()
+        busy(20)
+        time.sleep(0.4)
+    use = meter.use()
+    assert before.gpu_busy_share == pytest.approx(0.8)
+    assert use.gpu_busy_share == pytest.approx(0.5, abs=0.1)
+    time.sleep(0.1)
+    assert meter.use().gpu_busy_share == use.gpu_busy_share  # nobody looks any more
+
+
+def test_the_time_counts_from_the_taking_of_the_slot(load):
+    with SlotMeter(replace(HOLDER, since=time.time() - 30), load[0]) as meter:
+        assert meter.use().first_batch_s is None
+        meter.batch_done()
+        time.sleep(0.2)
+        meter.batch_done()  # the first one counts
+        use = meter.use()
+    assert use.first_batch_s == pytest.approx(30, abs=0.1)
+    assert use.held_s == pytest.approx(30.2, abs=0.15)
+
+
+def test_of_the_cpu_no_share_is_told():
+    with SlotMeter(replace(HOLDER, uuid="cpu", since=time.time()), SimulatedProbe(0), every_s=0.01) as meter:
+        time.sleep(0.05)
+    assert meter.use().gpu_busy_share is None
+
+
+def test_a_gpu_that_is_gone_has_no_share_and_ends_nothing():
+    with SlotMeter(replace(HOLDER, since=time.time()), SimulatedProbe(0), every_s=0.01) as meter:
+        time.sleep(0.05)
+    assert meter.use().gpu_busy_share is None
+
+
+@pytest.fixture
+def slot(tmp_path, monkeypatch):
+    """Return a function that takes a slot of a kind for this process."""
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "1")
+    monkeypatch.delenv("TRAINYARD_LEASE", raising=False)
+
+    def take(kind):
+        lease = acquire("cpu" if kind == "pipeline" else GPU.uuid, kind, 1, replace(HOLDER, since=time.time()))
+        for name, value in lease.env.items():
+            monkeypatch.setenv(name, value)
+        return lease
+
+    return take
+
+
+def test_a_pipeline_only_waits_on_its_slot(slot):
+    with slot("pipeline") as lease, metered():
+        assert own_holder() == lease.holder
+        assert slot_use() is None
+
+
+def test_a_process_without_a_slot_has_nothing_to_tell(monkeypatch):
+    monkeypatch.delenv("TRAINYARD_LEASE", raising=False)
+    with metered():
+        assert slot_use() is None
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (SlotUse(67.4, 20.12, 0.254), "held 67 s, first batch after 20.1 s, GPU 25 % busy"),
+        (SlotUse(3.0, None, None), "held 3 s"),
+        (SlotUse(4000.0, None, 1.0), "held 1 h 6 min 40 s, GPU 100 % busy"),
+    ],
+)
+def test_people_read_it_in_a_sentence(use, said):
+    assert slot_sentence(use.held_s, use.first_batch_s, use.gpu_busy_share) == said

@@ -1,0 +1,123 @@
+"""A training as MLflow and the page of its step hold it, through a restart."""
+
+import itertools
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tasks.classification.mlflow_logging import (
+    _Recorder,
+    copy_results,
+    grade_tracked,
+    keep_answers,
+    log_training,
+    train_tracked,
+)
+from tasks.classification.params import EvaluateParams, TrainParams
+from tasks.classification.training.events import EpochDone, read_history
+from tasks.classification.training.session import Session
+from tasks.run.display import bars
+from tasks.tracking import mlflow_api
+from tasks.tracking.tracker import Tracker
+
+
+class Table:
+    """Takes what the page of a step would show."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def row(self, row) -> None:
+        self.rows.append(row["epoch"])
+
+    def progress(self, share: float) -> None:
+        pass
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, name, i in itertools.product(("train", "val"), ("a", "b"), range(2)):
+        path = tmp_path / "data" / part / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    return tmp_path / "data"
+
+
+def test_after_a_kill_between_saving_and_logging_no_epoch_is_missing(tmp_path, dataset, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = TrainParams(
+        model="mobilenet_v3_small", pretrained=False, image_size=32, batch_size=4, num_epochs=2, precision="fp32"
+    )
+
+    def session() -> Session:
+        return Session(
+            dataset, tmp_path / "run", params, torch.device("cpu"), cache=tmp_path / "cache", clock_ms=lambda: 0
+        )
+
+    events = session().run()
+    next(event for event in events if isinstance(event, EpochDone))  # saved, never handed on
+    events.close()
+    again, page = session(), Table()
+    with Tracker.open(tmp_path / "run", "exp", "r", {}) as tracker, bars() as shown:
+        recorder = _Recorder(again, tracker, page, shown, logging.getLogger("quiet"))
+        for event in again.run():
+            recorder.take(event)
+    assert page.rows == [1, 2]
+    run = mlflow_api.client().get_run(tracker.run_id)
+    assert [m.step for m in mlflow_api.client().get_metric_history(run.info.run_id, "loss/train")] == [1, 2]
+    assert {tag.value for i in run.inputs.dataset_inputs for tag in i.tags} == {"training", "validation"}
+
+
+def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = TrainParams(
+        model="mobilenet_v3_small", pretrained=False, image_size=32, batch_size=4, num_epochs=1, precision="fp32"
+    )
+    cpu, cache, folder = torch.device("cpu"), tmp_path / "cache", tmp_path / "run"
+    session = Session(dataset, folder, params, cpu, cache=cache, clock_ms=lambda: 0)
+    said: list[str] = []
+    for _ in range(2):  # the second time as after a crash behind the decision
+        with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
+            train_tracked(session, tracker, Table(), shown, logging.getLogger("quiet"))
+            config = json.loads((folder / "config.json").read_text())
+            keep_answers(dataset, folder, cpu, config=config, model_name="graded", cache=cache, log=said.append)
+            log_training(folder, tracker)
+            report, decision = grade_tracked(
+                dataset,
+                folder,
+                tracker,
+                EvaluateParams(),
+                config=config,
+                history=read_history(folder / "history.csv"),
+                model_name="graded",
+                cache=cache,
+                log=said.append,
+            )
+    assert "graded on val" in said[0]
+    run = mlflow_api.client().get_run(tracker.run_id)
+    assert run.data.metrics["accuracy/test"] == report.grades.accuracy
+    assert run.data.tags["decision"] == decision.reason == "promoted: there is no champion yet"
+    (version,) = mlflow_api.client().search_model_versions("name = 'graded'")
+    assert (version.run_id, version.description) == (tracker.run_id, decision.reason)
+    assert {item.path for item in mlflow_api.client().list_artifacts(tracker.run_id, "report")} >= {
+        "report/metrics.json"
+    }
+
+
+def test_results_are_copied_whole(tmp_path):
+    training = tmp_path / "training"
+    (training / "report").mkdir(parents=True)
+    for name in ("best.pt", "last.pt", "config.json", "history.csv", "report/metrics.json"):
+        (training / name).write_text(name)
+    copy_results(training, tmp_path / "out")
+    copy_results(training, tmp_path / "out")
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert found == ["best.pt", "config.json", "history.csv", "last.pt", "report/metrics.json"]
+    assert (tmp_path / "out" / "best.pt").read_text() == "best.pt"
