@@ -6,8 +6,6 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_pools.placement.queues import duration_text
-
 OWNER = "TRAINYARD_OWNER"
 """Whose runs these are, user@host, where it is not who is logged in; a run has its own owner in it."""
 
@@ -18,31 +16,6 @@ NOBODY = (FROM_PAGE, FROM_SCHEDULE)
 
 DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "trainyard.owner"
 """Labels of a flow run: where it runs, or ran, and, of `yard run`, which has no job variables, who started it."""
-
-HELD_LABEL, FIRST_BATCH_LABEL, BUSY_LABEL = "trainyard.held_s", "trainyard.first_batch_s", "trainyard.gpu_busy_share"
-"""Labels of a flow run that held a device and has ended: how it used its slot."""
-
-_LONG_S = 100.0
-
-
-def slot_labels(held_s: float, first_batch_s: float | None, gpu_busy_share: float | None) -> dict[str, float]:
-    """Return the labels that say how a slot was used; of what is None, none."""
-    values = {HELD_LABEL: held_s, FIRST_BATCH_LABEL: first_batch_s, BUSY_LABEL: gpu_busy_share}
-    return {name: round(value, 3) for name, value in values.items() if value is not None}
-
-
-def slot_sentence(held_s: float | None, first_batch_s: float | None, gpu_busy_share: float | None) -> str:
-    """Return "held 67 s, first batch after 20.1 s, GPU 25 % busy"; of what is None, nothing."""
-    parts = [
-        None if held_s is None else f"held {_seconds(held_s)}",
-        None if first_batch_s is None else f"first batch after {first_batch_s:.1f} s",
-        None if gpu_busy_share is None else f"GPU {100 * gpu_busy_share:.0f} % busy",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < _LONG_S else duration_text(seconds)
 
 
 def host_name() -> str:

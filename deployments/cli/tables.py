@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.runs.find import Row
-from gpu_pools.names import slot_sentence
+from gpu_pools.slots.use import SlotUse
 
 _COLOURS = {
     "COMPLETED": "green",
@@ -153,7 +153,7 @@ def _facts(details: Mapping[str, Any], row: Row) -> Table:
         "owner": row.owner,
         "device": row.device,
         "queue": row.queue,
-        "slot": slot_sentence(row.held_s, row.first_batch_s, row.gpu_busy_share),
+        "slot": SlotUse(row.held_s, row.first_batch_s, row.gpu_busy_share).sentence(),
         "priority": row.priority,
         "time limit": details["job_variables"].get("time_limit"),
         "created": clock(details["created"]),

@@ -2,24 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
 from deployments.cli.progress import Far, read_progress
-from gpu_pools.names import (
-    BUSY_LABEL,
-    DEVICE_LABEL,
-    FIRST_BATCH_LABEL,
-    HELD_LABEL,
-    HOST_LABEL,
-    OWNER_LABEL,
-    host_name,
-    named_owner,
-)
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
 from gpu_pools.placement.queues import QueueError, parse_queue
+from gpu_pools.slots.use import SlotUse
 from tasks.base.errors import ConfigError
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -238,9 +230,8 @@ def _row(run: Json, flow: str, far: Far) -> Row:
 
 def _slot_use(run: Mapping[str, Any]) -> dict[str, float | None]:
     """Return how a run used its slot, as it said itself when it let go of it."""
-    labels = run.get("labels") or {}
-    names = {"held_s": HELD_LABEL, "first_batch_s": FIRST_BATCH_LABEL, "gpu_busy_share": BUSY_LABEL}
-    return {name: labels.get(label) if run["state_type"] in ENDED else None for name, label in names.items()}
+    ended = run["state_type"] in ENDED
+    return asdict(SlotUse.of((run.get("labels") or {}) if ended else {}))
 
 
 def _label(queue: str) -> str:

@@ -5,28 +5,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import httpx
 
-from gpu_pools.names import slot_labels
 from gpu_pools.placement.probe import Probe, get_probe
 from gpu_pools.slots.lease import own_holder
 from gpu_pools.slots.slot_files import Holder
+from gpu_pools.slots.use import SlotUse
 from gpu_pools.worker.prefect_client import Server
 from tasks.base.errors import GpuError
 
 EVERY_S = 0.5
 logger = logging.getLogger("trainyard")
-
-
-@dataclass(frozen=True, slots=True)
-class SlotUse:
-    """What a run has made of its slot so far."""
-
-    held_s: float  # since the slot was taken
-    first_batch_s: float | None  # from there to the end of the first batch; None: there was none yet
-    gpu_busy_share: float | None  # mean of the utilisation, in [0, 1]; None: on the CPU, or not told
 
 
 class SlotMeter:
@@ -113,6 +103,6 @@ def slot_use() -> SlotUse | None:
 
 def _tell(run_id: str, use: SlotUse) -> None:
     try:
-        Server().set_labels(run_id, slot_labels(use.held_s, use.first_batch_s, use.gpu_busy_share))
+        Server().set_labels(run_id, use.labels())
     except httpx.HTTPError as exc:  # no reason to fail a run that is done
         logger.warning("Prefect was not told how the slot was used: %s", exc)

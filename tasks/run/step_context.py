@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from prefect.exceptions import MissingContextError
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
-from gpu_pools.names import slot_sentence
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.slots.lease import report_progress
 from gpu_pools.slots.slot_meter import slot_use
+from gpu_pools.slots.use import SlotUse
 from gpu_pools.stopping import asked
 from gpu_pools.worker.run_process import MARK
 from gpu_pools.worker.run_setup import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
@@ -260,8 +260,7 @@ def log_slot(tracker: "Tracker") -> None:
 def slot_line(tracker: "Tracker") -> str:
     """Return a line of Markdown on how the run used its slot; empty where nothing is known of that."""
     log_slot(tracker)
-    names = ("held_s", "first_batch_s", "gpu_busy_share")
-    said = slot_sentence(*(tracker.latest(f"{_SLOT}{name}") for name in names))
+    said = SlotUse(*(tracker.latest(f"{_SLOT}{field.name}") for field in fields(SlotUse))).sentence()
     return f"\nSlot: {said}.\n" if said else ""
 
 

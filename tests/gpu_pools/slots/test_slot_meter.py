@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_pools.names import slot_sentence
 from gpu_pools.placement.probe import SimulatedProbe
 from gpu_pools.slots.lease import acquire, own_holder
 from gpu_pools.slots.slot_files import Holder
-from gpu_pools.slots.slot_meter import SlotMeter, SlotUse, metered, slot_use
+from gpu_pools.slots.slot_meter import SlotMeter, metered, slot_use
+from gpu_pools.slots.use import SlotUse
 
 (GPU,) = SimulatedProbe(1).devices()
 HOLDER = Holder("r1", "rfuav", "anna@boxa", "cuda:0", GPU.uuid, "training", 0, os.getpid(), 0.0, None)
@@ -104,4 +104,4 @@ def test_a_process_without_a_slot_has_nothing_to_tell(monkeypatch):
     ],
 )
 def test_people_read_it_in_a_sentence(use, said):
-    assert slot_sentence(use.held_s, use.first_batch_s, use.gpu_busy_share) == said
+    assert use.sentence() == said
