@@ -4,9 +4,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import pynvml
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("trainyard.worker")
+
+T = TypeVar("T")
 
 _MIB = 2**20
 
@@ -84,12 +86,7 @@ class NvmlProbe:
         Raises:
             GpuError: there is none, or it does not answer.
         """
-        if not self._open():
-            raise GpuError(f"found no GPU, need {uuid}: this host has no NVIDIA driver")
-        try:
-            return _read(pynvml.nvmlDeviceGetHandleByUUID(uuid))
-        except pynvml.NVMLError as exc:
-            raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
+        return self._ask(uuid, _read)
 
     def utilisation_percent(self, uuid: str) -> int | None:
         """Return how busy the GPU `uuid` is; None: it cannot tell.
@@ -97,13 +94,16 @@ class NvmlProbe:
         Raises:
             GpuError: there is none, or it does not answer.
         """
+        found = self._ask(uuid, lambda handle: _if_supported(pynvml.nvmlDeviceGetUtilizationRates, handle))
+        return None if found is None else int(found.gpu)
+
+    def _ask(self, uuid: str, question: Callable[[Any], T]) -> T:
         if not self._open():
             raise GpuError(f"found no GPU, need {uuid}: this host has no NVIDIA driver")
         try:
-            found = _if_supported(pynvml.nvmlDeviceGetUtilizationRates, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+            return question(pynvml.nvmlDeviceGetHandleByUUID(uuid))
         except pynvml.NVMLError as exc:
             raise GpuError(f"cannot read GPU {uuid}: NVIDIA's driver says {exc}") from exc
-        return None if found is None else int(found.gpu)
 
     def _open(self) -> bool:
         if self._present is None:

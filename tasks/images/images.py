@@ -1,5 +1,6 @@
 """Reads and writes pictures: whatever comes in leaves as 8-bit RGB, or as an error that names the file."""
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,11 @@ def read_rgb(
         ImageError: the file cannot be read, is empty, truncated, too large or no picture.
     """
     return decode_rgb(read_bytes(path, max_pixels), path, max_pixels, min_side, upright=upright)
+
+
+def content_digest(data: bytes) -> str:
+    """Return the digest of a file's content, blake2b-16, as in files.csv."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:

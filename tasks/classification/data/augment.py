@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.base.progress import Steps, finish
 from tasks.base.workspace import storage_errors, write_json
-from tasks.classification.data.digests import content_digest, known_digests, write_digests
+from tasks.classification.data.digests import known_digests, write_digests
 from tasks.classification.data.sources import PARTS
 from tasks.classification.params import AugmentParams, Method, Part
 from tasks.images.files import find_images, in_threads, link_or_copy, n_cores, subfolders
-from tasks.images.images import encode_jpeg, read_rgb
+from tasks.images.images import content_digest, encode_jpeg, read_rgb
 
 _MAX_NAME = 255  # bytes, of most file systems
 

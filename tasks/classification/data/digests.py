@@ -1,6 +1,5 @@
 """What files hold, as a digest; beside a prepared dataset lies a table of them, so that nothing is read to know it."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +9,6 @@ from tasks.base.workspace import write_json
 
 TABLE = "digests.json"
 """In the folder of a prepared dataset: path below it -> [bytes, time of the last change in ns, digest]."""
-
-
-def content_digest(data: bytes) -> str:
-    """Return the digest of a file's content, blake2b-16, as in files.csv."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def write_digests(root: Path, digests: Mapping[str, str]) -> None:

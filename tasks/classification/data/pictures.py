@@ -8,10 +8,9 @@ import numpy as np
 
 from tasks.base.errors import DatasetError
 from tasks.classification.data.cache import ResizeCache, Rgb
-from tasks.classification.data.digests import content_digest
 from tasks.classification.data.keeping import Keep
 from tasks.images.files import n_cores
-from tasks.images.images import read_bytes, shrunk
+from tasks.images.images import content_digest, read_bytes, shrunk
 
 
 class Pictures:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError
 from tasks.classification.data.augment import apply_seeded, augment_dataset, build_transforms
-from tasks.classification.data.digests import content_digest, known_digests, write_digests
+from tasks.classification.data.digests import known_digests, write_digests
 from tasks.classification.params import (
     ALL_METHODS,
     AugmentParams,
@@ -18,7 +18,7 @@ from tasks.classification.params import (
     GaussNoiseParams,
     IsoNoiseParams,
 )
-from tasks.images.images import read_rgb
+from tasks.images.images import content_digest, read_rgb
 
 
 def save(path, seed=0, side=40):

@@ -6,9 +6,9 @@ from PIL import Image
 
 from tasks.base.memory import free_memory
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.digests import content_digest
 from tasks.classification.data.keeping import Costs, Room, choose, decide, measure
 from tasks.classification.data.pictures import Pictures
+from tasks.images.images import content_digest
 
 MS = 1e-3
 CHEAP = Costs([0.8 * MS] * 3, [0.3 * MS] * 3, [0.05 * MS] * 3)

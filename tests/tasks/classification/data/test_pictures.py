@@ -9,10 +9,10 @@ from PIL import Image
 
 from tasks.base.errors import DatasetError, ImageError
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.digests import content_digest, known_digests, write_digests
+from tasks.classification.data.digests import known_digests, write_digests
 from tasks.classification.data.pictures import Pictures
 from tasks.images.decoding import resize_rgb
-from tasks.images.images import read_rgb
+from tasks.images.images import content_digest, read_rgb
 
 SIZE = 32
 KEEPS = ["memory", "disk", "nowhere"]

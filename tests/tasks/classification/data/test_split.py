@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError
-from tasks.classification.data.digests import content_digest, known_digests
+from tasks.classification.data.digests import known_digests
 from tasks.classification.data.partition import assign_groups, part_sizes
 from tasks.classification.data.split import PARTS, split_by_class, split_dataset
 from tasks.classification.params import SplitParams
+from tasks.images.images import content_digest
 
 PARAMS = SplitParams()
 
