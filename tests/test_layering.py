@@ -12,18 +12,18 @@ from tasks.base import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpu_pools", "tasks", "flows", "deployments")
+PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.inference")
 # From the ground up: what stands on a floor imports from its own and those below.
 FLOORS = (
     ("tasks.base",),
     ("gpu_pools",),
     ("tasks.run", "tasks.tracking"),
     ("tasks.images", "tasks.signals", "tasks.geometry"),
-    ("tasks.classification", "tasks.splatting", "tasks.inference"),
+    PIPELINES,
     ("tasks.trial",),
     ("flows",),
     ("deployments",),
 )
-PIPELINES = FLOORS[4]
 ACROSS = {("tasks.inference", "tasks.classification")}  # what answers is what was trained
 MAX_MODULES = 16
 SHELL = {

@@ -12,7 +12,7 @@ from tasks.signals.spectrogram import write_spectrograms
 from tasks.signals.synthesis import KINDS, Kind, make_recording
 from tasks.signals.waveforms import Samples
 
-SAMPLE_RATE_HZ = 4e6  # a scale model, 1:25, of 100 MS/s in frames of 0.1 s: see signals.py
+SAMPLE_RATE_HZ = 4e6  # a scale model, 1:25, of 100 MS/s in frames of 0.1 s: see synthesis.py
 FRAME_S = 4e-3
 GROUP_BY = r"^(.*_rec\d+)"  # names the recording in a picture's file name
 

@@ -1,9 +1,9 @@
 """Runs a training and a fit in processes that get SIGTERM at random moments: signal_runner FOLDER N SEED.
 
 Each process is that of the worker, with a stand-in for Prefect's server that only writes down the states it is told;
-what the worker then makes of the run is decided by `settle`. The heavy imports are made once, before the forks. A line
-for each: flow, why the signal came, the moment in seconds, the exit code, how many whole checkpoints there are, the
-states that were told, the last one.
+what the worker then makes of the run is decided by `final_state`. The heavy imports are made once, before the forks.
+A line for each: flow, why the signal came, the moment in seconds, the exit code, how many whole checkpoints there are,
+the states that were told, the last one.
 """
 
 import itertools
