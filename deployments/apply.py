@@ -13,16 +13,18 @@ from typing import Any
 
 import yaml
 
-from deployments.machine.environment import ROOT
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, host_queues
 from tasks.base.errors import ConfigError, TrainyardError
+from tasks.base.project_files import project_file
+
+SPEC = project_file("prefect.yaml")
 
 
-def apply(spec_file: Path = ROOT / "prefect.yaml") -> int:
+def apply(spec_file: Path = SPEC) -> int:
     """Bring the server up to date and return how many deployments it holds now.
 
     Raises:

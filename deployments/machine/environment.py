@@ -1,16 +1,13 @@
 """Where the local services keep their state, and the settings they run with."""
 
 import os
-import tomllib
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from tasks.base.errors import StorageError
 from tasks.base.home import make_home
 from tasks.base.workspace import home
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout, which holds prefect.yaml and mlflow/server.env."""
 
 
 def prepare_environment() -> None:
@@ -45,6 +42,5 @@ def make_prefect_home() -> None:
 
 
 def version() -> str:
-    """Return the project's version."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        return str(tomllib.load(file)["project"]["version"])
+    """Return the version that is installed."""
+    return metadata.version("trainyard")

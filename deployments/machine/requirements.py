@@ -12,7 +12,6 @@ from pathlib import Path
 import pynvml
 
 from deployments.machine.accounts import open_to, other_people
-from deployments.machine.environment import ROOT
 from deployments.machine.kernels import comes_built
 from deployments.machine.toolchain import Tools, find_tools, package_dir
 from deployments.services.database import choose
@@ -32,6 +31,7 @@ PORTS = {"prefect": 4200, "mlflow": 5000}
 """What `yard up` listens on unless told otherwise."""
 
 _IMPORT_LIMIT_S = 5.0
+_KERNELS = Path(__file__).resolve().parents[2] / "tasks" / "geometry"  # numba keeps machine code there
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ def _numba_cache() -> str | None:
     """Return the first folder of those that numba tries that can be written."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
-    places = [Path(given) if given else ROOT / "tasks" / "geometry" / "__pycache__", user]
+    places = [Path(given) if given else _KERNELS / "__pycache__", user]
     return next((str(place) for place in places if not unwritable(place)), None)
 
 

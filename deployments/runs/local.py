@@ -15,7 +15,7 @@ from uuid import UUID
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.machine.environment import ROOT, make_prefect_home, version
+from deployments.machine.environment import make_prefect_home, version
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
@@ -23,6 +23,7 @@ from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.stopping import obey
 from tasks.base.config import override
 from tasks.base.errors import ConfigError, Interrupted
+from tasks.base.project_files import project_file
 from tasks.base.startup import uncollected
 from tasks.base.workspace import held, run_dir
 from tasks.run.display import console, log_through_console
@@ -30,7 +31,7 @@ from tasks.run.display import console, log_through_console
 
 def entrypoints() -> dict[str, str]:
     """Return flow name -> module.function, as prefect.yaml has them."""
-    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    content = yaml.safe_load(project_file("prefect.yaml").read_text())
     return {entry["entrypoint"].rpartition(".")[2]: entry["entrypoint"] for entry in content["deployments"]}
 
 

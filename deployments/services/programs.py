@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from deployments.machine.environment import ROOT
 from deployments.services.guard import HOSTS, ORIGINS, listed
 from deployments.services.service import LOOPBACK, Announcing, Service
 from tasks.base.database import mlflow_uri
 from tasks.base.password import CLIENT, SERVER, password
+from tasks.base.project_files import project_file
 from tasks.base.workspace import home
 
 POOL_IS_THERE = "the pool is there"
@@ -63,7 +63,8 @@ def mlflow_service(port: int) -> Service:
         # Runs write their files themselves: with and without a server they read and write the same experiments.
         *("--backend-store-uri", mlflow_uri(), "--default-artifact-root", str(home() / "mlflow" / "artifacts")),
     )
-    return Service(f"mlflow-{port}", argv, port, "/health", _settings(ROOT / "mlflow" / "server.env") | _let_in())
+    settings = _settings(project_file("mlflow/server.env"))
+    return Service(f"mlflow-{port}", argv, port, "/health", settings | _let_in())
 
 
 def _let_in() -> dict[str, str]:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tasks.base.errors import ConfigError
+from tasks.base.project_files import project_file
 
 FLOWS = "TRAINYARD_FLOWS"
 """More flows that the worker may start, MODULE.FUNCTION or MODULE.*, separated by commas."""
@@ -32,7 +32,6 @@ RUN_VARIABLES = frozenset(
 )
 """What a run may set: how fast and how talkative it is, never what code it loads, where it writes, or what it may."""
 
-_SPEC = Path(__file__).resolve().parents[2] / "prefect.yaml"
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -80,4 +79,5 @@ def _listed(setting: str) -> set[str]:
 
 @cache
 def _own() -> frozenset[str]:
-    return frozenset(deployment["entrypoint"] for deployment in yaml.safe_load(_SPEC.read_text())["deployments"])
+    spec = yaml.safe_load(project_file("prefect.yaml").read_text())
+    return frozenset(deployment["entrypoint"] for deployment in spec["deployments"])

@@ -1,0 +1,16 @@
+"""The files of the project that programs read while they run: the checkout's, or the copies that come in a wheel."""
+
+from pathlib import Path
+
+_COPIES = Path(__file__).with_name("project")  # setup.py puts them there
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def project_file(name: str) -> Path:
+    """Return where a file of the project is.
+
+    Args:
+        name: from the top of the checkout: `prefect.yaml`, `mlflow/server.env`.
+    """
+    copy = _COPIES / name
+    return copy if copy.is_file() else _CHECKOUT / name
