@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: environment demo test test-chaos test-yard test-long pictures lint lock clean help
+.PHONY: environment demo test test-chaos test-yard test-long pictures lint lock modules clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,9 @@ lint: environment
 lock: environment  ## resolve requirements.lock again from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade -o requirements.lock
+
+modules:  ## write docs/modules.md anew: a line on every module, from its docstring
+	@$(PYTHON) -m tests.module_table
 
 clean:  ## remove the environment and the state of the local yard
 	rm -rf $(VENV) .yard
