@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tasks.classification.data.batches import Batches, Samples
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.subsets import load_parts
+from tasks.classification.data.subsets import load_subsets
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone
@@ -56,7 +56,7 @@ def loading(paths: list[Path], cache: Path, size: int, n_threads: int) -> tuple[
     """Return first_batch_s, images/s and processor ms a picture, cold and warm; the batches; the cache and why."""
     started = time.perf_counter()
     samples = Samples(paths, [i % 2 for i in range(len(paths))])
-    parts, why = load_parts({"train": samples}, ResizeCache(cache, size), n_epochs=10)
+    parts, why = load_subsets({"train": samples}, ResizeCache(cache, size), n_epochs=10)
     batches = parts["train"].batches(BATCH, shuffle=True, n_workers=n_threads)
     first, rates, cpu_ms = 0.0, [], []
     for epoch in range(2):

@@ -1,8 +1,8 @@
-"""From `yard run` to the run's first word, its beginning and the beginning of its first half, with no server up.
+"""From `yard run` to the run's first word, its beginning and the beginning of its first stage, with no server up.
 
 The peer is what a run waits for in any case: Prefect's own server, started alone in the same way, until it answers.
 Runs and bare servers take turns, on a home that has its tables already. On two idle cores a run begins within 4 s, and
-its first half within 1 s more.
+its first stage within 1 s more.
 
     python benchmarks/start.py [--runs 7]
 """
@@ -24,7 +24,7 @@ import numpy as np
 from deployments.services.programs import prefect_service
 from deployments.services.service import free_port, running
 
-MARKS = {"first word": "yard ", "flow begins": "Beginning flow run", "first half begins": "Beginning subflow run"}
+MARKS = {"first word": "yard ", "flow begins": "Beginning flow run", "first stage begins": "Beginning subflow run"}
 ROW = "{:<42}{:>9}{:>9}"
 
 
@@ -107,7 +107,7 @@ def report(runs: list[dict[str, float]], bare: list[float]) -> None:
     rows: dict[str, list[float]] = {
         "command to first word, s": [run["first word"] for run in runs],
         "command to the beginning of the flow, s": begins,
-        "from there to its first half, s": [run["first half begins"] - run["flow begins"] for run in runs],
+        "from there to its first stage, s": [run["first stage begins"] - run["flow begins"] for run in runs],
         "Prefect's server alone, s": bare,
     }
     print(ROW.format("", "median", "most"))

@@ -76,10 +76,10 @@ def tensors(root: Path, part: str) -> list[Any]:
     """Return the part as normalised batches in memory."""
     import torch
 
-    from tasks.classification.data.batches import Batches, Normalise, read_classes, read_part
+    from tasks.classification.data.batches import Batches, Normalise, read_classes, read_subset
     from tasks.images.images import read_rgb
 
-    samples = read_part(root, part, read_classes(root))
+    samples = read_subset(root, part, read_classes(root))
     images = [read_rgb(path) for path in samples.paths]
     normalise = Normalise(torch.device("cpu"))
     batches = Batches(lambda i: images[i], samples.labels, BATCH)

@@ -1,11 +1,11 @@
-"""From a folder of classes to an evaluated model: the pipeline and its three parts."""
+"""From a folder of classes to an evaluated model: the pipeline and its three stages."""
 
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.halves import half, holding
+from flows.stages import hold_device, run_stage
 from gpu_pools.placement.queues import Queue, device_queue
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
 from tasks.classification import steps
@@ -119,9 +119,9 @@ def classification(
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)
     run = step_context.run_key()
-    half(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
+    run_stage(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
     shared: dict[str, Any] = {"dataset": steps.prepared(augment, run), "run": run, "evaluate": evaluate, "track": track}
-    with holding(train_classifier, train.device):
-        half(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
-        half(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
+    with hold_device(train_classifier, train.device):
+        run_stage(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
+        run_stage(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
     return step_context.mlflow_run(run)

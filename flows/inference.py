@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import deployment
 
-from flows.halves import fault_of, run_queued
+from flows.stages import failure_of, run_queued
 from gpu_pools.placement.queues import device_queue
 from gpu_pools.slots.local_slot import on_device
 from tasks.base.errors import TrainyardError
@@ -86,7 +86,7 @@ def _queued(requests: list[dict[str, Any]]) -> list[str]:
     faults = [
         f"{request['data']}: {fault}"
         for request, run in zip(requests, ended, strict=True)
-        if (fault := fault_of(predict, run))
+        if (fault := failure_of(predict, run))
     ]
     _check(faults, len(requests))
     return [steps.mlflow_run(str(run.id)) for run in ended]

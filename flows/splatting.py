@@ -1,11 +1,11 @@
-"""From a video or photographs to a 3D Gaussian splat: the pipeline and its three parts."""
+"""From a video or photographs to a 3D Gaussian splat: the pipeline and its three stages."""
 
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.halves import half, holding
+from flows.stages import hold_device, run_stage
 from gpu_pools.placement.queues import Queue, device_queue
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
 from tasks.run import step_context
@@ -110,9 +110,9 @@ def splatting(
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)
     run = step_context.run_key()
-    half(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
+    run_stage(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
     shared: dict[str, Any] = {"scene": steps.scene_of(run), "run": run, "export": export, "track": track}
-    with holding(train_splat, train.device):
-        half(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
-        half(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
+    with hold_device(train_splat, train.device):
+        run_stage(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
+        run_stage(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
     return step_context.mlflow_run(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_pools.placement.devices import Device
-from tasks.base.workspace import home, recall
+from tasks.base.workspace import home, read_step_info
 
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"
 """Names the folder in which torch looks for kernels before it builds them; a person who sets it is on his own."""
@@ -69,7 +69,7 @@ def built(target: Target) -> dict[str, Any]:
     Keys: `library` (in the folder), `python`, `environment` (variables they were compiled under), `ninja` (program),
     `seconds`, `when`.
     """
-    made = recall(target.folder)
+    made = read_step_info(target.folder)
     if made.get("python") != interpreter() or not (target.folder / made["library"]).is_file():
         return {}
     return made

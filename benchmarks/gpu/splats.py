@@ -26,8 +26,8 @@ from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.fit.scene import normalized, read_scene, split
-from tasks.splatting.fit.session import Session
-from tasks.splatting.fit.training_images import Shot, Shots, scene_size
+from tasks.splatting.fit.session import FitSession
+from tasks.splatting.fit.training_images import TrainingImage, TrainingImages, scene_size
 from tasks.splatting.loss.measure import mean_score, measure
 from tasks.splatting.loss.photo_loss import penalty, photo_loss
 from tasks.splatting.params import SplatParams
@@ -76,7 +76,7 @@ class Bench:
 def loss(bench: Bench) -> dict[str, Any]:
     """Hold the loss of the device to float64, and time it against the convolution."""
     side = 64 if bench.rehearse else 1000
-    shot = Shots(read_scene(bench.scene).views[:1], side, bench.device)[0]
+    shot = TrainingImages(read_scene(bench.scene).views[:1], side, bench.device)[0]
     noise = torch.randn(shot.rgb.shape, generator=torch.Generator().manual_seed(0)).to(bench.device)
     found: dict[str, Any] = {"size": list(shot.rgb.shape[:2])}
     flat = torch.full_like(shot.truth, 0.9)
@@ -162,9 +162,9 @@ def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
     side = {"max_side": 64} if bench.rehearse else {}
     params = SplatParams(device=bench.device.type, preset="quick", max_steps=steps, eval_every=steps, **side)
     given: dict[str, Any] = {"rasterizer": bench.rasterizer, "clock_ms": lambda: 0}
-    session = Session(world, Path(tempfile.mkdtemp()), params, bench.device, **given)
+    session = FitSession(world, Path(tempfile.mkdtemp()), params, bench.device, **given)
     train, held_out = split(world.views, params.test_every)
-    shots = [Shots(views, session.settings.max_side, bench.device) for views in (train, held_out)]
+    shots = [TrainingImages(views, session.settings.max_side, bench.device) for views in (train, held_out)]
     for part in shots:
         for _ in part.read():
             pass
@@ -215,7 +215,7 @@ def million(bench: Bench) -> dict[str, Any]:
     true = some_gaussians(n, bench.device)
     with torch.no_grad():
         picture = bench.rasterizer(true, camera, sh_degree=3).colors.clamp(0, 1)
-    shot = Shot(camera, (255 * picture).round().to(torch.uint8), None, camera.width * camera.height)
+    shot = TrainingImage(camera, (255 * picture).round().to(torch.uint8), None, camera.width * camera.height)
     near = Gaussians(**{name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in true.tensors().items()})
     chosen = settings(SplatParams(device=bench.device.type, preset="quick"), bench.device.type)
     strategy = Mcmc(dataclasses.replace(chosen, refine_start=10**9), torch.Generator(bench.device).manual_seed(0))

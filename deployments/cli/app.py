@@ -82,14 +82,14 @@ def resume(
 
 @app.command()
 def demo(
-    part: Annotated[str | None, typer.Argument(metavar="[signals|scene]", help="Only this half")] = None,
+    part: Annotated[str | None, typer.Argument(metavar="[signals|scene]", help="Only this part")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,
 ) -> None:
     """Train on radio signals made on the spot, then make a splat of a film made on the spot (6 minutes on 2 cores)."""
     from deployments.runs.demo import Part, run_demo
 
     if part not in {None, *Part}:
-        raise ConfigError(f"found the half {part!r}, need {' or '.join(Part)}")
+        raise ConfigError(f"found the part {part!r}, need {' or '.join(Part)}")
     run_demo(folder, Part(part) if part else None)
 
 

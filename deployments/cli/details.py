@@ -1,4 +1,4 @@
-"""Everything about one run: what the server holds of it and of its halves, and what its folder holds here."""
+"""Everything about one run: what the server holds of it and of its stages, and what its folder holds here."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import last_row
-from deployments.runs.find import ENDED, Row, children, make_rows
+from deployments.runs.find import ENDED, RunRow, children, make_rows
 from tasks.base.workspace import home, run_path
 from tasks.classification import going_on as classification
 from tasks.splatting import going_on as splatting
@@ -30,8 +30,8 @@ def _defaults(api: Api, run: Mapping[str, Any]) -> Json:
 def read_details(api: Api, run: Json) -> Json:
     """Return everything about a run; the keys are those of `yard show --json`, see docs/services.md."""
     (row,) = make_rows(api, [run])
-    halves = children(api, run["id"])
-    wanted = {"flow_run_id": {"any_": [run["id"], *(half["id"] for half in halves)]}}
+    stages = children(api, run["id"])
+    wanted = {"flow_run_id": {"any_": [run["id"], *(stage["id"] for stage in stages)]}}
     artifacts = list(api.pages("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"}))
     states = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
     return {
@@ -48,7 +48,7 @@ def read_details(api: Api, run: Json) -> Json:
             {key: state[key] for key in ("timestamp", "type", "name", "message")}
             for state in sorted(states, key=lambda state: str(state["timestamp"]))
         ],
-        "halves": [asdict(half) for half in make_rows(api, halves)],
+        "halves": [asdict(stage) for stage in make_rows(api, stages)],
         "last_epoch": last_row(artifacts),
         "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
         "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
@@ -62,12 +62,12 @@ def _target(link: str) -> str:
 
 
 def folder_of(run: Mapping[str, Any]) -> Path:
-    """Return where the files of a run are on the host it ran on: a half works in the folder of its pipeline."""
+    """Return where the files of a run are on the host it ran on: a stage works in the folder of its pipeline."""
     own = home() / "runs" / str(run["id"])
     return run_path(run["parameters"].get("run")) or own
 
 
-def _files(run: Json, row: Row) -> Json:
+def _files(run: Json, row: RunRow) -> Json:
     folder = folder_of(run)
     figures = folder / "training" / "report" / "metrics.json"
     resume = ""

@@ -15,7 +15,7 @@ _TOO_EARLY = 0.5  # percent; before that the time left would be a guess
 
 
 @dataclass(frozen=True, slots=True)
-class Far:
+class RunProgress:
     """How far a run is; None where that is not known.
 
     Args:
@@ -36,7 +36,7 @@ class Far:
     unit: str = "epoch"
 
 
-def read_progress(api: Api, ids: Sequence[str]) -> dict[str, Far]:
+def read_progress(api: Api, ids: Sequence[str]) -> dict[str, RunProgress]:
     """Return how far each of these runs is; those of which nothing is known are left out."""
     if not ids:
         return {}
@@ -48,11 +48,11 @@ def read_progress(api: Api, ids: Sequence[str]) -> dict[str, Far]:
     far = {run_id: far_of(artifacts, time.time()) for run_id, artifacts in pages.items()}
     for holder in holders():
         if holder.run_id in ids:
-            far[holder.run_id] = _with_holder(far.get(holder.run_id, Far()), holder)
+            far[holder.run_id] = _with_holder(far.get(holder.run_id, RunProgress()), holder)
     return far
 
 
-def _with_holder(known: Far, holder: Holder) -> Far:
+def _with_holder(known: RunProgress, holder: Holder) -> RunProgress:
     at = holder.progress
     if at is None:
         return replace(known, device=holder.device)
@@ -60,7 +60,7 @@ def _with_holder(known: Far, holder: Holder) -> Far:
     return replace(known, device=holder.device, epoch=at.epoch, n_epochs=at.n_epochs, remaining_s=left, unit=at.unit)
 
 
-def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
+def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> RunProgress:
     """Return what the artifacts of a run say, newest first.
 
     Args:
@@ -69,10 +69,10 @@ def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> Far:
     """
     last = last_row(artifacts)
     bar = next((found for found in artifacts if found["type"] == "progress"), None)
-    far = Far()
+    far = RunProgress()
     if last is not None:
         unit = "step" if "step" in last else "epoch"
-        far = Far(epoch=last.get(unit), n_epochs=last.get(f"total_{unit}s"), last_epoch=last, unit=unit)
+        far = RunProgress(epoch=last.get(unit), n_epochs=last.get(f"total_{unit}s"), last_epoch=last, unit=unit)
     return far if bar is None else replace(far, percent=float(bar["data"]), remaining_s=_estimate(bar, now))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deployments.api import Api
 
 
-class Busy(StrEnum):
+class WhenBusy(StrEnum):
     """What becomes of a run whose device is taken."""
 
     wait = "wait"
@@ -37,7 +37,7 @@ def submit(
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
     device: Annotated[str | None, typer.Option(help="cuda (any GPU), cuda:1, cpu, boxb/cuda:1")] = None,
     priority: Priority = None,
-    when_busy: Annotated[Busy | None, typer.Option(help="Wait for the device, or be refused at once")] = None,
+    when_busy: Annotated[WhenBusy | None, typer.Option(help="Wait for the device, or be refused at once")] = None,
     time_limit: Annotated[str | None, typer.Option(help="90s, 30m, 5h or 2d; then the run ends")] = None,
     at: Annotated[str | None, typer.Option(help='Not before: "2026-11-24 08:00", this host\'s time')] = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow")] = None,
@@ -55,7 +55,7 @@ def submit(
     parameters = orders.gather_parameters(file, [*(values or []), *(assignments or [])])
     with connect() as api:
         run = orders.submit(api, orders.prepare(api, flow, parameters, wishes))
-        if when_busy is Busy.refuse and at is None:
+        if when_busy is WhenBusy.refuse and at is None:
             run = orders.await_decision(api, run)
         _tell_submitted(api, run, as_json)
         if watch:
@@ -101,11 +101,11 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     with connect() as api:
         found = find_run(api, run)
         details = read_details(api, found)
-        row, *halves = make_rows(api, [found, *children(api, found["id"])])
+        row, *stages = make_rows(api, [found, *children(api, found["id"])])
     if as_json:
         print_json(details)
     else:
-        print_details(details, row, halves)
+        print_details(details, row, stages)
 
 
 def logs(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.runs.find import Row
+from deployments.runs.find import RunRow
 from gpu_pools.slots.use import SlotUse
 
 _COLOURS = {
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def far(row: Row) -> str:
+def progress_text(row: RunRow) -> str:
     """Return how far a run is: "epoch 3 of 30, about 25 min more"."""
     parts = []
     if row.epoch is not None and row.n_epochs is not None:
@@ -66,7 +66,7 @@ def far(row: Row) -> str:
     return ", ".join(parts)
 
 
-def slot(row: Row) -> str:
+def slot(row: RunRow) -> str:
     """Return how an ended run used its device: "held 67 s, GPU 25 %"; empty where it held none."""
     if row.held_s is None:
         return ""
@@ -74,21 +74,21 @@ def slot(row: Row) -> str:
     return f"held {duration(row.held_s)}{busy}"
 
 
-def why(row: Row) -> str:
+def why(row: RunRow) -> str:
     """Return how far a run is, why it waits, or how it ended and used its device."""
     if row.type == "RUNNING":
-        return far(row) or row.message
+        return progress_text(row) or row.message
     held = slot(row)
     # Of a run that ended well Prefect says no more than that.
     return held if held and row.type == "COMPLETED" else "; ".join(filter(None, (held, row.message)))
 
 
-def state(row: Row) -> Text:
+def state(row: RunRow) -> Text:
     """Return the name of the state in its colour."""
     return Text(row.state, style=_COLOURS.get(row.type, ""))
 
 
-def runs_table(rows: Sequence[Row]) -> Table:
+def runs_table(rows: Sequence[RunRow]) -> Table:
     """Return runs, one a line; the last column says how far a run is, why it waits, or how it ended."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "flow", "name", "owner", "device", "priority", "state", "since"):
@@ -121,13 +121,13 @@ def log_line(line: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return f"{at:%H:%M:%S} {level:<7}{run} {line['message']}"
 
 
-def print_details(details: Mapping[str, Any], row: Row, halves: Sequence[Row]) -> None:
+def print_details(details: Mapping[str, Any], row: RunRow, stages: Sequence[RunRow]) -> None:
     """Print everything about one run."""
     out = console()
     out.print(_facts(details, row))
-    if halves:
+    if stages:
         _section(out, "parts")
-        out.print(runs_table(halves))
+        out.print(runs_table(stages))
     for name in ("last_epoch", "figures"):
         if details[name]:
             _section(out, name.replace("_", " "))
@@ -142,14 +142,14 @@ def print_details(details: Mapping[str, Any], row: Row, halves: Sequence[Row]) -
         out.print(details["summary"], soft_wrap=True)
 
 
-def _facts(details: Mapping[str, Any], row: Row) -> Table:
+def _facts(details: Mapping[str, Any], row: RunRow) -> Table:
     shown = {
         "run": row.id,
         "name": row.name,
         "flow": row.flow,
         "state": state(row),
         "why": row.message,
-        "how far": far(row),
+        "how far": progress_text(row),
         "owner": row.owner,
         "device": row.device,
         "queue": row.queue,

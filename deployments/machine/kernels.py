@@ -23,7 +23,7 @@ from gpu_pools.kernels import EXTENSIONS, NO_SHORTCUTS, Target, built, installed
 from gpu_pools.placement.devices import Device
 from tasks.base.errors import ConfigError, GpuError, StorageError, TrainyardError
 from tasks.base.progress import Steps
-from tasks.base.workspace import held, recall, remember, storage_errors
+from tasks.base.workspace import file_lock, read_step_info, storage_errors, write_step_info
 
 _ARCH = re.compile(r"\d{1,2}\.\d")
 _STEP = re.compile(rb"\[(\d+)/(\d+)\] ")
@@ -133,7 +133,7 @@ def build(target: Target, n_jobs: int, environ: Mapping[str, str] = os.environ) 
         BuildError: a compiler fails; with the end of what it said.
         StorageError: the disk is full.
     """
-    with held(target.folder.with_name(f"{target.folder.name}.lock"), f"the build in {target.folder}"):
+    with file_lock(target.folder.with_name(f"{target.folder.name}.lock"), f"the build in {target.folder}"):
         if made := built(target):
             return Built(target, target.folder, made["seconds"], fresh=False)
         toolkit, ninja = require(find_tools(environ))
@@ -157,7 +157,7 @@ def build(target: Target, n_jobs: int, environ: Mapping[str, str] = os.environ) 
             "seconds": seconds,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        remember(target.folder, made)
+        write_step_info(target.folder, made)
         return Built(target, target.folder, seconds, fresh=True)
 
 
@@ -278,7 +278,7 @@ def all_built() -> list[Built]:
     """Return every whole build of this home, those for other versions included, by name."""
     found = []
     for folder in sorted(kernels_dir().glob("torch*-sm*/")):
-        made = recall(folder)
+        made = read_step_info(folder)
         if made:
             target = Target(made["torch"], made["gsplat"], made["arch"])
             found.append(Built(target, folder, made["seconds"], fresh=False))

@@ -44,7 +44,7 @@ SCENE: dict[str, Any] = {
 
 
 class Part(StrEnum):
-    """A half of the demo."""
+    """A part of the demo."""
 
     signals = "signals"
     scene = "scene"
@@ -55,12 +55,12 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
 
     Args:
         folder: for signals and film; TRAINYARD_HOME/demo without it.
-        part: only this half.
+        part: only this part.
     """
     target = (folder or make_home() / "demo").absolute()
     if part is None:
-        for half in Part:  # each in a process of its own: Prefect reads once where its server is
-            command = [sys.executable, "-m", "deployments.cli.app", "demo", half.value, "--folder", str(target)]
+        for part in Part:  # each in a process of its own: Prefect reads once where its server is
+            command = [sys.executable, "-m", "deployments.cli.app", "demo", part.value, "--folder", str(target)]
             if code := subprocess.run(command, check=False).returncode:
                 raise SystemExit(code)
     elif part is Part.signals:

@@ -22,7 +22,7 @@ def download(run_id: str, target: Path) -> Sequence[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"found something in {target}, need a folder that is missing or empty")
     folder = home() / "runs" / run_id
-    files = folder / "files"  # of a half: the folder of its pipeline
+    files = folder / "files"  # of a stage: the folder of its pipeline
     tracked = tracked_runs([files if files.exists() else folder])
     if not tracked:
         raise ConfigError(f"run {run_id} has nothing in MLflow; what it left is in {folder}")

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from deployments.api import PAGE, Api, Json, NotFoundError
-from deployments.cli.progress import Far, read_progress
+from deployments.cli.progress import RunProgress, read_progress
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.slots.use import SlotUse
@@ -39,7 +39,7 @@ def find_run(api: Api, wanted: str) -> Json:
     runs = list(api.pages("/flow_runs/filter", {"flow_runs": {"name": {"any_": [wanted]}}, "sort": "START_TIME_DESC"}))
     if not runs and re.fullmatch(f"[0-9a-f-]{{{_SHORTEST_ID},35}}", wanted):
         runs = _by_beginning_of_id(api, wanted)
-    runs = [run for run in runs if run["parent_task_run_id"] is None] or runs  # halves are called like their pipeline
+    runs = [run for run in runs if run["parent_task_run_id"] is None] or runs  # stages are called like their pipeline
     if not runs:
         raise NotFoundError(f"found no run {wanted!r}: need its id, the first 4 or more characters of it, or its name")
     if len(runs) > 1:
@@ -59,14 +59,14 @@ def _by_beginning_of_id(api: Api, part: str) -> list[Json]:
 
 
 def children(api: Api, run_id: str) -> list[Json]:
-    """Return the runs that a run has started, the halves of a pipeline, oldest first."""
+    """Return the runs that a run has started, the stages of a pipeline, oldest first."""
     wanted = {"parent_flow_run_id": {"any_": [run_id]}}
     found = api.pages("/flow_runs/filter", {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_ASC"})
     return sorted(found, key=lambda run: str(run["created"]))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RunRow:
     """A run in a list; the fields are the keys of `--json`.
 
     Args:
@@ -126,7 +126,7 @@ def list_runs(
     flow: str | None = None,
     owner: str | None = None,
     limit: int = 20,
-) -> list[Row]:
+) -> list[RunRow]:
     """Return runs in the order in which people look for them, see `_groups`.
 
     Args:
@@ -173,14 +173,14 @@ def names_of(run: Mapping[str, Any]) -> set[str]:
     return {owner, owner.partition("@")[0]}
 
 
-def make_rows(api: Api, runs: Sequence[Json]) -> list[Row]:
+def make_rows(api: Api, runs: Sequence[Json]) -> list[RunRow]:
     """Return runs as they are listed, with how far those that run are."""
     flows = api.flow_names([run["flow_id"] for run in runs])
     going = [run for run in runs if run["state_type"] in RUNNING]
     far = read_progress(api, [run["id"] for run in going])
-    rows = [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], Far())) for run in runs]
-    halves = {run["id"]: said for run in going if _is_pipeline(run) and (said := _waiting_half(api, run))}
-    return [replace(row, message=halves.get(row.id, row.message)) for row in rows]
+    rows = [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], RunProgress())) for run in runs]
+    stages = {run["id"]: said for run in going if _is_pipeline(run) and (said := _waiting_stage(api, run))}
+    return [replace(row, message=stages.get(row.id, row.message)) for row in rows]
 
 
 def _is_pipeline(run: Mapping[str, Any]) -> bool:
@@ -190,9 +190,9 @@ def _is_pipeline(run: Mapping[str, Any]) -> bool:
         return False
 
 
-def _waiting_half(api: Api, run: Mapping[str, Any]) -> str | None:
+def _waiting_stage(api: Api, run: Mapping[str, Any]) -> str | None:
     """Return which run a pipeline waits for that waits itself, and why; the pipeline's own state says Running."""
-    waiting = [half for half in children(api, run["id"]) if half["state_type"] in WAITING]
+    waiting = [stage for stage in children(api, run["id"]) if stage["state_type"] in WAITING]
     if not waiting:
         return None
     first, others = waiting[0], len(waiting) - 1
@@ -201,11 +201,11 @@ def _waiting_half(api: Api, run: Mapping[str, Any]) -> str | None:
     return f"{flow}: {sentence}" + (f"; {others} more" if others else "")
 
 
-def _row(run: Json, flow: str, far: Far) -> Row:
+def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
     variables, state = run["job_variables"] or {}, run["state"] or {}
     kind = str(run["state_type"] or "")
     queue = run["work_queue_name"] or ""
-    return Row(
+    return RunRow(
         id=run["id"],
         short=run["id"][:_UNIQUE_ID],
         name=run["name"],
@@ -277,7 +277,7 @@ def read_logs(api: Api, ids: Sequence[str], since: datetime | None = None) -> It
     """Yield the log lines of runs in the order of time.
 
     Args:
-        ids: a run and its halves.
+        ids: a run and its stages.
         since: only from then on.
     """
     wanted: Json = {"flow_run_id": {"any_": list(ids)}}
@@ -287,7 +287,7 @@ def read_logs(api: Api, ids: Sequence[str], since: datetime | None = None) -> It
 
 
 class LogTail:
-    """The log of a run and its halves as it grows; each line once.
+    """The log of a run and its stages as it grows; each line once.
 
     Lines of two processes arrive late and out of order, so the last seconds are asked for again each time.
     """

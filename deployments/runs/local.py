@@ -25,7 +25,7 @@ from tasks.base.config import override
 from tasks.base.errors import ConfigError, Interrupted
 from tasks.base.project_files import project_file
 from tasks.base.startup import uncollected
-from tasks.base.workspace import held, run_dir
+from tasks.base.workspace import file_lock, run_dir
 from tasks.run.display import console, log_through_console
 
 
@@ -217,7 +217,7 @@ def resume_here(run_id: UUID | None) -> UUID:
 
 def _sole(flow_run: Any) -> AbstractContextManager[None]:
     """Hold a run, so that nobody resumes it while it lives."""
-    return held(run_dir(str(flow_run.id)) / "lock", f"run {flow_run.id} ({flow_run.name})")
+    return file_lock(run_dir(str(flow_run.id)) / "lock", f"run {flow_run.id} ({flow_run.name})")
 
 
 def _unfinished(client: Any, run_id: UUID | None) -> Any:

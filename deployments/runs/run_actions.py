@@ -60,7 +60,7 @@ def cancel_each(api: Api, names: Sequence[str], say: Callable[[str], object]) ->
 def living(
     api: Api, *, types: Sequence[str], scheduled: bool = False, flow: str | None, owner: str | None
 ) -> list[Json]:
-    """Return the runs of the yard in these states, longest waiting first; a half only where its pipeline is not one.
+    """Return the runs of the yard in these states, longest waiting first; a stage only where its pipeline is not one.
 
     Args:
         api: of the server.
@@ -78,27 +78,27 @@ def living(
     found = [run for run in api.pages("/flow_runs/filter", body) if run["deployment_id"] is not None]
     found = [run for run in found if (scheduled if is_later(run) else run["state_type"] in types)]
     found = [run for run in found if owner is None or owner in names_of(run)]
-    taken = {half["id"] for run in found for half in children(api, run["id"])}
+    taken = {stage["id"] for run in found for stage in children(api, run["id"])}
     return [run for run in found if run["id"] not in taken]
 
 
 def check_ended(api: Api, run: Json) -> list[Json]:
-    """Return the halves of a run that may be removed.
+    """Return the stages of a run that may be removed.
 
     Raises:
-        ConfigError: it, or a half of it, is not at its end.
+        ConfigError: it, or a stage of it, is not at its end.
     """
-    halves = children(api, run["id"])
-    for found in (run, *halves):
+    stages = children(api, run["id"])
+    for found in (run, *stages):
         if found["state_type"] not in ENDED:
             raise ConfigError(
                 f"run {found['id']} ({found['name']}) is {found['state_name']}: `yard cancel {found['id']}` first"
             )
-    return halves
+    return stages
 
 
 def delete(api: Api, run: Json, *, artifacts: bool) -> list[str]:
-    """Remove a run that has ended: its files on this host, then its record and those of its halves.
+    """Remove a run that has ended: its files on this host, then its record and those of its stages.
 
     Args:
         api: of the server.
@@ -111,9 +111,9 @@ def delete(api: Api, run: Json, *, artifacts: bool) -> list[str]:
     Raises:
         ConfigError: the run lives, or its model is a champion.
     """
-    halves = check_ended(api, run)
+    stages = check_ended(api, run)
     removed: list[str] = []
-    folders = [home() / "runs" / found["id"] for found in (*halves, run)]
+    folders = [home() / "runs" / found["id"] for found in (*stages, run)]
     if artifacts:
         removed += [f"MLflow run {found}" for found in _delete_tracked(tracked_runs(folders))]
     for folder in folders:
@@ -121,7 +121,7 @@ def delete(api: Api, run: Json, *, artifacts: bool) -> list[str]:
             with storage_errors(folder):
                 shutil.rmtree(folder)  # a link to the folder of the pipeline is removed, not what it leads to
             removed.append(f"folder {folder}")
-    for found in (*halves, run):
+    for found in (*stages, run):
         try:
             api.call("DELETE", f"/flow_runs/{found['id']}")
         except NotFoundError:
@@ -162,10 +162,10 @@ def _delete_tracked(run_ids: Sequence[str]) -> Sequence[str]:
 
 
 def set_priority(api: Api, run: Json, priority: int) -> list[Json]:
-    """Move a waiting run, or the waiting half of a pipeline; return the runs changed.
+    """Move a waiting run, or the waiting stage of a pipeline; return the runs changed.
 
     Raises:
-        ConfigError: neither it nor a half of it waits.
+        ConfigError: neither it nor a stage of it waits.
     """
     waiting = [found for found in (run, *children(api, run["id"])) if found["state_type"] == "SCHEDULED"]
     if not waiting:

@@ -243,7 +243,7 @@ def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section
     asked = wish or (given.get("device") if isinstance(given, dict) else None)
     if asked is None:
         return None
-    if default.kind == "pipeline":  # it waits on the CPU for its halves; the device is that of the training
+    if default.kind == "pipeline":  # it waits on the CPU for its stages; the device is that of the training
         if section is None:
             raise ConfigError("found --device for a flow that uses none")
         found = find_device(read_queues(api), str(asked), "inference" if section == "predict" else "training")

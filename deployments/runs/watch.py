@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.api import Api, Json
-from deployments.cli.tables import console, duration, far, log_line, state
-from deployments.runs.find import LogTail, Row, children, make_rows
+from deployments.cli.tables import console, duration, log_line, progress_text, state
+from deployments.runs.find import LogTail, RunRow, children, make_rows
 
 EXIT_CODES = {"COMPLETED": 0, "CANCELLED": 130}
 """Of the command, by the state in which the run ended; 1 for all others."""
@@ -25,80 +25,80 @@ _COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RunSnapshot:
     """What is seen of a run at one moment.
 
     Args:
         row: the run.
-        halves: the runs it has started.
+        stages: the runs it has started.
         lines: of their logs, new since the last look.
     """
 
-    row: Row
-    halves: Sequence[Row]
+    row: RunRow
+    stages: Sequence[RunRow]
     lines: Sequence[Json]
 
     @property
-    def rows(self) -> list[Row]:
-        """The run, then its halves."""
-        return [self.row, *self.halves]
+    def rows(self) -> list[RunRow]:
+        """The run, then its stages."""
+        return [self.row, *self.stages]
 
     @property
     def names(self) -> dict[str, str]:
-        """Return run id -> flow, which tells the halves of a pipeline apart."""
+        """Return run id -> flow, which tells the stages of a pipeline apart."""
         return {row.id: row.flow for row in self.rows}
 
 
-def looks(api: Api, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Look]:
+def snapshots(api: Api, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[RunSnapshot]:
     """Yield what is seen of a run every two seconds; the last one when it has ended and all its lines are there."""
     tail = LogTail(api)
     while True:
         run = api.call("GET", f"/flow_runs/{run_id}")
-        row, *halves = make_rows(api, [run, *children(api, run_id)])
+        row, *stages = make_rows(api, [run, *children(api, run_id)])
         if row.over:
             sleep(_LAST_LINES_S)
-            yield Look(row, halves, tail.more([run_id, *(half.id for half in halves)]))
+            yield RunSnapshot(row, stages, tail.more([run_id, *(stage.id for stage in stages)]))
             return
-        yield Look(row, halves, tail.more([run_id, *(half.id for half in halves)]))
+        yield RunSnapshot(row, stages, tail.more([run_id, *(stage.id for stage in stages)]))
         sleep(_POLL_S)
 
 
 class Story:
-    """Tells looks as lines, each thing once."""
+    """Tells snapshots as lines, each thing once."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[str, str]] = {}
         self._epochs: dict[str, int | None] = {}
 
-    def tell(self, look: Look) -> list[str]:
+    def tell(self, snapshot: RunSnapshot) -> list[str]:
         """Return the lines for what is new: states with their sentences, the log, epochs with figures and time left."""
-        lines = [line for row in look.rows for line in self._state(row, alone=not look.halves)]
-        lines += [log_line(line, look.names) for line in look.lines]
-        return lines + [line for row in look.rows for line in self._epoch(row)]
+        lines = [line for row in snapshot.rows for line in self._state(row, alone=not snapshot.stages)]
+        lines += [log_line(line, snapshot.names) for line in snapshot.lines]
+        return lines + [line for row in snapshot.rows for line in self._epoch(row)]
 
-    def _state(self, row: Row, *, alone: bool) -> Iterator[str]:
+    def _state(self, row: RunRow, *, alone: bool) -> Iterator[str]:
         now = (row.state, row.message)
         if self._said.get(row.id) != now:
             self._said[row.id] = now
             name = row.name if alone else f"{row.name} ({row.flow})"
             yield f"{name}: {row.state}" + (f": {row.message}" if row.message else "")
 
-    def _epoch(self, row: Row) -> Iterator[str]:
+    def _epoch(self, row: RunRow) -> Iterator[str]:
         if row.epoch is not None and self._epochs.get(row.id) != row.epoch:
             self._epochs[row.id] = row.epoch
             figures = ", ".join(f"{name} {_shown(value)}" for name, value in _figures(row.last_epoch))
-            yield far(row) + (f": {figures}" if figures else "")
+            yield progress_text(row) + (f": {figures}" if figures else "")
 
 
-def picture(look: Look) -> RenderableType:
-    """Return the moving part of the terminal: a line for the run and each half, and the figures of the last epoch."""
+def picture(snapshot: RunSnapshot) -> RenderableType:
+    """Return the moving part of the terminal: a line for the run and each stage, and the figures of the last epoch."""
     parts: list[RenderableType] = []
-    for row in look.rows:
+    for row in snapshot.rows:
         line = Text.assemble((row.name, "bold"), f" ({row.flow})  ", state(row))
         if row.device:
             line.append(f"  {row.device}")
         parts.append(line)
-        if said := row.message if row.type != "RUNNING" else far(row):
+        if said := row.message if row.type != "RUNNING" else progress_text(row):
             parts.append(Text(f"  {said}"))
         if row.type == "RUNNING" and row.percent is not None:
             parts.append(ProgressBar(total=100, completed=row.percent, width=60))
@@ -112,15 +112,15 @@ def watch(api: Api, run_id: str) -> int:
     out = console()
     story = Story()
     try:
-        last: Look | None = None
+        last: RunSnapshot | None = None
         if out.is_terminal:
             with Live(console=out, auto_refresh=False, transient=True) as live:
-                for last in looks(api, run_id):
+                for last in snapshots(api, run_id):
                     for line in last.lines:
                         out.print(log_line(line, last.names), soft_wrap=True)
                     live.update(picture(last), refresh=True)
         else:
-            for last in looks(api, run_id):
+            for last in snapshots(api, run_id):
                 for text in story.tell(last):
                     print(text, flush=True)
         assert last is not None
@@ -133,16 +133,16 @@ def watch(api: Api, run_id: str) -> int:
 
 
 def follow(api: Api, run_id: str) -> None:
-    """Print the log of a run and its halves as it grows, until the run ends. Ctrl-C ends the following only."""
+    """Print the log of a run and its stages as it grows, until the run ends. Ctrl-C ends the following only."""
     try:
-        for look in looks(api, run_id):
-            for line in look.lines:
-                print(log_line(line, look.names), flush=True)
+        for snapshot in snapshots(api, run_id):
+            for line in snapshot.lines:
+                print(log_line(line, snapshot.names), flush=True)
     except KeyboardInterrupt:
         print(f"stopped following; the run goes on: `yard logs {run_id} --follow`")
 
 
-def _result(api: Api, row: Row) -> int:
+def _result(api: Api, row: RunRow) -> int:
     run = api.call("GET", f"/flow_runs/{row.id}")
     took = run.get("total_run_time")
     print(f"{row.name}: {row.state}" + (f" after {duration(took)}" if took else "") + f"; {api.page(row.id)}")

@@ -233,10 +233,10 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    sweep(process.pid)
+    kill_session(process.pid)
 
 
-def sweep(session: int) -> None:
+def kill_session(session: int) -> None:
     """Kill what is left of a service that has ended: MLflow's own server is a child of its command."""
     try:
         os.killpg(session, 9)

@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from deployments.services.service import Program, log_file, spawn, stop, sweep, tail
+from deployments.services.service import Program, kill_session, log_file, spawn, stop, tail
 from deployments.services.shared_postgres import postgres_keeper
 
 PAUSES_S: Sequence[float] = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -108,7 +108,7 @@ class Child:
         return None
 
     def _bury(self, pid: int, code: int, now: float) -> str:
-        sweep(pid)
+        kill_session(pid)
         if now - self._started > _STEADY_S:
             self._n_deaths = 0
         pause = PAUSES_S[min(self._n_deaths, len(PAUSES_S) - 1)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from deployments.stack.stack import services_file, stack_record
 from tasks.base.alive import identity, pid_file, read_pid, supervisor
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.workspace import held, home, write_json
+from tasks.base.workspace import file_lock, home, write_json
 
 MARK = "TRAINYARD_STACK"
 """Environment variable of the servers of a stack: names its home, so that what a killed one left is found."""
@@ -25,7 +25,7 @@ def only_one(say: Say) -> Iterator[None]:
         ConfigError: there is one.
     """
     refuse_second()
-    with held(home() / "yard.lock", "the stack"):
+    with file_lock(home() / "yard.lock", "the stack"):
         _put_away(say)
         write_json(pid_file(), {"pid": os.getpid(), "created": identity(os.getpid())})
         try:

@@ -11,7 +11,7 @@ from gpu_pools.slots import lease
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ProcessSnapshot:
     """Who else was on a GPU at one moment."""
 
     found: tuple[GpuProcess, ...]  # as the driver names them
@@ -23,13 +23,13 @@ class Look:
         return self.seen == self.found
 
 
-def look(device: Device, own_pids: Collection[int]) -> Look:
+def look(device: Device, own_pids: Collection[int]) -> ProcessSnapshot:
     """Return which processes on a GPU neither are one of `own_pids` nor descend from one."""
     found = foreign(device, own_pids)
-    return Look(found, tuple(process for process in found if psutil.pid_exists(process.pid)))
+    return ProcessSnapshot(found, tuple(process for process in found if psutil.pid_exists(process.pid)))
 
 
-def beside_me(probe: Probe, uuid: str) -> Look:
+def beside_me(probe: Probe, uuid: str) -> ProcessSnapshot:
     """Return who is on the GPU of the run that this process is.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpu_pools.names import NOBODY, whose
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Kind, Queue
-from gpu_pools.slots.lease import Holder, Progress
+from gpu_pools.slots.lease import Holder, SlotProgress
 from gpu_pools.slots.slot_files import UNKNOWN
 
 AGING_S = 600
@@ -241,7 +241,7 @@ def _clock(moment: float, now: float) -> str:
     return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
 
 
-def _remaining(progress: Progress, now: float) -> list[str]:
+def _remaining(progress: SlotProgress, now: float) -> list[str]:
     if progress.remaining_s is None:
         return []
     minutes = (progress.remaining_s - (now - progress.updated)) / 60

@@ -19,9 +19,9 @@ from typing import Self
 
 from gpu_pools.placement.queues import KINDS, Kind
 from gpu_pools.slots import slot_files
-from gpu_pools.slots.slot_files import UNKNOWN, Holder, Progress, lock_dir
+from gpu_pools.slots.slot_files import UNKNOWN, Holder, SlotProgress, lock_dir
 
-__all__ = ["Holder", "Lease", "Progress", "acquire", "holders", "lock_dir", "report_progress"]
+__all__ = ["Holder", "Lease", "SlotProgress", "acquire", "holders", "lock_dir", "report_progress"]
 
 _PATH = "TRAINYARD_LEASE"
 _RUN = "TRAINYARD_LEASE_RUN"
@@ -61,7 +61,7 @@ class Lease:
         """The variables by which the run's process finds its record."""
         return {_PATH: str(self.slot), _RUN: self.holder.run_id}
 
-    def record(self, *, pid: int | None = None, progress: Progress | None = None) -> None:
+    def record(self, *, pid: int | None = None, progress: SlotProgress | None = None) -> None:
         """Write into the slot's record what is known now; what is None stays.
 
         Raises:
@@ -194,7 +194,7 @@ def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: 
     slot = Path(path)
     holder = own_holder()
     run_id = os.environ.get(_RUN) or (holder.run_id if holder else UNKNOWN)
-    slot_files.write_progress(slot, run_id, Progress(epoch, n_epochs, remaining_s, time.time(), unit))
+    slot_files.write_progress(slot, run_id, SlotProgress(epoch, n_epochs, remaining_s, time.time(), unit))
 
 
 def _kind(found: re.Match[str]) -> Kind:

@@ -27,7 +27,7 @@ SHARED_DIRS = (Path("/run/lock/trainyard"), Path("/tmp/trainyard-locks"))
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SlotProgress:
     """How far a run is."""
 
     epoch: int
@@ -50,7 +50,7 @@ class Holder:
     number: int  # of the slot, from 0
     pid: int  # of the run's process; until it is there, of who starts it
     since: float  # Unix seconds
-    progress: Progress | None
+    progress: SlotProgress | None
 
 
 def lock_dir() -> Path:
@@ -204,7 +204,7 @@ def write_holder(path: Path, holder: Holder) -> None:
     _write(path, _padded(content), 0)
 
 
-def write_progress(path: Path, run_id: str, progress: Progress | None) -> None:
+def write_progress(path: Path, run_id: str, progress: SlotProgress | None) -> None:
     """Write how far a run is; shown while the slot is that run's."""
     _write(path, _padded({"run_id": run_id} | asdict(progress)) if progress else _padded(None), _HALF)
 
@@ -253,13 +253,13 @@ def read_holder(path: Path, uuid: str, kind: Kind, number: int) -> Holder:
     return replace(holder, progress=_progress(data[_HALF:], holder.run_id))
 
 
-def _progress(data: bytes, run_id: str) -> Progress | None:
+def _progress(data: bytes, run_id: str) -> SlotProgress | None:
     try:
         found = json.loads(data)
         if found["run_id"] != run_id:
             return None  # of the one before: it was late
         remaining = found["remaining_s"]
-        return Progress(
+        return SlotProgress(
             epoch=int(found["epoch"]),
             n_epochs=int(found["n_epochs"]),
             remaining_s=None if remaining is None else _seconds(remaining),

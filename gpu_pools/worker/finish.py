@@ -9,7 +9,7 @@ from gpu_pools.worker.prefect_client import Run, Server, ended, waiting
 
 
 def finish(server: Server, run: Run, settlement: Settlement, entry: Entry) -> None:
-    """Tell the server what was decided on a run, its steps and its halves; its temporary files go.
+    """Tell the server what was decided on a run, its steps and its stages; its temporary files go.
 
     Raises:
         httpx.HTTPError: the server does not answer.
@@ -34,5 +34,5 @@ def finish(server: Server, run: Run, settlement: Settlement, entry: Entry) -> No
             state = ended(StateType.CRASHED, "Crashed", settlement.message)
     server.force(run.id, state)
     for child in server.children(run.id):
-        # Not forced: where a half waits, the server makes it Cancelled at once.
+        # Not forced: where a stage waits, the server makes it Cancelled at once.
         server.propose(child.id, ended(StateType.CANCELLING, "Cancelling", f"{run.name} has ended"))

@@ -6,7 +6,7 @@ from gpu_pools.worker.prefect_client import Run
 
 
 def time_limit_s(run: Run) -> float | None:
-    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its halves'.
+    """Return the time limit of a run, seconds; that of a pipeline, which only waits, is each of its stages'.
 
     Raises:
         ConfigError: it is no duration.

@@ -126,7 +126,7 @@ class Server:
             return
 
     def end_steps(self, run_id: str, state: State[Any]) -> None:
-        """Give a last state to the steps of a run that its process left without one; halves have runs of their own."""
+        """Give a last state to the steps of a run that its process left without one; stages have runs of their own."""
         wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "subflow_runs": {"exists_": False}}
         body = {"task_runs": wanted, "flow_runs": {"id": {"any_": [run_id]}}}
         for row in list(self._pages("/task_runs/filter", body)):

@@ -44,7 +44,7 @@ def run_dir(run_id: str) -> Path:
 
 
 @contextmanager
-def held(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+def file_lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold `path`, a lock file, for the block; the kernel lets go of it when the process is gone, however.
 
     Args:
@@ -287,12 +287,12 @@ def written_at(path: Path) -> str:
     return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
-def remember(folder: Path, made_with: dict[str, Any]) -> None:
+def write_step_info(folder: Path, made_with: dict[str, Any]) -> None:
     """Write into the folder of a stage what it was made with, so that later stages can tell."""
     write_json(folder / MADE_WITH, made_with)
 
 
-def recall(folder: Path) -> dict[str, Any]:
+def read_step_info(folder: Path) -> dict[str, Any]:
     """Return what a folder was made with; empty for one that was made by hand.
 
     Raises:

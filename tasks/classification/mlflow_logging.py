@@ -14,24 +14,24 @@ import torch
 from gpu_pools.slots.lease import report_progress
 from gpu_pools.slots.slot_meter import batch_done
 from tasks.base.errors import TrainyardError
-from tasks.base.workspace import copy_whole, recall, storage_errors
+from tasks.base.workspace import copy_whole, read_step_info, storage_errors
 from tasks.classification.grading import promotion
 from tasks.classification.grading.answers import (
     Answers,
     answer,
-    graded_part,
     graded_samples,
-    keep,
-    kept,
+    graded_subset,
     load_model,
+    read_answers,
     report_on,
+    write_answers,
     write_pictures,
 )
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.grading.promotion_rule import Decision
 from tasks.classification.params import EvaluateParams
 from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead, Note
-from tasks.classification.training.session import Session
+from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
 from tasks.run.display import Bars
 from tasks.run.prefect_page import Page
@@ -84,8 +84,8 @@ TEST_KEYS: dict[str, str] = {
 }
 
 
-def train_tracked(
-    session: Session,
+def train_and_log(
+    session: TrainingSession,
     tracker: Tracker,
     page: Page,
     bars: Bars,
@@ -108,7 +108,7 @@ def train_tracked(
 class _Recorder:
     """Hands each event of a training to those it concerns."""
 
-    session: Session
+    session: TrainingSession
     tracker: Tracker
     page: Page
     bars: Bars
@@ -187,11 +187,11 @@ def _pace(metrics: EpochMetrics) -> str:
 
 def name_of(dataset: Path) -> str:
     """Return what people call a prepared dataset: the folder it was made from."""
-    source = recall(dataset).get("data", dataset)
+    source = read_step_info(dataset).get("data", dataset)
     return Path(source).name if isinstance(source, (str, Path)) else Path(source["train"]).parent.name
 
 
-def describe_data(session: Session, tracker: Tracker) -> None:
+def describe_data(session: TrainingSession, tracker: Tracker) -> None:
     """Record the dataset of a training with its digest and the images per class."""
     contexts = {"train": "training", "val": "validation"}
     for name, context in contexts.items():
@@ -233,7 +233,7 @@ def keep_answers(
     (training / CHAMPION).unlink(missing_ok=True)
     model = load_model(training / "best.pt", config)
     answers = answer(model, config, graded_samples(dataset, config["classes"]), device, cache=cache)
-    keep(answers, dataset, training / ANSWERS)
+    write_answers(answers, dataset, training / ANSWERS)
     if model_name is None:
         return
     try:
@@ -259,7 +259,7 @@ def log_training(training: Path, tracker: Tracker) -> None:
         tracker.artifact(training / "epochs", "weights/epochs")
 
 
-def grade_tracked(
+def grade_and_log(
     dataset: Path,
     training: Path,
     tracker: Tracker,
@@ -272,12 +272,12 @@ def grade_tracked(
     log: Callable[[str], None],
 ) -> tuple[TestReport, Decision | None]:
     """Grade the answers kept, give MLflow the figures, pictures and the model, and settle who is champion."""
-    part = graded_part(dataset)
+    part = graded_subset(dataset)
     if part != "test":
         log("the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter")
     tracker.tag("graded_on", part)
     classes = config["classes"]
-    answers = kept(training / ANSWERS, dataset)
+    answers = read_answers(training / ANSWERS, dataset)
     report = report_on(answers, dataset, classes, params)
     write_pictures(report, history, dataset, training / "report")
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
@@ -290,8 +290,8 @@ def grade_tracked(
     tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
     version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
     challenger = promotion.Challenger(model_name, version, answers, config)
-    known = promotion.kept(training / CHAMPION)
-    decision = promotion.succeed(challenger, params, known, torch.device("cpu"), cache=cache)
+    known = promotion.read_champion_answers(training / CHAMPION)
+    decision = promotion.decide_promotion(challenger, params, known, torch.device("cpu"), cache=cache)
     tracker.tag("model_version", f"{model_name} {version}")
     tracker.tag("decision", decision.reason)
     return report, decision
@@ -301,7 +301,7 @@ def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset:
     """Log the figures of the test at the epoch of the best weights, and what was graded on."""
     figures = report_figures(report)
     tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, epoch)
-    source, digest = dataset / graded_part(dataset), joint_digest(answers.digests)
+    source, digest = dataset / graded_subset(dataset), joint_digest(answers.digests)
     tracker.input(name_of(dataset), str(source), digest, context="testing", profile={"images": len(answers.paths)})
 
 

@@ -8,13 +8,13 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.base.progress import R, Steps
-from tasks.base.workspace import allowed_path, recall, remember
+from tasks.base.workspace import allowed_path, read_step_info, write_step_info
 from tasks.classification.params import AugmentParams, SplitParams
 from tasks.classification.steps import counted, split_markdown
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import show_markdown
-from tasks.run.step_context import logger, run_key, stage_dir
+from tasks.run.step_context import logger, run_key, step_dir
 from tasks.signals.params import CropParams, SpectrogramParams
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def fill(
     """
     from tasks.images.output_folder import check_output, filling
 
-    target = stage_dir(None, stage) if output is None else check_output(output, data, run_key())
-    if recall(target).get("run") == run_key():
+    target = step_dir(None, stage) if output is None else check_output(output, data, run_key())
+    if read_step_info(target).get("run") == run_key():
         return target, None
     with filling(target, run_key()) as folder, bars() as shown:
         report = shown.watch(stage, work(folder))
-        remember(folder, {**recall(data), "data": data, **params, "run": run_key()})
+        write_step_info(folder, {**read_step_info(data), "data": data, **params, "run": run_key()})
     logger().info("written to %s", target)
     return target, report
 

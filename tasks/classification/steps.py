@@ -11,7 +11,15 @@ from prefect import task
 from prefect.runtime import flow_run, task_run
 
 from tasks.base.errors import ConfigError, StopAsked
-from tasks.base.workspace import allowed_path, cache_dir, recall, remember, run_dir, staged, storage_errors
+from tasks.base.workspace import (
+    allowed_path,
+    cache_dir,
+    read_step_info,
+    run_dir,
+    staged,
+    storage_errors,
+    write_step_info,
+)
 from tasks.classification.going_on import AUGMENTED, FINISHED, SPLIT, TRAINING
 from tasks.classification.params import (
     AugmentParams,
@@ -26,7 +34,7 @@ from tasks.classification.params import (
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
-from tasks.run.step_context import Logger, is_tracking_error, leave_unended, logger, now_ms, stage_dir, stop_asked
+from tasks.run.step_context import Logger, exit_for_resume, is_tracking_error, logger, now_ms, step_dir, stop_asked
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +74,7 @@ def name_report() -> str:
 
 def _origin(dataset: Path | None) -> Path | None:
     """Return the data a prepared dataset was made from: its own folder is called like that of any other run."""
-    data = recall(Path(dataset)).get("data", dataset) if dataset else None
+    data = read_step_info(Path(dataset)).get("data", dataset) if dataset else None
     return Path(data["train"] if isinstance(data, dict) else data) if data else None
 
 
@@ -105,7 +113,7 @@ def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dic
     """Return every parameter of a training, its preparation's included, for MLflow."""
     return {
         "dataset": str(dataset),
-        **recall(dataset),
+        **read_step_info(dataset),
         "train": train.model_dump(mode="json"),
         "evaluate": evaluate.model_dump(mode="json"),
     }
@@ -173,13 +181,13 @@ def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
     from tasks.classification.data.split import splitting
 
     source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
-    target = stage_dir(run, SPLIT)
+    target = step_dir(run, SPLIT)
     if not target.is_dir():  # a restart finds the stage whole or not at all
         if params.group_by and params.group_by.lower().endswith(".csv"):
             allowed_path(Path(params.group_by))
         with staged(target) as folder, bars() as shown:
             report = shown.watch("split", splitting(source, folder, params))
-            remember(folder, {"data": source, "split": params.model_dump(mode="json")})
+            write_step_info(folder, {"data": source, "split": params.model_dump(mode="json")})
         for bad in report.bad:
             logger().warning("left out %s: %s", bad.path, bad.reason)
         logger().info("%d images of %d classes: %s", report.n_images, len(report.classes), counted(report.counts))
@@ -192,11 +200,11 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
     """Add the altered copies; return the folder of originals and copies."""
     from tasks.classification.data.augment import augmenting
 
-    target = stage_dir(run, AUGMENTED)
+    target = step_dir(run, AUGMENTED)
     if not target.is_dir():
         with staged(target) as folder, bars() as shown:
             report = shown.watch("augment", augmenting(split_dir, folder, params))
-            remember(folder, {**recall(split_dir), "augment": params.model_dump(mode="json")})
+            write_step_info(folder, {**read_step_info(split_dir), "augment": params.model_dump(mode="json")})
         logger().info(
             "%d original and %d altered images by %s",
             report.original_images,
@@ -209,24 +217,24 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 @task(task_run_name="train-{params.model}")
 def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
     """Fit the model, every epoch going to MLflow as it happens, and keep what it answers; return the folder."""
-    from tasks.classification.mlflow_logging import TABLE_COLUMNS, keep_answers, train_tracked
-    from tasks.classification.training.session import Session
+    from tasks.classification.mlflow_logging import TABLE_COLUMNS, keep_answers, train_and_log
+    from tasks.classification.training.session import TrainingSession
 
-    folder = stage_dir(run, TRAINING)
+    folder = step_dir(run, TRAINING)
     check_paths(params)
     try:
         with tracked(folder, recorded(dataset, params, grading), params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
             data, cache = allowed_path(dataset), cache_dir(".")
-            session = Session(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
+            session = TrainingSession(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
             with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
-                train_tracked(session, tracker, page, shown, log)
+                train_and_log(session, tracker, page, shown, log)
             config = json.loads((folder / "config.json").read_text())
             name = track.experiment if grading.register_model else None
             keep_answers(data, folder, device, config=config, model_name=name, cache=cache, log=log.warning)
     except StopAsked as exc:
         logger().info("%s", exc)
-        leave_unended()
+        exit_for_resume()
     return folder
 
 
@@ -234,7 +242,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 @task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
-    from tasks.classification.mlflow_logging import copy_results, grade_tracked, log_training, summary
+    from tasks.classification.mlflow_logging import copy_results, grade_and_log, log_training, summary
     from tasks.classification.training.events import read_history
 
     training = step_context.ended_training(run, FINISHED)
@@ -242,7 +250,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
         show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
         log_training(training, tracker)
         config = json.loads((training / "config.json").read_text())
-        graded, decision = grade_tracked(
+        graded, decision = grade_and_log(
             allowed_path(dataset),
             training,
             tracker,

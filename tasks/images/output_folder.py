@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.base.errors import ConfigError
-from tasks.base.workspace import allowed_path, recall, staged, storage_errors
+from tasks.base.workspace import allowed_path, read_step_info, staged, storage_errors
 
 
 def check_output(output: Path, data: Path, run: str) -> Path:
@@ -25,7 +25,7 @@ def check_output(output: Path, data: Path, run: str) -> Path:
         raise ConfigError(f"found the output {target} and the data {source} inside each other, need them apart")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"found a file at {target}, need a folder that is missing or empty")
-    if target.is_dir() and any(target.iterdir()) and recall(target).get("run") != run:
+    if target.is_dir() and any(target.iterdir()) and read_step_info(target).get("run") != run:
         raise ConfigError(f"found something in {target}, need a folder that is missing or empty")
     return target
 

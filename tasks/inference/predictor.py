@@ -20,7 +20,7 @@ from tasks.classification.training.precision import Precision, autocast
 from tasks.images.decoding import resize_rgb
 from tasks.images.files import in_threads
 from tasks.inference.prepare import Rgb
-from tasks.inference.sources import Job
+from tasks.inference.sources import PendingImage
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Region:
 class Loaded:
     """A picture as the model sees it, or why there is none."""
 
-    job: Job
+    job: PendingImage
     pixels: Rgb | None  # (S, S, 3); (H, W, 3) for a detector
     size: tuple[int, int]  # (width, height) of the prepared picture; (0, 0) without one
     seconds: float  # of preparing it
@@ -114,7 +114,7 @@ class Predictor:
 
 
 def answers(
-    todo: Iterator[Job], predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
+    todo: Iterator[PendingImage], predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
 ) -> Iterator[list[Answer]]:
     """Yield the answers to all jobs, a batch at a time, in order; a picture that cannot be used is an answer, too.
 
@@ -154,7 +154,7 @@ def stacked(pictures: Sequence[Rgb]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def load(job: Job, size: int | None) -> Loaded:
+def load(job: PendingImage, size: int | None) -> Loaded:
     """Return a picture squashed to a size, or as prepared; one that cannot be used comes back with its error."""
     started = time.perf_counter()
     try:
@@ -166,7 +166,7 @@ def load(job: Job, size: int | None) -> Loaded:
     return Loaded(job, pixels, (width, height), time.perf_counter() - started)
 
 
-def ahead(todo: Iterator[Job], size: int | None, batch_size: int, n_workers: int) -> Iterator[list[Loaded]]:
+def ahead(todo: Iterator[PendingImage], size: int | None, batch_size: int, n_workers: int) -> Iterator[list[Loaded]]:
     """Yield batches that a thread has made ready, in order; at most `_AHEAD` wait, so memory is bounded.
 
     Whoever stops taking batches ends the threads.

@@ -21,7 +21,7 @@ from tasks.images.decoding import resize_rgb
 from tasks.inference.params import DetectParams, PredictParams, from_training
 from tasks.inference.predictor import Answer, Loaded, Predictor, Region, ahead, stacked
 from tasks.inference.prepare import Rgb
-from tasks.inference.sources import Job
+from tasks.inference.sources import PendingImage
 
 DETECTOR = "ssdlite320_mobilenet_v3_large"
 _ANCHORS = 6  # per place, in each of its feature maps
@@ -138,7 +138,7 @@ def detecting(detector: nn.Module, device: torch.device, params: DetectParams) -
 
 
 def answers_in_regions(
-    todo: Iterator[Job], detect: Detect, predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
+    todo: Iterator[PendingImage], detect: Detect, predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
 ) -> Iterator[list[Answer]]:
     """Yield the answers to the regions of each picture, in order; without a region one answer that has no logits.
 

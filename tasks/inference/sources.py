@@ -33,7 +33,7 @@ RECORDING_SUFFIXES = frozenset({*SAMPLE_SUFFIXES, META})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PendingImage:
     """One picture to come."""
 
     path: Path
@@ -146,7 +146,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def jobs(
     source: Source, every_n: int, spectrogram: SpectrogramParams, prepare: PrepareParams, min_side: int | None
-) -> Iterator[Job]:
+) -> Iterator[PendingImage]:
     """Yield a job per picture, in order; a video is read as the jobs are taken, a recording as they are done.
 
     Args:
@@ -162,15 +162,15 @@ def jobs(
     if source.kind == "video":
         for picture in video.decode(source.path):
             if picture.index % every_n == 0:
-                yield Job(source.path, picture.time_s, partial(bounded, picture.rgb(), prepare))
+                yield PendingImage(source.path, picture.time_s, partial(bounded, picture.rgb(), prepare))
     elif source.kind == "recording":
         recording = open_recording(source.path, spectrogram)
         hop_s = at_rate(spectrogram, recording.sample_rate_hz, recording.path).hop_samples / recording.sample_rate_hz
         for index in range(recording.n_frames):
-            yield Job(source.path, index * hop_s, partial(_drawn, recording, index, spectrogram, prepare))
+            yield PendingImage(source.path, index * hop_s, partial(_drawn, recording, index, spectrogram, prepare))
     else:
         for path in source.images:
-            yield Job(path, None, partial(read_prepared, path, prepare, min_side))
+            yield PendingImage(path, None, partial(read_prepared, path, prepare, min_side))
 
 
 def _drawn(recording: Recording, index: int, spectrogram: SpectrogramParams, prepare: PrepareParams) -> Rgb:

@@ -18,7 +18,7 @@ from tasks.inference.params import DetectParams, PredictParams, PredictTrackPara
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown, show_table
-from tasks.run.step_context import Logger, run_key, stage_dir
+from tasks.run.step_context import Logger, run_key, step_dir
 from tasks.signals.params import SpectrogramParams
 from tasks.tracking.mlflow_names import as_name
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tasks.inference.predictor import Answer, Predictor
     from tasks.inference.result import Result
-    from tasks.inference.sources import Job, Source
+    from tasks.inference.sources import PendingImage, Source
     from tasks.inference.weights import ModelFiles
     from tasks.tracking.tracker import Tracker
 
@@ -121,7 +121,7 @@ def predict(
     sections = {"predict": params, "prepare": prepare, "spectrogram": spectrogram, "detect": detect}
     recorded: dict[str, Any] = {name: section.model_dump(mode="json") for name, section in sections.items()}
     recorded |= {"data": str(data), "source": source.kind}
-    where = stage_dir(None, STAGE), recorded, params.device, track.experiment, name_prediction()
+    where = step_dir(None, STAGE), recorded, params.device, track.experiment, name_prediction()
     with scratch() as folder:
         files = find_model(params, folder)
         check_head(files)
@@ -163,7 +163,11 @@ def _predictor(
 
 
 def _batches(
-    todo: "Iterator[Job]", predictor: "Predictor", files: "ModelFiles", params: PredictParams, detect: DetectParams
+    todo: "Iterator[PendingImage]",
+    predictor: "Predictor",
+    files: "ModelFiles",
+    params: PredictParams,
+    detect: DetectParams,
 ) -> "Iterator[list[Answer]]":
     """Return the answers to whole pictures, or, with a detector, to the regions it proposes."""
     from tasks.inference.predictor import answers
@@ -217,7 +221,7 @@ def _hand_on(
     from tasks.inference.result import NOT_CALIBRATED, copy_out, markdown, move_in, write_result
 
     names = write_result(result, about, name_prediction(), folder)
-    target = stage_dir(None, STAGE)
+    target = step_dir(None, STAGE)
     move_in(folder, names, target)
     for name in names:
         tracker.artifact(target / name, "prediction")

@@ -105,7 +105,7 @@ def logger() -> Logger:
         return logging.getLogger("trainyard")
 
 
-def stage_dir(run: str | None, stage: str) -> Path:
+def step_dir(run: str | None, stage: str) -> Path:
     """Return the folder of a stage, below that of the run named, else of the running flow.
 
     Raises:
@@ -131,7 +131,7 @@ def ended_training(run: str, finished: str) -> Path:
     Raises:
         ConfigError: it has not, or there is none.
     """
-    folder = stage_dir(run, "training")
+    folder = step_dir(run, "training")
     if not (folder / finished).is_file():
         raise ConfigError(f"found no finished training in {folder}, need one to go on from")
     return folder
@@ -167,7 +167,7 @@ def stop_asked() -> bool:
     return asked() is not None or (path is not None and os.path.exists(path))
 
 
-def leave_unended() -> None:
+def exit_for_resume() -> None:
     """End this process at once: run and MLflow run stay as they are, until the worker starts the run again."""
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=5)

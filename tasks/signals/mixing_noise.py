@@ -32,7 +32,7 @@ Samples = NDArray[np.complex64]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class SignalPower:
     """What the noise of a frame is scaled by."""
 
     power: float  # mean |x|^2 of the signal
@@ -40,7 +40,7 @@ class Measured:
     bandwidth_hz: float  # in which the noise is counted
 
 
-def measure(iq: Samples, sample_rate_hz: float, params: MixParams) -> Measured:
+def measure(iq: Samples, sample_rate_hz: float, params: MixParams) -> SignalPower:
     """Return power and bandwidth of a frame.
 
     Args:
@@ -61,7 +61,7 @@ def measure(iq: Samples, sample_rate_hz: float, params: MixParams) -> Measured:
         bandwidth = params.bandwidth_hz
     else:
         bandwidth = sample_rate_hz if params.bandwidth == "full" else occupied_bandwidth(iq, sample_rate_hz)
-    return Measured(power, float(np.mean(active)), bandwidth)
+    return SignalPower(power, float(np.mean(active)), bandwidth)
 
 
 def active_samples(iq: Samples) -> NDArray[np.bool_]:
@@ -102,7 +102,7 @@ def occupied_bandwidth(iq: Samples, sample_rate_hz: float) -> float:
     return float((high - low + 1) * sample_rate_hz / n_fft)
 
 
-def noise_amplitude(measured: Measured, snr_db: float, sample_rate_hz: float) -> float:
+def noise_amplitude(measured: SignalPower, snr_db: float, sample_rate_hz: float) -> float:
     """Return by what noise of power 1 over the whole sample rate is to be multiplied."""
     in_band = measured.power / 10 ** (snr_db / 10)
     return float(np.sqrt(in_band * sample_rate_hz / measured.bandwidth_hz))

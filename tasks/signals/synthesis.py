@@ -21,7 +21,7 @@ REFERENCE_HZ = 100e6
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ReceivedSignal:
     """What reaches the antenna, part by part; noise has mean power 1 over the whole band."""
 
     signal: Samples  # (n,) what the class is named after, mean power 10**(snr_db/10) where `on`
@@ -55,7 +55,7 @@ def make_recording(
     return _receive(scene.signal + scene.interference + scene.noise, _generator(kind, seed, "receiver"))
 
 
-def make_scene(kind: Kind, snr_db: float, seed: int, sample_rate_hz: float, duration_s: float) -> Scene:
+def make_scene(kind: Kind, snr_db: float, seed: int, sample_rate_hz: float, duration_s: float) -> ReceivedSignal:
     """Return the parts of a recording before the receiver; see `make_recording`, which adds them up."""
     if kind not in KINDS:
         raise ValueError(f"found the kind {kind!r}, need one of {', '.join(KINDS)}")
@@ -79,7 +79,7 @@ def make_scene(kind: Kind, snr_db: float, seed: int, sample_rate_hz: float, dura
     signal = _fade(band.wave, band.on, rng) * np.float32(amplitude)
     interference = _interfere(n, sample_rate_hz, _generator(kind, seed, "interference"), kind) * np.float32(amplitude)
     noise = _generator(kind, seed, "noise").standard_normal(2 * n, dtype=np.float32).view(np.complex64)
-    return Scene(signal, band.on, interference, noise * np.float32(np.sqrt(0.5)))
+    return ReceivedSignal(signal, band.on, interference, noise * np.float32(np.sqrt(0.5)))
 
 
 class _Band:

@@ -10,11 +10,11 @@ import cv2
 
 from gpu_pools.slots.lease import report_progress
 from gpu_pools.slots.slot_meter import batch_done
-from tasks.base.workspace import recall, write_atomic
+from tasks.base.workspace import read_step_info, write_atomic
 from tasks.run.display import Bars
 from tasks.run.prefect_page import Page
-from tasks.splatting.fit.fit_events import Event, Measured, Measurement, Note, PicturesRead, StepsDone
-from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
+from tasks.splatting.fit.fit_events import Event, Measurement, MeasurementDone, Note, PicturesRead, StepsDone
+from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.tracking.mlflow_names import stem_as_name
 from tasks.tracking.tracker import Tracker
 
@@ -39,8 +39,8 @@ METRIC_KEYS = {
 TABLE_COLUMNS = ("step", "train_loss", "psnr", "ssim", "n_gaussians", "steps_per_s", "seconds")
 
 
-def fit_tracked(
-    session: Session,
+def fit_and_log(
+    session: FitSession,
     tracker: Tracker,
     page: Page,
     bars: Bars,
@@ -66,7 +66,7 @@ _EARLY = "The fit ended before its last step, so that the result is there within
 class _Recorder:
     """Hands each event of a fit to those it concerns."""
 
-    session: Session
+    session: FitSession
     tracker: Tracker
     page: Page
     bars: Bars
@@ -89,7 +89,7 @@ class _Recorder:
             self.page.progress(event.step / event.max_steps)
             self.bars.move("train", event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait
-        elif isinstance(event, Measured):
+        elif isinstance(event, MeasurementDone):
             self._take_measured(event)
         else:
             if event.result.ended == "deadline":
@@ -97,7 +97,7 @@ class _Recorder:
             if event.result.flagged:
                 self.log.warning(event.result.flagged)
 
-    def _take_measured(self, event: Measured) -> None:
+    def _take_measured(self, event: MeasurementDone) -> None:
         total = self.session.settings.max_steps
         # After a restart the table is a new one, and a row may have been saved but not logged before the kill.
         for measured in self.session.history[self._n_shown :]:
@@ -114,7 +114,7 @@ class _Recorder:
         self.log.info(measurement_line(event.metrics, total))
 
 
-def log_measurement(tracker: Tracker, measured: Measured) -> None:
+def log_measurement(tracker: Tracker, measured: MeasurementDone) -> None:
     """Log the figures of a measurement, with the time it was taken."""
     values = {key: getattr(measured.metrics, name) for name, key in METRIC_KEYS.items()}
     tracker.metrics(values, measured.metrics.step, measured.timestamp_ms)
@@ -136,11 +136,11 @@ def measurement_line(metrics: Measurement, total: int) -> str:
     )
 
 
-def describe_scene(session: Session, tracker: Tracker) -> None:
+def describe_scene(session: FitSession, tracker: Tracker) -> None:
     """Record what is fitted to, with its digest."""
     views, points = session.scene.views, session.scene.points
     source = views[0].picture.parent.parent
-    name = Path(recall(source).get("data", source)).name
+    name = Path(read_step_info(source).get("data", source)).name
     profile = {"pictures": len(views), "points": len(points)}
     tracker.input(name, str(source), session.digest, profile=profile)
 
@@ -154,7 +154,7 @@ def describe_poses(report: Path, tracker: Tracker) -> None:
     tracker.artifact(report, "poses")
 
 
-def log_result(session: Session, folder: Path, tracker: Tracker) -> None:
+def log_result(session: FitSession, folder: Path, tracker: Tracker) -> None:
     """Hand MLflow the files of the fit and of the result, and say how it went."""
     assert session.result is not None, "what is exported was fitted"
     for name, kind in {GAUSSIANS: "weights", METRICS: "figures", EXPOSURES: "figures", CAMERAS: "figures"}.items():
@@ -165,7 +165,7 @@ def log_result(session: Session, folder: Path, tracker: Tracker) -> None:
     tracker.tag("quality", session.result.flagged or "as it should be")
 
 
-def result_markdown(session: Session, folder: Path, url: str) -> str:
+def result_markdown(session: FitSession, folder: Path, url: str) -> str:
     """Return the markdown summary of a run for its Prefect page."""
     assert session.result is not None, "what is exported was fitted"
     metrics, flagged = session.result.metrics, session.result.flagged

@@ -13,17 +13,17 @@ from prefect.runtime import flow_run
 from gpu_pools.kernels import EXTENSIONS
 from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
-from tasks.base.workspace import allowed_path, recall, remember, run_dir, write_json
+from tasks.base.workspace import allowed_path, read_step_info, run_dir, write_json, write_step_info
 from tasks.run import step_context
 from tasks.run.display import Bars, bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
 from tasks.run.step_context import (
     Logger,
+    exit_for_resume,
     is_tracking_error,
-    leave_unended,
     logger,
     now_ms,
-    stage_dir,
+    step_dir,
     stop_asked,
     time_left_s,
 )
@@ -33,7 +33,7 @@ from tasks.splatting.params import ExportParams, FramesParams, PosesParams, Spla
 if TYPE_CHECKING:
     import torch
 
-    from tasks.splatting.fit.session import Session
+    from tasks.splatting.fit.session import FitSession
     from tasks.splatting.render.rasterizer import Rasterizer
     from tasks.tracking.tracker import Tracker
 
@@ -59,7 +59,7 @@ def name_splat() -> str:
         return str(track.run_name)
     if given := step_context.given_name():
         return given
-    data = values.get("data") or recall(Path(values["scene"])).get("data", values["scene"])
+    data = values.get("data") or read_step_info(Path(values["scene"])).get("data", values["scene"])
     return f"splat-{Path(data).stem}-{train.preset}"
 
 
@@ -82,7 +82,7 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
 
     event: Any = None
     for event in events:
-        if isinstance(event, stage_events.StageProgress | export.Progress):
+        if isinstance(event, stage_events.StageProgress | export.ExportProgress):
             shown.move(
                 event.stage if isinstance(event, stage_events.StageProgress) else "export", event.done, event.total
             )
@@ -92,7 +92,7 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
         look()
         if stop_asked():  # each stage that is done is found again
             log.info("stopped, as asked")
-            leave_unended()
+            exit_for_resume()
     return event
 
 
@@ -120,7 +120,7 @@ def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
     source = allowed_path(data)
     if recognise(source) in {"colmap", "transforms"}:
         return source
-    target = stage_dir(run, FRAMES)
+    target = step_dir(run, FRAMES)
     if not (target / FRAMES_TABLE).is_file():
         with Page("frames", "Choice of pictures") as page, bars() as shown:
             follow(extract_frames(source, target, params), shown, page, logger())
@@ -141,7 +141,7 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
     from tasks.splatting.poses.find import find_poses
     from tasks.splatting.poses.scene_report import pose_figures, pose_markdown, write_pose_report
 
-    kind, target = recognise(allowed_path(data)), stage_dir(run, POSES)
+    kind, target = recognise(allowed_path(data)), step_dir(run, POSES)
     if kind in {"colmap", "transforms"}:
         events = adopt(frames, target, max_side, params)
     else:
@@ -150,7 +150,7 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
         report = follow(events, shown, page, logger())
     write_pose_report(report, frames, target / REPORT)
     write_json(target / REPORT / FIGURES, pose_figures(report))
-    remember(report.scene, {"data": data, "poses": params.model_dump(mode="json")})
+    write_step_info(report.scene, {"data": data, "poses": params.model_dump(mode="json")})
     logger().info("%d of %d pictures placed, %d points", report.registered, report.total, report.points)
     show_markdown("poses", pose_markdown(report), "How many pictures were placed, and how well")
     return Path(report.scene)
@@ -166,9 +166,9 @@ def train(
         scene, params, export, track, run: of the flow.
         finish: the export follows, within the same time limit.
     """
-    from tasks.splatting.mlflow_logging import TABLE_COLUMNS, describe_poses, fit_tracked
+    from tasks.splatting.mlflow_logging import TABLE_COLUMNS, describe_poses, fit_and_log
 
-    folder = stage_dir(run, TRAINING)
+    folder = step_dir(run, TRAINING)
     try:
         with tracked(folder, scene, params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
@@ -176,22 +176,22 @@ def train(
             rasterizer = rasterizer_on(device, params)
             session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
             with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
-                fit_tracked(session, tracker, page, shown, log)
+                fit_and_log(session, tracker, page, shown, log)
             with Page("drawing", "Videos and depth maps") as page, bars() as shown:
                 follow(draw(session, rasterizer, export, folder / DRAWN), shown, page, log)
     except StopAsked as exc:
         logger().info("%s", exc)
-        leave_unended()
+        exit_for_resume()
     return folder
 
 
-def draw(session: "Session", rasterizer: "Rasterizer", params: ExportParams, target: Path) -> Iterator[Any]:
+def draw(session: "FitSession", rasterizer: "Rasterizer", params: ExportParams, target: Path) -> Iterator[Any]:
     """Draw what is asked for of a fit, with what an export has to know of it."""
     from tasks.splatting.results.export import draw_all
 
     gaussians, antialiased = session.gaussians().moved_to(session.device), session.params.antialiased
     yield from draw_all(gaussians, session.cameras(), rasterizer, params, target, antialiased=antialiased)
-    remember(target, {"device": session.device.type, "train": session.params.model_dump(mode="json")})
+    write_step_info(target, {"device": session.device.type, "train": session.params.model_dump(mode="json")})
 
 
 # Done again, it writes the same files, and what fails it for a while is MLflow alone.
@@ -205,7 +205,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     drawn, target = training / DRAWN, training / SPLAT
     with step_context.gone_on(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
-        session = fitted(scene, training, recall(drawn))
+        session = fitted(scene, training, read_step_info(drawn))
         fit = session.params
         events = export_all(
             session.gaussians(),
@@ -227,7 +227,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     return tracker.run_id
 
 
-def fitted(scene: Path, folder: Path, made_with: dict[str, Any]) -> "Session":
+def fitted(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSession":
     """Return a fit that has ended, to be read on a host that need not have its device.
 
     Args:
@@ -249,13 +249,13 @@ def open_session(
     device: "torch.device",
     rasterizer: "Rasterizer",
     deadline: float | None,
-) -> "Session":
+) -> "FitSession":
     """Return the fit in a folder, in the world in which all scenes are of one size."""
     from tasks.splatting.fit.scene import normalized, read_scene
-    from tasks.splatting.fit.session import Session
+    from tasks.splatting.fit.session import FitSession
 
     world, _ = normalized(read_scene(allowed_path(scene)))
-    return Session(
+    return FitSession(
         world,
         folder,
         params,
@@ -300,6 +300,6 @@ def tracked(
     """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.run.step_context.tracked`."""
     from tasks.splatting.fit.fit_checkpoint import FREE_TO_CHANGE
 
-    recorded = {"scene": str(scene), **recall(scene), "train": params.model_dump(mode="json")}
+    recorded = {"scene": str(scene), **read_step_info(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     return step_context.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)

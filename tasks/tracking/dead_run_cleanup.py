@@ -45,7 +45,7 @@ def close(folder: Path, status: Status) -> list[TrainyardError]:
             return [exc]  # the process lives: what looks half written may be its work
     faults: list[TrainyardError] = []
     try:
-        sweep(folder)
+        remove_partial_files(folder)
     except StorageError as exc:
         faults.append(exc)
     for place in tracked:
@@ -64,7 +64,7 @@ def may_pass(fault: TrainyardError) -> bool:
     )
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what was being written below `folder` when its process ended, and the folder `tmp` in it.
 
     Raises:

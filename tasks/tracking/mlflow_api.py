@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrackingError
-from tasks.base.workspace import held, home
+from tasks.base.workspace import file_lock, home
 from tasks.tracking.journal import Card, Journal
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _make_tables(uri: str) -> None:
 
     Whoever opens it makes its tables: two at once end with half of them each, and an error.
     """
-    with held(Path(f"{uri.removeprefix(_FILE)}.lock"), uri, wait=True):
+    with file_lock(Path(f"{uri.removeprefix(_FILE)}.lock"), uri, wait=True):
         first = MlflowClient(tracking_uri=uri, registry_uri=uri)
         try:
             first.search_experiments(max_results=1)

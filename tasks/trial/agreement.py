@@ -13,7 +13,7 @@ from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.train import Trainer
 from tasks.trial.plain import N_CLASSES
-from tasks.trial.report import Place, Row, held
+from tasks.trial.report import CheckResult, Place, checked
 
 LOSS_OFF, GRADIENT_OFF = 1e-5, 2e-4
 """Relative. In float32 ResNet-18 is some 1e-7 and 1e-5 off, more where a ReLU falls on the other side of 0; TF32,
@@ -22,7 +22,7 @@ or a kernel that is wrong, is beyond."""
 _SIDE, _BATCH = 64, 8
 
 
-def gradients(where: Place, folder: Path) -> Iterator[Row]:
+def gradients(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Compare one step of ResNet-18 on the device, TF32 off, with float64."""
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (_BATCH, 3, _SIDE, _SIDE), dtype=np.uint8))
     labels = torch.arange(_BATCH) % N_CLASSES
@@ -64,7 +64,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-def agreement_row(found: tuple[float, list[Tensor]], right: tuple[float, list[Tensor]]) -> Row:
+def agreement_row(found: tuple[float, list[Tensor]], right: tuple[float, list[Tensor]]) -> CheckResult:
     """Return the row of two losses with their gradients, the second in float64."""
     loss_off = abs(found[0] - right[0]) / abs(right[0])
     off = max(relative(one, other) for one, other in zip(found[1], right[1], strict=True))
@@ -74,7 +74,7 @@ def agreement_row(found: tuple[float, list[Tensor]], right: tuple[float, list[Te
         f"gradients {off:.1e} (at most {GRADIENT_OFF:.0e})"
     )
     todo = "this device does not compute what it should: try another driver or another version of torch"
-    return held("loss and gradients", good, figure, todo, loss_off=loss_off, gradients_off=off)
+    return checked("loss and gradients", good, figure, todo, loss_off=loss_off, gradients_off=off)
 
 
 def relative(one: Tensor, other: Tensor) -> float:

@@ -9,12 +9,12 @@ import pynvml
 import torch
 
 from gpu_pools.placement.probe import Device, get_probe
-from tasks.trial.report import Place, Row, Value, held
+from tasks.trial.report import CheckResult, Place, Value, checked
 
 _SPARE_SHARE = 0.1  # of the memory: the driver keeps some for itself, and only NVML counts it
 
 
-def facts(where: Place, folder: Path) -> Iterator[Row]:
+def facts(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Say what the device is, and whether torch sees the one that was meant."""
     if where.is_gpu:
         yield gpu_row(get_probe().device(where.uuid), seen_by_torch(), _driver())
@@ -24,7 +24,7 @@ def facts(where: Place, folder: Path) -> Iterator[Row]:
     figure = f"{cores} cores, {gib:.0f} GiB of memory, {'bf16' if bf16 else 'no bf16'}, torch {torch.__version__}"
     if where.uuid != "cpu":
         figure = f"simulated, so the CPU: {figure}"
-    yield Row("device", "ok", figure, values={"cores": cores, "memory_gib": gib, "bf16": bf16})
+    yield CheckResult("device", "ok", figure, values={"cores": cores, "memory_gib": gib, "bf16": bf16})
 
 
 def _flags() -> set[str]:
@@ -52,7 +52,7 @@ def _driver() -> str:
     return f"{pynvml.nvmlSystemGetDriverVersion()} (CUDA {cuda // 1000}.{cuda % 1000 // 10})"
 
 
-def gpu_row(device: Device, seen: dict[str, object], driver: str) -> Row:
+def gpu_row(device: Device, seen: dict[str, object], driver: str) -> CheckResult:
     """Return the row of a GPU.
 
     Args:
@@ -81,4 +81,4 @@ def gpu_row(device: Device, seen: dict[str, object], driver: str) -> Row:
         "unset CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, or start the machine again; `yard devices` has NVML's view"
     )
     values: dict[str, Value] = {"name": device.name, "memory_mib": memory, "uuid": device.uuid, "driver": driver}
-    return held("device", not wrong, figure, todo, **values)
+    return checked("device", not wrong, figure, todo, **values)

@@ -17,7 +17,7 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.train import Trainer
 from tasks.trial.plain import N_CLASSES, wait
-from tasks.trial.report import Place, Row, held
+from tasks.trial.report import CheckResult, Place, checked
 
 GOOD_RATE = {"cuda": 3.0, "cpu": 0.5}
 """GiB/s. A GPU that trains on 5,000 pictures of 224 px a second takes in 0.7, and computes meanwhile; PCIe 3 with all
@@ -28,7 +28,7 @@ _N_COPIES = 4
 _SIDE, _BATCH = {"cuda": 224, "cpu": 32}, {"cuda": 64, "cpu": 16}
 
 
-def copy_rate(where: Place, folder: Path) -> Iterator[Row]:
+def copy_rate(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Measure page-locked memory to the GPU; on a CPU memory to memory."""
     device = torch.device(where.kind)
     source = torch.zeros(_COPIED, dtype=torch.uint8, pin_memory=where.is_gpu)
@@ -42,7 +42,7 @@ def copy_rate(where: Place, folder: Path) -> Iterator[Row]:
     yield rate_row(where, _N_COPIES * _COPIED / 2**30 / (time.perf_counter() - begun))
 
 
-def rate_row(where: Place, rate: float) -> Row:
+def rate_row(where: Place, rate: float) -> CheckResult:
     """Return the row of a rate, GiB/s."""
     need = GOOD_RATE[where.kind]
     what = "page-locked memory to the GPU" if where.is_gpu else "memory to memory"
@@ -51,10 +51,10 @@ def rate_row(where: Place, rate: float) -> Row:
         if where.is_gpu
         else "something else uses this machine's memory (`top`)"
     )
-    return held("copy rate", rate >= need, f"{rate:.1f} GiB/s, {what} (at least {need:g})", todo, gib_s=rate)
+    return checked("copy rate", rate >= need, f"{rate:.1f} GiB/s, {what} (at least {need:g})", todo, gib_s=rate)
 
 
-def halved_batch(where: Place, folder: Path) -> Iterator[Row]:
+def halved_batch(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Train an epoch on batches that the memory does not hold: they must be cut, and the training go on."""
     batch = _BATCH[where.kind]
     if where.is_gpu:
@@ -66,7 +66,7 @@ def halved_batch(where: Place, folder: Path) -> Iterator[Row]:
     yield halved_row(where, batch, metrics, images)
 
 
-def halved_row(where: Place, batch: int, metrics: EpochMetrics, images: int) -> Row:
+def halved_row(where: Place, batch: int, metrics: EpochMetrics, images: int) -> CheckResult:
     """Return the row of an epoch whose batches did not fit; `images` it had, each once."""
     cut = [note for note in metrics.notes if note.startswith("out of memory at")]
     good = bool(cut) and math.isfinite(metrics.train_loss) and images == 3 * batch
@@ -76,7 +76,7 @@ def halved_row(where: Place, batch: int, metrics: EpochMetrics, images: int) -> 
     if not cut:
         figure = f"a batch of {batch} was not cut though it should not fit, {how}"
     todo = "take a smaller batch_size where memory is short, and report this with what `--json` says"
-    return held("batch too large", good, figure, todo, pieces=pieces, loss=metrics.train_loss, images=images)
+    return checked("batch too large", good, figure, todo, pieces=pieces, loss=metrics.train_loss, images=images)
 
 
 def train_epoch(where: Place, batch: int, wrap: Callable[[nn.Module], nn.Module]) -> tuple[EpochMetrics, int]:

@@ -11,7 +11,7 @@ PATIENCE = {"cuda": 1.0, "cpu": 8.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class TrialCheck:
     """One check.
 
     Args:
@@ -28,16 +28,16 @@ class Check:
 
 
 CHECKS = (
-    Check("device", "tasks.trial.facts.facts", 60),
-    Check("second training", "tasks.trial.slots.second_training", 20, computes=False),
-    Check("after a death", "tasks.trial.slots.after_a_death", 45, computes=False),
-    Check("foreign process", "tasks.trial.slots.foreign_process", 45, computes=False),
-    Check("copy rate", "tasks.trial.memory.copy_rate", 20),
-    Check("loss and gradients", "tasks.trial.agreement.gradients", 40),
-    Check("resnet18", "tasks.trial.speed.resnet18", 45),
-    Check("vit_b_16", "tasks.trial.speed.vit_b_16", 45),
-    Check("batch too large", "tasks.trial.memory.halved_batch", 30),
-    Check("killed and resumed", "tasks.trial.resume.killed_and_resumed", 75),
-    Check("splats against the CPU", "tasks.trial.splats.checks.agreement", 90),
-    Check("splats", "tasks.trial.splats.fit.fit", 60),
+    TrialCheck("device", "tasks.trial.facts.facts", 60),
+    TrialCheck("second training", "tasks.trial.slots.second_training", 20, computes=False),
+    TrialCheck("after a death", "tasks.trial.slots.after_a_death", 45, computes=False),
+    TrialCheck("foreign process", "tasks.trial.slots.foreign_process", 45, computes=False),
+    TrialCheck("copy rate", "tasks.trial.memory.copy_rate", 20),
+    TrialCheck("loss and gradients", "tasks.trial.agreement.gradients", 40),
+    TrialCheck("resnet18", "tasks.trial.speed.resnet18", 45),
+    TrialCheck("vit_b_16", "tasks.trial.speed.vit_b_16", 45),
+    TrialCheck("batch too large", "tasks.trial.memory.halved_batch", 30),
+    TrialCheck("killed and resumed", "tasks.trial.resume.killed_and_resumed", 75),
+    TrialCheck("splats against the CPU", "tasks.trial.splats.checks.agreement", 90),
+    TrialCheck("splats", "tasks.trial.splats.fit.fit", 60),
 )

@@ -23,7 +23,7 @@ class TrialFailed(TrainyardError):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CheckResult:
     """What one check has found.
 
     Args:
@@ -71,7 +71,7 @@ class Report:
 
     place: Place
     seconds: float
-    rows: Sequence[Row]
+    rows: Sequence[CheckResult]
 
     @property
     def failed(self) -> list[str]:
@@ -94,7 +94,7 @@ class Report:
     def from_json(cls, found: Mapping[str, Any]) -> "Report":
         """Return the report that `as_json` gave."""
         place = Place(found["device"], found["name"], found["uuid"], found["kind"])
-        return cls(place, found["seconds"], [Row(**row) for row in found["checks"]])
+        return cls(place, found["seconds"], [CheckResult(**row) for row in found["checks"]])
 
     def sentence(self) -> str:
         """Return the whole in a sentence."""
@@ -107,11 +107,11 @@ class Report:
         return f"{where}: all {len(counted)} checks passed in {self.seconds:.0f} s{rest}"
 
 
-def held(check: str, good: bool, figure: str, todo: str, **values: Value) -> Row:
+def checked(check: str, good: bool, figure: str, todo: str, **values: Value) -> CheckResult:
     """Return the row of a figure that is held to something; `todo` is for who sees it fail."""
-    return Row(check, "ok" if good else "failed", figure, "" if good else todo, values=values)
+    return CheckResult(check, "ok" if good else "failed", figure, "" if good else todo, values=values)
 
 
-def not_here(check: str, what: str, todo: str = "") -> Row:
+def not_here(check: str, what: str, todo: str = "") -> CheckResult:
     """Return the row of something that this machine does not have; `todo` says how to get it."""
-    return Row(check, "not here", what, todo)
+    return CheckResult(check, "not here", what, todo)

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone, Note
-from tasks.classification.training.session import Session
+from tasks.classification.training.session import TrainingSession
 from tasks.trial.processes import Speaker, TrialError
-from tasks.trial.report import Place, Row, held
+from tasks.trial.report import CheckResult, Place, checked
 
 _SIDE, _BATCH, _EPOCHS, _N_TRAIN, _N_VAL = 32, 4, 3, 24, 8
 _KILL_AT = 14  # batches, of 18: in the third epoch
 _LIMIT_S = 60.0
 
 
-def killed_and_resumed(where: Place, folder: Path) -> Iterator[Row]:
+def killed_and_resumed(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Train once in one go; once in a process that SIGKILL ends in the middle, and on from there in this one."""
     data, whole, cut = folder / "pictures", folder / "whole", folder / "cut"
     make_pictures(data)
@@ -38,7 +38,7 @@ def killed_and_resumed(where: Place, folder: Path) -> Iterator[Row]:
     yield resumed_row(_weights(whole), _weights(cut), note)
 
 
-def resumed_row(whole: dict[str, Tensor], resumed: dict[str, Tensor], note: str) -> Row:
+def resumed_row(whole: dict[str, Tensor], resumed: dict[str, Tensor], note: str) -> CheckResult:
     """Return the row of two trainings' weights; `note` says from where the second went on."""
     off = {name: float((whole[name] - resumed[name]).abs().max()) for name in whole if name in resumed}
     unequal = [name for name in whole if name not in resumed or not torch.equal(whole[name], resumed[name])]
@@ -50,7 +50,7 @@ def resumed_row(whole: dict[str, Tensor], resumed: dict[str, Tensor], note: str)
         else "the checkpoint was not found again: look at the disk that TRAINYARD_HOME is on"
     )
     worst = max(off.values(), default=0.0)
-    return held("killed and resumed", bool(note) and not unequal, figure, todo, unequal=len(unequal), largest=worst)
+    return checked("killed and resumed", bool(note) and not unequal, figure, todo, unequal=len(unequal), largest=worst)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -93,7 +93,9 @@ def train(kind: str, data: Path, folder: Path, kill_at: int = 0) -> str:
         checkpoint_every_s=0.1,
     )
     cache = folder.parent / "cache"
-    session = Session(data, folder, params, torch.device(kind), cache=cache, clock_ms=lambda: time.time_ns() // 10**6)
+    session = TrainingSession(
+        data, folder, params, torch.device(kind), cache=cache, clock_ms=lambda: time.time_ns() // 10**6
+    )
     n_batches, note = 0, ""
     for event in session.run():
         if isinstance(event, Note) and event.text.startswith("goes on at"):

@@ -8,16 +8,16 @@ from importlib import import_module
 from pathlib import Path
 
 from tasks.base.errors import TrainyardError
-from tasks.trial.plan import CHECKS, PATIENCE, TOTAL_S, Check
+from tasks.trial.plan import CHECKS, PATIENCE, TOTAL_S, TrialCheck
 from tasks.trial.processes import Speaker, TrialError
-from tasks.trial.report import Place, Row
+from tasks.trial.report import CheckResult, Place
 
 _AGAIN = "run it again; if it comes back, report it with what `--json` says"
 
 
 def run_checks(
-    place: Place, folder: Path, checks: Sequence[Check] = CHECKS, *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Row]:
+    place: Place, folder: Path, checks: Sequence[TrialCheck] = CHECKS, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[CheckResult]:
     """Yield the rows of all checks.
 
     Args:
@@ -35,30 +35,30 @@ def run_checks(
         for check in checks:
             left = deadline - clock()
             if left <= 0:
-                yield Row(check.name, "failed", f"not run: the {total_s:.0f} s of a trial were over", _AGAIN)
+                yield CheckResult(check.name, "failed", f"not run: the {total_s:.0f} s of a trial were over", _AGAIN)
                 continue
             begun = clock()
             rows = _rows(computing, check, min(PATIENCE[place.kind] * check.limit_s, left))
             yield from (replace(row, seconds=round(clock() - begun, 1)) for row in rows)
 
 
-def _rows(computing: "Computing", check: Check, limit_s: float) -> list[Row]:
+def _rows(computing: "Computing", check: TrialCheck, limit_s: float) -> list[CheckResult]:
     try:
         return computing.rows(check, limit_s) if check.computes else call(check, computing.place, computing.folder)
     except TrialError as exc:
-        return [Row(check.name, "failed", str(exc), _AGAIN)]
+        return [CheckResult(check.name, "failed", str(exc), _AGAIN)]
 
 
-def call(check: Check, place: Place, folder: Path) -> list[Row]:
+def call(check: TrialCheck, place: Place, folder: Path) -> list[CheckResult]:
     """Return the rows of a check; what it raises is a row of its own."""
     module, _, function = check.function.rpartition(".")
     try:
         return list(getattr(import_module(module), function)(place, folder))
     except TrainyardError as exc:
-        return [Row(check.name, "failed", str(exc), _AGAIN)]
+        return [CheckResult(check.name, "failed", str(exc), _AGAIN)]
     except Exception as exc:  # whatever it is, it is what the check has found
         said = str(exc).strip().splitlines()
-        return [Row(check.name, "failed", f"{type(exc).__name__}: {said[0][:300] if said else ''}", _AGAIN)]
+        return [CheckResult(check.name, "failed", f"{type(exc).__name__}: {said[0][:300] if said else ''}", _AGAIN)]
 
 
 class Computing:
@@ -75,7 +75,7 @@ class Computing:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def rows(self, check: Check, limit_s: float) -> list[Row]:
+    def rows(self, check: TrialCheck, limit_s: float) -> list[CheckResult]:
         """Return the rows of a check.
 
         Raises:
@@ -92,4 +92,4 @@ class Computing:
             self._stack.close()
             self._speaker = None
             raise
-        return [Row(**row) for row in answer["rows"]]
+        return [CheckResult(**row) for row in answer["rows"]]

@@ -15,7 +15,7 @@ from gpu_pools.slots import lease
 from gpu_pools.slots.local_slot import limits
 from gpu_pools.stopping import pause
 from tasks.trial.processes import Speaker
-from tasks.trial.report import Place, Row, held, not_here
+from tasks.trial.report import CheckResult, Place, checked, not_here
 
 _POLL_S = 0.02
 _BACK_WITHIN_S = 10.0  # the driver takes up to some seconds to clear the memory of a dead process
@@ -25,12 +25,12 @@ _MIB = 1024  # that the dying process takes
 _SPARE_MIB = 64  # the driver's own, which comes and goes
 
 
-def second_training(where: Place, folder: Path) -> Iterator[Row]:
+def second_training(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Ask for the device once more than it takes trainings, without waiting."""
     yield kept_off(where, HostView(host_name(), get_probe()), limits())
 
 
-def kept_off(where: Place, host: HostView, queues: Queues) -> Row:
+def kept_off(where: Place, host: HostView, queues: Queues) -> CheckResult:
     """Return the row of a training that asks for a device that is full: placement and locks must refuse it.
 
     Args:
@@ -57,10 +57,10 @@ def kept_off(where: Place, host: HostView, queues: Queues) -> Row:
     said = decision.reason if isinstance(decision, Wait) else "it was let in" if isinstance(decision, Start) else ""
     figure = f"{limit} at once; the next one: {said}"
     todo = "look at `yard limit` and at the folder of locks that `yard doctor` names: two runs would share this device"
-    return held("second training", refused, figure, todo, limit=limit, held=n_held)
+    return checked("second training", refused, figure, todo, limit=limit, held=n_held)
 
 
-def after_a_death(where: Place, folder: Path) -> Iterator[Row]:
+def after_a_death(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Kill a process that holds a slot and memory of the device, and see how soon both are free."""
     probe = get_probe()
     words = ["--slot", where.uuid, where.tag, *(["--memory", str(_MIB)] if where.is_gpu else [])]
@@ -76,7 +76,9 @@ def after_a_death(where: Place, folder: Path) -> Iterator[Row]:
     yield death_row(where, slot_s=slot_s, taken_mib=taken_mib, back_s=back_s, left_mib=left_mib)
 
 
-def death_row(where: Place, *, slot_s: float | None, taken_mib: int, back_s: float | None, left_mib: int) -> Row:
+def death_row(
+    where: Place, *, slot_s: float | None, taken_mib: int, back_s: float | None, left_mib: int
+) -> CheckResult:
     """Return the row of a death.
 
     Args:
@@ -97,10 +99,10 @@ def death_row(where: Place, *, slot_s: float | None, taken_mib: int, back_s: flo
         else "look at the folder of locks that `yard doctor` names: it must lie on a disk of this machine"
     )
     found = {"slot_s": slot_s, "memory_s": back_s, "taken_mib": taken_mib}
-    return held("after a death", good, slot + memory + f" (at most {_BACK_WITHIN_S:.0f} s)", todo, **found)
+    return checked("after a death", good, slot + memory + f" (at most {_BACK_WITHIN_S:.0f} s)", todo, **found)
 
 
-def foreign_process(where: Place, folder: Path) -> Iterator[Row]:
+def foreign_process(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Start a process on the GPU that is no child of the run, and look for it as runs and workers do."""
     if not where.is_gpu:
         yield not_here("foreign process", "only GPUs say who computes on them")
@@ -126,24 +128,24 @@ def newcomers(device: Device, own: set[int], before: set[int]) -> list[GpuProces
     return [process for process in foreign(device, own) if process.pid not in before]
 
 
-def foreign_row(pid: int, found: list[GpuProcess], seen_s: float | None) -> Row:
+def foreign_row(pid: int, found: list[GpuProcess], seen_s: float | None) -> CheckResult:
     """Return the row of a foreign process `pid`, after `seen_s` seconds (None: never seen) seen as one of `found`."""
     if seen_s is None:
         todo = (
             "NVML shows no process here: in a container start it with `--pid=host`; until then others on this GPU are "
             "told by its memory only"
         )
-        return Row("foreign process", "failed", f"process {pid} on the GPU was not seen", todo)
+        return CheckResult("foreign process", "failed", f"process {pid} on the GPU was not seen", todo)
     same = next((process for process in found if process.pid == pid), None)
     process = same or found[0]
     memory = "" if process.memory_mib is None else f", {process.memory_mib} MiB"
     figure = f"seen after {seen_s:.1f} s: {process.pid} ({process.name}) of {process.user}{memory}"
     values = {"seen_s": seen_s, "pid_is_ours": same is not None}
     if same is None:  # the numbers of another system's processes, as in a container
-        return Row(
+        return CheckResult(
             "foreign process", "ok", f"{figure}; not by its number here, {pid}, as in a container", values=values
         )
-    return Row("foreign process", "ok", figure, values=values)
+    return CheckResult("foreign process", "ok", figure, values=values)
 
 
 def _used_mib(probe: Probe, where: Place) -> int:

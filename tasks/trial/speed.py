@@ -24,7 +24,7 @@ from tasks.classification.params import Architecture, TrainParams
 from tasks.classification.training.precision import Precision
 from tasks.classification.training.train import Trainer
 from tasks.trial.plain import N_CLASSES, PlainLoop, wait
-from tasks.trial.report import Place, Row, held
+from tasks.trial.report import CheckResult, Place, checked
 
 GOOD_RATIO = {"cuda": 0.85, "cpu": 0.7}
 """Of images/s, ours by the plain loop's: loading, figures and copies may take no more. On a CPU they share its cores
@@ -36,7 +36,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class TrainingSize:
     """How much is trained: the steps of each side, in so many rounds."""
 
     batch: int
@@ -46,10 +46,10 @@ class Size:
 
 
 SIZES = {
-    ("resnet18", "cuda"): Size(256, 224, 60, 3),
-    ("vit_b_16", "cuda"): Size(128, 224, 60, 3),
-    ("resnet18", "cpu"): Size(8, 64, 12, 3),
-    ("vit_b_16", "cpu"): Size(4, 32, 3, 3),
+    ("resnet18", "cuda"): TrainingSize(256, 224, 60, 3),
+    ("vit_b_16", "cuda"): TrainingSize(128, 224, 60, 3),
+    ("resnet18", "cpu"): TrainingSize(8, 64, 12, 3),
+    ("vit_b_16", "cpu"): TrainingSize(4, 32, 3, 3),
 }
 
 
@@ -66,17 +66,17 @@ class Speed:
     plain_peak: int | None
 
 
-def resnet18(where: Place, folder: Path) -> Iterator[Row]:
+def resnet18(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Hold a training of ResNet-18 to a plain loop."""
     yield _row(where, "resnet18")
 
 
-def vit_b_16(where: Place, folder: Path) -> Iterator[Row]:
+def vit_b_16(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Hold a training of ViT-B/16 to a plain loop."""
     yield _row(where, "vit_b_16")
 
 
-def _row(where: Place, arch: Architecture) -> Row:
+def _row(where: Place, arch: Architecture) -> CheckResult:
     size, device = SIZES[arch, where.kind], torch.device(where.kind)
     precision = precision_of(device)
     return speed_row(where, arch, size, precision, measure(where, arch, size, precision))
@@ -89,7 +89,7 @@ def precision_of(device: torch.device) -> Precision:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def measure(where: Place, arch: Architecture, size: Size, precision: Precision) -> Speed:
+def measure(where: Place, arch: Architecture, size: TrainingSize, precision: Precision) -> Speed:
     """Return what both sides come to."""
     device, n = torch.device(where.kind), size.steps // size.rounds
     warm, before = min(2, n), _allocated(device)
@@ -100,7 +100,7 @@ def measure(where: Place, arch: Architecture, size: Size, precision: Precision) 
     ours.run(warm)
     after = _allocated(device)
     taken: dict[str, list[tuple[float, int]]] = {"plain": [], "ours": []}
-    with Busy(where) as busy:
+    with Utilization(where) as busy:
         for _ in range(size.rounds):
             taken["plain"].append(_with_peak(device, partial(plain.run, n)))
             ours.use_up()
@@ -144,7 +144,7 @@ class OurLoop:
         precision: of the forward pass.
     """
 
-    def __init__(self, arch: Architecture, size: Size, device: torch.device, precision: Precision) -> None:
+    def __init__(self, arch: Architecture, size: TrainingSize, device: torch.device, precision: Precision) -> None:
         n_workers = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
         # Batches that may lie ready and so come for nothing; small ones for a CPU count for nothing anyway.
         self._loaded = n_workers + 1 if device.type == "cuda" else 0
@@ -197,7 +197,7 @@ class OurLoop:
         self._events.close()  # type: ignore[attr-defined]
 
 
-class Busy:
+class Utilization:
     """How busy the device is in the blocks that count: a GPU by NVML, ten times a second; a CPU by its own clock."""
 
     def __init__(self, where: Place) -> None:
@@ -243,7 +243,7 @@ class Busy:
                 self._samples.append(percent / 100)
 
 
-def speed_row(where: Place, arch: str, size: Size, precision: Precision, speed: Speed) -> Row:
+def speed_row(where: Place, arch: str, size: TrainingSize, precision: Precision, speed: Speed) -> CheckResult:
     """Return the row of a measurement."""
     need = GOOD_RATIO[where.kind]
     parts = [
@@ -264,4 +264,4 @@ def speed_row(where: Place, arch: str, size: Size, precision: Precision, speed: 
         )
     values = {"ratio": speed.ratio, "images_s": speed.ours, "plain_images_s": speed.plain, "busy": speed.busy}
     memory = {"peak_bytes": speed.peak, "plain_peak_bytes": speed.plain_peak, "data_wait_share": speed.waiting}
-    return held(arch, speed.ratio >= need, "; ".join(parts), todo, **values, **memory)
+    return checked(arch, speed.ratio >= need, "; ".join(parts), todo, **values, **memory)

@@ -12,9 +12,9 @@ from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.worker.run_setup import DEVICE, ON
 from tasks.base.workspace import storage_errors, write_json
 from tasks.run.prefect_page import show_markdown
-from tasks.run.step_context import logger, stage_dir
+from tasks.run.step_context import logger, step_dir
 from tasks.trial.params import TrialParams
-from tasks.trial.report import TRIAL, Place, Report, Row, TrialFailed
+from tasks.trial.report import TRIAL, CheckResult, Place, Report, TrialFailed
 from tasks.trial.runner import run_checks
 
 
@@ -33,11 +33,11 @@ def try_device(params: TrialParams) -> Path:
     Raises:
         TrialFailed: a check failed; the report is written all the same.
     """
-    place, folder, begun = place_of(params.device), stage_dir(None, "trial"), time.monotonic()
+    place, folder, begun = place_of(params.device), step_dir(None, "trial"), time.monotonic()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder))
-    rows: list[Row] = []
+    rows: list[CheckResult] = []
     try:
         for row in run_checks(place, work):
             logger().info("%s: %s: %s", row.check, row.verdict, row.figure)

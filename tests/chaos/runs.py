@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from gpu_pools.stopping import pause
-from tasks.run.step_context import leave_unended, stop_asked
+from tasks.run.step_context import exit_for_resume, stop_asked
 
 TICK_S = 0.05
 
@@ -59,7 +59,7 @@ def work(folder: str, seconds: float) -> None:
     while time.monotonic() < begin + seconds:
         pause(TICK_S)
         if stop_asked():
-            leave_unended()
+            exit_for_resume()
 
 
 @flow(name="steps")

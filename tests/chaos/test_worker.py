@@ -263,7 +263,7 @@ def test_code_that_is_no_flow_of_the_yard_is_not_started(made):
     file.write_text(f"from prefect import flow\nopen({str(mark)!r}, 'w')\n@flow\ndef theirs(): pass\n")
     step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}
     for number, (entrypoint, more) in enumerate(
-        [(f"{file}:theirs", {}), ("os.system", {}), ("flows.halves.run_deployment", {}), (None, {"pull_steps": [step]})]
+        [(f"{file}:theirs", {}), ("os.system", {}), ("flows.stages.run_deployment", {}), (None, {"pull_steps": [step]})]
     ):
         made.deploy(f"theirs-{number}", entrypoint, "cpu.training", **more)
         run = made.submit(f"theirs-{number}", "cpu.training", {})

@@ -9,7 +9,7 @@ import pytest
 from deployments.machine.devices import device_views, lines
 from deployments.runs.prefect_http import QueueCount
 from gpu_pools.names import host_name
-from gpu_pools.slots.lease import Holder, Progress, acquire
+from gpu_pools.slots.lease import Holder, SlotProgress, acquire
 
 
 def holder(**changes):
@@ -50,7 +50,7 @@ def test_a_device_in_use_says_by_whom_and_what_waits():
     lease = acquire("GPU-simulated-0", "training", 1, holder(since=time.time()))
     assert lease is not None
     with lease:
-        lease.record(progress=Progress(3, 30, 1500.0, time.time()))
+        lease.record(progress=SlotProgress(3, 30, 1500.0, time.time()))
         shown = list(lines(device_views(counts)))
     now = time.strftime("%H:%M", time.localtime(lease.holder.since))
     assert "\n".join(shown).splitlines() == [

@@ -33,7 +33,7 @@ from gpu_pools.slots.ledger import Entry
 from gpu_pools.worker.run_setup import process_environment
 from tasks.base.errors import ConfigError, GpuError
 from tasks.base.progress import finish
-from tasks.base.workspace import held
+from tasks.base.workspace import file_lock
 
 YARD = Path(sys.executable).parent / "yard"
 CUDA = torch_cuda() or "13.0"
@@ -207,7 +207,7 @@ def test_a_build_killed_in_the_middle_ends_its_compilers_and_is_made_anew(target
 
 def test_two_builds_of_the_same_do_not_meet(target):
     lock = target.folder.with_name(f"{target.folder.name}.lock")
-    with held(lock, "the other build"), pytest.raises(ConfigError, match=f"held by process {os.getpid()}"):
+    with file_lock(lock, "the other build"), pytest.raises(ConfigError, match=f"held by process {os.getpid()}"):
         finish(build(target, 1))
     assert finish(build(target, 1)).fresh
 

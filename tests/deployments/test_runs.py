@@ -18,7 +18,7 @@ from deployments.cli.details import folder_of
 from deployments.runs.find import LogTail, find_run, list_runs, make_rows, read_logs
 from deployments.stack.stack import ServiceError, free_port
 from gpu_pools.names import host_name
-from gpu_pools.slots.lease import Holder, Progress, acquire
+from gpu_pools.slots.lease import Holder, SlotProgress, acquire
 from tasks.base.errors import ConfigError, GpuError
 
 YARD = Path(sys.executable).parent / "yard"
@@ -148,7 +148,7 @@ def test_the_lock_of_a_run_on_this_host_says_more_than_its_page(yard):
     yard.epochs(run["id"], [{"epoch": 1, "total_epochs": 30}], 3.0)
     holder = Holder(run["id"], "held", "anna@boxa", "cuda:1", "", "training", -1, 1, time.time(), None)
     with acquire("GPU-1", "training", 1, holder) as lease:
-        lease.record(progress=Progress(4, 30, 600.0, time.time()))
+        lease.record(progress=SlotProgress(4, 30, 600.0, time.time()))
         (row,) = make_rows(yard.api, [yard.read(run["id"])])
     assert (row.device, row.epoch) == ("cuda:1", 4)
     assert row.remaining_s == pytest.approx(600, abs=5)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from deployments.cli.details import read_details
-from deployments.runs.find import Row
+from deployments.runs.find import RunRow
 
 PAGE = (Path(__file__).parents[2] / "docs" / "services.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
@@ -97,7 +97,7 @@ def test_a_run_by_hand_lies_in_its_queue_until_its_time(variables):
 
 def test_every_key_of_a_document_is_explained(yard):
     run = yard.create("train_classifier", parameters={"dataset": "/d"})
-    keys = {*Row.__slots__, *read_details(yard.api, run)}
+    keys = {*RunRow.__slots__, *read_details(yard.api, run)}
     said = PAGE[PAGE.index("## `--json`") :]
     assert [key for key in sorted(keys) if f"`{key}`" not in said] == []
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deployments.trial import print_report, read_report
 from tasks.trial.plan import TOTAL_S
-from tasks.trial.report import Place, Report, Row
+from tasks.trial.report import CheckResult, Place, Report
 
 YARD = Path(sys.executable).parent / "yard"
 TIMED = {"copy rate", "resnet18", "vit_b_16"}
@@ -67,7 +67,10 @@ def test_the_gpu_is_tried_and_all_is_well(tmp_path):
 def test_the_table_fits_the_terminal_and_loses_nothing(width, capsys):
     place = Place("cuda:0", "NVIDIA H200", "GPU-1", "cuda")
     figure = "0.43 of a plain loop (at least 0.85): 2,000 against 4,650 images/s; 60 steps each of batch 256 at 224 px"
-    rows = [Row("resnet18", "failed", figure, "give it more than 16 cores"), Row("splats", "not here", "gsplat", "pip")]
+    rows = [
+        CheckResult("resnet18", "failed", figure, "give it more than 16 cores"),
+        CheckResult("splats", "not here", "gsplat", "pip"),
+    ]
     print_report(Report(place, 3.0, rows), Console(width=width))
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines()[:-1])) <= width

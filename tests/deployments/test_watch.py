@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 from deployments.api import connect
 from deployments.cli.app import app
 from deployments.runs import watch
-from deployments.runs.find import Row
-from deployments.runs.watch import Look, Story, picture
+from deployments.runs.find import RunRow
+from deployments.runs.watch import RunSnapshot, Story, picture
 
 YARD = Path(sys.executable).parent / "yard"
 WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
-WAITING = Row(
+WAITING = RunRow(
     id="1f",
     short="1f",
     name="rfuav",
@@ -49,9 +49,9 @@ def line(text, run="1f"):
     return {"timestamp": "2026-11-23T10:00:01Z", "level": 20, "message": text, "flow_run_id": run}
 
 
-def told(*looks):
+def told(*snapshots):
     story = Story()
-    return [story.tell(look) for look in looks]
+    return [story.tell(snapshot) for snapshot in snapshots]
 
 
 # What is told.
@@ -60,7 +60,10 @@ def told(*looks):
 def test_the_sentence_is_told_once_and_again_when_it_changes():
     later = replace(WAITING, message="queue cuda:0.training is paused")
     first, second, third, fourth = told(
-        Look(WAITING, [], []), Look(WAITING, [], []), Look(later, [], []), Look(RUNNING, [], [])
+        RunSnapshot(WAITING, [], []),
+        RunSnapshot(WAITING, [], []),
+        RunSnapshot(later, [], []),
+        RunSnapshot(RUNNING, [], []),
     )
     assert first == [f"rfuav: Waiting: {WAITS}"]
     assert second == []
@@ -70,14 +73,16 @@ def test_the_sentence_is_told_once_and_again_when_it_changes():
 
 def test_an_epoch_is_told_with_figures_and_the_time_left():
     row = at(3, 1500.0, val_acc=0.91234, top3_acc=None)
-    first, second, third = told(Look(row, [], []), Look(row, [], []), Look(at(4, 1440.0, val_acc=0.92), [], []))
+    first, second, third = told(
+        RunSnapshot(row, [], []), RunSnapshot(row, [], []), RunSnapshot(at(4, 1440.0, val_acc=0.92), [], [])
+    )
     assert first == ["rfuav: Running", "epoch 3 of 30, about 25 min more: val_acc 0.9123"]
     assert second == []
     assert third == ["epoch 4 of 30, about 24 min more: val_acc 0.92"]
 
 
 def test_the_halves_of_a_pipeline_are_told_apart():
-    (lines,) = told(Look(PIPELINE, [WAITING], [line("starts", "2f"), line("waits")]))
+    (lines,) = told(RunSnapshot(PIPELINE, [WAITING], [line("starts", "2f"), line("waits")]))
     assert lines[:2] == ["both (classification): Running", f"rfuav (train_classifier): Waiting: {WAITS}"]
     assert [text.partition(" INFO    ")[2] for text in lines[2:]] == [
         "[classification] starts",
@@ -88,11 +93,11 @@ def test_the_halves_of_a_pipeline_are_told_apart():
 def test_the_terminal_shows_the_sentence_and_then_bar_and_figures():
     out = Console(width=100, force_terminal=False, markup=False)
     with out.capture() as shown:
-        out.print(picture(Look(PIPELINE, [WAITING], [])))
+        out.print(picture(RunSnapshot(PIPELINE, [WAITING], [])))
     assert "both (classification)  Running  cpu" in shown.get()
     assert WAITS in shown.get()
     with out.capture() as shown:
-        out.print(picture(Look(at(3, 1500.0, train_loss=0.5, val_acc=0.9), [], [])))
+        out.print(picture(RunSnapshot(at(3, 1500.0, train_loss=0.5, val_acc=0.9), [], [])))
     text = shown.get()
     assert "epoch 3 of 30, about 25 min more" in text
     assert "train_loss" in text
@@ -104,7 +109,7 @@ def test_the_terminal_shows_the_sentence_and_then_bar_and_figures():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Let less time pass between two looks, and none for stragglers."""
+    """Let less time pass between two snapshots, and none for stragglers."""
     monkeypatch.setattr(watch, "_POLL_S", 0.2)
     monkeypatch.setattr(watch, "_LAST_LINES_S", 0.0)
 
@@ -160,8 +165,8 @@ def test_a_run_is_followed_from_its_queue_to_its_end(yard, quick):
         worker.start()
         lines = []
         story = Story()
-        for look in watch.looks(api, run_id):
-            lines += story.tell(look)
+        for snapshot in watch.snapshots(api, run_id):
+            lines += story.tell(snapshot)
     worker.join()
     kinds = [text.partition(", about")[0] for text in lines]
     assert kinds[:2] == [f"story: Waiting: {WAITS.partition(', about')[0]}", "story: Running"]
@@ -173,11 +178,11 @@ def test_a_run_is_followed_from_its_queue_to_its_end(yard, quick):
 def test_a_log_is_followed_to_the_end_of_the_run(yard, quick):
     run_id = training(yard, "spoken")
     yard.log(run_id, ("2026-11-23T10:00:01Z", "one"))
-    looks = watch.looks(yard.api, run_id)
-    assert [found["message"] for found in next(looks).lines] == ["one"]
+    snapshots = watch.snapshots(yard.api, run_id)
+    assert [found["message"] for found in next(snapshots).lines] == ["one"]
     yard.log(run_id, ("2026-11-23T10:00:02Z", "two"))
     yard.state(run_id, "COMPLETED")
-    assert [found["message"] for look in looks for found in look.lines] == ["two"]
+    assert [found["message"] for snapshot in snapshots for found in snapshot.lines] == ["two"]
     done = CliRunner().invoke(app, ["logs", run_id, "--follow"])
     assert [text.split()[-1] for text in done.stdout.splitlines()] == ["one", "two"]
 

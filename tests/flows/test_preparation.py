@@ -7,7 +7,7 @@ from prefect.client.orchestration import get_client
 
 from flows.preparation import augment_images, crop_images, spectrograms, split_images
 from tasks.base.errors import ConfigError, ImageError
-from tasks.base.workspace import recall
+from tasks.base.workspace import read_step_info
 from tasks.classification.params import AugmentParams, SplitParams
 from tasks.signals.params import CropParams, SpectrogramParams
 
@@ -49,7 +49,7 @@ def test_split_fills_the_folder_named(pictures, tmp_path):
     assert found == tmp_path / "out"
     counts = {part: len(list((found / part).rglob("*.png"))) for part in ("train", "val", "test")}
     assert counts == {"train": 6, "val": 4, "test": 2}
-    assert recall(found)["split"]["train_ratio"] == 0.5
+    assert read_step_info(found)["split"]["train_ratio"] == 0.5
     assert any("12 images of 2 classes" in page for page in pages("split"))
 
 
@@ -73,7 +73,7 @@ def test_of_a_split_folder_only_the_training_part_is(pictures, tmp_path):
     found = augment_images(split, AugmentParams(methods=("Sharpen",), n_workers=1), tmp_path / "out")
     added = set(names(found)) - set(names(split))
     assert {name.partition("/")[0] for name in added} == {"train"}
-    assert recall(found)["split"] == recall(split)["split"]
+    assert read_step_info(found)["split"] == read_step_info(split)["split"]
 
 
 def test_the_folder_valid_of_rfuav_keeps_its_name(pictures, tmp_path):

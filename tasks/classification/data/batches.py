@@ -84,7 +84,7 @@ def order_classes(found: Sequence[str], wanted: Sequence[str] | None, root: Path
     return list(wanted)
 
 
-def read_part(root: Path, part: str, classes: Sequence[str]) -> Samples:
+def read_subset(root: Path, part: str, classes: Sequence[str]) -> Samples:
     """Return the images of `root/part`.
 
     Raises:

@@ -39,7 +39,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class CacheSpace:
     """Bytes: what the pictures take, and what is free."""
 
     needed: int
@@ -74,7 +74,7 @@ def choose(
     step = max(1, len(paths) // _SAMPLE)
     costs = measure(paths[::step][:_SAMPLE], digests[::step][:_SAMPLE], cache)
     needed = n_images * cache.size * cache.size * 3
-    room = Room(needed, free_memory(), shutil.disk_usage(cache.folder).free)
+    room = CacheSpace(needed, free_memory(), shutil.disk_usage(cache.folder).free)
     keep = decide(costs, room, n_epochs)
     return Choice(keep, _sentence(keep, costs, room, n_images))
 
@@ -112,7 +112,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def decide(costs: Costs, room: Room, n_epochs: int) -> Keep:
+def decide(costs: Costs, room: CacheSpace, n_epochs: int) -> Keep:
     """Return where pictures of these costs are kept when each is asked for `n_epochs` times."""
     if costs.n_found > len(costs.decode):
         return "disk"
@@ -125,7 +125,7 @@ def decide(costs: Costs, room: Room, n_epochs: int) -> Keep:
     return "disk" if fits_disk and (n_epochs - 1) * (decode - read) > write else "nowhere"
 
 
-def _sentence(keep: Keep, costs: Costs, room: Room, n_images: int) -> str:
+def _sentence(keep: Keep, costs: Costs, room: CacheSpace, n_images: int) -> str:
     found = "most of the entries are there, one is"
     if costs.n_found <= len(costs.decode):
         decode, write = statistics.median(costs.decode), min(costs.write)

@@ -15,7 +15,7 @@ from tasks.images.files import in_threads
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedPart:
+class LoadedSubset:
     """One part of the dataset: `samples.labels[i]` is the class of picture `i`."""
 
     samples: Samples
@@ -31,7 +31,9 @@ class LoadedPart:
         return Batches(self.pictures.read, self.samples.labels, batch_size, **options)
 
 
-def load_parts(samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int) -> tuple[dict[str, LoadedPart], str]:
+def load_subsets(
+    samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int
+) -> tuple[dict[str, LoadedSubset], str]:
     """Return parts of a dataset by name, and a sentence on where their pictures are kept once they are decoded.
 
     Some files are read to choose that, the others when they are asked for.
@@ -50,13 +52,13 @@ def load_parts(samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int
     n_images = sum(len(found.paths) for found in samples.values())
     choice = choose(samples[largest].paths, known[largest], cache, n_images=n_images, n_epochs=n_epochs)
     parts = {
-        name: LoadedPart(found, Pictures(found.paths, known[name], cache, choice.keep))
+        name: LoadedSubset(found, Pictures(found.paths, known[name], cache, choice.keep))
         for name, found in samples.items()
     }
     return parts, choice.why
 
 
-def reading(parts: Mapping[str, LoadedPart], n_workers: int) -> Iterator[FilesRead]:
+def reading(parts: Mapping[str, LoadedSubset], n_workers: int) -> Iterator[FilesRead]:
     """Read the files whose content is not known, so that the digests of all are; yield per file."""
     for name, part in parts.items():
         unknown = part.pictures.unknown()
@@ -64,7 +66,7 @@ def reading(parts: Mapping[str, LoadedPart], n_workers: int) -> Iterator[FilesRe
             yield FilesRead(name, number, len(unknown))
 
 
-def digest_of(parts: Mapping[str, LoadedPart]) -> str:
+def digest_of(parts: Mapping[str, LoadedSubset]) -> str:
     """Return one digest over the images and labels of some parts, whatever their folder is called."""
     total = hashlib.blake2b(digest_size=16)
     for name, part in parts.items():

@@ -12,9 +12,9 @@ from torch import nn
 
 from tasks.base.errors import DatasetError, WeightsError
 from tasks.base.workspace import replacing
-from tasks.classification.data.batches import Samples, read_part
+from tasks.classification.data.batches import Samples, read_subset
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.subsets import load_parts
+from tasks.classification.data.subsets import load_subsets
 from tasks.classification.grading import plots
 from tasks.classification.grading.evaluate import TestReport, grade_predictions, write_report
 from tasks.classification.models import build_model, head_classes, load_weights, read_state_dict
@@ -49,7 +49,7 @@ def load_model(weights: Path, config: Mapping[str, Any]) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def graded_part(dataset: Path) -> Part:
+def graded_subset(dataset: Path) -> Part:
     """Return the part to grade on: test, or, where the data came without one, val.
 
     Raises:
@@ -82,7 +82,7 @@ def answer(
         batch_size: images at once.
     """
     cached = ResizeCache(cache / "resized", int(config["image_size"]))
-    part = load_parts({"graded": samples}, cached, n_epochs=1)[0]["graded"]
+    part = load_subsets({"graded": samples}, cached, n_epochs=1)[0]["graded"]
     precision: Precision = config.get("precision", "fp32")
     batches = part.batches(batch_size, join_last=False, pin=device.type == "cuda")
     model.to(device)
@@ -93,10 +93,10 @@ def answer(
 
 def graded_samples(dataset: Path, classes: Sequence[str]) -> Samples:
     """Return the images to grade on."""
-    return read_part(dataset, graded_part(dataset), classes)
+    return read_subset(dataset, graded_subset(dataset), classes)
 
 
-def keep(answers: Answers, dataset: Path, path: Path) -> None:
+def write_answers(answers: Answers, dataset: Path, path: Path) -> None:
     """Write answers to a file, the pictures named relative to their dataset.
 
     Raises:
@@ -107,8 +107,8 @@ def keep(answers: Answers, dataset: Path, path: Path) -> None:
         np.savez(file, probabilities=answers.probabilities, labels=answers.labels, paths=names, digests=answers.digests)
 
 
-def kept(path: Path, dataset: Path) -> Answers:
-    """Return the answers in a file that `keep` wrote."""
+def read_answers(path: Path, dataset: Path) -> Answers:
+    """Return the answers in a file that `write_answers` wrote."""
     with np.load(path) as found:
         paths = [dataset / name for name in found["paths"].tolist()]
         return Answers(found["probabilities"], found["labels"], paths, found["digests"].tolist())
@@ -141,7 +141,7 @@ def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dat
 def _samples(dataset: Path, classes: Sequence[str], per_class: int = 3) -> Any:
     """Return a gallery with a few training images of every class, evenly spaced in the sorted list."""
     images, captions = [], []
-    samples = read_part(dataset, "train", classes)
+    samples = read_subset(dataset, "train", classes)
     for number, name in enumerate(classes):
         paths = [p for p, label in zip(samples.paths, samples.labels, strict=True) if label == number]
         for path in paths[:: max(1, len(paths) // per_class)][:per_class]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import TrackingError
 from tasks.base.outside import read_json
-from tasks.base.workspace import held, home, replacing
+from tasks.base.workspace import file_lock, home, replacing
 from tasks.classification.data.batches import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
 from tasks.classification.grading.promotion_rule import Decision, Rules, common_files, decide
@@ -36,7 +36,7 @@ class Challenger:
 
 
 @dataclass(frozen=True, slots=True)
-class Theirs:
+class ChampionAnswers:
     """What a champion answers on the test files of its challenger."""
 
     version: int
@@ -67,16 +67,16 @@ class Theirs:
         return same and self.digests == list(digests)
 
 
-def kept(path: Path) -> Theirs | None:
+def read_champion_answers(path: Path) -> ChampionAnswers | None:
     """Return what `Theirs.keep` wrote; None: nothing."""
     if not path.is_file():
         return None
     with np.load(path) as found:
         named = {name: found[name].tolist() for name in ("version", "run_id", "classes", "digests")}
-        return Theirs(**named, predicted=found["predicted"], fair=found["fair"])
+        return ChampionAnswers(**named, predicted=found["predicted"], fair=found["fair"])
 
 
-def ask_champion(name: str, answers: Answers, device: torch.device, *, cache: Path) -> Theirs | None:
+def ask_champion(name: str, answers: Answers, device: torch.device, *, cache: Path) -> ChampionAnswers | None:
     """Return what the champion of a model answers on the files of `answers`; None: there is none to be compared.
 
     Raises:
@@ -86,8 +86,8 @@ def ask_champion(name: str, answers: Answers, device: torch.device, *, cache: Pa
     return None if now is None or _lost(now) else _theirs(now, answers, device, cache)
 
 
-def succeed(
-    challenger: Challenger, params: EvaluateParams, known: Theirs | None, device: torch.device, *, cache: Path
+def decide_promotion(
+    challenger: Challenger, params: EvaluateParams, known: ChampionAnswers | None, device: torch.device, *, cache: Path
 ) -> Decision:
     """Hold a new version against the champion and give it the alias if it is better; return the decision.
 
@@ -103,7 +103,7 @@ def succeed(
     """
     name, version = challenger.model_name, challenger.version
     # One decision at a time on this host; runs of other hosts are noticed when the alias is to move.
-    with held(home() / "locks" / f"champion-{name}", f"the champion of {name}", wait=True):
+    with file_lock(home() / "locks" / f"champion-{name}", f"the champion of {name}", wait=True):
         for _ in range(_ATTEMPTS):
             now = registry.champion(name)
             number = None if now is None else int(now.version)
@@ -124,7 +124,7 @@ def _compare(
     now: ModelVersion | None,
     challenger: Challenger,
     params: EvaluateParams,
-    known: Theirs | None,
+    known: ChampionAnswers | None,
     device: torch.device,
     cache: Path,
 ) -> Decision:
@@ -146,7 +146,7 @@ def _lost(now: ModelVersion) -> str | None:
     return registry.why_lost(now.run_id, (WEIGHTS, CONFIG, SEEN))
 
 
-def _theirs(now: ModelVersion, answers: Answers, device: torch.device, cache: Path) -> Theirs:
+def _theirs(now: ModelVersion, answers: Answers, device: torch.device, cache: Path) -> ChampionAnswers:
     """Return what a champion that is not lost answers."""
     assert now.run_id, "without one it counts as lost"
     with tempfile.TemporaryDirectory(prefix="trainyard-champion-") as folder:
@@ -156,4 +156,4 @@ def _theirs(now: ModelVersion, answers: Answers, device: torch.device, cache: Pa
         model = load_model(weights, champion)
     samples = Samples(answers.paths, answers.labels.tolist())
     predicted = answer(model, champion, samples, device, cache=cache).probabilities.argmax(1)
-    return Theirs(int(now.version), now.run_id, champion["classes"], answers.digests, predicted, fair)
+    return ChampionAnswers(int(now.version), now.run_id, champion["classes"], answers.digests, predicted, fair)

@@ -20,10 +20,10 @@ from tasks.classification.data.batches import (
     check_num_classes,
     order_classes,
     read_classes,
-    read_part,
+    read_subset,
 )
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.subsets import LoadedPart, digest_of, load_parts, reading
+from tasks.classification.data.subsets import LoadedSubset, digest_of, load_subsets, reading
 from tasks.classification.going_on import CHECKPOINT, FINISHED
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
 from tasks.classification.params import TrainParams
@@ -46,7 +46,7 @@ from tasks.classification.training.train import Trainer
 CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 
 
-class Session:
+class TrainingSession:
     """One training, from a split dataset to a folder with weights, configuration and history.
 
     Args:
@@ -76,7 +76,7 @@ class Session:
         self.classes = order_classes(read_classes(dataset), params.class_names, dataset)
         check_num_classes(params.num_classes, self.classes, dataset)
         self.history: list[EpochDone] = []
-        self.parts: dict[str, LoadedPart] = {}
+        self.parts: dict[str, LoadedSubset] = {}
         self.best: Path | None = None
         self._best_weights: dict[str, torch.Tensor] | None = None  # not on disk yet: the next checkpoint takes them
         self._digest: str | None = None
@@ -109,12 +109,12 @@ class Session:
                 f"image(s): take a batch_size of 2 or more, or a larger image_size"
             )
 
-    def load_parts(self, names: Sequence[str]) -> Iterator[Event]:
+    def load_subsets(self, names: Sequence[str]) -> Iterator[Event]:
         """Find the images of some parts and choose where they are kept; they are read when they are asked for."""
-        samples = {name: read_part(self.dataset, name, self.classes) for name in names}
+        samples = {name: read_subset(self.dataset, name, self.classes) for name in names}
         self._check_batches(len(samples["train"].paths))
         cache = ResizeCache(self.cache / "resized", self.params.image_size)
-        self.parts, why = load_parts(samples, cache, self.params.num_epochs)
+        self.parts, why = load_subsets(samples, cache, self.params.num_epochs)
         yield Note(why)
 
     def _looked(self, progress: Iterator[FilesRead]) -> Iterator[Event]:
@@ -136,7 +136,7 @@ class Session:
             DatasetError, WeightsError, TrainingError, StorageError: as their names say.
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
         """
-        yield from self.load_parts(("train", "val"))
+        yield from self.load_subsets(("train", "val"))
         saved = None
         if self.checkpoint.is_file():
             yield from self._looked(reading(self.parts, self.params.n_workers))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run
 
-from tasks.base.workspace import allowed_path, cache_dir, recall, storage_errors, write_json
+from tasks.base.workspace import allowed_path, cache_dir, read_step_info, storage_errors, write_json
 from tasks.classification.preparation_steps import fill
 from tasks.inference.snr.params import SnrParams, SnrTrackParams
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
-from tasks.run.step_context import logger, stage_dir
+from tasks.run.step_context import logger, step_dir
 from tasks.signals.params import MixParams, SpectrogramParams
 from tasks.tracking.mlflow_names import as_name
 
@@ -53,7 +53,7 @@ def find_models(params: SnrParams) -> dict[str, "ModelFiles"]:
     for number, weights in enumerate(params.weights, 1):
         match = _LABELLED.fullmatch(weights)
         address = match["weights"] if match else weights
-        folder = stage_dir(None, MODELS) / str(number)
+        folder = step_dir(None, MODELS) / str(number)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         files = find_model(PredictParams(weights=_file_of(address)), folder)
@@ -114,9 +114,11 @@ def grade_models(
     sets = find_snr_sets(root)
     for label, files in models.items():
         check_classes(sets, files.config["classes"], label)
-    made = {key: value for key, value in recall(root).items() if mixed and key in {"data", "mix", "spectrogram"}}
+    made = {
+        key: value for key, value in read_step_info(root).items() if mixed and key in {"data", "mix", "spectrogram"}
+    }
     recorded = {"data": str(root), **made, "benchmark": params.model_dump(mode="json"), "models": _about(models)}
-    folder = stage_dir(None, STAGE)
+    folder = step_dir(None, STAGE)
     with step_context.tracked(
         folder, recorded, params.device, track.experiment, name_benchmark(), free=_FREE, last=True
     ) as (

@@ -14,7 +14,7 @@ from tasks.images.video import TimedPicture, VideoInfo, decode, probe
 from tasks.splatting.capture.frame_table import IMAGES, FrameRow, FramesReport, check_enough, write_table
 from tasks.splatting.capture.photos import extract_photos
 from tasks.splatting.capture.pixels import JPEG_QUALITY, shrunk
-from tasks.splatting.capture.sharpness import Grey, Look, look, same_view
+from tasks.splatting.capture.sharpness import Grey, ImageQuality, look, same_view
 from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.params import FramesParams
 from tasks.splatting.stage_events import Note, StageProgress
@@ -128,7 +128,7 @@ class _Choice:
     names: list[str] = field(default_factory=list)
     window: int = -1
     _last: tuple[int, Grey] | None = None  # index and copy of the last one written
-    _best: tuple[int, Look, NDArray[np.uint8]] | None = None  # row, look and pixels of the candidate
+    _best: tuple[int, ImageQuality, NDArray[np.uint8]] | None = None  # row, look and pixels of the candidate
 
     def offer(self, picture: TimedPicture, window: int) -> None:
         """Look at a picture; keep it as the candidate of its window if it is the sharpest there."""

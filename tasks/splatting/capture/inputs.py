@@ -13,7 +13,7 @@ from tasks.splatting.capture.photos import INPUT, photographs, photographs_given
 from tasks.splatting.capture.transforms import TRANSFORMS, known_of
 from tasks.splatting.fit.scene import MASKS
 from tasks.splatting.params import PosesParams
-from tasks.splatting.poses.colmap_job import Job
+from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.find import PoseEvent, adopt_poses
 from tasks.splatting.stage_events import Note
 
@@ -71,7 +71,7 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
     if recognise(source) == "transforms":
         *notes, job = known_of(_transforms(source) or source, folder, params)
         yield from (note for note in notes if isinstance(note, Note))
-        assert isinstance(job, Job)
+        assert isinstance(job, ColmapJob)
     else:
         model = _model(source)
         assert model is not None
@@ -81,7 +81,7 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
         places = [place.resolve() for place in _places(source)]
         # Beside a folder of pictures, but in the folder that was given: what is beside that is another's.
         masks = [(place if place == source.resolve() else place.parent) / MASKS for place in places]
-        job = Job(
+        job = ColmapJob(
             stages=(),
             folder=str(folder.resolve()),
             model=str(model.resolve()),

@@ -30,7 +30,7 @@ Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageQuality:
     """What one picture is like."""
 
     sharpness: float  # variance of the Laplacian
@@ -38,7 +38,7 @@ class Look:
     flaw: str  # "black", "flat" or "": usable
 
 
-def look(rgb: NDArray[np.uint8]) -> Look:
+def look(rgb: NDArray[np.uint8]) -> ImageQuality:
     """Return what a picture (H, W, 3) is like."""
     height, width = rgb.shape[:2]
     scale = min(1.0, SMALL / max(height, width))
@@ -50,7 +50,7 @@ def look(rgb: NDArray[np.uint8]) -> Look:
         flaw = "black"
     elif cv2.GaussianBlur(grey, (0, 0), 3).std() < FLAT_SPREAD:
         flaw = "flat"
-    return Look(float(cv2.Laplacian(grey, cv2.CV_64F).var()), grey, flaw)
+    return ImageQuality(float(cv2.Laplacian(grey, cv2.CV_64F).var()), grey, flaw)
 
 
 def shift(before: Grey, after: Grey) -> float | None:

@@ -17,7 +17,7 @@ from tasks.base.workspace import allowed_path, write_json
 from tasks.splatting.capture.frame_table import IMAGES
 from tasks.splatting.capture.named_pictures import Needed, check_there, find_pictures, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
-from tasks.splatting.poses.colmap_job import Job
+from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.stage_events import Note
 
 TRANSFORMS = "transforms.json"
@@ -29,7 +29,7 @@ _KNOWN = "known.json"
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
-def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Job]:
+def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | ColmapJob]:
     """Yield what to know of a file of cameras, at last the job that takes them over.
 
     The world stays the file's own: `applied_transform` says how that came about, and its points lie in it too.
@@ -68,7 +68,7 @@ def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Job]
     points = _points(values, source)
     write_json(folder / _KNOWN, {"pictures": sorted(pictures, key=lambda row: str(row["name"])), "points": points})
     where = folder.resolve()
-    yield Job(stages=(), folder=str(where), known=str(where / _KNOWN), source=str(source))
+    yield ColmapJob(stages=(), folder=str(where), known=str(where / _KNOWN), source=str(source))
 
 
 def _read(source: Path) -> dict[str, Any]:

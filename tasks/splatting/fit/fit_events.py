@@ -66,7 +66,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasurementDone:
     """A measurement with pictures of up to four views to look at."""
 
     metrics: Measurement
@@ -90,22 +90,22 @@ class Done:
     result: FitResult
 
 
-Event = Note | PicturesRead | StepsDone | Measured | Done
+Event = Note | PicturesRead | StepsDone | MeasurementDone | Done
 
 
-def row_of(measured: Measured) -> dict[str, Any]:
+def row_of(measured: MeasurementDone) -> dict[str, Any]:
     """Return a measurement without its pictures, as plain values."""
     return {**dataclasses.asdict(measured.metrics), "timestamp_ms": measured.timestamp_ms}
 
 
-def measured_from(row: Mapping[str, Any]) -> Measured:
+def measured_from(row: Mapping[str, Any]) -> MeasurementDone:
     """Return the measurement that `row_of` turned into plain values."""
     values = dict(row)
     stamp = values.pop("timestamp_ms")
-    return Measured(Measurement(**values), (), stamp)
+    return MeasurementDone(Measurement(**values), (), stamp)
 
 
-def history_csv(history: Sequence[Measured]) -> str:
+def history_csv(history: Sequence[MeasurementDone]) -> str:
     """Return one line per measurement under a line of names; empty: not measured."""
     out = io.StringIO()
     names = [*(field.name for field in dataclasses.fields(Measurement)), "timestamp_ms"]

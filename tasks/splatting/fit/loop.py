@@ -13,12 +13,12 @@ from tasks.base.errors import TrainingError
 from tasks.base.memory import memory_in_use
 from tasks.splatting.fit.densify import Densify
 from tasks.splatting.fit.exposure import Exposures
-from tasks.splatting.fit.fit_events import Done, End, FitResult, Measured, Measurement, Note, StepsDone
+from tasks.splatting.fit.fit_events import Done, End, FitResult, Measurement, MeasurementDone, Note, StepsDone
 from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.pose_opt import PoseCorrections
 from tasks.splatting.fit.presets import Settings
-from tasks.splatting.fit.training_images import Shot, Shots, order_of
+from tasks.splatting.fit.training_images import TrainingImage, TrainingImages, order_of
 from tasks.splatting.loss.loss_meter import Losses
 from tasks.splatting.loss.measure import MAX_PREVIEWS, mean_score, measure
 from tasks.splatting.loss.photo_loss import penalty, photo_loss
@@ -34,8 +34,8 @@ MEANS_LR_END = 0.01  # of the means' learning rate, at the last step. Source: 3D
 class FitData:
     """What a fit is given: pictures to fit to, pictures to measure on, where to start, and how large the scene is."""
 
-    train: Shots
-    held_out: Shots
+    train: TrainingImages
+    held_out: TrainingImages
     start: Gaussians  # taken over
     scene_size: float  # world units
 
@@ -102,7 +102,7 @@ class Fit:
         """Return whether all steps are over."""
         return self.step >= self.settings.max_steps
 
-    def run(self) -> Iterator[Note | StepsDone | Measured | Done]:
+    def run(self) -> Iterator[Note | StepsDone | MeasurementDone | Done]:
         """Fit from where the state stands; at every yield `state_dict` is whole.
 
         Raises:
@@ -163,7 +163,7 @@ class Fit:
         self._losses.add(self.step, shot.camera.name, loss.detach())
         self.step += 1
 
-    def _render(self, shot: Shot, index: int) -> Rendered:
+    def _render(self, shot: TrainingImage, index: int) -> Rendered:
         s = self.settings
         background = None
         if s.random_bkgd:
@@ -181,7 +181,7 @@ class Fit:
             where = f"at step {self.step + 1} of {s.max_steps}, on picture {shot.camera.name}"
             raise TrainingError(f"{exc} ({where})") from exc
 
-    def _loss(self, rendered: Rendered, shot: Shot, index: int) -> Tensor:
+    def _loss(self, rendered: Rendered, shot: TrainingImage, index: int) -> Tensor:
         s, colors = self.settings, rendered.colors
         if self.exposures:
             colors = self.exposures.apply(colors, index)
@@ -226,7 +226,7 @@ class Fit:
         left = (self.settings.max_steps - self.step) / speed
         return StepsDone(self.step, self.settings.max_steps, loss, speed, len(self.gaussians), left)
 
-    def measured(self) -> Measured:
+    def measured(self) -> MeasurementDone:
         """Return what the fit has come to; without held-out pictures, the views to look at are training ones."""
         begun = self._clock()
         s, held_out = self.settings, self.data.held_out
@@ -256,7 +256,7 @@ class Fit:
             scale_median=float(torch.exp(self.gaussians.scales.detach()).median()),
             seconds=sum(self._seconds.values()),
         )
-        return Measured(metrics, tuple(previews), 0)
+        return MeasurementDone(metrics, tuple(previews), 0)
 
     def _flag(self, metrics: Measurement) -> str | None:
         if metrics.psnr is None or metrics.psnr >= self.settings.min_psnr:

@@ -26,8 +26,8 @@ from tasks.splatting.fit.fit_events import (
     Done,
     Event,
     FitResult,
-    Measured,
     Measurement,
+    MeasurementDone,
     Note,
     PicturesRead,
     StepsDone,
@@ -39,7 +39,7 @@ from tasks.splatting.fit.initial_gaussians import start_gaussians
 from tasks.splatting.fit.loop import Fit, FitData
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.fit.scene import Scene, split
-from tasks.splatting.fit.training_images import Shots, digest_of, scene_size
+from tasks.splatting.fit.training_images import TrainingImages, digest_of, scene_size
 from tasks.splatting.going_on import CHECKPOINT, FINISHED
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.cameras import Camera
@@ -52,7 +52,7 @@ CHECKPOINT_EVERY_S = 60.0
 GAUSSIANS, METRICS, EXPOSURES, CAMERAS = "gaussians.pt", "metrics.csv", "exposures.json", "cameras_refined.json"
 
 
-class Session:
+class FitSession:
     """One fit, from a scene to a folder with Gaussians and history.
 
     Args:
@@ -84,7 +84,7 @@ class Session:
     ) -> None:
         self.scene, self.folder, self.params, self.device = scene, folder, params, device
         self.settings = settings(params, device.type)
-        self.history: list[Measured] = []
+        self.history: list[MeasurementDone] = []
         self.result: FitResult | None = None
         self._rasterizer, self._clock_ms, self._clock, self._deadline = rasterizer, clock_ms, clock, deadline
         self._stop_asked, self._checkpoint_every_s = stop_asked, checkpoint_every_s
@@ -120,8 +120,8 @@ class Session:
         sweep(self.folder)
         train, held_out = split(self.scene.views, self.params.test_every)
         data = FitData(
-            Shots(train, self.settings.max_side, self.device),
-            Shots(held_out, self.settings.max_side, self.device),
+            TrainingImages(train, self.settings.max_side, self.device),
+            TrainingImages(held_out, self.settings.max_side, self.device),
             self._start(),
             scene_size(self.scene),
         )
@@ -166,14 +166,14 @@ class Session:
 
     def _keep(self, fit: Fit, event: Event) -> Event:
         """Put the state on disk when it is time; return the event to pass on."""
-        if isinstance(event, Measured):
+        if isinstance(event, MeasurementDone):
             event = dataclasses.replace(event, timestamp_ms=self._clock_ms())
             self.history.append(event)
         if isinstance(event, Done):
             self.result = event.result
         since = self._clock() - self._saved_at
         due = since >= max(self._checkpoint_every_s, self._save_cost_s / CHECKPOINT_SHARE)
-        if due and isinstance(event, StepsDone | Measured) and not fit.done:
+        if due and isinstance(event, StepsDone | MeasurementDone) and not fit.done:
             self._save(fit)
         return event
 

@@ -20,7 +20,7 @@ SIZE_MARGIN = 1.1  # Source: upstream gsplat examples/simple_trainer.py
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class TrainingImage:
     """One picture as the loss wants it."""
 
     camera: Camera
@@ -34,7 +34,7 @@ class Shot:
         return as_float(self.rgb)
 
 
-class Shots:
+class TrainingImages:
     """Pictures by their place in a list of views.
 
     Args:
@@ -46,13 +46,13 @@ class Shots:
 
     def __init__(self, views: Sequence[View], max_side: int, device: torch.device, bound: int = MEMORY_BOUND) -> None:
         self.views, self._max_side, self._device, self._bound = tuple(views), max_side, device, bound
-        self._kept: OrderedDict[int, Shot] = OrderedDict()
+        self._kept: OrderedDict[int, TrainingImage] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, index: int) -> Shot:
+    def __getitem__(self, index: int) -> TrainingImage:
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
@@ -60,7 +60,7 @@ class Shots:
         mask = None if loaded.mask is None else torch.from_numpy(loaded.mask).to(self._device)
         n_counted = loaded.rgb.shape[0] * loaded.rgb.shape[1] if loaded.mask is None else int(loaded.mask.sum())
         rgb = torch.from_numpy(np.ascontiguousarray(loaded.rgb)).to(self._device)
-        shot = Shot(loaded.camera, rgb, mask, n_counted)
+        shot = TrainingImage(loaded.camera, rgb, mask, n_counted)
         self._kept[index] = shot
         self._bytes += _size(shot)
         while self._bytes > self._bound and len(self._kept) > 1:
@@ -81,7 +81,7 @@ class Shots:
             yield index + 1
 
 
-def _size(shot: Shot) -> int:
+def _size(shot: TrainingImage) -> int:
     return shot.rgb.numel() + (0 if shot.mask is None else shot.mask.numel())
 
 

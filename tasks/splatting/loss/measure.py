@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasks.splatting.fit.exposure import exposed, solved
 from tasks.splatting.fit.fit_events import Preview
-from tasks.splatting.fit.training_images import Shot, Shots
+from tasks.splatting.fit.training_images import TrainingImage, TrainingImages
 from tasks.splatting.loss.photo_loss import photo_loss, psnr
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer
@@ -27,7 +27,7 @@ class Score:
     l1: float
 
 
-def score(drawn: Tensor, shot: Shot) -> Score:
+def score(drawn: Tensor, shot: TrainingImage) -> Score:
     """Return how like the picture it is, over the pixels that count.
 
     Args:
@@ -47,7 +47,7 @@ def score(drawn: Tensor, shot: Shot) -> Score:
     )
 
 
-def score_exposed(drawn: Tensor, shot: Shot) -> tuple[Score, Tensor]:
+def score_exposed(drawn: Tensor, shot: TrainingImage) -> tuple[Score, Tensor]:
     """Return the score of the right half, with the exposure that fits the left half best, and the exposed picture.
 
     Nothing says how a picture was exposed that was not fitted to; half of it does. Source: the protocol of NeRF in the
@@ -56,7 +56,7 @@ def score_exposed(drawn: Tensor, shot: Shot) -> tuple[Score, Tensor]:
     middle = shot.camera.width // 2
     mask = shot.mask
     affine = solved(drawn[:, :middle], shot.truth[:, :middle], None if mask is None else mask[:, :middle])
-    right = Shot(shot.camera, shot.rgb[:, middle:], None if mask is None else mask[:, middle:])
+    right = TrainingImage(shot.camera, shot.rgb[:, middle:], None if mask is None else mask[:, middle:])
     picture = exposed(drawn, affine)
     return score(picture[:, middle:], right), picture
 
@@ -65,7 +65,7 @@ def score_exposed(drawn: Tensor, shot: Shot) -> tuple[Score, Tensor]:
 def measure(
     gaussians: Gaussians,
     rasterizer: Rasterizer,
-    shots: Shots | Sequence[Shot],
+    shots: TrainingImages | Sequence[TrainingImage],
     *,
     sh_degree: int,
     antialiased: bool,
@@ -96,7 +96,7 @@ def measure(
     return scores, previews
 
 
-def side_by_side(drawn: Tensor, shot: Shot) -> Preview:
+def side_by_side(drawn: Tensor, shot: TrainingImage) -> Preview:
     """Return what was drawn, left, and what was taken, right."""
     pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8)
     both = torch.cat([pixels, shot.rgb], dim=1).cpu().numpy()

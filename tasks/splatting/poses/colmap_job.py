@@ -25,7 +25,7 @@ _GRACE_S = 2.0  # between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ColmapJob:
     """What COLMAP is to do; crosses to the child as JSON."""
 
     stages: tuple[str, ...]  # of "features", "matches", "poses", "undistort", "adopt"
@@ -49,14 +49,14 @@ class Job:
     parent: int = 0  # process that wants it
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path) -> ColmapJob:
     """Return the job that `run_colmap` wrote."""
     values = json.loads(path.read_text())
     lists = {"stages": tuple(values["stages"]), "places": tuple(values["places"]), "masks": tuple(values["masks"])}
-    return Job(**{**values, **lists, "groups": tuple(map(tuple, values["groups"]))})
+    return ColmapJob(**{**values, **lists, "groups": tuple(map(tuple, values["groups"]))})
 
 
-def run_colmap(job: Job) -> Iterator[StageProgress | Note]:
+def run_colmap(job: ColmapJob) -> Iterator[StageProgress | Note]:
     """Yield how far COLMAP is and what to know until all stages are done; closing the generator ends COLMAP.
 
     What COLMAP itself prints is added to colmap.log in the job's folder. The thread that takes the first value has to

@@ -22,7 +22,7 @@ import pycolmap
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import staged, write_json
 from tasks.splatting.capture.frame_table import MIN_PICTURES
-from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, Job, read_job
+from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, ColmapJob, read_job
 from tasks.splatting.poses.colmap_progress import Reporter, lines, watched
 from tasks.splatting.poses.known_cameras import KnownScene, from_frames, from_model
 from tasks.splatting.poses.pose_facts import Facts, ModelFacts, Pair
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 @contextmanager
-def _database(job: Job, target: str, copied_from: str | None = None) -> Iterator[Path]:
+def _database(job: ColmapJob, target: str, copied_from: str | None = None) -> Iterator[Path]:
     folder = Path(job.folder)
     tmp = folder / f"{target}.tmp"
     for left in folder.glob(f"{target}.tmp*"):
@@ -69,7 +69,7 @@ def _database(job: Job, target: str, copied_from: str | None = None) -> Iterator
     tmp.rename(folder / target)
 
 
-def _features(job: Job, reporter: Reporter) -> None:
+def _features(job: ColmapJob, reporter: Reporter) -> None:
     options = pycolmap.FeatureExtractionOptions(max_image_size=job.max_side, num_threads=job.num_threads, use_gpu=False)
     options.sift.max_num_features = job.max_features
     total = sum(map(len, job.groups))
@@ -87,7 +87,7 @@ def _features(job: Job, reporter: Reporter) -> None:
                 )
 
 
-def _matches(job: Job, reporter: Reporter) -> None:
+def _matches(job: ColmapJob, reporter: Reporter) -> None:
     options = pycolmap.FeatureMatchingOptions(num_threads=job.num_threads, use_gpu=False)
     n = sum(map(len, job.groups))
     blocks = pycolmap.ExhaustivePairingOptions(block_size=_BLOCK)
@@ -102,7 +102,7 @@ def _matches(job: Job, reporter: Reporter) -> None:
     (Path(job.folder) / FEATURES).unlink()
 
 
-def _poses(job: Job, reporter: Reporter) -> None:
+def _poses(job: ColmapJob, reporter: Reporter) -> None:
     total = sum(map(len, job.groups))
     options = pycolmap.IncrementalPipelineOptions(
         num_threads=job.num_threads, random_seed=job.seed, min_model_size=MIN_PICTURES, max_num_models=10
@@ -158,11 +158,11 @@ def _model_facts(number: int, model: Any) -> ModelFacts:
     )
 
 
-def _undistort(job: Job, reporter: Reporter) -> None:
+def _undistort(job: ColmapJob, reporter: Reporter) -> None:
     _write_scene(from_model(job, reporter.note), job, reporter)
 
 
-def _adopt(job: Job, reporter: Reporter) -> None:
+def _adopt(job: ColmapJob, reporter: Reporter) -> None:
     """Take over cameras that somebody else has found."""
     scene = from_model(job, reporter.note) if job.model else from_frames(job)
     if not len(scene.points.positions):
@@ -171,7 +171,7 @@ def _adopt(job: Job, reporter: Reporter) -> None:
     _write_scene(scene, job, reporter)
 
 
-def _write_scene(scene: KnownScene, job: Job, reporter: Reporter) -> None:
+def _write_scene(scene: KnownScene, job: ColmapJob, reporter: Reporter) -> None:
     total, done = len(scene.pictures), itertools.count(1)
     reporter.progress("undistort", 0, total)
     with staged(Path(job.folder) / UNDISTORTED) as target:

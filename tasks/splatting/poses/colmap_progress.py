@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.base.errors import TrainyardError
-from tasks.splatting.poses.colmap_job import LOG, Job
+from tasks.splatting.poses.colmap_job import LOG, ColmapJob
 
 _POLL_S = 0.5
 
@@ -57,7 +57,7 @@ def watched(count: Callable[[], int], stage: str, total: int, reporter: Reporter
     reporter.progress(stage, total, total)
 
 
-def lines(job: Job, pattern: str) -> Callable[[], int]:
+def lines(job: ColmapJob, pattern: str) -> Callable[[], int]:
     """Return what counts the lines COLMAP will log from now on that hold `pattern`.
 
     Its database would tell as well, but is left alone: COLMAP was seen to abort with a reader beside it.

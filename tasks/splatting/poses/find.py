@@ -17,7 +17,7 @@ from tasks.images.images import read_rgb
 from tasks.splatting.capture.photos import photographs
 from tasks.splatting.capture.sharpness import look
 from tasks.splatting.params import PosesParams
-from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, Job, run_colmap
+from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, ColmapJob, run_colmap
 from tasks.splatting.poses.pose_check import check_poses
 from tasks.splatting.poses.pose_facts import Facts, ModelFacts, PoseReport, facts_from
 from tasks.splatting.stage_events import Note, StageProgress
@@ -69,7 +69,7 @@ def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool
     yield _report(folder, best, names, len(facts.models))
 
 
-def adopt_poses(job: Job, params: PosesParams, max_side: int) -> Iterator[PoseEvent]:
+def adopt_poses(job: ColmapJob, params: PosesParams, max_side: int) -> Iterator[PoseEvent]:
     """Yield how far it is, at last a PoseReport: cameras that are there already are taken over.
 
     Pictures without distortion are linked, the others made straight; points that lack are triangulated.
@@ -117,11 +117,11 @@ def _report(folder: Path, model: ModelFacts, names: Sequence[str], n_models: int
     )
 
 
-def _job(pictures: Path, folder: Path, names: Sequence[str], params: PosesParams, is_video: bool) -> Job:
+def _job(pictures: Path, folder: Path, names: Sequence[str], params: PosesParams, is_video: bool) -> ColmapJob:
     exhaustive = params.matching == "exhaustive"
     if params.matching == "auto":
         exhaustive = not is_video and len(names) <= SEQUENTIAL_FROM
-    return Job(
+    return ColmapJob(
         stages=(),
         pictures=str(pictures.resolve()),
         folder=str(folder.resolve()),
@@ -144,7 +144,7 @@ def _groups(pictures: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]
     return tuple(tuple(group) for _, group in sorted(by_size.items()))
 
 
-def _forget_others(folder: Path, pictures: Path, names: Sequence[str], job: Job) -> None:
+def _forget_others(folder: Path, pictures: Path, names: Sequence[str], job: ColmapJob) -> None:
     """Remove what was made from other pictures or with other parameters."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

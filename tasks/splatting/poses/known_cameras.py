@@ -17,7 +17,7 @@ from tasks.images.files import find_images
 from tasks.splatting.capture.named_pictures import check_there, find_pictures, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.capture.point_cloud import read_points
-from tasks.splatting.poses.colmap_job import Job
+from tasks.splatting.poses.colmap_job import ColmapJob
 
 _ASPECT = 0.02  # two ratios of sides that differ by less are the same picture, rounded
 
@@ -54,7 +54,7 @@ class KnownScene:
     unplaced: tuple[str, ...] = ()  # names of pictures beside them that no camera is known of
 
 
-def from_model(job: Job, note: Callable[[str], None]) -> KnownScene:
+def from_model(job: ColmapJob, note: Callable[[str], None]) -> KnownScene:
     """Return what a COLMAP model knows; pictures of it that are not there are left out.
 
     Raises:
@@ -86,7 +86,7 @@ def from_model(job: Job, note: Callable[[str], None]) -> KnownScene:
     return KnownScene(tuple(pictures), points_of(model, place), unplaced)
 
 
-def from_frames(job: Job) -> KnownScene:
+def from_frames(job: ColmapJob) -> KnownScene:
     """Return what `tasks/splatting/capture/transforms.py` has read, one line of JSON a picture.
 
     Raises:
@@ -185,7 +185,7 @@ class Sized:
         return self._made[key], np.array([width / camera.width, height / camera.height])
 
 
-def _best_place(job: Job, names: Sequence[str]) -> tuple[int, list[Path | None]]:
+def _best_place(job: ColmapJob, names: Sequence[str]) -> tuple[int, list[Path | None]]:
     """Return which folder holds most of a model's pictures, the first of equals, and the file of each name."""
     places = [Path(place) for place in job.places]
     found = [find_pictures(place, names, Path(job.model)) for place in places]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.images.images import write_jpeg
 from tasks.splatting.capture.pixels import JPEG_QUALITY, read_stored
-from tasks.splatting.poses.colmap_job import Job
+from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.colmap_progress import Reporter, lines, watched
 from tasks.splatting.poses.known_cameras import Known, KnownScene, points_of
 
@@ -27,7 +27,7 @@ N_NEIGHBOURS = 12
 _LARGEST_TURN = np.cos(np.radians(60))  # SIFT finds little again beyond
 
 
-def triangulated(scene: KnownScene, job: Job, reporter: Reporter) -> KnownScene:
+def triangulated(scene: KnownScene, job: ColmapJob, reporter: Reporter) -> KnownScene:
     """Return the scene with points and the features they are seen as; without any where too few could be found."""
     work = Path(job.folder) / "points.tmp"
     shutil.rmtree(work, ignore_errors=True)
@@ -55,7 +55,7 @@ def triangulated(scene: KnownScene, job: Job, reporter: Reporter) -> KnownScene:
     return found
 
 
-def _features(scene: KnownScene, names: list[str], job: Job, reporter: Reporter) -> None:
+def _features(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Reporter) -> None:
     options = pycolmap.FeatureExtractionOptions(max_image_size=job.max_side, num_threads=job.num_threads, use_gpu=False)
     options.sift.max_num_features = job.max_features
     groups: dict[int, list[int]] = {}
@@ -78,11 +78,11 @@ def _features(scene: KnownScene, names: list[str], job: Job, reporter: Reporter)
             )
 
 
-def _database(job: Job) -> Path:
+def _database(job: ColmapJob) -> Path:
     return Path(job.folder) / "points.tmp" / "points.db"
 
 
-def _matches(scene: KnownScene, names: list[str], job: Job, reporter: Reporter) -> None:
+def _matches(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Reporter) -> None:
     pairs = neighbours(scene.pictures)
     listed = _database(job).with_name("pairs.txt")
     listed.write_text("".join(f"{names[first]} {names[second]}\n" for first, second in pairs))
@@ -114,7 +114,7 @@ def neighbours(pictures: tuple[Known, ...]) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def _triangulate(scene: KnownScene, names: list[str], job: Job, reporter: Reporter) -> KnownScene:
+def _triangulate(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Reporter) -> KnownScene:
     model, cameras = pycolmap.Reconstruction(), set[int]()
     numbers = _numbers(_database(job))  # COLMAP wants those of its database
     for known, name in zip(scene.pictures, names, strict=True):

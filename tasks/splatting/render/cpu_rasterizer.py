@@ -27,7 +27,7 @@ FIELD_SPARE = 0.15  # of the picture's size, on each side; slopes in the Jacobia
 
 
 @dataclass(frozen=True, slots=True)
-class _Shot:
+class _ImageSetup:
     """What is the same for all Gaussians of one picture."""
 
     view: NDArray[np.float64]  # (26,), see projection_kernels
@@ -73,7 +73,7 @@ class _Project(torch.autograd.Function):
     """Six tensors and a pose -> centres (N, 2), splats (N, 12), radii (N,)."""
 
     @staticmethod
-    def forward(ctx: Any, shot: _Shot, pose: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, shot: _ImageSetup, pose: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project every Gaussian."""
         splats = torch.zeros(len(tensors[0]), projection_kernels.N_COLUMNS)
         radii = torch.zeros(len(tensors[0]))
@@ -108,7 +108,13 @@ class _Draw(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, shot: _Shot, with_depth: bool, centers: Tensor, splats: Tensor, radii: Tensor, background: Tensor
+        ctx: Any,
+        shot: _ImageSetup,
+        with_depth: bool,
+        centers: Tensor,
+        splats: Tensor,
+        radii: Tensor,
+        background: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Blend the splats of every tile."""
         table = _array(splats)
@@ -182,7 +188,7 @@ class CpuRasterizer:
             raise ValueError(f"sh_degree is {sh_degree}; need 0 to {gaussians.sh_degree}, as far as shN goes")
         pose = torch.as_tensor(camera.world_to_camera) if pose is None else pose
         view = _view(camera, pose.detach().numpy().astype(np.float64), self.near_plane)
-        shot = _Shot(view, camera.width, camera.height, sh_degree, antialiased, self.num_threads)
+        shot = _ImageSetup(view, camera.width, camera.height, sh_degree, antialiased, self.num_threads)
         background = torch.zeros(3) if background is None else background
         centers, splats, radii = _Project.apply(shot, pose, *tensors)
         _check_finite(radii, tensors, camera)

@@ -25,7 +25,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a ZIP can name: the same files
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ExportProgress:
     """How far the export is."""
 
     file: str  # the one that is being written, relative to the folder
@@ -51,7 +51,7 @@ class Exported:
     n_left_out: int  # not finite
 
 
-ExportEvent = Progress | Note | Exported
+ExportEvent = ExportProgress | Note | Exported
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def draw_all(
     *,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     antialiased: bool = False,
-) -> Iterator[Progress]:
+) -> Iterator[ExportProgress]:
     """Write the videos and depth maps that `params` asks for, yielding progress: all of an export that needs a device.
 
     Args:
@@ -102,7 +102,7 @@ def draw_all(
     total = n_videos * _n_frames(params) + n_maps
     with staged(folder) as tmp:
         for done, name in enumerate(_drawn(drawer, cameras, params, tmp), start=1):
-            yield Progress(name, done, total)
+            yield ExportProgress(name, done, total)
 
 
 def export_all(
@@ -142,12 +142,12 @@ def export_all(
     total = 3 + params.spz + params.gltf + params.viewer + (drawn is not None)
     with staged(folder) as tmp:
         for done, name in enumerate(_files(export, tmp), start=1):
-            yield Progress(name, done, total)
+            yield ExportProgress(name, done, total)
         if params.viewer and len(kept) > MAX_GAUSSIANS:
             yield Note(f"viewer.html shows {MAX_GAUSSIANS} of {len(kept)} Gaussians, those that are seen most")
         files = tuple(sorted(path.relative_to(tmp).as_posix() for path in tmp.rglob("*") if path.is_file()))
         write_archive(tmp, files, tmp / ARCHIVE)
-        yield Progress(ARCHIVE, total, total)
+        yield ExportProgress(ARCHIVE, total, total)
     yield Exported(folder, folder / ARCHIVE, files, len(kept), n_left_out)
 
 

@@ -21,7 +21,7 @@ from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer, Rendered
 from tasks.trial.agreement import relative
-from tasks.trial.report import Place, Row, held, not_here
+from tasks.trial.report import CheckResult, Place, checked, not_here
 from tasks.trial.splats import gsplat_torch
 from tasks.trial.splats.peers import conv_loss
 from tasks.trial.splats.scene import arc, true_gaussians
@@ -42,7 +42,7 @@ _HOW = "`pip install -e '.[gpu]'` in the checkout, then `yard kernels build`"
 _REPORT = "report it with what `--json` says: fits on this device come out wrong"
 
 
-def agreement(where: Place, folder: Path) -> Iterator[Row]:
+def agreement(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Compare a picture, its gradients, the loss and a refinement on the device with what they should be."""
     device = torch.device(where.kind)
     yield picture(where, device)
@@ -62,7 +62,7 @@ def rasterizer_of(where: Place) -> Rasterizer:
     return CudaRasterizer(kernels=Path(built) if built else None)
 
 
-def picture(where: Place, device: torch.device) -> Row:
+def picture(where: Place, device: torch.device) -> CheckResult:
     """Return the row of a picture with harmonics of degree 3: of a GPU against the CPU's, of a CPU against gsplat's."""
     gaussians, camera = _colourful(), arc(3)[1]
     try:
@@ -77,7 +77,7 @@ def picture(where: Place, device: torch.device) -> Row:
     return picture_row(where, found, expected)
 
 
-def picture_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> Row:
+def picture_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> CheckResult:
     """Return the row of two pictures, each with its gradients behind it."""
     off = relative(found[0], expected[0])
     gradients = max(relative(one, other) for one, other in zip(found[1:], expected[1:], strict=True) if other.any())
@@ -85,7 +85,7 @@ def picture_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> Ro
     peer = "the CPU's" if where.is_gpu else "gsplat's PyTorch"
     figure = f"from {peer}: {off:.1e} off (at most {most[0]:.0e}), gradients {gradients:.1e} (at most {most[1]:.0e})"
     good = off <= most[0] and gradients <= most[1]
-    return held("splat picture", good, figure, _REPORT, picture_off=off, gradients_off=gradients)
+    return checked("splat picture", good, figure, _REPORT, picture_off=off, gradients_off=gradients)
 
 
 def _by(rasterizer: Rasterizer) -> Drawn:
@@ -125,17 +125,17 @@ def loss_off(device: torch.device) -> tuple[float, float]:
     return worst
 
 
-def loss_row(off: float, gradient_off: float) -> Row:
+def loss_row(off: float, gradient_off: float) -> CheckResult:
     """Return the row of a loss that is so far from float64."""
     figure = (
         f"L1 + SSIM from float64: {off:.1e} off (at most {LOSS_OFF:.0e}), "
         f"gradient {gradient_off:.1e} (at most {LOSS_GRADIENT_OFF:.0e})"
     )
     good = off <= LOSS_OFF and gradient_off <= LOSS_GRADIENT_OFF
-    return held("splat loss", good, figure, _REPORT, loss_off=off, gradient_off=gradient_off)
+    return checked("splat loss", good, figure, _REPORT, loss_off=off, gradient_off=gradient_off)
 
 
-def refinement(device: torch.device) -> Row:
+def refinement(device: torch.device) -> CheckResult:
     """Return the row of one refinement by MCMC: dead Gaussians moved, more made, each sharing as the formula has it."""
     chosen = settings(SplatParams(device=device.type, preset="quick", max_steps=1000, cap_max=10_000), device.type)
     start = true_gaussians()
@@ -151,14 +151,14 @@ def refinement(device: torch.device) -> Row:
     return refinement_row(off, dead, len(opacities), math.ceil(chosen.growth * n))
 
 
-def refinement_row(off: float, dead: int, n: int, wanted: int) -> Row:
+def refinement_row(off: float, dead: int, n: int, wanted: int) -> CheckResult:
     """Return the row of a refinement that left `dead` of `n` Gaussians, where `wanted` were to be."""
     figure = (
         f"by MCMC: opacities and sizes {off:.1e} from the formula (at most {REFINEMENT_OFF:.0e}), "
         f"{n} Gaussians (need {wanted}), {dead} of them dead (need 0)"
     )
     good = off <= REFINEMENT_OFF and n == wanted and dead == 0
-    return held("splat refinement", good, figure, _REPORT, off=off, gaussians=n, dead=dead)
+    return checked("splat refinement", good, figure, _REPORT, off=off, gaussians=n, dead=dead)
 
 
 def shared_off(chosen: Settings, start: Gaussians, sources: Tensor) -> float:

@@ -13,14 +13,14 @@ from tasks.splatting.fit.loop import REPORT_EVERY, Fit, FitData
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.fit.scene import split
 from tasks.splatting.fit.session import one_thread
-from tasks.splatting.fit.training_images import Shots, scene_size
+from tasks.splatting.fit.training_images import TrainingImages, scene_size
 from tasks.splatting.loss.measure import mean_score, measure
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer
 from tasks.splatting.render.triton_parts import triton_part
 from tasks.trial.plain import wait
-from tasks.trial.report import Place, Row, Value, held, not_here
+from tasks.trial.report import CheckResult, Place, Value, checked, not_here
 from tasks.trial.splats.checks import rasterizer_of
 from tasks.trial.splats.peers import GsplatLoop, PlainSplats
 from tasks.trial.splats.scene import make_scene
@@ -39,7 +39,7 @@ _NO_TRITON = "install gcc and Python's headers, with which Triton compiles our k
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class FitSize:
     """How much is fitted."""
 
     gaussians: int
@@ -50,7 +50,7 @@ class Size:
     plain_steps: int  # of the other loop
 
 
-SIZES = {"cuda": Size(20_000, 16, 960, 720, 500, 500), "cpu": Size(300, 12, 64, 48, 60, 6)}
+SIZES = {"cuda": FitSize(20_000, 16, 960, 720, 500, 500), "cpu": FitSize(300, 12, 64, 48, 60, 6)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Found:
     fused: bool = True  # whether our own kernels drew, on a GPU
 
 
-def fit(where: Place, folder: Path) -> Iterator[Row]:
+def fit(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Fit, ours first, then gsplat's loop from the same start."""
     size, device = SIZES[where.kind], torch.device(where.kind)
     try:
@@ -84,14 +84,16 @@ def fit(where: Place, folder: Path) -> Iterator[Row]:
     yield fit_row(where, size, Found(steps_s, psnr, plain_steps_s, plain_psnr, fused))
 
 
-def made_data(folder: Path, size: Size, device: torch.device) -> FitData:
+def made_data(folder: Path, size: FitSize, device: torch.device) -> FitData:
     """Return pictures of known Gaussians, some held out, and Gaussians near those to start from."""
     shape = (size.width, size.height)
     scene = make_scene(folder, size.pictures, size=shape, n_true=size.gaussians, num_threads=torch.get_num_threads())
     train, held_out = split(scene.views, 4)
     extent = scene_size(scene)
     start = start_gaussians(scene.points, scene.colors, extent, settings(_params(device, size.steps), device.type))
-    return FitData(Shots(train, max(shape), device), Shots(held_out, max(shape), device), start, extent)
+    return FitData(
+        TrainingImages(train, max(shape), device), TrainingImages(held_out, max(shape), device), start, extent
+    )
 
 
 def _params(device: torch.device, steps: int) -> SplatParams:
@@ -114,7 +116,7 @@ def our_fit(data: FitData, rasterizer: Rasterizer, device: torch.device, steps: 
 
 
 def plain_loop(
-    where: Place, data: FitData, start: Gaussians, size: Size, rasterizer: Rasterizer
+    where: Place, data: FitData, start: Gaussians, size: FitSize, rasterizer: Rasterizer
 ) -> tuple[float, float | None] | None:
     """Return the steps/s of gsplat's loop and its PSNR (None after fewer steps); None where gsplat is not here."""
     device = torch.device(where.kind)
@@ -154,7 +156,7 @@ def psnr_of(loop: PlainSplats, rasterizer: Rasterizer, data: FitData) -> float:
     return score.psnr
 
 
-def fit_row(where: Place, size: Size, found: Found) -> Row:
+def fit_row(where: Place, size: FitSize, found: Found) -> CheckResult:
     """Return the row of a fit."""
     need = max(GOOD_PSNR[where.kind], (found.plain_psnr or 0.0) - _WORSE_DB)
     parts = [f"{found.psnr:.1f} dB on held-out pictures after {size.steps} steps (at least {need:.1f})"]
@@ -174,4 +176,4 @@ def fit_row(where: Place, size: Size, found: Found) -> Row:
     values: dict[str, Value] = {"psnr": found.psnr, "steps_s": found.steps_s, "plain_steps_s": found.plain_steps_s}
     slow = _SLOW if found.fused else _NO_TRITON
     todo = slow if found.psnr >= need else "report it with what `--json` says: fits on this device come out wrong"
-    return held("splats", good, "; ".join(parts), todo, **values, plain_psnr=found.plain_psnr, ratio=ratio)
+    return checked("splats", good, "; ".join(parts), todo, **values, plain_psnr=found.plain_psnr, ratio=ratio)

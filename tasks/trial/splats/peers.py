@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.splatting.fit.training_images import Shot
+from tasks.splatting.fit.training_images import TrainingImage
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.trial.splats.gsplat_torch import draw
@@ -39,7 +39,7 @@ class PlainSplats:
         steps: of the whole fit.
     """
 
-    def __init__(self, start: Gaussians, shots: Sequence[Shot], size: float, steps: int) -> None:
+    def __init__(self, start: Gaussians, shots: Sequence[TrainingImage], size: float, steps: int) -> None:
         named = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in start.tensors().items()}
         self.values = torch.nn.ParameterDict(named)
         rates = {**RATES, "means": RATES["means"] * size}
@@ -95,7 +95,7 @@ class GsplatLoop(PlainSplats):
     def __init__(
         self,
         start: Gaussians,
-        shots: Sequence[Shot],
+        shots: Sequence[TrainingImage],
         size: float,
         steps: int,
         *,

@@ -80,9 +80,9 @@ def test_an_unknown_process_beside_a_run_is_taken_for_the_runs_own(state):
 def test_an_intruder_is_named_with_the_runs_epoch(state, monkeypatch):
     host = HostView("boxa", get_probe())
     with take(os.getpid()) as lease:
-        from gpu_pools.slots.lease import Progress
+        from gpu_pools.slots.lease import SlotProgress
 
-        lease.record(progress=Progress(7, 30, 60.0, time.time()))
+        lease.record(progress=SlotProgress(7, 30, 60.0, time.time()))
         on(state, 1, 900)
         assert host.intruders() == {"r": [("1 (python) of ben", ", epoch 7")]}
 

@@ -12,7 +12,7 @@ from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement.place import AGING_S, DeviceState, Refuse, Start, Wait, Waiting, place, rank
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Queue
-from gpu_pools.slots.lease import Holder, Progress
+from gpu_pools.slots.lease import Holder, SlotProgress
 
 NOW = time.mktime((2026, 3, 4, 15, 0, 0, 0, 0, -1))
 TWO_PM = time.mktime((2026, 3, 4, 14, 2, 0, 0, 0, -1))
@@ -325,7 +325,7 @@ def test_this_host_s_own_name_is_no_other_host():
 
 
 def test_a_run_that_waits_knows_who_is_there_how_far_and_how_many_are_before_it():
-    held = holder(progress=Progress(3, 30, 1500.0, NOW))
+    held = holder(progress=SlotProgress(3, 30, 1500.0, NOW))
     decisions = decide([run("a", waited=30), run("b", "cuda", waited=20), run("c", waited=10)], [gpu(holders=(held,))])
     base = "cuda:0 is training rfuav-resnet18 of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
     assert decisions["a"] == Wait("a", base)
@@ -486,18 +486,18 @@ def test_a_run_since_another_day_says_which():
     ],
 )
 def test_the_time_left_is_in_minutes_and_coarser_the_longer_it_is(remaining_s, said):
-    held = holder(progress=Progress(1, 9, remaining_s, NOW))
+    held = holder(progress=SlotProgress(1, 9, remaining_s, NOW))
     assert reason(run(), [gpu(holders=(held,))]).endswith(f"since 14:02, epoch 1 of 9{said}")
 
 
 def test_the_time_left_shrinks_while_an_epoch_runs_and_is_never_less_than_nothing():
     for updated, said in ((NOW - 300, "about 5 min more"), (NOW - 900, "less than a minute more")):
-        held = holder(progress=Progress(1, 9, 600.0, updated))
+        held = holder(progress=SlotProgress(1, 9, 600.0, updated))
         assert reason(run(), [gpu(holders=(held,))]).endswith(said)
 
 
 def test_a_sentence_does_not_change_while_nothing_does():
-    device = gpu(holders=(holder(progress=Progress(3, 30, None, NOW)),))
+    device = gpu(holders=(holder(progress=SlotProgress(3, 30, None, NOW)),))
     (first,) = place([run()], [device], host="boxa", now=NOW)
     assert place([run()], [device], host="boxa", now=NOW + 300) == [first]
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gpu_pools.slots import lease, slot_files
-from gpu_pools.slots.lease import Holder, Progress, acquire, holders, report_progress
+from gpu_pools.slots.lease import Holder, SlotProgress, acquire, holders, report_progress
 from tasks.base.errors import StorageError
 
 GPU = "GPU-0"
@@ -337,9 +337,9 @@ def test_progress_reported_from_inside_a_run_is_seen_by_others(start):
 
 def test_a_worker_may_write_the_progress_itself():
     with take() as found:
-        found.record(progress=Progress(1, 2, None, 3.0))
+        found.record(progress=SlotProgress(1, 2, None, 3.0))
         assert holders() == [found.holder]
-        assert found.holder.progress == Progress(1, 2, None, 3.0)
+        assert found.holder.progress == SlotProgress(1, 2, None, 3.0)
 
 
 def test_without_a_lease_progress_goes_nowhere(folder):
@@ -368,7 +368,7 @@ def test_a_straggler_of_the_run_before_does_not_write_into_the_next_one_s_record
 
 def test_a_released_slot_leaves_no_text():
     found = take()
-    found.record(progress=Progress(1, 2, None, 3.0))
+    found.record(progress=SlotProgress(1, 2, None, 3.0))
     found.release()
     assert found.slot.read_text().strip() == ""
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gpu_pools.slots import slot_files
-from gpu_pools.slots.slot_files import Holder, Progress, is_locked, lock_dir, open_lock, read_holder, shared_dir
+from gpu_pools.slots.slot_files import Holder, SlotProgress, is_locked, lock_dir, open_lock, read_holder, shared_dir
 from tasks.base.errors import StorageError
 
 ANNA = Holder("r1", "rfuav", "anna@boxa", "cpu", "cpu", "training", 0, 4242, 1700000000.5, None)
@@ -37,7 +37,7 @@ def mode(path):
 
 
 def test_what_is_written_is_read(slot):
-    progress = Progress(3, 30, 1500.5, 1700000100.25)
+    progress = SlotProgress(3, 30, 1500.5, 1700000100.25)
     slot_files.write_holder(slot, ANNA)
     assert read(slot) == ANNA
     slot_files.write_progress(slot, "r1", progress)
@@ -47,20 +47,20 @@ def test_what_is_written_is_read(slot):
 
 def test_progress_of_the_run_before_is_not_shown_as_this_one_s(slot):
     slot_files.write_holder(slot, ANNA)
-    slot_files.write_progress(slot, "r0", Progress(9, 9, None, 0.0))
+    slot_files.write_progress(slot, "r0", SlotProgress(9, 9, None, 0.0))
     assert read(slot).progress is None
 
 
 def test_who_writes_the_holder_does_not_undo_the_progress_written_meanwhile(slot):
     slot_files.write_holder(slot, ANNA)
-    slot_files.write_progress(slot, "r1", Progress(1, 2, None, 5.0))
+    slot_files.write_progress(slot, "r1", SlotProgress(1, 2, None, 5.0))
     slot_files.write_holder(slot, ANNA)
-    assert read(slot).progress == Progress(1, 2, None, 5.0)
+    assert read(slot).progress == SlotProgress(1, 2, None, 5.0)
 
 
 def test_a_cleared_record_says_nothing(slot):
     slot_files.write_holder(slot, ANNA)
-    slot_files.write_progress(slot, "r1", Progress(1, 2, None, 5.0))
+    slot_files.write_progress(slot, "r1", SlotProgress(1, 2, None, 5.0))
     slot_files.clear(slot)
     assert slot.read_text().strip() == ""
     assert read(slot) == UNKNOWN

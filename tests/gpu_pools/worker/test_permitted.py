@@ -33,7 +33,7 @@ def test_every_flow_of_the_yard_may_be_started(entrypoint):
         "os.system",
     ]
     + [
-        "flows.halves.run_deployment",
+        "flows.stages.run_deployment",
         "flows.classification",
         "..flows.classification.classification",
         "x.flows.inference.predict",

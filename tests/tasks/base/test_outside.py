@@ -16,7 +16,7 @@ import torch
 from tasks.base import outside
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, TrainyardError
-from tasks.base.workspace import recall
+from tasks.base.workspace import read_step_info
 from tasks.classification.data.sources import SourceImage, group_names
 from tasks.classification.models import read_state_dict
 from tasks.images import video
@@ -78,7 +78,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "SigMF metadata": ("a.sigmf-meta", read_metadata),
     "points": ("a.ply", read_points),
     "splat": ("a.ply", read_ply),
-    "what a folder was made with": ("made_with.json", lambda path: recall(path.parent)),
+    "what a folder was made with": ("made_with.json", lambda path: read_step_info(path.parent)),
     "transforms": ("transforms.json", adopt_cameras),
     "points of a model to adopt": ("points3D.bin", adopt_cameras),
     "model": ("cameras.bin", lambda path: read_model(path.parent)),

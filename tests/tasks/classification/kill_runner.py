@@ -49,13 +49,13 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
         checkpoint_every_s=0.15,
     )
     from tasks.base.workspace import cache_dir
-    from tasks.classification.training.session import Session
+    from tasks.classification.training.session import TrainingSession
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
-    folder = step_context.stage_dir(run, "training")
+    folder = step_context.step_dir(run, "training")
     with step_context.tracked(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (tracker, device, log):
         log = logging.getLogger("quiet")
-        session = Session(dataset, folder, params, device, cache=cache_dir("."), clock_ms=step_context.now_ms)
+        session = TrainingSession(dataset, folder, params, device, cache=cache_dir("."), clock_ms=step_context.now_ms)
         with steps.Page("training", "Training") as page:
             tasks.classification.mlflow_logging.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
 

@@ -12,14 +12,14 @@ import torch
 from tasks.classification.mlflow_logging import (
     _Recorder,
     copy_results,
-    grade_tracked,
+    grade_and_log,
     keep_answers,
     log_training,
-    train_tracked,
+    train_and_log,
 )
 from tasks.classification.params import EvaluateParams, TrainParams
 from tasks.classification.training.events import EpochDone, read_history
-from tasks.classification.training.session import Session
+from tasks.classification.training.session import TrainingSession
 from tasks.run.display import bars
 from tasks.tracking import mlflow_api
 from tasks.tracking.tracker import Tracker
@@ -55,8 +55,8 @@ def test_after_a_kill_between_saving_and_logging_no_epoch_is_missing(tmp_path, d
         model="mobilenet_v3_small", pretrained=False, image_size=32, batch_size=4, num_epochs=2, precision="fp32"
     )
 
-    def session() -> Session:
-        return Session(
+    def session() -> TrainingSession:
+        return TrainingSession(
             dataset, tmp_path / "run", params, torch.device("cpu"), cache=tmp_path / "cache", clock_ms=lambda: 0
         )
 
@@ -81,15 +81,15 @@ def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, 
         model="mobilenet_v3_small", pretrained=False, image_size=32, batch_size=4, num_epochs=1, precision="fp32"
     )
     cpu, cache, folder = torch.device("cpu"), tmp_path / "cache", tmp_path / "run"
-    session = Session(dataset, folder, params, cpu, cache=cache, clock_ms=lambda: 0)
+    session = TrainingSession(dataset, folder, params, cpu, cache=cache, clock_ms=lambda: 0)
     said: list[str] = []
     for _ in range(2):  # the second time as after a crash behind the decision
         with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
-            train_tracked(session, tracker, Table(), shown, logging.getLogger("quiet"))
+            train_and_log(session, tracker, Table(), shown, logging.getLogger("quiet"))
             config = json.loads((folder / "config.json").read_text())
             keep_answers(dataset, folder, cpu, config=config, model_name="graded", cache=cache, log=said.append)
             log_training(folder, tracker)
-            report, decision = grade_tracked(
+            report, decision = grade_and_log(
                 dataset,
                 folder,
                 tracker,

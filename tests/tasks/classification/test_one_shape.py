@@ -13,7 +13,7 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.forward import OneShape, predict
 from tasks.classification.training.train import Trainer
 from tasks.inference.predictor import Predictor, answers
-from tasks.inference.sources import Job
+from tasks.inference.sources import PendingImage
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
@@ -87,7 +87,7 @@ def job(i):
             raise ImageError("damaged")
         return IMAGES[i]
 
-    return Job(Path(f"{i}.png"), None, pixels)
+    return PendingImage(Path(f"{i}.png"), None, pixels)
 
 
 def predicted():

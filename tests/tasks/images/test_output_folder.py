@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.base.errors import ConfigError
-from tasks.base.workspace import remember
+from tasks.base.workspace import write_step_info
 from tasks.images.output_folder import check_output, filling
 
 
@@ -45,7 +45,7 @@ def test_output_and_data_inside_each_other_are_refused(tmp_path, data, output):
 
 def test_the_run_that_filled_it_may_have_it_again(tmp_path, data):
     (tmp_path / "out").mkdir()
-    remember(tmp_path / "out", {"run": "mine"})
+    write_step_info(tmp_path / "out", {"run": "mine"})
     assert check_output(tmp_path / "out", data, "mine") == tmp_path / "out"
     with pytest.raises(ConfigError, match="found something"):
         check_output(tmp_path / "out", data, "other")

@@ -11,7 +11,7 @@ from torch import nn
 
 from tasks.base.errors import DatasetError, ImageError, WeightsError
 from tasks.inference.predictor import Predictor, answers
-from tasks.inference.sources import Job
+from tasks.inference.sources import PendingImage
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def grey(i, delay=0.0):
             raise ImageError("damaged: x.jpg")
         return np.full((20, 30, 3), i, np.uint8)
 
-    return Job(Path(f"{i}.png"), None, pixels)
+    return PendingImage(Path(f"{i}.png"), None, pixels)
 
 
 def run(values, model=None, batch=4, **options):

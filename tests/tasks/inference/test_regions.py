@@ -13,7 +13,7 @@ from tasks.base.errors import ConfigError, ImageError, WeightsError
 from tasks.inference.params import DetectParams, PredictParams
 from tasks.inference.predictor import Predictor, Region
 from tasks.inference.regions import answers_in_regions, cut, detecting, from_two_stages, load_detector
-from tasks.inference.sources import Job
+from tasks.inference.sources import PendingImage
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def job(name, pixels):
             raise ImageError(f"damaged: {name}")
         return pixels
 
-    return Job(Path(name), None, load)
+    return PendingImage(Path(name), None, load)
 
 
 def test_every_region_is_named_by_itself():

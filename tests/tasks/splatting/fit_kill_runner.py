@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tasks.splatting.fit.scene import Scene
-from tasks.splatting.fit.session import Session
+from tasks.splatting.fit.session import FitSession
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tests.tasks.splatting.fit_scene import make_scene
@@ -46,7 +46,7 @@ def attempt(scene: Scene, folder: Path, strategy: str, kill_at: int, seed: int) 
             os.kill(os.getpid(), signal.SIGKILL)
         return draw(*args, **options)
 
-    session = Session(
+    session = FitSession(
         scene,
         folder,
         params,

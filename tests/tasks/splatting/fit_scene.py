@@ -10,7 +10,7 @@ from tasks.splatting.fit.initial_gaussians import start_gaussians
 from tasks.splatting.fit.loop import Fit, FitData
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.fit.scene import Scene, split
-from tasks.splatting.fit.training_images import Shots, scene_size
+from tasks.splatting.fit.training_images import TrainingImages, scene_size
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.rasterizer import Rasterizer
@@ -36,8 +36,8 @@ def make_fit(
     train, held_out = split(scene.views, params.test_every)
     size = scene_size(scene)
     data = FitData(
-        Shots(train, chosen.max_side, CPU),
-        Shots(held_out, chosen.max_side, CPU),
+        TrainingImages(train, chosen.max_side, CPU),
+        TrainingImages(held_out, chosen.max_side, CPU),
         start_gaussians(scene.points, scene.colors, size, chosen),
         size,
     )

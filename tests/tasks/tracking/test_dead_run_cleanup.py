@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.base.workspace import remember, replacing, run_dir, staged, write_json
+from tasks.base.workspace import replacing, run_dir, staged, write_json, write_step_info
 from tasks.tracking import dead_run_cleanup, mlflow_api
 from tasks.tracking.journal import read_card, write_card
 from tasks.tracking.tracker import Tracker
@@ -54,7 +54,7 @@ def everything(folder: Path) -> set[str]:
 def test_what_was_half_written_goes_and_all_that_is_whole_stays(tmp_path):
     run = tmp_path / "run"
     with staged(run / "split") as folder:
-        remember(folder, {"data": "here"})
+        write_step_info(folder, {"data": "here"})
         (folder / "train" / "x.tmp").mkdir(parents=True)  # a class may be called so
         (folder / "train" / "x.tmp" / ".a.jpg.abcdefgh").write_text("a picture with an odd name")
     write_json(run / "training" / "epochs" / "epoch-0001.pt", 1)

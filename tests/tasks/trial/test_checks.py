@@ -14,11 +14,11 @@ from tasks.trial import memory
 from tasks.trial.agreement import agreement_row, gradients
 from tasks.trial.facts import gpu_row
 from tasks.trial.memory import halved_batch, halved_row, rate_row
-from tasks.trial.plan import Check
+from tasks.trial.plan import TrialCheck
 from tasks.trial.report import Place
 from tasks.trial.resume import resumed_row
 from tasks.trial.runner import call
-from tasks.trial.speed import Size, Speed, speed_row
+from tasks.trial.speed import Speed, TrainingSize, speed_row
 from tasks.trial.splats import checks
 from tasks.trial.splats.checks import loss_off, loss_row, picture_row, refinement, refinement_row, shared_by_formula
 from tasks.trial.splats.fit import SIZES, Found, fit_row
@@ -53,7 +53,7 @@ def test_a_batch_that_is_not_cut_ends_the_training_and_that_is_its_row(monkeypat
     (row,) = halved_batch(CPU, tmp_path)
     assert (row.verdict, row.values["pieces"], row.values["images"]) == ("ok", 4, 48)
     monkeypatch.setattr("tasks.classification.training.train.ran_out_of_memory", lambda exc: False)
-    (row,) = call(Check("batch too large", "tasks.trial.memory.halved_batch", 5), CPU, tmp_path)
+    (row,) = call(TrialCheck("batch too large", "tasks.trial.memory.halved_batch", 5), CPU, tmp_path)
     assert failed(row, "OutOfMemoryError", "as if the memory held 5")
 
 
@@ -77,7 +77,7 @@ def test_a_slow_copy_is_a_failure(place, rate):
 
 
 SPEED = Speed(ours=4000, plain=4500, ratio=0.89, busy=0.97, waiting=0.02, peak=2**30, plain_peak=2**29)
-SIZE = Size(256, 224, 60, 3)
+SIZE = TrainingSize(256, 224, 60, 3)
 
 
 def test_a_slow_training_is_a_failure_that_says_what_is_waited_for():

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tasks.trial.plan import CHECKS, Check
-from tasks.trial.report import Place, Report, Row, held, not_here
+from tasks.trial.plan import CHECKS, TrialCheck
+from tasks.trial.report import CheckResult, Place, Report, checked, not_here
 from tasks.trial.runner import call, run_checks
 
 CPU = Place("cpu", "the CPU", "cpu", "cpu")
@@ -13,21 +13,21 @@ HERE = "tests.tasks.trial.test_runner"
 
 
 def fine(place, folder):
-    yield held("fine", True, "1", "nothing")
+    yield checked("fine", True, "1", "nothing")
 
 
 def raises(place, folder):
-    yield held("before", True, "1", "nothing")
+    yield checked("before", True, "1", "nothing")
     raise ZeroDivisionError("by\nzero")
 
 
 def slow(place, folder):
     time.sleep(0.2)
-    yield held("slow", False, "0", "hurry")
+    yield checked("slow", False, "0", "hurry")
 
 
 def checks(*names):
-    return [Check(name, f"{HERE}.{name}", 5, computes=False) for name in names]
+    return [TrialCheck(name, f"{HERE}.{name}", 5, computes=False) for name in names]
 
 
 def test_what_a_check_raises_is_its_row_and_the_next_ones_follow(tmp_path):
@@ -54,18 +54,18 @@ def test_a_process_that_dies_or_hangs_is_started_anew_for_the_next_check(tmp_pat
         "import time, os, sys\n"
         "from tasks.trial import plan\n"
         "kinds = {'dies': 'os.abort', 'hangs': 'time.sleep'}\n"
-        "plan.CHECKS = tuple(plan.Check(n, f'trial_parts.{n}', 5) for n in ('dies', 'hangs', 'fine'))\n"
+        "plan.CHECKS = tuple(plan.TrialCheck(n, f'trial_parts.{n}', 5) for n in ('dies', 'hangs', 'fine'))\n"
     )
     (tmp_path / "trial_parts.py").write_text(
         "import os, time\n"
-        "from tasks.trial.report import held\n"
+        "from tasks.trial.report import checked\n"
         "def dies(place, folder): os.abort()\n"
         "def hangs(place, folder): time.sleep(100)\n"
-        "def fine(place, folder): yield held('fine', True, place.tag, '')\n"
+        "def fine(place, folder): yield checked('fine', True, place.tag, '')\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:.")
     monkeypatch.setattr("tasks.trial.runner.PATIENCE", {"cpu": 1.0})
-    wanted = [Check("dies", "", 30), Check("hangs", "", 1), Check("fine", "", 30)]
+    wanted = [TrialCheck("dies", "", 30), TrialCheck("hangs", "", 1), TrialCheck("fine", "", 30)]
     dies, hangs, well = run_checks(CPU, tmp_path, wanted)
     assert "ended by SIGABRT" in dies.figure
     assert hangs.figure == "said nothing in 1 s"
@@ -79,13 +79,17 @@ def test_every_check_of_the_plan_is_there():
 
 
 def test_an_unknown_check_is_a_row():
-    (row,) = call(Check("gone", "tasks.trial.gone.gone", 5), CPU, None)
+    (row,) = call(TrialCheck("gone", "tasks.trial.gone.gone", 5), CPU, None)
     assert row.verdict == "failed"
     assert "ModuleNotFoundError" in row.figure
 
 
 def test_a_report_survives_json_and_says_the_whole():
-    rows = [Row("a", "ok", "1", seconds=1.0, values={"x": 1}), held("b", False, "2", "mend it"), not_here("c", "none")]
+    rows = [
+        CheckResult("a", "ok", "1", seconds=1.0, values={"x": 1}),
+        checked("b", False, "2", "mend it"),
+        not_here("c", "none"),
+    ]
     report = Report(CPU, 3.0, rows)
     assert Report.from_json(report.as_json()) == report
     assert report.sentence() == "cpu (the CPU): 1 of 2 checks failed: b; 1 not here"

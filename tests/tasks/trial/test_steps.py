@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.base.errors import GpuError
-from tasks.trial.report import Place, Report, Row, held
+from tasks.trial.report import CheckResult, Place, Report, checked
 from tasks.trial.steps import markdown, place_of
 
 
@@ -22,7 +22,7 @@ def test_a_simulated_gpu_is_tried_on_the_cpu_and_the_slot_decides(monkeypatch):
 
 
 def test_the_page_has_a_line_for_each_check():
-    rows = [Row("a", "ok", "1 | 2"), held("b", False, "3", "mend it")]
+    rows = [CheckResult("a", "ok", "1 | 2"), checked("b", False, "3", "mend it")]
     text = markdown(Report(Place("cpu", "the CPU", "cpu", "cpu"), 3.0, rows))
     assert text.splitlines()[-2:] == ["| a | 1 / 2 | ok |  |", "| b | 3 | failed | mend it |"]
     assert text.startswith("cpu (the CPU): 1 of 2 checks failed: b")

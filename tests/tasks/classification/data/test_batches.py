@@ -14,7 +14,7 @@ from tasks.classification.data.batches import (
     check_num_classes,
     order_classes,
     read_classes,
-    read_part,
+    read_subset,
 )
 
 
@@ -38,7 +38,7 @@ def test_classes_are_the_sorted_training_folders_and_labels_their_numbers(tmp_pa
     root = folder(tmp_path, ["train/b/1.png", "train/a/1.jpg", "train/a/note.txt", "train/a/0.png", "train/.x/1.png"])
     classes = read_classes(root)
     assert classes == ["a", "b"]
-    samples = read_part(root, "train", classes)
+    samples = read_subset(root, "train", classes)
     assert [p.name for p in samples.paths] == ["0.png", "1.jpg", "1.png"]
     assert samples.labels == [0, 0, 1]
 
@@ -52,9 +52,9 @@ def test_fewer_than_two_classes_is_an_error(tmp_path, files):
 def test_a_part_with_another_class_or_without_images_is_an_error(tmp_path):
     root = folder(tmp_path, ["train/a/1.png", "train/b/1.png", "val/c/1.png", "test/a/note.txt"])
     with pytest.raises(DatasetError, match=r"\['c'\]"):
-        read_part(root, "val", ["a", "b"])
+        read_subset(root, "val", ["a", "b"])
     with pytest.raises(DatasetError, match="found no image in .*test"):
-        read_part(root, "test", ["a", "b"])
+        read_subset(root, "test", ["a", "b"])
 
 
 def test_a_wrong_number_of_classes_names_both_and_the_classes(tmp_path):

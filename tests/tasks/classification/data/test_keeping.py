@@ -6,7 +6,7 @@ from PIL import Image
 
 from tasks.base.memory import free_memory
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.keeping import Costs, Room, choose, decide, measure
+from tasks.classification.data.keeping import CacheSpace, Costs, choose, decide, measure
 from tasks.classification.data.pictures import Pictures
 from tasks.images.images import content_digest
 
@@ -14,8 +14,8 @@ MS = 1e-3
 CHEAP = Costs([0.8 * MS] * 3, [0.3 * MS] * 3, [0.05 * MS] * 3)
 DEAR = Costs([9 * MS] * 3, [0.5 * MS] * 3, [0.05 * MS] * 3)
 FOUND = Costs([9 * MS], [0.5 * MS], [0.05 * MS] * 3, n_found=2)
-WIDE, TIGHT = Room(10, 1000, 1000), Room(10, 1000, 12)
-SMALL, NOTHING = Room(10, 12, 1000), Room(10, 12, 12)
+WIDE, TIGHT = CacheSpace(10, 1000, 1000), CacheSpace(10, 1000, 12)
+SMALL, NOTHING = CacheSpace(10, 12, 1000), CacheSpace(10, 12, 12)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ import torch
 
 from tasks.classification.data.batches import Samples
 from tasks.classification.grading.answers import answer
-from tasks.classification.grading.promotion import CONFIG, SEEN, WEIGHTS, Challenger, ask_champion, kept, succeed
+from tasks.classification.grading.promotion import (
+    CONFIG,
+    SEEN,
+    WEIGHTS,
+    Challenger,
+    ask_champion,
+    decide_promotion,
+    read_champion_answers,
+)
 from tasks.classification.models import build_model
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import mlflow_api, registry
@@ -74,7 +82,7 @@ def trained(client, experiment, pictures, tmp_path):
 
 
 def decide(challenger, tmp_path):
-    return succeed(challenger, EvaluateParams(), None, CPU, cache=tmp_path / "cache")
+    return decide_promotion(challenger, EvaluateParams(), None, CPU, cache=tmp_path / "cache")
 
 
 def ask(challenger, tmp_path):
@@ -82,7 +90,7 @@ def ask(challenger, tmp_path):
     theirs = ask_champion(challenger.model_name, challenger.answers, CPU, cache=tmp_path / "cache")
     assert theirs is not None
     theirs.keep(tmp_path / "champion.npz")
-    return kept(tmp_path / "champion.npz")
+    return read_champion_answers(tmp_path / "champion.npz")
 
 
 def artifacts_of(client, version) -> Path:
@@ -107,7 +115,7 @@ def test_the_answers_kept_are_taken_while_the_champion_is_the_same(client, train
     assert (known.version, known.classes, known.fair.all()) == (1, ["a", "b"], True)
     assert (known.predicted == 0).all()
     (artifacts_of(client, old) / WEIGHTS).write_bytes(b"not to be read again")
-    found = succeed(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
+    found = decide_promotion(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
     assert (found.promote, found.accuracy_champion, found.accuracy_challenger) == (False, 1, 0)
 
 
@@ -116,7 +124,7 @@ def test_a_champion_that_came_meanwhile_is_asked_itself(client, trained, tmp_pat
     new = trained("meanwhile", right=True)
     known = ask(new, tmp_path)
     assert decide(trained("meanwhile", right=True), tmp_path).promote
-    found = succeed(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
+    found = decide_promotion(new, EvaluateParams(), known, CPU, cache=tmp_path / "cache")
     assert (found.accuracy_champion, found.accuracy_challenger) == (1, 1)  # the first one had 0
     assert int(client.get_model_version("meanwhile", "2").tags["compared_with"]) == 3
 

@@ -15,7 +15,7 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone, EpochDone, FilesRead, Note
 from tasks.classification.training.forward import predict
 from tasks.classification.training.rng_state import generator_states, set_generator_states
-from tasks.classification.training.session import Session
+from tasks.classification.training.session import TrainingSession
 
 SMALL = {
     "model": "mobilenet_v3_small",
@@ -46,11 +46,13 @@ def dataset(tmp_path):
 def session(tmp_path, dataset):
     """A function that makes the session of a folder; no time passes in it, so it never saves by the clock."""
 
-    def make(folder="run", stop_asked=None, data=dataset, **values) -> Session:
+    def make(folder="run", stop_asked=None, data=dataset, **values) -> TrainingSession:
         extra = {} if stop_asked is None else {"stop_asked": stop_asked}
         params = TrainParams(**{**SMALL, **values})
         device = torch.device("cpu")
-        return Session(data, tmp_path / folder, params, device, cache=tmp_path / "cache", clock_ms=lambda: 0, **extra)
+        return TrainingSession(
+            data, tmp_path / folder, params, device, cache=tmp_path / "cache", clock_ms=lambda: 0, **extra
+        )
 
     return make
 

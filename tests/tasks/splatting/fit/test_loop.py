@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.base.errors import TrainingError
-from tasks.splatting.fit.fit_events import Done, Measured, Note, StepsDone
+from tasks.splatting.fit.fit_events import Done, MeasurementDone, Note, StepsDone
 from tasks.splatting.fit.loop import REPORT_EVERY, Fit
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tests.tasks.splatting.fit_scene import make_fit, make_scene
@@ -117,7 +117,7 @@ def test_events_come_in_order_and_say_how_far_it_is(scene):
     assert [event.step for event in steps] == [25, 50, 75, 100, 110]
     assert all(event.max_steps == 110 and event.steps_per_s > 0 and event.n_gaussians >= 300 for event in steps)
     assert steps[-1].seconds_left == 0
-    measured = [event for event in events if isinstance(event, Measured)]
+    measured = [event for event in events if isinstance(event, MeasurementDone)]
     assert [event.metrics.step for event in measured] == [40, 80, 110]
     assert [preview.name for preview in measured[0].previews] == ["000.png", "004.png", "008.png"]
     assert measured[0].previews[0].pixels.shape == (48, 128, 3)
@@ -130,7 +130,7 @@ def test_losses_told_are_the_means_of_the_steps_between(scene):
     fit = make_fit(scene, max_steps=75, eval_every=50)
     events = list(fit.run())
     told = [event.loss for event in events if isinstance(event, StepsDone)]
-    measured = [event.metrics.train_loss for event in events if isinstance(event, Measured)]
+    measured = [event.metrics.train_loss for event in events if isinstance(event, MeasurementDone)]
     assert measured[0] == pytest.approx((told[0] + told[1]) / 2)
     assert measured[1] == pytest.approx(told[2])
     assert fit.measured().metrics.train_loss == measured[1]  # asked again, the same
@@ -171,13 +171,13 @@ def test_at_the_deadline_the_fit_stops_measures_and_says_so(scene):
     result = events[-1].result
     assert result.ended == "deadline"
     assert 5 < result.metrics.step < 100
-    assert isinstance(events[-2], Measured)
+    assert isinstance(events[-2], MeasurementDone)
     assert result.metrics.psnr > 15
 
 
 def test_a_deadline_that_is_over_still_gives_a_result(scene):
     events = list(make_fit(scene, deadline=-1.0, clock=lambda: 0.0).run())
-    assert [type(event) for event in events] == [Measured, Done]
+    assert [type(event) for event in events] == [MeasurementDone, Done]
     assert math.isnan(events[0].metrics.train_loss)
 
 
@@ -249,7 +249,7 @@ def test_a_state_put_into_another_fit_goes_on_with_the_same_bits(scene, strategy
             break
     second.load_state_dict(first.state_dict())
     events = list(second.run())
-    assert [event.metrics.step for event in events if isinstance(event, Measured)] == [50, 100, 120]
+    assert [event.metrics.step for event in events if isinstance(event, MeasurementDone)] == [50, 100, 120]
     for name, tensor in whole.gaussians.tensors().items():
         assert torch.equal(tensor, second.gaussians.tensors()[name]), name
     assert torch.equal(whole.exposures.affine, second.exposures.affine)

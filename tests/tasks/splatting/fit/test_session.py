@@ -9,8 +9,8 @@ import torch
 
 from tasks.base.errors import ConfigError, StopAsked, StorageError
 from tasks.splatting.fit.fit_checkpoint import FREE_TO_CHANGE, save_tensors
-from tasks.splatting.fit.fit_events import Measured, Note, PicturesRead, StepsDone
-from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, Session
+from tasks.splatting.fit.fit_events import MeasurementDone, Note, PicturesRead, StepsDone
+from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.splatting.going_on import FINISHED
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
@@ -29,17 +29,17 @@ def scene(tmp_path_factory):
 def session(tmp_path, scene):
     """A function that makes the session of a folder; no time passes in it, so it never saves by the clock."""
 
-    def make(folder="run", *, data=scene, checkpoint_every_s=60.0, **values) -> Session:
+    def make(folder="run", *, data=scene, checkpoint_every_s=60.0, **values) -> FitSession:
         params = SplatParams(**{**SMALL, **values})
         options = {"clock_ms": lambda: 17, "clock": lambda: 0.0, "checkpoint_every_s": checkpoint_every_s}
-        return Session(
+        return FitSession(
             data, tmp_path / folder, params, torch.device("cpu"), rasterizer=CpuRasterizer(num_threads=1), **options
         )
 
     return make
 
 
-def run_until(session: Session, stops) -> list:
+def run_until(session: FitSession, stops) -> list:
     """Return the events up to the stop; `stops` says by the events so far whether to ask for it."""
     seen = []
     session._stop_asked = lambda: stops(seen)
@@ -57,7 +57,7 @@ def same(one: Gaussians, other: Gaussians) -> bool:
     return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
-@pytest.mark.parametrize("kind", [StepsDone, Measured])
+@pytest.mark.parametrize("kind", [StepsDone, MeasurementDone])
 def test_a_session_stopped_when_asked_and_resumed_ends_with_the_same_gaussians(session, kind):
     list(session("whole").run())
     run_until(session("stopped"), after(2, kind))

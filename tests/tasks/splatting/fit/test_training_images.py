@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.splatting.fit.training_images import SIZE_MARGIN, Shots, digest_of, order_of, scene_size
+from tasks.splatting.fit.training_images import SIZE_MARGIN, TrainingImages, digest_of, order_of, scene_size
 from tests.tasks.splatting.fit_scene import make_scene
 
 CPU = torch.device("cpu")
@@ -26,17 +26,17 @@ def test_every_picture_comes_once_per_pass_in_another_order_each():
 
 
 def test_a_shot_has_the_pixels_of_the_file_at_the_size_asked_for(scene):
-    whole = Shots(scene.views, 64, CPU)[1]
+    whole = TrainingImages(scene.views, 64, CPU)[1]
     pixels = cv2.imread(str(scene.views[1].picture))[..., ::-1]
     np.testing.assert_array_equal(whole.rgb.numpy(), pixels)
     torch.testing.assert_close(whole.truth, whole.rgb / 255)
-    half = Shots(scene.views, 32, CPU)[1]
+    half = TrainingImages(scene.views, 32, CPU)[1]
     assert half.rgb.shape == (24, 32, 3)
     assert (half.camera.width, half.camera.fx) == (32, whole.camera.fx / 2)
 
 
 def test_pictures_that_fit_are_read_once(scene):
-    shots = Shots(scene.views, 64, CPU)
+    shots = TrainingImages(scene.views, 64, CPU)
     assert shots.fits
     assert list(shots.read()) == [1, 2, 3, 4]
     for view in scene.views:
@@ -46,10 +46,10 @@ def test_pictures_that_fit_are_read_once(scene):
 
 def test_pictures_that_do_not_fit_are_read_as_they_come(scene):
     size = 64 * 48 * 3
-    shots = Shots(scene.views, 64, CPU, bound=2 * size + 1)
+    shots = TrainingImages(scene.views, 64, CPU, bound=2 * size + 1)
     assert not shots.fits
     assert list(shots.read()) == []
-    expected = [Shots(scene.views, 64, CPU)[i].rgb for i in range(4)]
+    expected = [TrainingImages(scene.views, 64, CPU)[i].rgb for i in range(4)]
     for i in (0, 1, 2, 3, 0, 0):
         assert torch.equal(shots[i].rgb, expected[i])
     assert len(shots._kept) == 2
@@ -60,7 +60,7 @@ def test_masks_come_with_their_pictures(scene, tmp_path):
     mask[:, 10:] = 255
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     masked = dataclasses.replace(scene.views[0], mask=tmp_path / "mask.png")
-    found = Shots([masked], 64, CPU)[0].mask
+    found = TrainingImages([masked], 64, CPU)[0].mask
     assert found is not None
     assert torch.equal(found, torch.from_numpy(mask > 0))
 

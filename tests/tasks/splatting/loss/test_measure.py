@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.splatting.fit.training_images import Shot, Shots
+from tasks.splatting.fit.training_images import TrainingImage, TrainingImages
 from tasks.splatting.loss.measure import MAX_PREVIEWS, Score, mean_score, measure, score, score_exposed
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tests.tasks.splatting.fit_scene import arc, make_scene, true_gaussians
 
 
-def shot(mask: torch.Tensor | None = None) -> Shot:
+def shot(mask: torch.Tensor | None = None) -> TrainingImage:
     rgb = torch.randint(0, 200, (48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Shot(arc(1)[0], rgb, mask)
+    return TrainingImage(arc(1)[0], rgb, mask)
 
 
 def test_a_difference_of_a_tenth_is_twenty_decibels():
@@ -28,7 +28,7 @@ def test_equal_pictures_have_the_highest_scores():
 
 
 def test_colours_are_cut_off_where_a_picture_cannot_show_them():
-    bright = Shot(arc(1)[0], torch.full((48, 64, 3), 255, dtype=torch.uint8), None)
+    bright = TrainingImage(arc(1)[0], torch.full((48, 64, 3), 255, dtype=torch.uint8), None)
     assert score(torch.full((48, 64, 3), 3.0), bright).l1 == 0
 
 
@@ -61,7 +61,7 @@ def test_the_half_that_exposure_is_solved_on_is_not_scored():
 
 def test_the_true_gaussians_are_drawn_as_their_pictures(tmp_path):
     scene = make_scene(tmp_path, 6)
-    shots = Shots(scene.views, 64, torch.device("cpu"))
+    shots = TrainingImages(scene.views, 64, torch.device("cpu"))
     scores, previews = measure(
         true_gaussians(), CpuRasterizer(num_threads=1), shots, sh_degree=0, antialiased=False, expose=False
     )

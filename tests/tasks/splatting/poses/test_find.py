@@ -24,7 +24,7 @@ from tasks.splatting.poses.pose_facts import PoseReport
 from tasks.splatting.poses.scene_report import write_pose_report
 from tasks.splatting.poses.similarity import align
 from tasks.splatting.stage_events import StageProgress
-from tasks.tracking.dead_run_cleanup import sweep
+from tasks.tracking.dead_run_cleanup import remove_partial_files
 
 N = 12
 PARAMS = PosesParams(max_features=1024, num_threads=1)
@@ -131,7 +131,7 @@ def test_closing_ends_colmap_within_five_seconds(pictures, tmp_path):
     events.close()
     assert gone(running, 0.1)
     assert time.monotonic() - begun < 5
-    sweep(tmp_path)  # as after a run that was cancelled
+    remove_partial_files(tmp_path)  # as after a run that was cancelled
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
     assert not (tmp_path / FEATURES).exists() or not (tmp_path / MODELS).exists()
     assert list(find_poses(pictures, tmp_path, PARAMS, True))[-1].registered == N  # what was cut off does no harm

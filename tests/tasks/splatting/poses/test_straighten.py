@@ -12,7 +12,7 @@ from tasks.images.images import read_rgb
 from tasks.splatting.demo.scene import looking_at
 from tasks.splatting.fit.scene import load_picture, read_scene
 from tasks.splatting.params import PosesParams
-from tasks.splatting.poses.colmap_job import Job
+from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.find import adopt_poses
 
 PARAMS = PosesParams(min_registered=3, num_threads=1)
@@ -86,7 +86,7 @@ def known(folder, cameras, files, masks=()):
         "end_header\n1 2 3\n"
     )
     (folder / "known.json").write_text(json.dumps({"pictures": rows, "points": str(points)}))
-    return Job(stages=(), folder=str(folder / "out"), known=str(folder / "known.json"), source="known.json")
+    return ColmapJob(stages=(), folder=str(folder / "out"), known=str(folder / "known.json"), source="known.json")
 
 
 def straightened(folder, cameras, files, max_side=1000, masks=()):

@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.states import Pending
 
-from flows.halves import half, holding
+from flows.stages import hold_device, run_stage
 from gpu_pools.placement.queues import Queue
 
 
@@ -36,9 +36,9 @@ def tell(folder: Path) -> None:
 @flow(name="both")
 def both(folder: Path) -> None:
     """Be a pipeline."""
-    with holding(compute, "cpu"):
-        half(compute, Queue("cpu", "training"), folder=folder)
-        half(tell, Queue("cpu", "inference"), folder=folder)
+    with hold_device(compute, "cpu"):
+        run_stage(compute, Queue("cpu", "training"), folder=folder)
+        run_stage(tell, Queue("cpu", "inference"), folder=folder)
 
 
 def test_a_part_that_failed_is_done_again_alone_and_waits_for_no_device(prefect_api, yard_home, tmp_path):

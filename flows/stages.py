@@ -1,4 +1,4 @@
-"""How a pipeline starts its parts: as runs of their own where it was deployed itself, else in its own process."""
+"""How a pipeline starts its stages: as runs of their own where it was deployed itself, else in its own process."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,20 +24,20 @@ _POLL_S = 1.0
 _INHERITED = ("priority", "owner", "time_limit", "when_busy")
 
 
-def half(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, **parameters: Any) -> None:
-    """Run a part of the running pipeline to its end; what it makes lies in the folder of the pipeline's run.
+def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, **parameters: Any) -> None:
+    """Run a stage of the running pipeline to its end; what it makes lies in the folder of the pipeline's run.
 
-    A pipeline that was started from a deployment hands its part to a queue and waits, without a slot of a device; one
+    A pipeline that was started from a deployment hands its stage to a queue and waits, without a slot of a device; one
     that runs in a person's own process calls it. Either, when it is started again, leaves out what was done.
 
     Args:
         recipe: the flow; its deployment is called `yard`.
-        queue: of the part.
+        queue: of the stage.
         refusable: off: it waits for its turn also where the pipeline is to be refused rather than to wait.
         parameters: of the flow.
 
     Raises:
-        TrainyardError: the part failed, or was cancelled; says why. In a person's own process, the part's own error.
+        TrainyardError: the stage failed, or was cancelled; says why. In a person's own process, the stage's own error.
     """
     if deployment.id is None:
         if not _mark(recipe).is_file():
@@ -45,20 +45,20 @@ def half(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, **para
             write_atomic(_mark(recipe), b"")
         return
     (ended,) = run_queued(recipe, queue, [parameters], name=str(flow_run.name), refusable=refusable)
-    if fault := fault_of(recipe, ended):
+    if fault := failure_of(recipe, ended):
         raise TrainyardError(fault)
 
 
 @contextmanager
-def holding(recipe: Flow[..., Any], device: str) -> Iterator[None]:
-    """Hold a device for the block in a person's own process, where the part that computes on it is not done.
+def hold_device(recipe: Flow[..., Any], device: str) -> Iterator[None]:
+    """Hold a device for the block in a person's own process, where the stage that computes on it is not done.
 
     CUDA's context stays until such a process ends, and with it the GPU's memory: whoever else wants the GPU is told
-    "waits for run X" as long as the slot is held, and "foreign process" from then on. Parts in queues have their own
+    "waits for run X" as long as the slot is held, and "foreign process" from then on. Stages in queues have their own
     slots.
 
     Args:
-        recipe: the part that computes.
+        recipe: the stage that computes.
         device: `cpu`, `cuda` or `cuda:N`.
     """
     if deployment.id is None and not _mark(recipe).is_file():
@@ -69,7 +69,7 @@ def holding(recipe: Flow[..., Any], device: str) -> Iterator[None]:
 
 
 def _mark(recipe: Flow[..., Any]) -> Path:
-    """Return the file that says that a part of the running pipeline was done in a person's own process."""
+    """Return the file that says that a stage of the running pipeline was done in a person's own process."""
     return run_dir(str(flow_run.id)) / "done" / recipe.name
 
 
@@ -97,7 +97,7 @@ def run_queued(
     """
     parent = str(flow_run.id)
     with get_client(sync_client=True) as client:
-        # Whoever the pipeline belongs to, its halves do: also where that is a schedule, and no variable says so.
+        # Whoever the pipeline belongs to, its stages do: also where that is a schedule, and no variable says so.
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         if not refusable:
             variables["when_busy"] = "wait"
@@ -118,7 +118,7 @@ def run_queued(
         return [_wait(client, run) for run in started]
 
 
-def fault_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
+def failure_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
     """Return why a run that has ended did not complete, in its own words; None where it did."""
     assert run.state is not None
     if run.state.is_completed():
