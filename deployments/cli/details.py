@@ -11,10 +11,10 @@ from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import last_row
 from deployments.runs.find import ENDED, RunRow, children, make_rows
 from tasks.base.workspace import home, run_path
-from tasks.classification import going_on as classification
-from tasks.splatting import going_on as splatting
+from tasks.classification import resume_point as classification
+from tasks.splatting import resume_point as splatting
 
-_PIPELINES = (classification.goes_on_from, splatting.goes_on_from)
+_PIPELINES = (classification.resume_point, splatting.resume_point)
 """Each knows by the files of a run whether and from where that goes on."""
 
 

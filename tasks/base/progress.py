@@ -1,10 +1,19 @@
-"""Work that says how far it is: a generator of (done, total) whose return value is the result."""
+"""What work tells whoever iterates over it: how far it is, as (done, total), and sentences for a person."""
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TypeVar
 
 R = TypeVar("R")
 Steps = Generator[tuple[int, int], None, R]
+"""Yields (done, total); its return value is the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence a person should read."""
+
+    text: str
 
 
 def finish(work: Steps[R]) -> R:

@@ -1,18 +1,16 @@
 """A training and its grading as MLflow holds them: which figure goes where, which file under which name."""
 
 import hashlib
-import logging
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpu_pools.slots.lease import report_progress
-from gpu_pools.slots.slot_meter import batch_done
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import copy_whole, read_step_info, storage_errors
 from tasks.classification.grading import promotion
@@ -30,11 +28,10 @@ from tasks.classification.grading.answers import (
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.grading.promotion_rule import Decision
 from tasks.classification.params import EvaluateParams
-from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead, Note
+from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
 from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
-from tasks.run.display import Bars
-from tasks.run.prefect_page import Page
+from tasks.run.recorder import Recorder
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
 
@@ -84,65 +81,31 @@ TEST_KEYS: dict[str, str] = {
 }
 
 
-def train_and_log(
-    session: TrainingSession,
-    tracker: Tracker,
-    page: Page,
-    bars: Bars,
-    log: logging.Logger | logging.LoggerAdapter[Any],
-) -> None:
-    """Run a training to its end, every epoch going to MLflow, the page and the terminal as it happens."""
-    if session.finished:
-        log.info("the training in %s is finished", session.folder)
-        session.load_finished()
-    else:
-        recorder = _Recorder(session, tracker, page, bars, log)
-        for event in session.run():
-            recorder.take(event)
-    # Rows of epochs that a crash kept from MLflow; what is logged already is left out by the tracker.
-    for epoch in session.history:
-        log_epoch(tracker, epoch)
-
-
-@dataclass(slots=True)
-class _Recorder:
+class TrainingRecorder(Recorder[TrainingSession, EpochDone]):
     """Hands each event of a training to those it concerns."""
 
-    session: TrainingSession
-    tracker: Tracker
-    page: Page
-    bars: Bars
-    log: logging.Logger | logging.LoggerAdapter[Any]
-    _caption: str = field(default="", init=False)
-    _described: bool = field(default=False, init=False)
-    _n_shown: int = field(default=0, init=False)  # epochs logged and in the table
+    _caption = ""
 
-    def take(self, event: Note | FilesRead | BatchDone | EpochDone) -> None:
-        """Pass on one event."""
-        # Of a dataset prepared here at once; else the first epoch is what reads the files.
-        if not self._described and not isinstance(event, BatchDone) and self.session.digests_known:
-            describe_data(self.session, self.tracker)
-            self._described = True
-        if isinstance(event, Note):
-            self.log.info(event.text)
-        elif isinstance(event, FilesRead):
+    def can_describe(self, event: Any) -> bool:
+        """Return true for data prepared here; other data is known once the first epoch has read its files."""
+        return not isinstance(event, BatchDone) and self.session.digests_known
+
+    def describe(self) -> None:
+        """Record the dataset."""
+        describe_data(self.session, self.tracker)
+
+    def handle(self, event: FilesRead | BatchDone | EpochDone) -> None:
+        """Pass on progress or an epoch."""
+        if isinstance(event, FilesRead):
             self.bars.move(f"read {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
-            batch_done()
             total = self.session.params.num_epochs * event.n_batches
-            done = (event.epoch - 1) * event.n_batches + event.batch
-            self.page.progress(done / total)
-            self.bars.move("train", done, total, self._caption)
+            self.step_done("train", (event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
         else:
-            self._take_epoch(event)
+            self._handle_epoch(event.metrics)
 
-    def _take_epoch(self, event: EpochDone) -> None:
-        # After a restart the table is a new one, and an epoch may have been saved but not logged before the kill.
-        for epoch in self.session.history[self._n_shown :]:
-            log_epoch(self.tracker, epoch)
-            self.page.row(epoch_row(epoch.metrics))
-        self._n_shown = len(self.session.history)
-        metrics = event.metrics
+    def _handle_epoch(self, metrics: EpochMetrics) -> None:
+        self.show_new_rows()
         self._caption = (
             f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
         )
@@ -154,6 +117,14 @@ class _Recorder:
     def _left(self, metrics: EpochMetrics) -> float:
         seconds = statistics.median(row.metrics.seconds for row in self.session.history)
         return seconds * (metrics.total_epochs - metrics.epoch)
+
+    def log_row(self, row: EpochDone) -> None:
+        """Log the metrics of an epoch."""
+        log_epoch(self.tracker, row)
+
+    def table_row(self, row: EpochDone) -> dict[str, Any]:
+        """Return the epoch's row of the page's table."""
+        return epoch_row(row.metrics)
 
 
 def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:

@@ -256,6 +256,10 @@ class TrainParams(Params):
         return parts
 
 
+FREE_TO_CHANGE = frozenset({"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"})
+"""Parameters of a training that may change between a crash and the resumption without changing the result."""
+
+
 class EvaluateParams(Params):
     """How the test part is graded, and when a better model takes over."""
 

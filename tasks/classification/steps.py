@@ -20,8 +20,8 @@ from tasks.base.workspace import (
     storage_errors,
     write_step_info,
 )
-from tasks.classification.going_on import AUGMENTED, FINISHED, SPLIT, TRAINING
 from tasks.classification.params import (
+    FREE_TO_CHANGE,
     AugmentParams,
     DataSource,
     EvaluateParams,
@@ -31,9 +31,11 @@ from tasks.classification.params import (
     TrainParams,
     data_source,
 )
+from tasks.classification.resume_point import AUGMENTED, SPLIT, TRAINING
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
+from tasks.run.resume_point import FINISHED
 from tasks.run.step_context import Logger, exit_for_resume, is_tracking_error, logger, now_ms, step_dir, stop_asked
 
 if TYPE_CHECKING:
@@ -123,8 +125,6 @@ def tracked(
     folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
     """Hold the MLflow run of a training, its device and its log file for a block: `tasks.run.step_context.tracked`."""
-    from tasks.classification.training.session import FREE_TO_CHANGE
-
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     name = track.run_name or name_training()
     return step_context.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=False)
@@ -217,7 +217,7 @@ def augment(split_dir: Path, params: AugmentParams, run: str | None) -> Path:
 @task(task_run_name="train-{params.model}")
 def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: TrackParams, run: str | None) -> Path:
     """Fit the model, every epoch going to MLflow as it happens, and keep what it answers; return the folder."""
-    from tasks.classification.mlflow_logging import TABLE_COLUMNS, keep_answers, train_and_log
+    from tasks.classification.mlflow_logging import TABLE_COLUMNS, TrainingRecorder, keep_answers
     from tasks.classification.training.session import TrainingSession
 
     folder = step_dir(run, TRAINING)
@@ -228,7 +228,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
             data, cache = allowed_path(dataset), cache_dir(".")
             session = TrainingSession(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
             with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
-                train_and_log(session, tracker, page, shown, log)
+                TrainingRecorder(session, tracker, page, shown, log).run()
             config = json.loads((folder / "config.json").read_text())
             name = track.experiment if grading.register_model else None
             keep_answers(data, folder, device, config=config, model_name=name, cache=cache, log=log.warning)

@@ -1,19 +1,15 @@
 """A fit as MLflow holds it: which figure goes where, which file under which name."""
 
 import json
-import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from gpu_pools.slots.lease import report_progress
-from gpu_pools.slots.slot_meter import batch_done
 from tasks.base.workspace import read_step_info, write_atomic
-from tasks.run.display import Bars
-from tasks.run.prefect_page import Page
-from tasks.splatting.fit.fit_events import Event, Measurement, MeasurementDone, Note, PicturesRead, StepsDone
+from tasks.run.recorder import Recorder
+from tasks.splatting.fit.fit_events import Done, Event, Measurement, MeasurementDone, PicturesRead, StepsDone
 from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.tracking.mlflow_names import stem_as_name
 from tasks.tracking.tracker import Tracker
@@ -39,71 +35,35 @@ METRIC_KEYS = {
 TABLE_COLUMNS = ("step", "train_loss", "psnr", "ssim", "n_gaussians", "steps_per_s", "seconds")
 
 
-def fit_and_log(
-    session: FitSession,
-    tracker: Tracker,
-    page: Page,
-    bars: Bars,
-    log: logging.Logger | logging.LoggerAdapter[Any],
-) -> None:
-    """Run a fit to its end, every measurement going to MLflow, the page and the terminal as it happens."""
-    if session.finished:
-        log.info("the training in %s is finished", session.folder)
-        session.load_finished()
-    else:
-        recorder = _Recorder(session, tracker, page, bars, log)
-        for event in session.run():
-            recorder.take(event)
-    # Rows that a crash kept from MLflow; what is logged already is left out by the tracker.
-    for measured in session.history:
-        log_measurement(tracker, measured)
-
-
 _EARLY = "The fit ended before its last step, so that the result is there within the run's time limit"
 
 
-@dataclass(slots=True)
-class _Recorder:
+class FitRecorder(Recorder[FitSession, MeasurementDone]):
     """Hands each event of a fit to those it concerns."""
 
-    session: FitSession
-    tracker: Tracker
-    page: Page
-    bars: Bars
-    log: logging.Logger | logging.LoggerAdapter[Any]
-    _caption: str = field(default="", init=False)
-    _described: bool = field(default=False, init=False)
-    _n_shown: int = field(default=0, init=False)  # measurements logged and in the table
+    _caption = ""
 
-    def take(self, event: Event) -> None:
-        """Pass on one event."""
-        if not self._described:
-            describe_scene(self.session, self.tracker)
-            self._described = True
-        if isinstance(event, Note):
-            self.log.info(event.text)
-        elif isinstance(event, PicturesRead):
+    def describe(self) -> None:
+        """Record the scene."""
+        describe_scene(self.session, self.tracker)
+
+    def handle(self, event: Event) -> None:
+        """Pass on progress, a measurement or the end."""
+        if isinstance(event, PicturesRead):
             self.bars.move("pictures", event.done, event.total)
         elif isinstance(event, StepsDone):
-            batch_done()
-            self.page.progress(event.step / event.max_steps)
-            self.bars.move("train", event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
+            self.step_done("train", event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait
         elif isinstance(event, MeasurementDone):
-            self._take_measured(event)
-        else:
+            self._handle_measurement(event)
+        elif isinstance(event, Done):
             if event.result.ended == "deadline":
                 self.log.warning(_EARLY)
             if event.result.flagged:
                 self.log.warning(event.result.flagged)
 
-    def _take_measured(self, event: MeasurementDone) -> None:
-        total = self.session.settings.max_steps
-        # After a restart the table is a new one, and a row may have been saved but not logged before the kill.
-        for measured in self.session.history[self._n_shown :]:
-            log_measurement(self.tracker, measured)
-            self.page.row(measurement_row(measured.metrics, total))
-        self._n_shown = len(self.session.history)
+    def _handle_measurement(self, event: MeasurementDone) -> None:
+        self.show_new_rows()
         self.tracker.step_ended(event.metrics.step)
         for preview in event.previews:
             name = stem_as_name(preview.name)
@@ -111,7 +71,15 @@ class _Recorder:
             write_atomic(path, bytes(cv2.imencode(".png", preview.pixels[..., ::-1])[1]))
             self.tracker.image(f"held_out/{name}", event.metrics.step, path)
         self._caption = f"psnr {event.metrics.psnr:.2f} dB" if event.metrics.psnr is not None else ""
-        self.log.info(measurement_line(event.metrics, total))
+        self.log.info(measurement_line(event.metrics, self.session.settings.max_steps))
+
+    def log_row(self, row: MeasurementDone) -> None:
+        """Log the metrics of a measurement."""
+        log_measurement(self.tracker, row)
+
+    def table_row(self, row: MeasurementDone) -> dict[str, Any]:
+        """Return the measurement's row of the page's table."""
+        return measurement_row(row.metrics, self.session.settings.max_steps)
 
 
 def log_measurement(tracker: Tracker, measured: MeasurementDone) -> None:

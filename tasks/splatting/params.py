@@ -119,6 +119,12 @@ class SplatParams(Params):
     num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
 
+# On another kind of device the metrics differ in their last digits, as those of any two GPUs do; on the CPU they are
+# the same bit for bit.
+FREE_TO_CHANGE = frozenset({"device", "num_threads", "min_psnr"})
+"""Parameters of a fit that may change between a crash and the resumption without changing what the fit is of."""
+
+
 class ExportParams(Params):
     """Which files a splat is handed on as; the PLY is always written."""
 

@@ -10,10 +10,3 @@ class StageProgress:
     stage: str  # "frames", "features", "matches", "poses" or "undistort"
     done: int
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence a person should read."""
-
-    text: str

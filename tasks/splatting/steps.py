@@ -13,10 +13,12 @@ from prefect.runtime import flow_run
 from gpu_pools.kernels import EXTENSIONS
 from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
+from tasks.base.progress import Note
 from tasks.base.workspace import allowed_path, read_step_info, run_dir, write_json, write_step_info
 from tasks.run import step_context
 from tasks.run.display import Bars, bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
+from tasks.run.resume_point import FINISHED
 from tasks.run.step_context import (
     Logger,
     exit_for_resume,
@@ -27,8 +29,15 @@ from tasks.run.step_context import (
     stop_asked,
     time_left_s,
 )
-from tasks.splatting.going_on import FINISHED, FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
-from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
+from tasks.splatting.params import (
+    FREE_TO_CHANGE,
+    ExportParams,
+    FramesParams,
+    PosesParams,
+    SplatParams,
+    SplatTrackParams,
+)
+from tasks.splatting.resume_point import FRAMES, FRAMES_TABLE, POSES, SCENE, TRAINING
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +96,7 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
                 event.stage if isinstance(event, stage_events.StageProgress) else "export", event.done, event.total
             )
             page.progress(event.done / max(1, event.total))
-        elif isinstance(event, stage_events.Note | export.Note):
+        elif isinstance(event, Note):
             log.warning(event.text)
         look()
         if stop_asked():  # each stage that is done is found again
@@ -166,7 +175,7 @@ def train(
         scene, params, export, track, run: of the flow.
         finish: the export follows, within the same time limit.
     """
-    from tasks.splatting.mlflow_logging import TABLE_COLUMNS, describe_poses, fit_and_log
+    from tasks.splatting.mlflow_logging import TABLE_COLUMNS, FitRecorder, describe_poses
 
     folder = step_dir(run, TRAINING)
     try:
@@ -176,7 +185,7 @@ def train(
             rasterizer = rasterizer_on(device, params)
             session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
             with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
-                fit_and_log(session, tracker, page, shown, log)
+                FitRecorder(session, tracker, page, shown, log).run()
             with Page("drawing", "Videos and depth maps") as page, bars() as shown:
                 follow(draw(session, rasterizer, export, folder / DRAWN), shown, page, log)
     except StopAsked as exc:
@@ -298,8 +307,6 @@ def tracked(
     folder: Path, scene: Path, params: SplatParams, track: SplatTrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
     """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.run.step_context.tracked`."""
-    from tasks.splatting.fit.fit_checkpoint import FREE_TO_CHANGE
-
     recorded = {"scene": str(scene), **read_step_info(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     return step_context.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)

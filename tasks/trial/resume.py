@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.base.progress import Note
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import BatchDone, Note
+from tasks.classification.training.events import BatchDone
 from tasks.classification.training.session import TrainingSession
 from tasks.trial.processes import Speaker, TrialError
 from tasks.trial.report import CheckResult, Place, checked

@@ -46,7 +46,7 @@ def test_a_file_is_written_whole_while_the_signal_comes(tmp_path):
     code = f"""
 import torch
 from pathlib import Path
-from tasks.classification.training.checkpoint import save_tensors
+from tasks.run.checkpoint import save_tensors
 stop = threading.Event()
 def hail():
     while not stop.wait(0.001):

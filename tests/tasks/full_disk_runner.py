@@ -29,17 +29,15 @@ from tasks.classification.grading import plots
 from tasks.classification.grading.evaluate import grade_predictions, write_report
 from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
-from tasks.classification.training import checkpoint
 from tasks.images import crop
 from tasks.images.images import write_jpeg
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import TableWriter, row_of
-from tasks.run import step_context
+from tasks.run import checkpoint, step_context
 from tasks.signals import spectrogram
 from tasks.signals.params import SpectrogramParams
 from tasks.splatting.capture.frames import extract_frames
 from tasks.splatting.capture.inputs import adopt
-from tasks.splatting.fit import fit_checkpoint
 from tasks.splatting.params import FramesParams
 from tasks.splatting.results.export import write_archive
 from tasks.splatting.results.gltf import write_gltf
@@ -160,7 +158,6 @@ class Snow:
 
 KINDS = {
     "checkpoint of a training": lambda at: checkpoint.save_tensors(at / "a.pt", {"w": torch.randn(100_000)}),
-    "checkpoint of a fit": lambda at: fit_checkpoint.save_tensors(at / "splat.ckpt", {"w": torch.randn(100_000)}),
     "JSON": lambda at: write_json(at / "a.json", list(range(20_000))),
     "CSV": table,
     "cache": lambda at: [Pictures([p], [None], ResizeCache(at, 96), "disk").read(0) for p in DATA.rglob("*.png")],

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.base.progress import Note
+
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
@@ -44,13 +46,6 @@ class EpochMetrics:
     wait_share: float | None = None  # of that time, waiting for data, in [0, 1]
     memory_mib: float | None = None  # most memory in use so far, of the GPU; on a CPU of the process
     notes: tuple[str, ...] = ()  # what a person should know: a halved batch, an early stop
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence a person should read."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

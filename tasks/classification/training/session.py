@@ -12,6 +12,7 @@ from torch import nn
 
 from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.classification.data.batches import (
     MEAN,
@@ -24,24 +25,23 @@ from tasks.classification.data.batches import (
 )
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.subsets import LoadedSubset, digest_of, load_subsets, reading
-from tasks.classification.going_on import CHECKPOINT, FINISHED
 from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
-from tasks.classification.params import TrainParams
-from tasks.classification.training.checkpoint import FREE_TO_CHANGE as FREE_TO_CHANGE
-from tasks.classification.training.checkpoint import fingerprint, read_checkpoint, save_tensors, sweep
+from tasks.classification.params import FREE_TO_CHANGE, TrainParams
+from tasks.classification.resume_point import CHECKPOINT
 from tasks.classification.training.events import (
     BatchDone,
     EpochDone,
     EpochMetrics,
     Event,
     FilesRead,
-    Note,
     epoch_from,
     history_frame,
 )
 from tasks.classification.training.optim import deterministic
 from tasks.classification.training.precision import Precision, choose_precision
 from tasks.classification.training.train import Trainer
+from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
+from tasks.run.resume_point import FINISHED
 
 CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 
@@ -80,13 +80,7 @@ class TrainingSession:
         self.best: Path | None = None
         self._best_weights: dict[str, torch.Tensor] | None = None  # not on disk yet: the next checkpoint takes them
         self._digest: str | None = None
-        self._saved_ms = clock_ms()
-        self._save_cost_ms = 0
-
-    @property
-    def checkpoint(self) -> Path:
-        """Return the file that a restart goes on from."""
-        return self.folder / CHECKPOINT
+        self.checkpoint = Checkpoint(folder / CHECKPOINT, lambda: self._clock_ms() / 1000)
 
     @property
     def finished(self) -> bool:
@@ -138,11 +132,11 @@ class TrainingSession:
         """
         yield from self.load_subsets(("train", "val"))
         saved = None
-        if self.checkpoint.is_file():
+        if self.checkpoint.path.is_file():
             yield from self._looked(reading(self.parts, self.params.n_workers))
-            saved = read_checkpoint(self.checkpoint, self._fingerprint())
+            saved = self.checkpoint.load(self._fingerprint())
         torch.manual_seed(self.params.seed)
-        sweep(self.folder, saved["best_file"] if saved else None)
+        self._remove_leftovers(saved["best_file"] if saved else None)
         precision, why = self._precision(saved)
         yield Note(why)
         trainer, notes = self._trainer(precision, fresh=saved is None)
@@ -154,7 +148,7 @@ class TrainingSession:
             torch.set_num_threads(saved["threads"])
             self.history = [epoch_from(row) for row in saved["history"]]
             self.best = self.folder / saved["best_file"] if saved["best_file"] else None
-            yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint}")
+            yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint.path}")
         train = self._batches("train", shuffle=self.params.shuffle, seed=self.params.seed)
         val = self._batches("val", join_last=False)
         with deterministic(self.params.deterministic):
@@ -210,9 +204,8 @@ class TrainingSession:
 
     def _keep(self, trainer: Trainer, event: BatchDone | EpochMetrics) -> Iterator[Event]:
         """Put the state on disk when it is time, then pass the event on."""
-        now = self._clock_ms()
         if isinstance(event, BatchDone):
-            if now - self._saved_ms >= 1000 * self.params.checkpoint_every_s:
+            if self.checkpoint.age_s >= self.params.checkpoint_every_s:
                 self._save(trainer)
             yield event
             return
@@ -223,36 +216,36 @@ class TrainingSession:
             self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
-        self.history.append(EpochDone(event, now))
+        self.history.append(EpochDone(event, self._clock_ms()))
         # Of epochs shorter than that, several are trained again after a crash, with the same figures.
-        if now - self._saved_ms >= min(1000 * self.params.checkpoint_every_s, self._save_cost_ms / CHECKPOINT_SHARE):
+        if self.checkpoint.age_s >= min(self.params.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
             self._save(trainer)
         for text in event.notes:
             yield Note(text)
         yield self.history[-1]
 
     def _save(self, trainer: Trainer) -> None:
-        begun = self._clock_ms()
-        if self.best is not None and self._best_weights is not None:  # first: the checkpoint points to them
-            save_tensors(self.best, self._best_weights)
-            self._best_weights = None
-        save_tensors(
-            self.checkpoint,
-            {
-                "trainer": trainer.state_dict(),
-                "history": [dataclasses.asdict(row) for row in self.history],
-                "best_file": self.best.name if self.best else None,
-                "threads": torch.get_num_threads(),
-                "fingerprint": self._fingerprint(),
-            },
-        )
+        best = {self.best: self._best_weights} if self.best is not None and self._best_weights is not None else {}
+        state = {
+            "trainer": trainer.state_dict(),
+            "history": [dataclasses.asdict(row) for row in self.history],
+            "best_file": self.best.name if self.best else None,
+            "threads": torch.get_num_threads(),
+        }
+        self.checkpoint.save(state, self._fingerprint(), before=best)
+        self._best_weights = None
         for stale in set(self.folder.glob("best-*.pt")) - {self.best}:
             stale.unlink()
-        self._saved_ms = self._clock_ms()
-        self._save_cost_ms = self._saved_ms - begun
+
+    def _remove_leftovers(self, best_file: str | None) -> None:
+        """Remove what a killed attempt left: partial files, and weights that no checkpoint points to."""
+        for pattern in (".*.pt.*", "epochs/.*.pt.*", "best-*.pt"):
+            for path in self.folder.glob(pattern):
+                if path.name != best_file:
+                    path.unlink(missing_ok=True)
 
     def _fingerprint(self) -> dict[str, str]:
-        return fingerprint(self.params, self.data_digest())
+        return fingerprint_of(self.params, FREE_TO_CHANGE, self.data_digest())
 
     def data_digest(self) -> str:
         """Return one digest over the images and labels trained and validated on."""
@@ -285,7 +278,7 @@ class TrainingSession:
                 "precision": trainer.precision,
             },
         )
-        self.checkpoint.unlink(missing_ok=True)
+        self.checkpoint.path.unlink(missing_ok=True)
         for stale in self.folder.glob("best-*.pt"):
             stale.unlink()
 

@@ -310,7 +310,7 @@ class Trainer:
         self.n_chunks = state["n_chunks"]
         best = state["best"]
         self.best_acc, self.best_loss, self.best_epoch = (best[k] for k in ("acc", "loss", "epoch"))
-        self.best_temperature = best["temperature"]
+        self.best_temperature = best.get("temperature")  # checkpoints of before 2026-11-28 have none
         self.stopped = state["stopped"]
         self._sums.copy_(state["sums"])
         self._seconds = state["seconds"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.base.progress import Note
 from tasks.base.workspace import staged
 from tasks.images.images import write_jpeg
 from tasks.images.video import TimedPicture, VideoInfo, decode, probe
@@ -15,9 +16,9 @@ from tasks.splatting.capture.frame_table import IMAGES, FrameRow, FramesReport, 
 from tasks.splatting.capture.photos import extract_photos
 from tasks.splatting.capture.pixels import JPEG_QUALITY, shrunk
 from tasks.splatting.capture.sharpness import Grey, ImageQuality, look, same_view
-from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.params import FramesParams
-from tasks.splatting.stage_events import Note, StageProgress
+from tasks.splatting.resume_point import FRAMES_TABLE
+from tasks.splatting.stage_events import StageProgress
 
 FrameEvent = StageProgress | Note | FramesReport
 

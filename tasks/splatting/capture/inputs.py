@@ -6,6 +6,7 @@ from typing import Literal
 
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.base.outside import CLOUD_BYTES, check_file
+from tasks.base.progress import Note
 from tasks.images.images import IMAGE_SUFFIXES
 from tasks.splatting.capture.frame_table import IMAGES
 from tasks.splatting.capture.named_pictures import smaller_copies
@@ -15,7 +16,6 @@ from tasks.splatting.fit.scene import MASKS
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.find import PoseEvent, adopt_poses
-from tasks.splatting.stage_events import Note
 
 Kind = Literal["video", "photos", "colmap", "transforms"]
 

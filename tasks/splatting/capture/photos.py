@@ -11,13 +11,14 @@ from PIL import Image
 
 from tasks.base.errors import DatasetError, ImageError
 from tasks.base.outside import open_file
+from tasks.base.progress import Note
 from tasks.base.workspace import allowed_link
 from tasks.images.images import IMAGE_SUFFIXES, LARGEST_BYTES, read_bytes, read_rgb
 from tasks.splatting.capture.frame_table import IMAGES, FrameRow, FramesReport, check_enough
 from tasks.splatting.capture.pixels import JPEG_QUALITY, anonymous, shrunk
 from tasks.splatting.capture.sharpness import look
 from tasks.splatting.params import FramesParams
-from tasks.splatting.stage_events import Note, StageProgress
+from tasks.splatting.stage_events import StageProgress
 from tasks.tracking.mlflow_names import stem_as_name
 
 INPUT = "input"

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.base.outside import read_json
+from tasks.base.progress import Note
 from tasks.base.workspace import allowed_path, write_json
 from tasks.splatting.capture.frame_table import IMAGES
 from tasks.splatting.capture.named_pictures import Needed, check_there, find_pictures, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.poses.colmap_job import ColmapJob
-from tasks.splatting.stage_events import Note
 
 TRANSFORMS = "transforms.json"
 

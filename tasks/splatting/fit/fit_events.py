@@ -10,14 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.base.progress import Note
+
 End = Literal["finished", "deadline"]
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence a person should read."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

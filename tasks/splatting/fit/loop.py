@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tasks.base.errors import TrainingError
 from tasks.base.memory import memory_in_use
+from tasks.base.progress import Note
 from tasks.splatting.fit.densify import Densify
 from tasks.splatting.fit.exposure import Exposures
-from tasks.splatting.fit.fit_events import Done, End, FitResult, Measurement, MeasurementDone, Note, StepsDone
+from tasks.splatting.fit.fit_events import Done, End, FitResult, Measurement, MeasurementDone, StepsDone
 from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.pose_opt import PoseCorrections

@@ -14,21 +14,16 @@ import torch
 
 from gpu_pools.stopping import never
 from tasks.base.errors import StopAsked
+from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
-from tasks.splatting.fit.fit_checkpoint import (
-    fingerprint,
-    read_checkpoint,
-    read_tensors,
-    save_tensors,
-    sweep,
-)
+from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
+from tasks.run.resume_point import FINISHED
 from tasks.splatting.fit.fit_events import (
     Done,
     Event,
     FitResult,
     Measurement,
     MeasurementDone,
-    Note,
     PicturesRead,
     StepsDone,
     history_csv,
@@ -40,11 +35,11 @@ from tasks.splatting.fit.loop import Fit, FitData
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.fit.scene import Scene, split
 from tasks.splatting.fit.training_images import TrainingImages, digest_of, scene_size
-from tasks.splatting.going_on import CHECKPOINT, FINISHED
-from tasks.splatting.params import SplatParams
+from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer
+from tasks.splatting.resume_point import CHECKPOINT
 
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints
 CHECKPOINT_EVERY_S = 60.0
@@ -89,12 +84,7 @@ class FitSession:
         self._rasterizer, self._clock_ms, self._clock, self._deadline = rasterizer, clock_ms, clock, deadline
         self._stop_asked, self._checkpoint_every_s = stop_asked, checkpoint_every_s
         self._digest: str | None = None
-        self._saved_at, self._save_cost_s = clock(), 0.0
-
-    @property
-    def checkpoint(self) -> Path:
-        """Return the file that a restart goes on from."""
-        return self.folder / CHECKPOINT
+        self.checkpoint = Checkpoint(folder / CHECKPOINT, clock)
 
     @property
     def finished(self) -> bool:
@@ -116,8 +106,8 @@ class FitSession:
             DatasetError, TrainingError, StorageError: as their names say.
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last step.
         """
-        saved = read_checkpoint(self.checkpoint, self._fingerprint())
-        sweep(self.folder)
+        saved = self.checkpoint.load(self._fingerprint()) if self.checkpoint.path.is_file() else None
+        self._remove_leftovers()
         train, held_out = split(self.scene.views, self.params.test_every)
         data = FitData(
             TrainingImages(train, self.settings.max_side, self.device),
@@ -131,7 +121,7 @@ class FitSession:
             if saved is not None:
                 fit.load_state_dict(saved["fit"])
                 self.history = [measured_from(row) for row in saved["history"]]
-                yield Note(f"goes on after step {fit.step}, from {self.checkpoint}")
+                yield Note(f"goes on after step {fit.step}, from {self.checkpoint.path}")
             for event in fit.run():
                 yield self._keep(fit, event)
                 if self._stop_asked() and not (fit.done or isinstance(event, Done)):  # finishing is faster then
@@ -171,24 +161,20 @@ class FitSession:
             self.history.append(event)
         if isinstance(event, Done):
             self.result = event.result
-        since = self._clock() - self._saved_at
-        due = since >= max(self._checkpoint_every_s, self._save_cost_s / CHECKPOINT_SHARE)
+        due = self.checkpoint.age_s >= max(self._checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE)
         if due and isinstance(event, StepsDone | MeasurementDone) and not fit.done:
             self._save(fit)
         return event
 
     def _save(self, fit: Fit) -> None:
-        begun = self._clock()
-        save_tensors(
-            self.checkpoint,
-            {
-                "fit": fit.state_dict(),
-                "history": [row_of(measured) for measured in self.history],
-                "fingerprint": self._fingerprint(),
-            },
-        )
-        self._saved_at = self._clock()
-        self._save_cost_s = self._saved_at - begun
+        state = {"fit": fit.state_dict(), "history": [row_of(measured) for measured in self.history]}
+        self.checkpoint.save(state, self._fingerprint())
+
+    def _remove_leftovers(self) -> None:
+        """Remove the partial files of a killed attempt."""
+        for path in self.folder.glob(".*.*.*"):
+            if path.name.startswith((f".{CHECKPOINT}.", f".{GAUSSIANS}.", f".{METRICS}.", f".{FINISHED}.")):
+                path.unlink(missing_ok=True)
 
     @property
     def digest(self) -> str:
@@ -198,7 +184,7 @@ class FitSession:
         return self._digest
 
     def _fingerprint(self) -> dict[str, str]:
-        return fingerprint(self.params, self.digest)
+        return fingerprint_of(self.params, FREE_TO_CHANGE, self.digest)
 
     def _finish(self, fit: Fit) -> None:
         """Write the files people use, then the mark that says they are whole."""
@@ -221,7 +207,7 @@ class FitSession:
                 "data_digest": self._fingerprint()["data"],
             },
         )
-        self.checkpoint.unlink(missing_ok=True)
+        self.checkpoint.path.unlink(missing_ok=True)
 
     def gaussians(self) -> Gaussians:
         """Return what a finished fit came to, on the CPU.
@@ -229,7 +215,7 @@ class FitSession:
         Raises:
             StorageError: the file is damaged.
         """
-        return Gaussians(**read_tensors(self.folder / GAUSSIANS)["splats"])
+        return Gaussians(**load_tensors(self.folder / GAUSSIANS)["splats"])
 
     def cameras(self) -> list[Camera]:
         """Return the cameras of all views, by name; refined where the fit refined them."""

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError, StorageError
+from tasks.base.progress import Note
 from tasks.base.workspace import storage_errors, write_json
-from tasks.splatting.stage_events import Note, StageProgress
+from tasks.splatting.stage_events import StageProgress
 
 FEATURES, MATCHES, MODELS, FACTS, UNDISTORTED = "features.db", "matches.db", "models", "facts.json", "undistorted"
 """What each stage leaves in the folder of the poses."""

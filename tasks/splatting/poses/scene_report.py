@@ -17,8 +17,8 @@ from tasks.splatting.capture.frame_table import IMAGES, FrameRow, read_table
 from tasks.splatting.capture.photos import photographs
 from tasks.splatting.capture.pixels import read_stored, shrunk
 from tasks.splatting.fit.scene import Scene, normalized, read_scene
-from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.poses.pose_facts import PoseReport
+from tasks.splatting.resume_point import FRAMES_TABLE
 
 CONTACT_SHEET, SHARPNESS, CAMERAS = "contact_sheet.jpg", "sharpness.png", "cameras.png"
 

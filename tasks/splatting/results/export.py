@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.base.errors import DatasetError
+from tasks.base.progress import Note
 from tasks.base.workspace import MADE_WITH, copy_whole, replacing, staged
 from tasks.splatting.params import ExportParams
 from tasks.splatting.render.cameras import Camera
@@ -31,13 +32,6 @@ class ExportProgress:
     file: str  # the one that is being written, relative to the folder
     done: int  # pieces of work: a file, a frame of a video, a depth map
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something the user should know."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

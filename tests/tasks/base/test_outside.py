@@ -262,15 +262,16 @@ OWN = """
     classification: mlflow_logging models served_model steps
     classification/data: cache
     classification/grading: answers promotion
-    classification/training: checkpoint events precision session
+    classification/training: events precision session
     geometry: jit
     images: decoding video
     inference: number_format
+    run: checkpoint
     signals: iq_layout
     splatting: mlflow_logging
     splatting/capture: frame_table photos pixels
     splatting/demo: scene
-    splatting/fit: fit_checkpoint session training_images
+    splatting/fit: session training_images
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
     tracking: journal mlflow_api provenance

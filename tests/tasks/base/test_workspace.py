@@ -26,7 +26,7 @@ from tasks.base.workspace import (
     write_atomic,
     write_json,
 )
-from tasks.classification.training.checkpoint import save_tensors
+from tasks.run.checkpoint import save_tensors
 
 
 def files(root):

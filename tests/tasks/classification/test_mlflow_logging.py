@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from tasks.classification.mlflow_logging import (
-    _Recorder,
+    TrainingRecorder,
     copy_results,
     grade_and_log,
     keep_answers,
     log_training,
-    train_and_log,
 )
 from tasks.classification.params import EvaluateParams, TrainParams
 from tasks.classification.training.events import EpochDone, read_history
@@ -65,9 +64,7 @@ def test_after_a_kill_between_saving_and_logging_no_epoch_is_missing(tmp_path, d
     events.close()
     again, page = session(), Table()
     with Tracker.open(tmp_path / "run", "exp", "r", {}) as tracker, bars() as shown:
-        recorder = _Recorder(again, tracker, page, shown, logging.getLogger("quiet"))
-        for event in again.run():
-            recorder.take(event)
+        TrainingRecorder(again, tracker, page, shown, logging.getLogger("quiet")).run()
     assert page.rows == [1, 2]
     run = mlflow_api.client().get_run(tracker.run_id)
     assert [m.step for m in mlflow_api.client().get_metric_history(run.info.run_id, "loss/train")] == [1, 2]
@@ -85,7 +82,7 @@ def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, 
     said: list[str] = []
     for _ in range(2):  # the second time as after a crash behind the decision
         with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
-            train_and_log(session, tracker, Table(), shown, logging.getLogger("quiet"))
+            TrainingRecorder(session, tracker, Table(), shown, logging.getLogger("quiet")).run()
             config = json.loads((folder / "config.json").read_text())
             keep_answers(dataset, folder, cpu, config=config, model_name="graded", cache=cache, log=said.append)
             log_training(folder, tracker)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.progress import Note
 from tasks.classification.grading.answers import load_model
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import BatchDone, EpochDone, FilesRead, Note
+from tasks.classification.training.events import BatchDone, EpochDone, FilesRead
 from tasks.classification.training.forward import predict
 from tasks.classification.training.rng_state import generator_states, set_generator_states
 from tasks.classification.training.session import TrainingSession
@@ -233,7 +234,7 @@ def test_the_temperature_is_that_of_the_best_weights_on_the_validation_part(sess
 
 def test_best_weights_of_short_epochs_are_written_with_the_checkpoint(session, tmp_path):
     training, seen = session(num_epochs=3), []
-    training._save_cost_ms = 10**9  # so dear that no epoch is worth it
+    training.checkpoint.cost_s = 1e6  # so dear that no epoch is worth it
     for event in training.run():
         if isinstance(event, EpochDone):
             seen.append(sorted(path.name for path in (tmp_path / "run").glob("*.pt")))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tasks.base.errors import DatasetError
+from tasks.base.progress import Note
 from tasks.images.images import read_rgb
 from tasks.splatting.capture.frame_table import FramesReport, read_table
 from tasks.splatting.capture.frames import extract_frames
-from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.params import FramesParams
-from tasks.splatting.stage_events import Note, StageProgress
+from tasks.splatting.resume_point import FRAMES_TABLE
+from tasks.splatting.stage_events import StageProgress
 from tests.tasks.splatting.films import HEIGHT, WIDTH, film, panned, wall
 
 WALL = wall()

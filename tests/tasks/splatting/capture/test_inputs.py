@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError
+from tasks.base.progress import Note
 from tasks.images.images import write_jpeg
 from tasks.splatting.capture.inputs import adopt, recognise
 from tasks.splatting.capture.photos import photographs_given
@@ -12,7 +13,6 @@ from tasks.splatting.fit.scene import load_picture, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_model import PinholeModel, quaternion_of, write_model
 from tasks.splatting.render.cameras import Camera
-from tasks.splatting.stage_events import Note
 
 
 def picture(path):

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError
+from tasks.base.progress import Note
 from tasks.images.images import read_rgb
 from tasks.splatting.capture.frame_table import FramesReport
 from tasks.splatting.capture.frames import extract_frames
 from tasks.splatting.capture.photos import focal_35mm, photographs
 from tasks.splatting.capture.pixels import shrunk
 from tasks.splatting.params import FramesParams
-from tasks.splatting.stage_events import Note
 from tasks.tracking.mlflow_names import check_name
 from tests.tasks.splatting.films import panned, wall
 

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError
+from tasks.base.progress import Note
 from tasks.images.images import read_rgb, write_jpeg
 from tasks.splatting.capture.inputs import adopt
 from tasks.splatting.demo.scene import looking_at
 from tasks.splatting.fit.scene import load_picture, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.pose_facts import PoseReport
-from tasks.splatting.stage_events import Note
 
 W, H = 96, 64
 NEEDED = PosesParams(min_registered=3, num_threads=1)

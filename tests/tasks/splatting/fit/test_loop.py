@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tasks.base.errors import TrainingError
-from tasks.splatting.fit.fit_events import Done, MeasurementDone, Note, StepsDone
+from tasks.base.progress import Note
+from tasks.splatting.fit.fit_events import Done, MeasurementDone, StepsDone
 from tasks.splatting.fit.loop import REPORT_EVERY, Fit
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tests.tasks.splatting.fit_scene import make_fit, make_scene

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, StopAsked, StorageError
-from tasks.splatting.fit.fit_checkpoint import FREE_TO_CHANGE, save_tensors
-from tasks.splatting.fit.fit_events import MeasurementDone, Note, PicturesRead, StepsDone
+from tasks.base.progress import Note
+from tasks.run.checkpoint import save_tensors
+from tasks.run.resume_point import FINISHED
+from tasks.splatting.fit.fit_events import MeasurementDone, PicturesRead, StepsDone
 from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
-from tasks.splatting.going_on import FINISHED
-from tasks.splatting.params import SplatParams
+from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.gaussians import Gaussians
 from tests.tasks.splatting.fit_scene import make_scene
@@ -141,7 +142,7 @@ def test_what_may_change_may_change(session):
 def test_a_damaged_checkpoint_is_said_to_be_one(session):
     made = session()
     made.folder.mkdir()
-    made.checkpoint.write_bytes(b"no checkpoint")
+    made.checkpoint.path.write_bytes(b"no checkpoint")
     with pytest.raises(StorageError, match="cannot be read.*remove it to start anew"):
         list(made.run())
 
@@ -154,6 +155,7 @@ def test_checkpoints_are_written_as_often_as_asked(session, monkeypatch):
         save_tensors(path, value)
 
     monkeypatch.setattr("tasks.splatting.fit.session.save_tensors", counted)
+    monkeypatch.setattr("tasks.run.checkpoint.save_tensors", counted)
     list(session("often", checkpoint_every_s=0.0).run())
     assert written == [25, 30, 50, 60, 75, GAUSSIANS]
     written.clear()
@@ -170,3 +172,14 @@ def test_threads_of_torch_are_given_back(session):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(session):
+    made = session()
+    made.folder.mkdir()
+    left = [".splat.ckpt.ab12", ".gaussians.pt.x", ".metrics.csv._1", ".finished.json.q"]
+    kept = [".hidden.of.somebody", "notes.txt"]
+    for name in left + kept:
+        (made.folder / name).write_text("x")
+    next(made.run())
+    assert sorted(path.name for path in made.folder.iterdir()) == sorted(kept)

@@ -5,7 +5,6 @@ import pytest
 from tasks.images.images import read_rgb, write_jpeg
 from tasks.splatting.capture.frame_table import FrameRow, write_table
 from tasks.splatting.demo.scene import looking_at
-from tasks.splatting.going_on import FRAMES_TABLE
 from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tasks.splatting.poses.pose_facts import PoseReport
 from tasks.splatting.poses.scene_report import (
@@ -17,6 +16,7 @@ from tasks.splatting.poses.scene_report import (
     write_pose_report,
 )
 from tasks.splatting.render.cameras import Camera
+from tasks.splatting.resume_point import FRAMES_TABLE
 from tests.tasks.splatting.films import panned, wall
 
 N = 7

@@ -5,8 +5,9 @@ import zipfile
 import pytest
 
 from tasks.base.errors import DatasetError
+from tasks.base.progress import Note
 from tasks.splatting.params import ExportParams
-from tasks.splatting.results.export import Exported, ExportProgress, Note, draw_all, export_all, write_archive
+from tasks.splatting.results.export import Exported, ExportProgress, draw_all, export_all, write_archive
 from tasks.splatting.results.ply import read_ply
 from tests.tasks.splatting.export_scene import rasterizer, ring, splat
 

@@ -2,25 +2,23 @@
 
 from pathlib import Path
 
-from tasks.base.workspace import MADE_WITH, written_at
+from tasks.base.workspace import MADE_WITH
+from tasks.run.resume_point import training_resume_point
 
-CHECKPOINT, FINISHED = "splat.ckpt", "finished.json"
+CHECKPOINT = "splat.ckpt"
 FRAMES, POSES, TRAINING = "frames", "poses", "training"
 SCENE = f"{POSES}/undistorted"
 FRAMES_TABLE = "frames.csv"
 
 
-def goes_on_from(folder: Path) -> str | None:
+def resume_point(folder: Path) -> str | None:
     """Return from what a run goes on, None where no work of a splat is left.
 
     Args:
         folder: of the run.
     """
-    training = folder / TRAINING
-    if (training / FINISHED).is_file():
-        return "its finished training"
-    if (training / CHECKPOINT).is_file():
-        return f"its checkpoint of {written_at(training / CHECKPOINT)}"
+    if found := training_resume_point(folder / TRAINING, CHECKPOINT):
+        return found
     if (folder / SCENE / MADE_WITH).is_file():
         return "its cameras"
     return "its pictures" if (folder / FRAMES / FRAMES_TABLE).is_file() else None
