@@ -1,9 +1,10 @@
-"""Gives Prefect's server what it must hold: the pool, its queues, the deployments of prefect.yaml.
+"""Gives Prefect's server what it must hold: the pool, its queues, the deployments of prefect.yaml and TRAINYARD_FLOWS.
 
 `python -m deployments.apply` waits for the server that PREFECT_API_URL names. Done twice it changes nothing, and what
 people have changed stays: the limit of a queue, a schedule that was switched on or off.
 """
 
+import inspect
 import os
 import sys
 import time
@@ -13,11 +14,14 @@ from typing import Any
 
 import yaml
 
+from deployments.runs.local import device_section, load_flow
+from deployments.runs.submit import DEPLOYMENT
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
-from gpu_pools.placement.queues import POOL, POOL_TYPE, host_queues
+from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
+from gpu_pools.worker.permitted import more_flows
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file
 
@@ -28,14 +32,44 @@ def apply(spec_file: Path = SPEC) -> int:
     """Bring the server up to date and return how many deployments it holds now.
 
     Raises:
-        ConfigError: the pool is there with another type, or a deployment cannot be read.
+        ConfigError: the pool is there with another type, a deployment cannot be read, or a flow of TRAINYARD_FLOWS.
         ServiceError: the server does not answer.
     """
     import anyio
 
     spec = yaml.safe_load(spec_file.read_text())
+    spec["deployments"] += more_deployments()
     load_early(spec)
     return anyio.run(_apply, spec)
+
+
+def more_deployments() -> list[dict[str, Any]]:
+    """Return the deployments of the flows that TRAINYARD_FLOWS names in full, as prefect.yaml would have them.
+
+    A flow with a device waits for that which is its default, as a training; one without waits as a preparation.
+
+    Raises:
+        ConfigError: one of them cannot be loaded.
+    """
+    return [
+        {
+            "name": DEPLOYMENT,
+            "entrypoint": entrypoint,
+            "description": (flow := load_flow(name)).description,
+            "tags": ["own"],
+            "work_pool": {"name": POOL, "work_queue_name": _queue_of(flow).name},
+            "parameters": {},
+        }
+        for name, entrypoint in more_flows().items()
+    ]
+
+
+def _queue_of(flow: Any) -> Queue:
+    section = device_section(flow)
+    if section is None:
+        return Queue("cpu", "preparation")
+    default = inspect.signature(flow.fn).parameters[section].default
+    return device_queue(getattr(default, "device", "cuda"), "training")
 
 
 def load_early(spec: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tasks.base.errors import ConfigError
 from tasks.base.project_files import project_file
 
 FLOWS = "TRAINYARD_FLOWS"
-"""More flows that the worker may start, MODULE.FUNCTION or MODULE.*, separated by commas."""
+"""More flows that the worker may start, MODULE.FUNCTION or MODULE.*, separated by commas; the former are deployed."""
 
 VARIABLES = "TRAINYARD_RUN_VARIABLES"
 """More variables that a run may set, separated by commas."""
@@ -51,6 +51,25 @@ def own_entrypoint(entrypoint: str | None) -> str:
         f"found a deployment of {named or 'no flow'!r}, the worker starts the flows of prefect.yaml alone, by module: "
         f"deploy one of those, or add yours as MODULE.FUNCTION to {FLOWS} of the worker"
     )
+
+
+def more_flows() -> dict[str, str]:
+    """Return flow name -> MODULE.FUNCTION, for each that TRAINYARD_FLOWS names in full.
+
+    Raises:
+        ConfigError: it holds what is no module, or two flows of one name.
+    """
+    named: dict[str, str] = {}
+    for entrypoint in sorted(_listed(FLOWS)):
+        if "*" in entrypoint:
+            continue
+        if not _MODULE.fullmatch(entrypoint):
+            raise ConfigError(f"found {entrypoint!r} in {FLOWS}, need MODULE.FUNCTION or MODULE.*")
+        name = entrypoint.rpartition(".")[2]
+        if name in named or name in {known.rpartition(".")[2] for known in _own()}:
+            raise ConfigError(f"found a second flow {name!r} in {FLOWS}: {entrypoint}; give it a name of its own")
+        named[name] = entrypoint
+    return named
 
 
 def run_environment(variables: Mapping[str, Any]) -> dict[str, str]:
