@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: environment demo test test-chaos test-yard test-long pictures lint lock modules clean help
+.PHONY: environment demo test test-chaos test-yard test-long pictures lint lock modules docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,9 @@ lock: environment  ## resolve requirements.lock again from pyproject.toml
 
 modules:  ## write docs/modules.md anew: a line on every module, from its docstring
 	@$(PYTHON) -m tests.module_table
+
+docs: environment  ## the pages of docs/ as a site in site/, with an API made from the docstrings
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 clean:  ## remove the environment and the state of the local yard
 	rm -rf $(VENV) .yard

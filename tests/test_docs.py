@@ -1,10 +1,14 @@
 """The pages name what exists: files, links, modules."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from deployments.machine.doctor import PYTHONS
 from tests import module_table
 
 ROOT = Path(__file__).parents[1]
@@ -52,3 +56,21 @@ def test_the_table_of_modules_is_that_of_the_code():
 @pytest.mark.parametrize("package", module_table.PACKAGES)
 def test_every_module_begins_with_a_line_on_itself(package):
     assert not [path for path in (ROOT / package).rglob("*.py") if not module_table.first_line(path)]
+
+
+@pytest.mark.long
+def test_the_site_has_no_broken_link_and_an_api_from_the_docstrings(tmp_path):
+    argv = [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api" / "gpu_pools.slots" / "index.html").read_text()
+    assert "Take the lowest free slot" in page
+    assert (tmp_path / "site" / "CONTRIBUTING" / "index.html").is_file()
+
+
+def test_the_workflow_runs_the_tests_on_every_python_there_is():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    job = workflow["jobs"]["test"]
+    (_, first), (_, last) = PYTHONS
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last + 1)]
+    assert job["steps"][-1]["run"] == "make test PYTHON=python"
