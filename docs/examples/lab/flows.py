@@ -10,7 +10,7 @@ from tasks.base.errors import StopAsked
 from tasks.base.params import Params, Seed
 from tasks.base.workspace import replacing
 from tasks.run.prefect_page import Page, show_link
-from tasks.run.step_context import Waiters, given_name, leave_unended, stage_dir, stop_asked, tracked
+from tasks.run.step_context import Waiters, exit_for_resume, given_name, step_dir, stop_asked, tracked
 
 
 class TrainParams(Params):
@@ -30,7 +30,7 @@ def train_digits(params: TrainParams) -> str:
 
     from lab.training import fit
 
-    folder = stage_dir(None, "training")
+    folder = step_dir(None, "training")
     checkpoint, waiters = folder / "checkpoint.pt", Waiters("epoch")
     recorded = {"train": params.model_dump()}
     name = given_name() or "digits"
@@ -53,7 +53,7 @@ def train_digits(params: TrainParams) -> str:
             log.info("%.1f %% of 297 unseen digits are right", 100 * (tracker.latest("accuracy/test") or 0))
             tracker.artifact(checkpoint, "weights")
     except StopAsked:
-        leave_unended()
+        exit_for_resume()
     return tracker.run_id
 
 
