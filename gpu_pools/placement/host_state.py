@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import psutil
 
+from gpu_pools.job_variables import owner_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.place import DeviceState, Waiting
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.placement.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
+from gpu_pools.prefect_client import QueueState, Run, Server
 from gpu_pools.slots import lease
-from gpu_pools.worker.job_variables import owner_of
-from gpu_pools.worker.prefect_client import QueueState, Run, Server
 from tasks.base.errors import GpuError
 
 logger = logging.getLogger("trainyard.worker")

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.job_variables import refuses
 from gpu_pools.placement.place import Refuse, Wait
 from gpu_pools.placement.waiting import WaitList
-from gpu_pools.worker.job_variables import refuses
-from gpu_pools.worker.prefect_client import Run, Server, ended, waiting
+from gpu_pools.prefect_client import Run, Server, ended, waiting
 
 logger = logging.getLogger("trainyard.worker")
 

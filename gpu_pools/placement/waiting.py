@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from gpu_pools.worker.prefect_client import Run, Server
+from gpu_pools.prefect_client import Run, Server
 
 _MARGIN_S = 30.0  # a run is seen by the server some time after it is due, and clocks of hosts differ
 _SHARE = 0.1  # of the time at most goes into reading the whole list

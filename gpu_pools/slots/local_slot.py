@@ -15,11 +15,11 @@ from gpu_pools.placement.host_state import HostView, Queues
 from gpu_pools.placement.place import Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
+from gpu_pools.prefect_client import Server
+from gpu_pools.process.run_setup import DEVICE, ON
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.stopping import pause
-from gpu_pools.worker.prefect_client import Server
-from gpu_pools.worker.run_setup import DEVICE, ON
 from tasks.base.errors import GpuBusyError, GpuError
 
 WHEN_BUSY = "TRAINYARD_WHEN_BUSY"

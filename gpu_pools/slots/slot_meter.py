@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import httpx
 
 from gpu_pools.placement.probe import Probe, get_probe
+from gpu_pools.prefect_client import Server
 from gpu_pools.slots.lease import own_holder
 from gpu_pools.slots.slot_files import Holder
 from gpu_pools.slots.use import SlotUse
-from gpu_pools.worker.prefect_client import Server
 from tasks.base.errors import GpuError
 
 EVERY_S = 0.5

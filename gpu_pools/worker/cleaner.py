@@ -9,8 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 from gpu_pools.placement.queues import parse_duration
-from gpu_pools.worker import run_setup
-from gpu_pools.worker.prefect_client import Run, Server
+from gpu_pools.prefect_client import Run, Server
+from gpu_pools.process import run_setup
 from tasks.base.errors import ConfigError
 from tasks.base.workspace import home, run_dir
 

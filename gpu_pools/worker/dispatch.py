@@ -9,21 +9,21 @@ from dataclasses import replace
 import httpx
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.job_variables import time_limit_s
 from gpu_pools.placement.host_state import HostView, Queues
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
+from gpu_pools.prefect_client import Run, Server, ended
+from gpu_pools.process import run_process, run_setup
+from gpu_pools.process.warm_process import Ready
 from gpu_pools.slots.kept import Kept
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry, Ledger
-from gpu_pools.worker import run_process, run_setup
 from gpu_pools.worker.cleaner import Cleaner
-from gpu_pools.worker.job_variables import time_limit_s
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
-from gpu_pools.worker.prefect_client import Run, Server, ended
 from gpu_pools.worker.run_monitor import Undertaker
-from gpu_pools.worker.warm_process import Ready
 from tasks.base.errors import ConfigError, StorageError, TrainyardError
 from tasks.base.workspace import run_dir
 

@@ -4,13 +4,11 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
+from gpu_pools.process.run_setup import EXIT_SUPERSEDED
 from gpu_pools.slots.ledger import Ending
 
 MAX_RETRIES = 3
 """How often a run whose process died is started again before it is given up."""
-
-EXIT_SUPERSEDED = 76
-"""The run was no longer in the state its process was started for: it belongs to somebody else, or to nobody."""
 
 Verdict = Literal["nothing", "cancelled", "waits", "timed out", "crashed"]
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 from gpu_pools.names import host_name
 from gpu_pools.placement.queues import duration_text, parse_queue
-from gpu_pools.slots.care import Care, kill, members
+from gpu_pools.prefect_client import Run, Server
+from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.kept import Kept
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Ending, Entry, Ledger
-from gpu_pools.worker import run_process, run_setup
 from gpu_pools.worker.final_state import settle
-from gpu_pools.worker.finish import finish
-from gpu_pools.worker.prefect_client import Run, Server
+from gpu_pools.worker.monitored_run import Care, kill, members
+from gpu_pools.worker.set_final_state import finish
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -155,7 +155,7 @@ class Undertaker:
         left = members(care.entry)
         if not left and run_setup.run_is_dead(care.entry.run_id):
             return True
-        main = [p for p in left if "gpu_pools.worker.run_main" in run_process.command_line(p)]
+        main = [p for p in left if "gpu_pools.process.run_main" in run_process.command_line(p)]
         if main and care.entry.pid is None:  # a worker was killed between the start and its note of it
             pid = main[0].pid
             care.entry = care.entry.but(phase="running", pid=pid, create_time=run_process.create_time(pid))

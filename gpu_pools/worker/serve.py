@@ -24,10 +24,10 @@ from gpu_pools.names import host_name, worker_label
 from gpu_pools.placement.host_state import HostView
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import POOL, POOL_TYPE
+from gpu_pools.prefect_client import Server
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
-from gpu_pools.worker.prefect_client import Server
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.home import make_home
 from tasks.base.password import CLIENT, known_password

@@ -18,12 +18,12 @@ from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
 from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.process.run_process import MARK
+from gpu_pools.process.run_setup import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
 from gpu_pools.slots.lease import report_progress
 from gpu_pools.slots.slot_meter import slot_use
 from gpu_pools.slots.use import SlotUse
 from gpu_pools.stopping import asked
-from gpu_pools.worker.run_process import MARK
-from gpu_pools.worker.run_setup import DEADLINE, DEVICE, EXIT_STOPPED, ON, STOP_FILE
 from tasks.base.errors import ConfigError, Interrupted, StopAsked, TrackingError
 from tasks.base.workspace import run_dir, run_path, storage_errors
 

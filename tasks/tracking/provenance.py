@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from gpu_pools.names import asker
-from gpu_pools.worker.run_setup import PRIORITY, QUEUE
+from gpu_pools.process.run_setup import PRIORITY, QUEUE
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "prefect", "mlflow", "trainyard")

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import task
 
 from gpu_pools.placement.probe import get_probe, resolve_device
-from gpu_pools.worker.run_setup import DEVICE, ON
+from gpu_pools.process.run_setup import DEVICE, ON
 from tasks.base.workspace import storage_errors, write_json
 from tasks.run.prefect_page import show_markdown
 from tasks.run.step_context import logger, step_dir

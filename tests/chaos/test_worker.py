@@ -10,7 +10,7 @@ import pytest
 
 from deployments.services.service import free_port
 from gpu_pools.names import host_name
-from gpu_pools.worker.run_process import create_time
+from gpu_pools.process.run_process import create_time
 from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]

@@ -28,9 +28,9 @@ from deployments.machine.toolchain import Tools, faults, find_tools, torch_cuda
 from gpu_pools import kernels as pool_kernels
 from gpu_pools.kernels import Target, built, kernel_environment, target_for
 from gpu_pools.placement.devices import simulated
+from gpu_pools.process.run_setup import process_environment
 from gpu_pools.slots.lease import Holder, acquire
 from gpu_pools.slots.ledger import Entry
-from gpu_pools.worker.run_setup import process_environment
 from tasks.base.errors import ConfigError, GpuError
 from tasks.base.progress import finish
 from tasks.base.workspace import file_lock

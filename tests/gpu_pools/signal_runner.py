@@ -99,7 +99,7 @@ def child(flow: str, parameters: dict[str, Any], run_id: str) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
     from prefect.states import Pending
 
-    from gpu_pools.worker import run_main
+    from gpu_pools.process import run_main
 
     claim = uuid.uuid4()
     run = FlowRun(
@@ -190,7 +190,7 @@ def main() -> None:
     subprocess.run(
         [sys.executable, "-c", "from tasks.tracking.mlflow_api import client; client()"], check=True
     )  # makes the tables
-    for name in ("flows.classification", "flows.splatting", "gpu_pools.worker.run_main"):
+    for name in ("flows.classification", "flows.splatting", "gpu_pools.process.run_main"):
         import_module(name)
     for name in (
         "tasks.tracking.tracker",

@@ -10,8 +10,8 @@ from gpu_pools.placement.host_state import HostView
 from gpu_pools.placement.place import place
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
+from gpu_pools.prefect_client import QueueState, Run
 from gpu_pools.slots.lease import Holder, acquire
-from gpu_pools.worker.prefect_client import QueueState, Run
 from tasks.base.errors import GpuError
 
 NOBODY = 2**22 + 1  # more than the kernel gives to a process

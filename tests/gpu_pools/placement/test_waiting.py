@@ -3,7 +3,7 @@
 import time
 
 from gpu_pools.placement.waiting import WaitList
-from gpu_pools.worker.prefect_client import Run
+from gpu_pools.prefect_client import Run
 
 
 class Server:

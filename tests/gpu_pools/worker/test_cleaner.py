@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from gpu_pools.worker import run_setup
+from gpu_pools.prefect_client import Run
+from gpu_pools.process import run_setup
 from gpu_pools.worker.cleaner import Cleaner
-from gpu_pools.worker.prefect_client import Run
 from tasks.base.workspace import home, run_dir
 
 ENDED = 1_000_000.0

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpu_pools.worker.final_state import EXIT_SUPERSEDED, MAX_RETRIES, settle
+from gpu_pools.process.run_setup import EXIT_SUPERSEDED
+from gpu_pools.worker.final_state import MAX_RETRIES, settle
 
 
 def after(state, **known):

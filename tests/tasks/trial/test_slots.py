@@ -8,8 +8,8 @@ import pytest
 from gpu_pools.placement.devices import Device, GpuProcess
 from gpu_pools.placement.host_state import HostView
 from gpu_pools.placement.probe import SimulatedProbe
+from gpu_pools.prefect_client import QueueState
 from gpu_pools.slots.lease import Holder, acquire, holders
-from gpu_pools.worker.prefect_client import QueueState
 from tasks.trial.report import Place
 from tasks.trial.slots import after_a_death, death_row, foreign_process, foreign_row, kept_off, newcomers
 

@@ -2,7 +2,7 @@
 
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement.queues import parse_duration, parse_queue
-from gpu_pools.worker.prefect_client import Run
+from gpu_pools.prefect_client import Run
 
 
 def time_limit_s(run: Run) -> float | None:

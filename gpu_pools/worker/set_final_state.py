@@ -2,10 +2,10 @@
 
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.prefect_client import Run, Server, ended, waiting
+from gpu_pools.process import run_setup
 from gpu_pools.slots.ledger import Entry
-from gpu_pools.worker import run_setup
 from gpu_pools.worker.final_state import Settlement
-from gpu_pools.worker.prefect_client import Run, Server, ended, waiting
 
 
 def finish(server: Server, run: Run, settlement: Settlement, entry: Entry) -> None:

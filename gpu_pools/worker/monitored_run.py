@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import psutil
 
+from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry
-from gpu_pools.worker import run_process, run_setup
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import OWNER
 from gpu_pools.placement.probe import Device, environment
+from gpu_pools.process.run_process import MARK
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry
-from gpu_pools.worker.run_process import MARK
 from tasks.base.workspace import home, run_dir, storage_errors, try_lock, write_atomic
 
 DEVICE = "TRAINYARD_DEVICE"
@@ -27,6 +27,9 @@ DEADLINE = "TRAINYARD_DEADLINE"
 
 EXIT_STOPPED = 75
 """A run that was asked to stop has saved its state and ends without a word to the server."""
+
+EXIT_SUPERSEDED = 76
+"""The run was no longer in the state its process was started for: it belongs to somebody else, or to nobody."""
 
 
 def stop_file(run_id: str) -> Path:

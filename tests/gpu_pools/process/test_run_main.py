@@ -12,7 +12,7 @@ from gpu_pools import interrupts
 
 LEAVES = """
 import atexit, multiprocessing, os, sys, tempfile, threading, time
-from gpu_pools.worker.run_main import leave
+from gpu_pools.process.run_main import leave
 
 class Slow:
     def __del__(self):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpu_pools.worker import run_process
+from gpu_pools.process import run_process
 
 # A child that is forked, one that runs a command of its own; both leave session and parent.
 LEAVING = """

@@ -1,4 +1,4 @@
-"""The process of one run, started by the worker before there is a run for it: `python -m gpu_pools.worker.run_main FD`.
+"""The process of a run, started by the worker before there is one: `python -m gpu_pools.process.run_main FD`.
 
 Imports take seconds, a slot that just became free should not wait for them: the worker keeps one such process ready
 and hands it its run over a socket, with the kernel locks that the run holds from then on.
@@ -29,8 +29,8 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Failed
 
 from gpu_pools.interrupts import leave_to_worker, watch_for_suspension_later
+from gpu_pools.process.run_setup import EXIT_SUPERSEDED
 from gpu_pools.stopping import asked, obey
-from gpu_pools.worker.final_state import EXIT_SUPERSEDED
 from tasks.base.errors import Interrupted
 
 PATIENCE_S = 300  # with a server that is away while a run begins
