@@ -58,7 +58,7 @@ class Deployment:
     variables: Mapping[str, Any]  # job variables; those of a run go before them
 
 
-class Server:
+class PoolClient:
     """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer."""
 
     def __init__(self) -> None:
@@ -219,12 +219,12 @@ def _perhaps_deleted() -> Iterator[None]:
             raise
 
 
-def waiting(message: str, since: float) -> State[Any]:
+def waiting_state(message: str, since: float) -> State[Any]:
     """Return the state of a run that waits, with the sentence why."""
     return _state(StateType.SCHEDULED, "Waiting", message, since)
 
 
-def ended(kind: StateType, name: str, message: str) -> State[Any]:
+def make_state(kind: StateType, name: str, message: str) -> State[Any]:
     """Return a last state."""
     return _state(kind, name, message)
 

@@ -14,7 +14,7 @@ from gpu_pools.placement import intruders
 from gpu_pools.placement.place import DeviceState, Waiting
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.placement.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
-from gpu_pools.prefect_client import QueueState, Run, Server
+from gpu_pools.prefect_client import PoolClient, QueueState, Run
 from gpu_pools.slots import lease
 from tasks.base.errors import GpuError
 
@@ -45,7 +45,7 @@ class PoolRoom:
         return True
 
 
-class HostView:
+class HostState:
     """The devices of a host with their limits, and which waiting runs are for them.
 
     Args:
@@ -78,20 +78,20 @@ class HostView:
         at_once = simulated or len(self._gpus) or default_limit("training", None)
         return max(1, cores // at_once)
 
-    def ensure_queues(self, server: Server) -> None:
+    def ensure_queues(self, client: PoolClient) -> None:
         """Make the queues of these devices that are missing, with their default limits.
 
         Those with this host's name have none of their own. They are how the others know what devices it has.
         """
-        known = {queue.name for queue in server.queues()}
+        known = {queue.name for queue in client.queues()}
         for queue, limit in host_queues(list(self._gpus.values()), self.name).items():
             if queue.name not in known:
-                server.create_queue(queue.name, limit)
+                client.create_queue(queue.name, limit)
 
-    def queues(self, server: Server, *, fresh: bool = False) -> Queues:
+    def queues(self, client: PoolClient, *, fresh: bool = False) -> Queues:
         """Return the queues as they are set in Prefect, a few seconds old at most, or as they are now."""
         if fresh or self._clock() - self._queues[0] >= _QUEUES_EVERY_S:
-            self._queues = (self._clock(), {queue.name: queue for queue in server.queues()})
+            self._queues = (self._clock(), {queue.name: queue for queue in client.queues()})
         return self._queues[1]
 
     def limit(self, tag: str, kind: Kind, queues: Queues) -> int:
@@ -140,24 +140,24 @@ class HostView:
         """Return whether runs of a queue are for this host."""
         return queue.host in {None, self.name}
 
-    def known_host(self, queue: Queue, server: Server) -> tuple[bool, str]:
+    def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
-        online = self._online(server)
+        online = self._online(client)
         if queue.host not in online:
             return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"
         return True, "" if online[queue.host] else f"{queue.label} waits for a worker on {queue.host}: none is online"
 
-    def elsewhere(self, queue: Queue, queues: Queues, server: Server) -> str | None:
+    def elsewhere(self, queue: Queue, queues: Queues, client: PoolClient) -> str | None:
         """Return why a run waits for a device that this host lacks; None: nobody has it, "": a host that is online has.
 
         Args:
             queue: of the run.
             queues: all of them; those with a host's name say what devices it has.
-            server: knows which hosts are online.
+            client: knows which hosts are online.
         """
         if queue.host == self.name:
             return None
-        online, found = self._online(server), set[str]()
+        online, found = self._online(client), set[str]()
         for other in filter(None, map(queue_or_none, queues)):
             if other.host in online and other.host != self.name and other.kind == queue.kind:
                 same = other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
@@ -168,23 +168,23 @@ class HostView:
             return ""
         return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
 
-    def pool_room(self, server: Server, *, fresh: bool = False) -> PoolRoom:
+    def pool_room(self, client: PoolClient, *, fresh: bool = False) -> PoolRoom:
         """Return how many more runs the whole pool takes, and why no more than that; as it is set now, if `fresh`."""
         if fresh or self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
-            self._pool = (self._clock(), server.pool())
+            self._pool = (self._clock(), client.pool())
         pool = self._pool[1]
         if pool.paused:
             return PoolRoom(True, 0, f"work pool {POOL} is paused")
         if pool.limit is None:
             return PoolRoom(False, math.inf, "")
-        under_way = server.in_state("PENDING", "RUNNING", "CANCELLING")
+        under_way = client.in_state("PENDING", "RUNNING", "CANCELLING")
         n_runs = sum((queue := queue_or_none(run.queue)) is None or queue.kind != "pipeline" for run in under_way)
         return PoolRoom(False, pool.limit - n_runs, f"the limit of work pool {POOL} is {pool.limit} runs at once")
 
-    def _online(self, server: Server) -> dict[str, bool]:
+    def _online(self, client: PoolClient) -> dict[str, bool]:
         """Return the hosts that have, or had, a worker (HOST or HOST:NAME), and whether one is online."""
         if self._clock() - self._workers[0] >= _WORKERS_EVERY_S:
-            self._workers = (self._clock(), server.workers())
+            self._workers = (self._clock(), client.workers())
         hosts = {self.name: True}
         for name, online in self._workers[1].items():
             host = name.partition(":")[0]

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import StateType
 from gpu_pools.job_variables import refuses
 from gpu_pools.placement.place import Refuse, Wait
 from gpu_pools.placement.waiting import WaitList
-from gpu_pools.prefect_client import Run, Server, ended, waiting
+from gpu_pools.prefect_client import PoolClient, Run, make_state, waiting_state
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -20,13 +20,13 @@ class Sentences:
     """Writes on runs, as their states, what was decided on them.
 
     Args:
-        server: Prefect's.
+        client: of Prefect's server.
         waitlist: forgets what waits no longer.
         clock: Unix seconds.
     """
 
-    def __init__(self, server: Server, waitlist: WaitList, clock: Callable[[], float]) -> None:
-        self._server, self._waitlist, self._clock = server, waitlist, clock
+    def __init__(self, client: PoolClient, waitlist: WaitList, clock: Callable[[], float]) -> None:
+        self._client, self._waitlist, self._clock = client, waitlist, clock
         self._said: dict[str, tuple[str, float]] = {}
 
     def tell(self, decisions: Sequence[tuple[Run, Wait | Refuse]], due: Collection[str]) -> None:
@@ -47,11 +47,11 @@ class Sentences:
     def refuse(self, run: Run, reason: str) -> None:
         """Let a run fail that can never start, unless it was cancelled meanwhile."""
         self._waitlist.drop(run.id)
-        known = self._server.by_id([run.id])
+        known = self._client.by_id([run.id])
         if run.id not in known or known[run.id].state not in {"SCHEDULED", "PENDING"}:
             return
         logger.warning("run %s (%s): %s", run.id, run.name, reason)
-        self._server.force(run.id, ended(StateType.FAILED, "Failed", reason))
+        self._client.force(run.id, make_state(StateType.FAILED, "Failed", reason))
 
     def _is_news(self, run: Run, decision: Wait, n_waiting: int) -> bool:
         """Return whether a waiting run says something else than it should, and has said so for a while."""
@@ -61,7 +61,7 @@ class Sentences:
 
     def _write(self, telling: Sequence[tuple[Run, Wait | Refuse]]) -> None:
         # What was read some time ago may have been cancelled since: written over, it would be alive again.
-        known = self._server.by_id([run.id for run, _ in telling])
+        known = self._client.by_id([run.id for run, _ in telling])
         for run, decision in telling:
             if run.id not in known or known[run.id].state != "SCHEDULED":
                 self._waitlist.drop(run.id)
@@ -69,8 +69,8 @@ class Sentences:
                 self.refuse(run, decision.reason)
             elif refuses(run):
                 text = f"refused: {decision.reason}"
-                self._server.propose(run.id, ended(StateType.CANCELLED, "Cancelled", text))
+                self._client.propose(run.id, make_state(StateType.CANCELLED, "Cancelled", text))
                 self._waitlist.drop(run.id)
             else:
-                self._server.propose(run.id, waiting(decision.reason, run.since))
+                self._client.propose(run.id, waiting_state(decision.reason, run.since))
                 self._said[run.id] = (decision.reason, self._clock())

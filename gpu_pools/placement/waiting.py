@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from gpu_pools.prefect_client import Run, Server
+from gpu_pools.prefect_client import PoolClient, Run
 
 _MARGIN_S = 30.0  # a run is seen by the server some time after it is due, and clocks of hosts differ
 _SHARE = 0.1  # of the time at most goes into reading the whole list
@@ -17,8 +17,8 @@ class WaitList:
     the server refuses to start it then.
     """
 
-    def __init__(self, server: Server, clock: Callable[[], float]) -> None:
-        self._server, self._clock = server, clock
+    def __init__(self, client: PoolClient, clock: Callable[[], float]) -> None:
+        self._client, self._clock = client, clock
         self._known: dict[str, Run] = {}
         self._read_at = float("-inf")
         self._cost_s = 0.0
@@ -29,11 +29,11 @@ class WaitList:
         now = self._clock()
         if now - self._read_at >= self._cost_s / _SHARE:
             begun = time.perf_counter()
-            self._known = {run.id: run for run in self._server.due()}
+            self._known = {run.id: run for run in self._client.due()}
             self._cost_s, self._read_at = time.perf_counter() - begun, now
         else:
-            self._known.update({run.id: run for run in self._server.due(after=self._read_at - _MARGIN_S)})
-            back = self._server.by_id(sorted(self._put_back))
+            self._known.update({run.id: run for run in self._client.due(after=self._read_at - _MARGIN_S)})
+            back = self._client.by_id(sorted(self._put_back))
             self._known.update({run.id: run for run in back.values() if run.state == "SCHEDULED"})
         self._put_back.clear()
         return sorted(self._known.values(), key=lambda run: run.since)

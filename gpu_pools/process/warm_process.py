@@ -19,7 +19,7 @@ _SETTINGS = {
 _DELAY_S = 1.0  # the run that has just been started comes first
 
 
-class Ready:
+class WarmProcess:
     """Keeps one process ready; the worker calls `refill` at every turn."""
 
     def __init__(self) -> None:

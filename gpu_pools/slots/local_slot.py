@@ -11,11 +11,11 @@ from prefect.runtime import flow_run
 
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
-from gpu_pools.placement.host_state import HostView, Queues
+from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
-from gpu_pools.prefect_client import Server
+from gpu_pools.prefect_client import PoolClient
 from gpu_pools.process.run_setup import DEVICE, ON
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.slot_meter import metered
@@ -43,7 +43,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
     """
     if "TRAINYARD_LEASE" in os.environ or os.environ.get(WHEN_BUSY) != "refuse":
         return
-    host = HostView(host_name(), get_probe())
+    host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
     (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time())
     if isinstance(decision, Refuse):
@@ -52,7 +52,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         raise GpuBusyError(decision.reason)
 
 
-def _asks(host: HostView, device: str, kind: Kind) -> Waiting:
+def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
     """Return what the running flow asks for."""
     queue = device_queue(device, kind)
     if not host.serves(queue):
@@ -83,10 +83,10 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
         with metered():
             yield
         return
-    host = HostView(host_name(), get_probe())
+    host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
     with _slot(host, asks) as lease:
-        Server().set_device(asks.run_id, host.name, lease.holder.device)
+        PoolClient().set_device(asks.run_id, host.name, lease.holder.device)
         gpu = host.device(lease.holder.uuid)
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
         own |= lease.env
@@ -94,7 +94,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
             yield
 
 
-def _slot(host: HostView, asks: Waiting) -> Lease:
+def _slot(host: HostState, asks: Waiting) -> Lease:
     queues = limits()
     said = ""
     while True:
@@ -116,7 +116,7 @@ def _slot(host: HostView, asks: Waiting) -> Lease:
 def limits() -> Queues:
     """Return the queues with the limits set in Prefect; without a work pool the default ones hold."""
     try:
-        return {queue.name: queue for queue in Server().queues()}
+        return {queue.name: queue for queue in PoolClient().queues()}
     except httpx.HTTPStatusError as exc:
         if exc.response.status_code != 404:
             raise

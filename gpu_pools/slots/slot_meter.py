@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 
 from gpu_pools.placement.probe import Probe, get_probe
-from gpu_pools.prefect_client import Server
+from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.lease import own_holder
 from gpu_pools.slots.slot_files import Holder
 from gpu_pools.slots.use import SlotUse
@@ -103,6 +103,6 @@ def slot_use() -> SlotUse | None:
 
 def _tell(run_id: str, use: SlotUse) -> None:
     try:
-        Server().set_labels(run_id, use.labels())
+        PoolClient().set_labels(run_id, use.labels())
     except httpx.HTTPError as exc:  # no reason to fail a run that is done
         logger.warning("Prefect was not told how the slot was used: %s", exc)

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from gpu_pools.placement.queues import parse_duration
-from gpu_pools.prefect_client import Run, Server
+from gpu_pools.prefect_client import PoolClient, Run
 from gpu_pools.process import run_setup
 from tasks.base.errors import ConfigError
 from tasks.base.workspace import home, run_dir
@@ -28,12 +28,12 @@ class Cleaner:
     """Call `look` as often as you like; about every ten minutes it does something.
 
     Args:
-        server: knows when a run ended, and how long its files are kept.
+        client: knows when a run ended, and how long its files are kept.
         clock: Unix seconds.
     """
 
-    def __init__(self, server: Server, clock: Callable[[], float] = time.time) -> None:
-        self._server, self._clock = server, clock
+    def __init__(self, client: PoolClient, clock: Callable[[], float] = time.time) -> None:
+        self._client, self._clock = client, clock
         self._looked = float("-inf")
         self._for_good: set[str] = set()
 
@@ -47,7 +47,7 @@ class Cleaner:
         if now - self._looked < _EVERY_S:
             return
         self._looked = now
-        for run in self._server.by_id([name for name in _folders() if name not in self._for_good]).values():
+        for run in self._client.by_id([name for name in _folders() if name not in self._for_good]).values():
             keep_s = self._kept_s(run)
             if keep_s is None:
                 self._for_good.add(run.id)

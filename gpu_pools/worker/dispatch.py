@@ -10,20 +10,20 @@ import httpx
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools.job_variables import time_limit_s
-from gpu_pools.placement.host_state import HostView, Queues
+from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
-from gpu_pools.prefect_client import Run, Server, ended
+from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.process import run_process, run_setup
-from gpu_pools.process.warm_process import Ready
-from gpu_pools.slots.kept import Kept
+from gpu_pools.process.warm_process import WarmProcess
+from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.worker.cleaner import Cleaner
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
-from gpu_pools.worker.run_monitor import Undertaker
+from gpu_pools.worker.run_monitor import RunMonitor
 from tasks.base.errors import ConfigError, StorageError, TrainyardError
 from tasks.base.workspace import run_dir
 
@@ -39,23 +39,23 @@ class Dispatcher:
 
     Args:
         name: of the worker, HOST or HOST:NAME, by which the others know what hosts there are.
-        server: Prefect's.
+        client: of Prefect's server.
         host: this host's devices.
         ledger: what has been started.
         clock: Unix seconds.
     """
 
     def __init__(
-        self, name: str, server: Server, host: HostView, ledger: Ledger, *, clock: Callable[[], float] = time.time
+        self, name: str, client: PoolClient, host: HostState, ledger: Ledger, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.name, self._server, self._host, self._clock = name, server, host, clock
+        self.name, self._client, self._host, self._clock = name, client, host, clock
         self._ledger = ledger
-        self._ready = Ready()
-        self._waitlist = WaitList(server, clock)
-        self._kept = Kept()
-        self._runs = Undertaker(server, ledger, self._kept, self._waitlist.put_back, clock)
-        self._sentences = Sentences(server, self._waitlist, clock)
-        self._cleaner = Cleaner(server, clock)
+        self._warm = WarmProcess()
+        self._waitlist = WaitList(client, clock)
+        self._kept = KeptSlots()
+        self._runs = RunMonitor(client, ledger, self._kept, self._waitlist.put_back, clock)
+        self._sentences = Sentences(client, self._waitlist, clock)
+        self._cleaner = Cleaner(client, clock)
         self._beat = self._looked_at = float("-inf")
         self._noted: set[tuple[str, str]] = set()
         self._draining = False
@@ -73,7 +73,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let another worker take over what is left."""
-        self._ready.close()
+        self._warm.close()
         self._ledger.close()
 
     def drain(self) -> None:
@@ -98,7 +98,7 @@ class Dispatcher:
                 self._kept.forget_others(())
             else:
                 self._place()
-                self._ready.refill()
+                self._warm.refill()
             self._note_intruders()
             self._cleaner.look()
             if self._complained:
@@ -118,7 +118,7 @@ class Dispatcher:
 
     def _heartbeat(self) -> None:
         if self._clock() - self._beat >= HEARTBEAT_S:
-            self._server.heartbeat(self.name, HEARTBEAT_S)
+            self._client.heartbeat(self.name, HEARTBEAT_S)
             self._beat = self._clock()
 
     def _note_intruders(self) -> None:
@@ -131,7 +131,7 @@ class Dispatcher:
             for process, where in intruders.get(entry.run_id, []):
                 if (entry.run_id, process) not in self._noted:
                     self._noted.add((entry.run_id, process))
-                    self._server.add_tag(entry.run_id, f"GPU shared with process {process}{where}")
+                    self._client.add_tag(entry.run_id, f"GPU shared with process {process}{where}")
                     logger.warning("run %s shares %s with process %s", entry.run_id, entry.tag, process)
 
     def _place(self) -> None:
@@ -150,7 +150,7 @@ class Dispatcher:
             if self._host.serves(queue):
                 mine.append((run, queue))
                 continue
-            known, text = self._host.known_host(queue, self._server)
+            known, text = self._host.known_host(queue, self._client)
             if not known:
                 self._sentences.refuse(run, text)
             elif text:
@@ -166,9 +166,9 @@ class Dispatcher:
         """
         left, until, fresh = list(mine), self._clock() + _STARTS_S, False
         while True:
-            queues = self._host.queues(self._server, fresh=fresh)
+            queues = self._host.queues(self._client, fresh=fresh)
             decided = self._decide(left, queues)
-            room = self._host.pool_room(self._server, fresh=fresh)
+            room = self._host.pool_room(self._client, fresh=fresh)
             starts = [(run, queue, go) for run, queue, go in decided if isinstance(go, Start)]
             chosen = next(((run, go.uuid) for run, queue, go in starts if room.take(queue)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
@@ -203,7 +203,7 @@ class Dispatcher:
         for run, queue, decision in decided:
             match decision:
                 case Refuse():
-                    missing = self._host.elsewhere(queue, queues, self._server)
+                    missing = self._host.elsewhere(queue, queues, self._client)
                     if missing is None:
                         reasons.append((run, decision))
                     elif missing:
@@ -259,15 +259,15 @@ class Dispatcher:
 
     def _launch(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
         # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
-        known = self._server.by_id([run.id])
+        known = self._client.by_id([run.id])
         if run.id not in known or known[run.id].state != "SCHEDULED":
             lease.release()
             return
-        deployment = self._server.deployment(run.deployment)
+        deployment = self._client.deployment(run.deployment)
         entrypoint = own_entrypoint(deployment.entrypoint)
         extra = {**run_environment(deployment.variables), **run_environment(run.job_variables)}
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
-        claim = self._server.propose(run.id, ended(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
+        claim = self._client.propose(run.id, make_state(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
         if claim is None:
             lease.release()
             self._ledger.remove(entry.run_id)
@@ -275,7 +275,7 @@ class Dispatcher:
         device, threads = self._host.device(entry.uuid), self._host.threads
         env = run_setup.process_environment(entry, lease, device, entrypoint=entrypoint, extra=extra, threads=threads)
         folder, output = run_dir(run.id), run_setup.output_file(run.id)
-        process = self._ready.give(run.id, claim, env=env, folder=folder, output=output, fds=(lease.run_fd, run_lock))
+        process = self._warm.give(run.id, claim, env=env, folder=folder, output=output, fds=(lease.run_fd, run_lock))
         lease.record(pid=process.pid)
         lease.hand_over()
         os.ftruncate(run_lock, 0)

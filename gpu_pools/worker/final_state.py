@@ -10,19 +10,19 @@ from gpu_pools.slots.ledger import Ending
 MAX_RETRIES = 3
 """How often a run whose process died is started again before it is given up."""
 
-Verdict = Literal["nothing", "cancelled", "waits", "timed out", "crashed"]
+Outcome = Literal["nothing", "cancelled", "waits", "timed out", "crashed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class FinalState:
     """The state a run gets, the sentence it carries, and whether the attempt counts."""
 
-    verdict: Verdict
+    outcome: Outcome
     message: str = ""
     attempt: int = 1  # of the next start, where it waits
 
 
-def settle(
+def final_state(
     state_type: str,
     *,
     phase: str,
@@ -30,7 +30,7 @@ def settle(
     ending: Ending | None,
     reason: str = "",
     exit_code: int | None = None,
-) -> Settlement:
+) -> FinalState:
     """Return where a run belongs now that no process of it is left.
 
     Args:
@@ -42,26 +42,26 @@ def settle(
         exit_code: of the process; negative: the signal; None: unknown, as after a restart of the worker.
     """
     if exit_code == EXIT_SUPERSEDED:
-        return Settlement("nothing")  # it ended because the run is somebody else's
+        return FinalState("nothing")  # it ended because the run is somebody else's
     if state_type == "CANCELLING" or ending == "cancel":
         done = state_type in {"CANCELLED", "COMPLETED", "FAILED"}
-        return Settlement("nothing") if done else Settlement("cancelled", reason or "cancelled")
+        return FinalState("nothing") if done else FinalState("cancelled", reason or "cancelled")
     if state_type in {"COMPLETED", "FAILED", "CANCELLED", "PAUSED"}:
-        return Settlement("nothing")
+        return FinalState("nothing")
     if ending == "time limit":
-        return Settlement("timed out", reason)
+        return FinalState("timed out", reason)
     if state_type == "SCHEDULED":
-        return Settlement("nothing")  # it waits already: retried by Prefect, or put back by somebody
+        return FinalState("nothing")  # it waits already: retried by Prefect, or put back by somebody
     if ending == "stop":
-        return Settlement("waits", "starts again, from its checkpoint if it has one: the worker was stopped", attempt)
+        return FinalState("waits", "starts again, from its checkpoint if it has one: the worker was stopped", attempt)
     if phase == "claimed":
-        return Settlement("waits", "starts again: the worker was gone before the run had a process", attempt)
+        return FinalState("waits", "starts again: the worker was gone before the run had a process", attempt)
     how = _how(exit_code)
     if attempt > MAX_RETRIES:
-        return Settlement("crashed", f"given up after {attempt} attempts: the process {how}; what it saved is kept")
+        return FinalState("crashed", f"given up after {attempt} attempts: the process {how}; what it saved is kept")
     turn = f"attempt {attempt + 1} of {MAX_RETRIES + 1}"
     text = f"starts again, from its checkpoint if it has one, {turn}: the process {how}"
-    return Settlement("waits", text, attempt + 1)
+    return FinalState("waits", text, attempt + 1)
 
 
 def _how(exit_code: int | None) -> str:

@@ -11,7 +11,7 @@ from gpu_pools.slots.ledger import Entry
 
 
 @dataclass(slots=True)
-class Care:
+class MonitoredRun:
     """A run in care: what is on disk, and what only this process knows."""
 
     entry: Entry

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 from gpu_pools.names import host_name
 from gpu_pools.placement.queues import duration_text, parse_queue
-from gpu_pools.prefect_client import Run, Server
+from gpu_pools.prefect_client import PoolClient, Run
 from gpu_pools.process import run_process, run_setup
-from gpu_pools.slots.kept import Kept
+from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Ending, Entry, Ledger
-from gpu_pools.worker.final_state import settle
-from gpu_pools.worker.monitored_run import Care, kill, members
-from gpu_pools.worker.set_final_state import finish
+from gpu_pools.worker.final_state import final_state
+from gpu_pools.worker.monitored_run import MonitoredRun, kill, members
+from gpu_pools.worker.set_final_state import set_final_state
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -36,11 +36,11 @@ _KEPT_S = 10.0  # a slot waits so long for the word of the server on whose run i
 _MLFLOW = {"cancelled": "KILLED", "timed out": "KILLED", "crashed": "FAILED"}
 
 
-class Undertaker:
+class RunMonitor:
     """Takes over what an earlier worker left, and brings every run of the ledger to its end.
 
     Args:
-        server: Prefect's.
+        client: of Prefect's server.
         ledger: what has been started.
         kept: has the slots of runs that died, until they start again.
         on_return: is told the id of every run that was put back into its queue.
@@ -49,14 +49,14 @@ class Undertaker:
 
     def __init__(
         self,
-        server: Server,
+        client: PoolClient,
         ledger: Ledger,
-        kept: Kept,
+        kept: KeptSlots,
         on_return: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._server, self._ledger, self._kept, self._on_return, self._clock = server, ledger, kept, on_return, clock
-        self._care = {entry.run_id: Care(entry, None, None) for entry in ledger.entries()}
+        self._client, self._ledger, self._kept, self._on_return, self._clock = client, ledger, kept, on_return, clock
+        self._care = {entry.run_id: MonitoredRun(entry, None, None) for entry in ledger.entries()}
         self._orphans_at = self._taken_at = self._cancelling_at = self._known_at = float("-inf")
 
     def entries(self) -> list[Entry]:
@@ -75,7 +75,7 @@ class Undertaker:
 
     def add(self, entry: Entry, lease: Lease | None, process: subprocess.Popen[bytes] | None) -> None:
         """Take a run into care."""
-        self._care[entry.run_id] = Care(entry, lease, process)
+        self._care[entry.run_id] = MonitoredRun(entry, lease, process)
 
     def end(self, run_id: str, ending: Ending, reason: str = "") -> None:
         """Ask a run to end; the first reason given counts, but that to go on later gives way to any other."""
@@ -101,7 +101,7 @@ class Undertaker:
         if now - self._taken_at >= _TAKE_OVER_EVERY_S:
             for entry in self._ledger.take_over():
                 logger.info("takes over run %s (%s)", entry.run_id, entry.run_name)
-                self._care.setdefault(entry.run_id, Care(entry, None, None))
+                self._care.setdefault(entry.run_id, MonitoredRun(entry, None, None))
             self._taken_at = now
         for care in list(self._care.values()):
             self._watch_clock(care)
@@ -111,7 +111,7 @@ class Undertaker:
             if care.closing or care.entry.ending or care.exit_code == 0 or now - care.gone_at > _KEPT_S:
                 self._free(care)
         if now - self._cancelling_at >= _CANCELLING_EVERY_S:
-            self._cancel(self._server.in_state("CANCELLING"))
+            self._cancel(self._client.in_state("CANCELLING"))
             self._cancelling_at = now
         if now - self._known_at >= _KNOWN_EVERY_S:
             self._end_what_is_over()
@@ -124,7 +124,7 @@ class Undertaker:
             self._orphans()
             self._orphans_at = now
 
-    def _watch_clock(self, care: Care) -> None:
+    def _watch_clock(self, care: MonitoredRun) -> None:
         """End what is over its time; kill what was asked to end and does not."""
         entry, now = care.entry, self._clock()
         if care.closing:
@@ -141,14 +141,14 @@ class Undertaker:
         if now - care.asked_at >= patience:
             kill(entry)
 
-    def _alive(self, care: Care) -> bool:
+    def _alive(self, care: MonitoredRun) -> bool:
         if care.process is not None:
             care.exit_code = care.process.poll()
             return care.exit_code is None
         pid = care.entry.pid
         return pid is not None and run_process.alive(pid, care.entry.create_time)
 
-    def _is_gone(self, care: Care) -> bool:
+    def _is_gone(self, care: MonitoredRun) -> bool:
         """Return whether no process of the run is left; the stragglers of an ended one are killed."""
         if self._alive(care):
             return False
@@ -164,7 +164,7 @@ class Undertaker:
             kill(care.entry)
         return False
 
-    def _free(self, care: Care) -> None:
+    def _free(self, care: MonitoredRun) -> None:
         if care.lease is not None:
             care.lease.release()
             care.lease = None
@@ -180,7 +180,7 @@ class Undertaker:
     def _end_what_is_over(self) -> None:
         """End processes whose run was deleted, or was given a last state by somebody else."""
         living = [care for care in self._care.values() if not care.closing and care.entry.ending != "cancel"]
-        known, now = self._server.by_id([care.entry.run_id for care in living]), self._clock()
+        known, now = self._client.by_id([care.entry.run_id for care in living]), self._clock()
         for care in living:
             run = known.get(care.entry.run_id)
             if run is None:
@@ -192,8 +192,8 @@ class Undertaker:
                 if now - care.over_since >= _OVER_S[run.state]:
                     self.end(care.entry.run_id, "cancel", f"the run is {run.state_name} already")
 
-    def _settle(self, gone: list[Care]) -> None:
-        known = self._server.by_id([care.entry.run_id for care in gone])
+    def _settle(self, gone: list[MonitoredRun]) -> None:
+        known = self._client.by_id([care.entry.run_id for care in gone])
         for care in gone:
             entry = care.entry
             run = known.get(entry.run_id)
@@ -201,7 +201,7 @@ class Undertaker:
                 run_setup.sweep(entry.run_id)
                 self._begin_closing(care, _MLFLOW["cancelled"])
                 continue
-            settlement = settle(
+            state = final_state(
                 run.state,
                 phase=entry.phase,
                 attempt=entry.attempt,
@@ -211,15 +211,15 @@ class Undertaker:
             )
             logger.info(
                 "run %s (%s) has ended on %s: %s %s",
-                *(entry.run_id, entry.run_name, entry.tag, run.state_name, settlement.message),
+                *(entry.run_id, entry.run_name, entry.tag, run.state_name, state.message),
             )
-            if settlement.verdict != "waits":
+            if state.outcome != "waits":
                 run_setup.forget_attempts(entry.run_id)  # a person's retry has all of its attempts again
-            finish(self._server, run, settlement, entry)
-            self._give_back(care, again=settlement.verdict == "waits")
-            self._begin_closing(care, _MLFLOW.get(settlement.verdict))
+            set_final_state(self._client, run, state, entry)
+            self._give_back(care, again=state.outcome == "waits")
+            self._begin_closing(care, _MLFLOW.get(state.outcome))
 
-    def _give_back(self, care: Care, *, again: bool) -> None:
+    def _give_back(self, care: MonitoredRun, *, again: bool) -> None:
         """Keep the slot of a run that died and is to start again."""
         if again:
             self._on_return(care.entry.run_id)
@@ -227,7 +227,7 @@ class Undertaker:
             self._kept.keep(care.entry.run_id, care.entry.uuid, care.lease)
             care.lease = None
 
-    def _begin_closing(self, care: Care, status: str | None) -> None:
+    def _begin_closing(self, care: MonitoredRun, status: str | None) -> None:
         self._free(care)
         if status is None:
             self._drop(care)
@@ -237,7 +237,7 @@ class Undertaker:
         self._ledger.write(care.entry)
         self._close(care)
 
-    def _close(self, care: Care) -> None:
+    def _close(self, care: MonitoredRun) -> None:
         """Let MLflow know; in a process of its own, as that takes seconds and a library that is not for a worker."""
         if care.process is not None:
             code = care.process.poll()
@@ -253,20 +253,20 @@ class Undertaker:
             argv = [sys.executable, "-m", "tasks.tracking.dead_run_cleanup", str(folder), care.entry.reason]
             care.process = run_process.start(argv, os.environ, folder, folder / "output.log", ())
 
-    def _drop(self, care: Care) -> None:
+    def _drop(self, care: MonitoredRun) -> None:
         self._ledger.remove(care.entry.run_id)
         self._care.pop(care.entry.run_id, None)
 
     def _tell(self) -> None:
         for care in self._care.values():
             if not care.told and care.entry.pid is not None and not care.closing:
-                self._server.set_infrastructure(care.entry.run_id, f"{self._ledger.place}:{care.entry.pid}")
-                self._server.set_device(care.entry.run_id, host_name(), care.entry.tag)
+                self._client.set_infrastructure(care.entry.run_id, f"{self._ledger.place}:{care.entry.pid}")
+                self._client.set_device(care.entry.run_id, host_name(), care.entry.tag)
                 care.told = True
 
     def _orphans(self) -> None:
         """Settle what the server believes to run here and no ledger knows of."""
-        for run in self._server.in_state("RUNNING", "PENDING"):
+        for run in self._client.in_state("RUNNING", "PENDING"):
             known = run.id in self._care or self._ledger.knows(run.id)
             if known or not self._is_ours(run) or not run_setup.run_is_dead(run.id):
                 continue

@@ -21,10 +21,10 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 from pydantic import Field
 
 from gpu_pools.names import host_name, worker_label
-from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import POOL, POOL_TYPE
-from gpu_pools.prefect_client import Server
+from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
@@ -120,11 +120,11 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
         GpuError: the GPUs cannot be read.
     """
     signals = _Signals()
-    host = HostView(host_name(), get_probe())
+    host = HostState(host_name(), get_probe())
     ledger = Ledger(name.replace("/", "-"))
-    server = Server()
-    _prepare(server, host)
-    dispatcher = Dispatcher(worker_label(name), server, host, ledger)
+    client = PoolClient()
+    _prepare(client, host)
+    dispatcher = Dispatcher(worker_label(name), client, host, ledger)
     print(f"worker {name} serves {' '.join(host.tags)}", flush=True)
     draining = stopping = False
     idle_since = time.monotonic()
@@ -146,13 +146,13 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
     print(f"worker {name} has stopped", flush=True)
 
 
-def _prepare(server: Server, host: HostView) -> None:
+def _prepare(client: PoolClient, host: HostState) -> None:
     """Make pool and queues where they are missing; waits for a server that is about to start."""
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         try:
-            server.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
-            host.ensure_queues(server)
+            client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
+            host.ensure_queues(client)
             return
         except httpx.HTTPError as exc:
             if time.monotonic() > deadline:

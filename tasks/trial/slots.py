@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpu_pools.names import asker, host_name
-from gpu_pools.placement.host_state import HostView, Queues
+from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Start, Wait, Waiting, place
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, foreign, get_probe
 from gpu_pools.placement.queues import default_priority, device_queue
@@ -27,10 +27,10 @@ _SPARE_MIB = 64  # the driver's own, which comes and goes
 
 def second_training(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Ask for the device once more than it takes trainings, without waiting."""
-    yield kept_off(where, HostView(host_name(), get_probe()), limits())
+    yield kept_off(where, HostState(host_name(), get_probe()), limits())
 
 
-def kept_off(where: Place, host: HostView, queues: Queues) -> CheckResult:
+def kept_off(where: Place, host: HostState, queues: Queues) -> CheckResult:
     """Return the row of a training that asks for a device that is full: placement and locks must refuse it.
 
     Args:

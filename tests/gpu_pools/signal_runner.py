@@ -141,7 +141,7 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
     """Start a run, end it at a random moment; return what became of it."""
     import torch
 
-    from gpu_pools.worker.final_state import settle
+    from gpu_pools.worker.final_state import final_state
 
     run_id, way, moment = str(uuid.UUID(int=chance.getrandbits(128))), chance.choice(list(WAYS)), chance.random()
     moment *= LONGEST_S
@@ -164,14 +164,14 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
     states = told.read_text().splitlines() if told.exists() else []
     last = states[-1].split()[0] if states else "PENDING"
     known = WAYS[way] if last in {"RUNNING", "PENDING"} else last
-    ended = settle(known, phase="running", attempt=1, ending=way, reason="", exit_code=code)
+    ended = final_state(known, phase="running", attempt=1, ending=way, reason="", exit_code=code)
     n_saved = 0
     for path in (FOLDER / "runs" / run_id).rglob("*"):
         if path.name in {"checkpoint.pt", "splat.ckpt"}:
             torch.load(path, weights_only=True)
             n_saved += 1
         assert code == -signal.SIGKILL or not path.name.startswith((".checkpoint.pt.", ".splat.ckpt.")), path
-    return [flow, way or "a stranger", round(moment, 2), code, n_saved, states, ended.verdict]
+    return [flow, way or "a stranger", round(moment, 2), code, n_saved, states, ended.outcome]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 from gpu_pools.placement import intruders
-from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import NvmlProbe, SimulatedProbe, resolve_device, visible
 from tasks.base.errors import GpuError
 
@@ -91,7 +91,7 @@ def test_a_stopped_process_keeps_its_memory_and_is_seen(bench):
 @PROBES
 def test_a_gpu_that_falls_off_the_bus_takes_no_runs_and_comes_back(kind, tmp_path, monkeypatch):
     probe = NvmlProbe() if kind == "nvml" else SimulatedProbe(1)
-    host, read = HostView("boxa", probe), probe.device
+    host, read = HostState("boxa", probe), probe.device
 
     def lost(*args):
         raise pynvml.NVMLError_GpuIsLost() if kind == "nvml" else GpuError("cannot read GPU: GPU is lost")
@@ -143,4 +143,4 @@ def test_without_nvml_no_gpu_is_taken_though_cuda_may_see_one(there, monkeypatch
         with pytest.raises(GpuError, match=f"found no GPU for device '{name}'.*have: cpu"):
             resolve_device(name, NvmlProbe(), {})
     assert resolve_device("cpu", NvmlProbe(), {}) is None
-    assert HostView("boxa", NvmlProbe()).tags == ["cpu"]
+    assert HostState("boxa", NvmlProbe()).tags == ["cpu"]

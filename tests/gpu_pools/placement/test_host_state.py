@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.place import place
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
@@ -33,7 +33,7 @@ def on(state, pid: int, memory_mib: int) -> None:
     state.write_text(json.dumps({"cuda:0": {"processes": [process], "memory_used_mib": memory_mib}}))
 
 
-def foreign_pids(host: HostView) -> list[int]:
+def foreign_pids(host: HostState) -> list[int]:
     return [process.pid for process in host.devices({})[0].foreign]
 
 
@@ -43,7 +43,7 @@ def take(pid: int):
 
 
 def test_the_limit_is_the_queues_and_the_hosts_own_queue_goes_first(state):
-    host = HostView("boxb", get_probe())
+    host = HostState("boxb", get_probe())
     assert host.limit("cuda:0", "inference", {}) == 3
     queues = {"cuda:0.training": QueueState("cuda:0.training", 2, False)}
     assert host.limit("cuda:0", "training", queues) == 2
@@ -53,19 +53,19 @@ def test_the_limit_is_the_queues_and_the_hosts_own_queue_goes_first(state):
 
 def test_a_process_of_this_system_makes_the_gpu_foreign(state):
     on(state, 1, 900)
-    assert foreign_pids(HostView("boxa", get_probe())) == [1]
+    assert foreign_pids(HostState("boxa", get_probe())) == [1]
 
 
 def test_the_holders_own_process_is_not_foreign(state):
     on(state, os.getpid(), 900)
     with take(os.getpid()):
-        assert foreign_pids(HostView("boxa", get_probe())) == []
+        assert foreign_pids(HostState("boxa", get_probe())) == []
 
 
 @pytest.mark.parametrize(("memory_mib", "found"), [(400, []), (9000, [NOBODY])])
 def test_an_unknown_process_counts_by_its_memory_and_is_told_of_once(state, caplog, memory_mib, found):
     on(state, NOBODY, memory_mib)
-    host = HostView("boxa", get_probe())
+    host = HostState("boxa", get_probe())
     assert foreign_pids(host) == found
     assert foreign_pids(host) == found
     assert caplog.text.count("as in a container") == 1
@@ -74,11 +74,11 @@ def test_an_unknown_process_counts_by_its_memory_and_is_told_of_once(state, capl
 def test_an_unknown_process_beside_a_run_is_taken_for_the_runs_own(state):
     on(state, NOBODY, 9000)
     with take(os.getpid()):
-        assert foreign_pids(HostView("boxa", get_probe())) == []
+        assert foreign_pids(HostState("boxa", get_probe())) == []
 
 
 def test_an_intruder_is_named_with_the_runs_epoch(state, monkeypatch):
-    host = HostView("boxa", get_probe())
+    host = HostState("boxa", get_probe())
     with take(os.getpid()) as lease:
         from gpu_pools.slots.lease import SlotProgress
 
@@ -89,20 +89,20 @@ def test_an_intruder_is_named_with_the_runs_epoch(state, monkeypatch):
 
 def test_only_visible_gpus_are_served(state, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert HostView("boxa", get_probe()).tags == ["cuda:1", "cpu"]
+    assert HostState("boxa", get_probe()).tags == ["cuda:1", "cpu"]
 
 
 @pytest.mark.parametrize(
     ("name", "mine"), [("cuda:0.training", True), ("boxa.cpu.training", True), ("boxb.cpu.training", False)]
 )
 def test_queues_without_a_host_and_with_this_one_are_served(state, name, mine):
-    assert HostView("boxa", get_probe()).serves(parse_queue(name)) is mine
+    assert HostState("boxa", get_probe()).serves(parse_queue(name)) is mine
 
 
 @pytest.mark.parametrize(("asked", "priority"), [(1, 1), (10, 10), (0, 5), (11, 5), ("2", 5), (None, 5)])
 def test_a_priority_out_of_bounds_is_the_default(state, asked, priority):
     run = Run("r", "n", "cuda.training", None, "SCHEDULED", "Scheduled", "", 0.0, {"priority": asked}, "")
-    assert HostView("boxa", get_probe()).asks(run, parse_queue("cuda.training")).priority == priority
+    assert HostState("boxa", get_probe()).asks(run, parse_queue("cuda.training")).priority == priority
 
 
 class Hosts:
@@ -137,11 +137,11 @@ class Hosts:
 )
 def test_a_device_that_this_host_lacks_may_be_elsewhere(state, asked, workers, answer):
     queues = {name: QueueState(name, None, False) for name in ("cuda:7.training", "boxb.cuda:1.training", "default")}
-    assert HostView("boxa", get_probe()).elsewhere(parse_queue(asked), queues, Hosts(workers)) == answer
+    assert HostState("boxa", get_probe()).elsewhere(parse_queue(asked), queues, Hosts(workers)) == answer
 
 
 def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
-    host, server = HostView("boxa", get_probe()), Hosts({"boxb": False, "boxc": True})
+    host, server = HostState("boxa", get_probe()), Hosts({"boxb": False, "boxc": True})
     assert host.known_host(parse_queue("boxc.cpu.training"), server) == (True, "")
     known, text = host.known_host(parse_queue("boxb.cuda:1.training"), server)
     assert (known, text) == (True, "boxb/cuda:1 waits for a worker on boxb: none is online")
@@ -160,7 +160,7 @@ def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
 )
 def test_the_pools_own_limit_counts_what_computes(state, limit, paused, room, text):
     server = Hosts({}, QueueState("gpu", limit, paused), ["cuda:0.training", "cpu.pipeline", "cpu.preparation"])
-    found = HostView("boxa", get_probe()).pool_room(server)
+    found = HostState("boxa", get_probe()).pool_room(server)
     assert (found.left, found.reason) == (room, text)
     training, pipeline = parse_queue("cuda.training"), parse_queue("cpu.pipeline")
     assert [found.take(training) for _ in range(3)] == [n < room for n in range(3)]
@@ -169,7 +169,7 @@ def test_the_pools_own_limit_counts_what_computes(state, limit, paused, room, te
 
 def test_a_gpu_that_is_lost_takes_no_runs_and_says_so(state, monkeypatch):
     probe = get_probe()
-    host, read = HostView("boxa", probe), probe.device
+    host, read = HostState("boxa", probe), probe.device
 
     def lost(uuid):
         if uuid == "GPU-simulated-1":

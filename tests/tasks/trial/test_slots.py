@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gpu_pools.placement.devices import Device, GpuProcess
-from gpu_pools.placement.host_state import HostView
+from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import SimulatedProbe
 from gpu_pools.prefect_client import QueueState
 from gpu_pools.slots.lease import Holder, acquire, holders
@@ -25,7 +25,7 @@ def _locks(tmp_path, monkeypatch):
 
 @pytest.fixture
 def host():
-    return HostView("boxa", SimulatedProbe(1))
+    return HostState("boxa", SimulatedProbe(1))
 
 
 def take(place: Place):

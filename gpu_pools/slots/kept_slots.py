@@ -5,7 +5,7 @@ from collections.abc import Collection
 from gpu_pools.slots.lease import Lease
 
 
-class Kept:
+class KeptSlots:
     """A slot for each run that is to start again; this process holds its lock meanwhile, where it did before."""
 
     def __init__(self) -> None:
