@@ -3,6 +3,7 @@
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement.queues import parse_duration, parse_queue
 from gpu_pools.prefect_client import Run
+from tasks.base.errors import ConfigError
 
 
 def time_limit_s(run: Run) -> float | None:
@@ -12,7 +13,10 @@ def time_limit_s(run: Run) -> float | None:
         ConfigError: it is no duration.
     """
     asked = run.job_variables.get("time_limit")
-    seconds = parse_duration(asked) if asked else None
+    try:
+        seconds = parse_duration(asked) if asked else None
+    except ConfigError as exc:
+        raise ConfigError(f"time_limit: {exc}") from exc
     return None if parse_queue(run.queue).kind == "pipeline" else seconds
 
 

@@ -7,6 +7,7 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
+from gpu_pools.slots import local_slot
 from gpu_pools.slots.lease import Holder, acquire, holders
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
 from tasks.base.errors import GpuBusyError, GpuError
@@ -79,7 +80,7 @@ def test_a_taken_device_is_refused_before_anything_is_prepared(monkeypatch):
 
 def test_a_run_waits_until_the_slot_is_free(monkeypatch):
     lease = take("GPU-simulated-0")
-    monkeypatch.setattr(time, "sleep", lambda _: lease.release())
+    monkeypatch.setattr(local_slot, "pause", lambda _: lease.release())
     assert sees("cuda:0")[0] == "GPU-simulated-0"
 
 

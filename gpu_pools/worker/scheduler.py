@@ -1,0 +1,144 @@
+"""What becomes of the runs that wait: some start on this host, the others say why they do not."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gpu_pools.placement.host_state import HostState, Queues
+from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
+from gpu_pools.placement.queues import Queue, parse_queue
+from gpu_pools.placement.sentences import Sentences
+from gpu_pools.placement.waiting import WaitList
+from gpu_pools.prefect_client import PoolClient, Run
+from gpu_pools.slots.kept_slots import KeptSlots
+from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.starter import Starter
+from tasks.base.errors import ConfigError, TrainyardError
+
+logger = logging.getLogger("trainyard.worker")
+
+_STARTS_S = 2.0  # a turn starts no more runs after that long: who is cancelled or dies meanwhile waits for the next
+
+
+class Scheduler:
+    """Call `turn` about twice a second.
+
+    Args:
+        client: of Prefect's server.
+        host: this host's devices.
+        waitlist: the runs that wait.
+        kept: slots of runs that died, which start again.
+        monitor: knows what has a process.
+        starter: starts what `place` says.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        client: PoolClient,
+        host: HostState,
+        waitlist: WaitList,
+        kept: KeptSlots,
+        monitor: RunMonitor,
+        starter: Starter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client, self._host, self._waitlist, self._kept = client, host, waitlist, kept
+        self._monitor, self._starter, self._clock = monitor, starter, clock
+        self._sentences = Sentences(client, waitlist, clock)
+
+    def turn(self) -> None:
+        """Start what may start, and let the rest say why it waits.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+            StorageError: a run has started, and cannot be written down.
+        """
+        due = [run for run in self._waitlist.read() if self._monitor.get(run.id) is None]
+        mine, waits = self._sort_by_host(due)
+        self._kept.forget_others([run.id for run, _ in mine])
+        decisions = self._start_what_may(mine) if mine else []
+        if due:
+            self._sentences.tell([*waits, *decisions], {run.id for run in due})
+
+    def _sort_by_host(self, due: Sequence[Run]) -> tuple[list[tuple[Run, Queue]], list[tuple[Run, Wait]]]:
+        """Return the runs for this host, and those for a host that has no worker now; what is for no host fails."""
+        mine: list[tuple[Run, Queue]] = []
+        waits: list[tuple[Run, Wait]] = []
+        for run in due:
+            try:
+                queue = parse_queue(run.queue)
+            except ConfigError as exc:
+                self._sentences.refuse(run, str(exc))
+                continue
+            if self._host.serves(queue):
+                mine.append((run, queue))
+                continue
+            known, text = self._host.known_host(queue, self._client)
+            if not known:
+                self._sentences.refuse(run, text)
+            elif text:
+                waits.append((run, Wait(run.id, text)))
+        return mine, waits
+
+    def _start_what_may(self, mine: Sequence[tuple[Run, Queue]]) -> list[tuple[Run, Wait | Refuse]]:
+        """Start what may start; return why the rest does not.
+
+        A start takes a while, so each is decided on anew: a limit, a pause, a device that changed meanwhile counts.
+        """
+        left, until, fresh = list(mine), self._clock() + _STARTS_S, False
+        while True:
+            queues = self._host.queues(self._client, fresh=fresh)
+            decided = self._decide(left, queues)
+            room = self._host.pool_room(self._client, fresh=fresh)
+            starts = [(run, queue, go) for run, queue, go in decided if isinstance(go, Start)]
+            chosen = next(((run, go.uuid) for run, queue, go in starts if room.take(queue)), None)
+            if chosen is None or (len(left) < len(mine) and self._clock() > until):
+                break
+            if fresh:
+                self._start(*chosen, queues)
+                left = [(run, queue) for run, queue in left if run.id != chosen[0].id]
+            fresh = True
+        waits = self._reasons(decided, queues)
+        if chosen is None:
+            waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
+        for run, _ in waits:
+            self._kept.forget(run.id)
+        return waits
+
+    def _start(self, run: Run, uuid: str, queues: Queues) -> None:
+        try:
+            if self._starter.start(run, uuid, queues):
+                self._waitlist.drop(run.id)
+        except TrainyardError as exc:  # its own folder cannot be written, say
+            if self._monitor.get(run.id) is not None:
+                raise  # it has its process
+            self._sentences.refuse(run, str(exc))
+
+    def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Queue, Decision]]:
+        devices = [self._without_kept(device) for device in self._host.devices(queues)]
+        starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
+        runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
+        asked = [replace(self._host.asks(*asks), lost=self._kept.uuid(run_id)) for run_id, asks in runs.items()]
+        decisions = place(asked, devices, host=self._host.name, now=self._clock())
+        return [(*runs[decision.run_id], decision) for decision in decisions]
+
+    def _without_kept(self, device: DeviceState) -> DeviceState:
+        """Return a device without the slots that are kept for dead runs: these ask for them again."""
+        return replace(device, holders=tuple(run for run in device.holders if not self._kept.uuid(run.run_id)))
+
+    def _reasons(
+        self, decided: Sequence[tuple[Run, Queue, Decision]], queues: Queues
+    ) -> list[tuple[Run, Wait | Refuse]]:
+        reasons: list[tuple[Run, Wait | Refuse]] = []
+        for run, queue, decision in decided:
+            match decision:
+                case Refuse():
+                    missing = self._host.elsewhere(queue, queues, self._client)
+                    if missing is None:
+                        reasons.append((run, decision))
+                    elif missing:
+                        reasons.append((run, Wait(run.id, missing)))
+                case Wait():
+                    reasons.append((run, decision))
+        return reasons

@@ -1,0 +1,113 @@
+"""What waits is started, or says why it waits, or fails with a sentence."""
+
+import pytest
+
+from gpu_pools.slots.lease import holders
+from gpu_pools.worker.scheduler import Scheduler
+from tests.gpu_pools.worker.monitored import take_slot
+
+FLOW = "flows.classification.train_classifier"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return the ids of the runs that a worker starts, in their order; they get a slot and no process."""
+    ids: list[str] = []
+    slots = []
+
+    def start(self, run, uuid, queues):
+        ids.append(run.id)
+        slots.append(self._kept.take(run.id, uuid) or take_slot(run.id))
+        return True
+
+    monkeypatch.setattr("gpu_pools.worker.starter.Starter.start", start)
+    yield ids
+    for slot in slots:
+        slot.release()
+
+
+def test_the_first_in_the_queue_starts_and_the_others_say_for_whom_they_wait(prefect, dispatcher, started):
+    days = (f"2026-01-0{day}T00:00:00Z" for day in (1, 2, 3))
+    first, second, third = (prefect.add_run("SCHEDULED", expected_start_time=day) for day in days)
+    dispatcher.tick()
+    assert started == [first, second]  # the CPU takes two trainings
+    assert prefect.state(third)[1] == "Waiting"
+    assert prefect.state(third)[2].startswith("the limit of cpu trainings is 2: run of anna@boxa since")
+
+
+def test_a_pause_of_the_pool_and_its_limit_are_the_reason(prefect, dispatcher, started):
+    run_id = prefect.add_run("SCHEDULED")
+    prefect.pool |= {"is_paused": True}
+    dispatcher.tick()
+    assert (started, prefect.state(run_id)[2]) == ([], "work pool gpu is paused")
+
+
+def test_a_pause_counts_before_each_start(prefect, dispatcher, started, monkeypatch):
+    for _ in range(2):
+        prefect.add_run("SCHEDULED")
+    before = Scheduler._start
+
+    def start_and_pause(self, *args):
+        before(self, *args)
+        prefect.pool |= {"is_paused": True}
+
+    monkeypatch.setattr(Scheduler, "_start", start_and_pause)
+    dispatcher.tick()
+    assert len(started) == 1
+
+
+def test_a_run_that_may_not_wait_is_refused(prefect, dispatcher, started):
+    slots = [take_slot(name) for name in ("a", "b")]
+    run_id = prefect.add_run("SCHEDULED", job_variables={"when_busy": "refuse"})
+    dispatcher.tick()
+    assert prefect.state(run_id)[0] == "CANCELLED"
+    assert prefect.state(run_id)[2].startswith("refused: the limit of cpu trainings is 2: run of anna")
+    for slot in slots:
+        slot.release()
+
+
+@pytest.mark.parametrize(
+    ("queue", "text"),
+    [
+        ("cuda:7.training", "found no device 'cuda:7'"),
+        ("boxc.cpu.training", "found no host 'boxc' for device boxc/cpu; have: boxa, boxb"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_what_can_never_start_fails_with_a_sentence(prefect, dispatcher, queue, text):
+    prefect.workers = [{"name": "boxb", "status": "OFFLINE"}]
+    run_id = prefect.add_run("SCHEDULED", queue)
+    dispatcher.tick()
+    assert prefect.state(run_id)[0] == "FAILED"
+    assert text in prefect.state(run_id)[2]
+
+
+def test_a_run_for_a_host_without_a_worker_waits(prefect, dispatcher):
+    prefect.workers = [{"name": "boxb", "status": "OFFLINE"}]
+    run_id = prefect.add_run("SCHEDULED", "boxb.cpu.training")
+    dispatcher.tick()
+    assert prefect.state(run_id)[2] == "boxb/cpu waits for a worker on boxb: none is online"
+
+
+def test_a_run_that_died_gets_its_slot_before_those_that_waited_longer(prefect, dispatcher, host, started):
+    prefect.add_run("SCHEDULED")
+    died = prefect.add_run("SCHEDULED", expected_start_time="2026-01-02T00:00:00Z")
+    slot = take_slot("other")
+    dispatcher._kept.keep(died, "cpu", take_slot(died))
+    dispatcher.tick()
+    assert started[0] == died
+    slot.release()
+
+
+def test_a_run_that_has_started_on_another_host_does_not_start_here(prefect, dispatcher, started):
+    run_id = prefect.add_run("SCHEDULED")
+    with take_slot(run_id):  # by another worker, just now
+        dispatcher.tick()
+    assert started == []
+    assert prefect.state(run_id)[1] == "Scheduled"
+
+
+def test_what_is_kept_for_a_run_that_was_cancelled_is_let_go(prefect, dispatcher):
+    dispatcher._kept.keep("gone", "cpu", take_slot("gone"))
+    dispatcher.tick()
+    assert holders() == []
