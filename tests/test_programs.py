@@ -30,8 +30,16 @@ for service in (prefect_service(free_port(), ui=False), mlflow_service(free_port
     ids=lambda program: program.name,
 )
 def test_a_program_is_a_module_of_this_interpreter(program):
-    assert program.argv[:2] == (sys.executable, "-m")
-    assert find_spec(program.argv[2])
+    assert program.argv[:3] == (sys.executable, "-P", "-m")
+    assert find_spec(program.argv[3])
+
+
+def test_a_program_starts_where_a_folder_has_the_name_of_a_package_of_ours(tmp_path):
+    for name in ("tasks", "flows", "mlflow"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')")
+    argv = [*worker_program("w", {}).argv, "--help"]
+    subprocess.run(argv, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.yard

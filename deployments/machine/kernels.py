@@ -23,6 +23,7 @@ from gpu_pools.kernels import EXTENSIONS, NO_SHORTCUTS, Target, built, installed
 from gpu_pools.placement.devices import Device
 from tasks.base.errors import ConfigError, GpuError, StorageError, TrainyardError
 from tasks.base.progress import Steps
+from tasks.base.startup import module_command
 from tasks.base.workspace import file_lock, read_step_info, storage_errors, write_step_info
 
 _ARCH = re.compile(r"\d{1,2}\.\d")
@@ -197,11 +198,11 @@ def _last_lines(target: Target) -> list[str]:
 def _building(env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run the build for the block; at its end, however, nothing of it is left."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "deployments.machine.kernel_build"],
+        module_command("deployments.machine.kernel_build"),
         stdin=subprocess.PIPE,  # its end is the build's
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=dict(env),
+        env={**env, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,  # Ctrl-C reaches this process alone, which then ends all of the build
     )
     threading.Thread(target=_follow, args=(process,), daemon=True).start()

@@ -1,7 +1,6 @@
 """The first thing a newcomer runs: signals made up on the spot, the whole pipeline on them, and where to look."""
 
 import subprocess
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from deployments.runs.local import run_here
 from deployments.runs.run_summary import print_outcome
 from tasks.base.home import make_home
+from tasks.base.startup import module_command
 from tasks.run.display import bars
 
 GROUP_BY = r"^(.*_rec\d+)"  # as tasks.signals.demo_data names its files; importing that takes seconds
@@ -60,7 +60,7 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
     target = (folder or make_home() / "demo").absolute()
     if part is None:
         for part in Part:  # each in a process of its own: Prefect reads once where its server is
-            command = [sys.executable, "-m", "deployments.cli.app", "demo", part.value, "--folder", str(target)]
+            command = module_command("deployments.cli.app", "demo", part.value, "--folder", str(target))
             if code := subprocess.run(command, check=False).returncode:
                 raise SystemExit(code)
     elif part is Part.signals:

@@ -1,6 +1,5 @@
 """The programs of the stack, with their settings."""
 
-import sys
 from pathlib import Path
 
 from deployments.services.guard import HOSTS, ORIGINS, listed
@@ -8,6 +7,7 @@ from deployments.services.service import LOOPBACK, Announcing, Service
 from tasks.base.database import mlflow_uri
 from tasks.base.password import CLIENT, SERVER, password
 from tasks.base.project_files import project_file
+from tasks.base.startup import module_command
 from tasks.base.workspace import home
 
 POOL_IS_THERE = "the pool is there"
@@ -39,8 +39,8 @@ def prefect_service(port: int, *, ui: bool) -> Service:
 
     That one starts half a second sooner without automations, which are for who is not there to see the run's end.
     """
-    module = (sys.executable, "-m", "deployments.services.prefect_server")
-    argv = (*module, "server", "start", "--host", LOOPBACK, "--port", str(port))
+    words = ("server", "start", "--host", LOOPBACK, "--port", str(port))
+    argv = tuple(module_command("deployments.services.prefect_server", *words))
     env = {
         **_PREFECT_SETTINGS,
         "PREFECT_UI_ENABLED": str(ui).lower(),
@@ -59,7 +59,7 @@ def prefect_service(port: int, *, ui: bool) -> Service:
 def mlflow_service(port: int) -> Service:
     """Return MLflow's server on the store that runs write to, with the settings of mlflow/server.env."""
     argv = (
-        *(sys.executable, "-m", "deployments.services.mlflow_server", "--host", LOOPBACK, "--port", str(port)),
+        *module_command("deployments.services.mlflow_server", "--host", LOOPBACK, "--port", str(port)),
         # Runs write their files themselves: with and without a server they read and write the same experiments.
         *("--backend-store-uri", mlflow_uri(), "--default-artifact-root", str(home() / "mlflow" / "artifacts")),
     )
@@ -83,13 +83,13 @@ def worker_program(name: str, env: dict[str, str]) -> Announcing:
 
     Killed with the stack, not asked to drain: its runs go on by themselves, and the next worker finds them.
     """
-    argv = (sys.executable, "-m", "gpu_pools.worker.serve", "--name", name)
+    argv = tuple(module_command("gpu_pools.worker.serve", "--name", name))
     return Announcing(f"worker-{name.replace('/', '-')}", argv, env, f"worker {name} serves", "KILL")
 
 
 def apply_program(env: dict[str, str]) -> Announcing:
     """Return what gives the server its pool and its queues, says so, then its deployments, and ends."""
-    return Announcing("apply", (sys.executable, "-m", "deployments.apply"), env, POOL_IS_THERE)
+    return Announcing("apply", tuple(module_command("deployments.apply")), env, POOL_IS_THERE)
 
 
 def _settings(path: Path) -> dict[str, str]:

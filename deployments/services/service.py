@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.base.errors import TrainyardError
+from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
 LOOPBACK = "127.0.0.1"
@@ -161,13 +161,7 @@ def spawn(program: Program) -> "subprocess.Popen[bytes]":
             program.log.replace(program.log.with_suffix(".old.log"))
         with program.log.open("ab") as log:
             return subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "deployments.services.parent_death",
-                    f"--signal={program.death_signal}",
-                    *program.argv,
-                ],
+                module_command("deployments.services.parent_death", f"--signal={program.death_signal}", *program.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

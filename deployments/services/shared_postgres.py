@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from deployments.services.postgres import Cluster, load, record, server_command
 from deployments.services.shared_service import Keeper
+from tasks.base.startup import module_command
 from tasks.base.workspace import home
 
 _STOP_LIMIT_S = 60
@@ -46,7 +47,7 @@ def main() -> None:
             return
         cluster = load()
         user = f"--user={cluster.user.uid}:{cluster.user.gid}" if cluster.user.uid != os.geteuid() else ""
-        tether = [sys.executable, "-m", "deployments.services.parent_death", "--signal=INT", *filter(None, [user])]
+        tether = module_command("deployments.services.parent_death", "--signal=INT", *filter(None, [user]))
         process = subprocess.Popen([*tether, *server_command(cluster)], cwd="/", stdin=subprocess.DEVNULL)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:

@@ -8,7 +8,6 @@ and it ends the program.
 import fcntl
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from deployments.services.service import START_LIMIT_S, ServiceError, log_file, tail
 from tasks.base.home import make_home
+from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
 _LOOK_EVERY_S = 0.25
@@ -58,7 +58,7 @@ class Keeper:
             with log.open("ab") as file:
                 # Nobody's child in spirit: it outlives who started it if others need the program.
                 return subprocess.Popen(
-                    [sys.executable, "-m", self.module],
+                    module_command(self.module),
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=file,

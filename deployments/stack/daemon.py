@@ -16,6 +16,7 @@ from deployments.stack.supervisor import Plan, Supervisor
 from tasks.base.alive import identity, supervisor
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.home import make_home
+from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
 
@@ -74,7 +75,7 @@ def _spawn(plan: Plan, report_fd: int) -> "subprocess.Popen[bytes]":
         log_path().parent.mkdir(parents=True, exist_ok=True)
         with log_path().open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deployments.stack.daemon", *map(str, numbers)],
+                module_command("deployments.stack.daemon", *map(str, numbers)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

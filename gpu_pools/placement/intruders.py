@@ -3,11 +3,14 @@
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import psutil
 
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, foreign
 from gpu_pools.slots import lease
+
+_FLAGS = frozenset({"-B", "-E", "-I", "-O", "-P", "-s", "-u"})  # Python's, that take no argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ def command(process: GpuProcess) -> str:
         argv = psutil.Process(process.pid).cmdline()
     except psutil.Error:  # gone, or not to be seen from here
         return process.name
-    words = argv[2:3] if argv[1:2] == ["-m"] else [word for word in argv[1:2] if not word.startswith("-")]
+    words = list(dropwhile(_FLAGS.__contains__, argv[1:]))
+    words = words[1:2] if words[:1] == ["-m"] else [word for word in words[:1] if not word.startswith("-")]
     script = os.path.basename(words[0]) if words and process.name.startswith("python") else ""
     return f"{process.name} {script}".strip()

@@ -4,12 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpu_pools.process.run_main import HEADER
+from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
 _SETTINGS = {
@@ -85,7 +85,7 @@ def _start(settings: Mapping[str, str] | None) -> tuple[subprocess.Popen[bytes],
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gpu_pools.process.run_main", str(theirs.fileno())],
+                module_command("gpu_pools.process.run_main", str(theirs.fileno())),
                 env={**_SETTINGS, **os.environ, **(settings or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

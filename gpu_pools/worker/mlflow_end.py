@@ -2,14 +2,14 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 
 from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.ledger import Entry
 from gpu_pools.worker.final_state import Outcome
+from tasks.base.startup import module_command
 
-COMMAND = (sys.executable, "-m", "tasks.tracking.dead_run_cleanup")
+COMMAND = tuple(module_command("tasks.tracking.dead_run_cleanup"))
 _AGAIN_S = 30.0
 
 _STATUS: dict[Outcome, str] = {"cancelled": "KILLED", "timed out": "KILLED", "crashed": "FAILED"}

@@ -1,8 +1,17 @@
 """The start of a program: its imports, which take most of it."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def module_command(name: str, *words: str) -> list[str]:
+    """Return the command that runs a module of this project by this interpreter.
+
+    With -P it is not looked for in the current folder: people have folders of their own called tasks and flows.
+    """
+    return [sys.executable, "-P", "-m", name, *words]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Self
 import cv2
 
 from tasks.base.errors import DatasetError, ImageError
+from tasks.base.startup import module_command
 from tasks.images.decoding import MAX_PIXELS
 from tasks.images.images import content_digest, decode_rgb, read_bytes
 
@@ -78,9 +79,8 @@ class Checkers:
         return answer["digest"]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = Path(__file__).parents[2]  # of the packages, wherever the run's current folder is
-        command = [sys.executable, "-m", "tasks.images.jpeg_check"]
-        process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = module_command("tasks.images.jpeg_check")
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._started.append(process)
         assert process.stdout is not None
         if process.stdout.readline() != _READY:

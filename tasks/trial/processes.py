@@ -5,7 +5,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, Self
 
 from gpu_pools.stopping import look
 from tasks.base.errors import TrainyardError
+from tasks.base.startup import module_command
 
-ROOT = Path(__file__).resolve().parents[2]
 _LOOK_EVERY_S = 0.2
 
 
@@ -36,11 +35,10 @@ class Speaker:
         self._log = log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *words],
+                module_command(module, *words),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=ROOT,
                 env={**_settings(), **os.environ},
                 start_new_session=True,  # Ctrl-C is for the trial, which ends this
             )

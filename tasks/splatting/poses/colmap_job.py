@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError, StorageError
 from tasks.base.progress import Note
+from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors, write_json
 from tasks.splatting.stage_events import StageProgress
 
@@ -73,7 +73,7 @@ def run_colmap(job: ColmapJob) -> Iterator[StageProgress | Note]:
     with storage_errors(folder / LOG), (folder / LOG).open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.splatting.poses.colmap_process", str(folder / _JOB)],
+            module_command("tasks.splatting.poses.colmap_process", str(folder / _JOB)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

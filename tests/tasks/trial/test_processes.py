@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tasks.trial.processes import ROOT, Speaker, TrialError
+from tasks.trial.processes import Speaker, TrialError
 
 STARTS = """
 import sys, time
@@ -24,7 +24,7 @@ time.sleep(100)
 @pytest.mark.parametrize("words", [[], ["--detached"]])
 def test_a_stranger_ends_when_who_started_it_is_killed(tmp_path, words):
     command = [sys.executable, "-c", STARTS, str(tmp_path / "log"), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         stranger = psutil.Process(int(starter.stdout.readline()))
         own = psutil.Process(starter.pid) in stranger.parents()
