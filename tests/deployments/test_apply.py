@@ -6,13 +6,13 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.apply import apply
-from deployments.machine.environment import ROOT
 from deployments.runs.prefect_http import ask, asking, online_workers, queue_counts
 from deployments.services.service import ServiceError
 from deployments.stack.stack import free_port, prefect_service, running
 from tasks.base.errors import ConfigError
+from tasks.base.project_files import project_file
 
-SPEC = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+SPEC = yaml.safe_load(project_file("prefect.yaml").read_text())["deployments"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_every_deployment_is_there_with_its_queue(api):
         made = found[deployment["entrypoint"]]
         assert made["work_queue_name"] == deployment["work_pool"]["work_queue_name"]
         assert made["description"] == deployment["description"]
+        assert (made["path"], made["pull_steps"]) == (None, [])
         assert [schedule["slug"] for schedule in made["schedules"]] == [
             schedule["slug"] for schedule in deployment.get("schedules", [])
         ]
