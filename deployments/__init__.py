@@ -1,1 +1,1 @@
-"""The command `yard` and the local services."""
+"""The command `yard`, and the services of a host."""

@@ -1,4 +1,4 @@
-"""Prefect's server, as the commands talk to it: which one, and what becomes of its refusals."""
+"""A client of Prefect's server for the commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Gives Prefect's server what it must hold: the pool, its queues, the deployments of prefect.yaml and TRAINYARD_FLOWS.
+"""Brings pool, queues and deployments to Prefect's server, from prefect.yaml and TRAINYARD_FLOWS.
 
 `python -m deployments.apply` waits for the server that PREFECT_API_URL names. Done twice it changes nothing, and what
 people have changed stays: the limit of a queue, a schedule that was switched on or off.

@@ -1,4 +1,4 @@
-"""Tries a device as a run of this process, and shows what came of it."""
+"""Tries a device as a run of this process, and shows the results."""
 
 import json
 from pathlib import Path

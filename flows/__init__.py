@@ -1,1 +1,1 @@
-"""Recipes: the order of the steps, nothing else."""
+"""The flows: the order of the steps, and nothing else."""

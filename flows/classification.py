@@ -1,4 +1,4 @@
-"""From a folder of classes to an evaluated model: the pipeline and its three stages."""
+"""The classification pipeline and its three stages, from a folder of classes to an evaluated model."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Naming what is on pictures, in videos and in radio recordings with a trained model."""
+"""Predictions on images, videos and radio recordings with a trained model."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Steps before a training that people also start alone: each reads a folder and fills another."""
+"""Preparation steps that people also start alone; each reads a folder and fills another."""
 
 from pathlib import Path
 

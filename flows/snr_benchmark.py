@@ -1,4 +1,4 @@
-"""How well models answer at every signal-to-noise ratio."""
+"""The benchmark of models over signal-to-noise ratios."""
 
 from pathlib import Path
 

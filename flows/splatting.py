@@ -1,4 +1,4 @@
-"""From a video or photographs to a 3D Gaussian splat: the pipeline and its three stages."""
+"""The splatting pipeline and its three stages, from a video or photographs to a 3D Gaussian splat."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a pipeline starts its stages: as runs of their own where it was deployed itself, else in its own process."""
+"""Starts the stages of a pipeline, in their queues or in its own process."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether a device computes rightly and fast: a run like any other, on a slot of the device."""
+"""A trial of a device, as a run on a slot of it."""
 
 from pathlib import Path
 

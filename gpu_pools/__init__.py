@@ -1,1 +1,1 @@
-"""Who gets which GPU when: slots, placement, worker. Stands on tasks.base; computes nothing itself."""
+"""Decides which run gets which GPU when, and starts it; computes nothing itself."""

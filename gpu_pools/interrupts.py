@@ -1,4 +1,4 @@
-"""What Prefect hears of a run that is interrupted: no state that is not true, not even for a moment.
+"""Makes Prefect report the true state of runs that are interrupted.
 
 Prefect's engine calls a run Crashed that was cancelled, ran out of time or was stopped with Ctrl-C, and tells whoever
 watches its events. Here, who asked for the end says what it is.

@@ -1,4 +1,4 @@
-"""What a run asks for beside its parameters: its job variables."""
+"""Reads the job variables of a run: priority, time limit, owner."""
 
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement.queues import parse_duration, parse_queue

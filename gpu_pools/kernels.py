@@ -1,4 +1,4 @@
-"""Which of gsplat's CUDA kernels are built, for which GPUs, and what lets the process of a run find them."""
+"""Tells which of gsplat's CUDA kernels are built, and lets runs find them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Who asks for something, and where it ran: told in one place, for every command and every page."""
+"""Names of owners, hosts and workers, for every command and page."""
 
 import getpass
 import os

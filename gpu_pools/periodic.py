@@ -1,4 +1,4 @@
-"""Work that is done at every so many seconds by a loop that turns more often."""
+"""Does work every so many seconds in a loop that turns more often."""
 
 from collections.abc import Callable
 

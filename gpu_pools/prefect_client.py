@@ -1,4 +1,4 @@
-"""What the worker asks of Prefect's server, and tells it."""
+"""The worker's client of Prefect's server."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The wish that a run ends, from the signal that brings it to the places that look for it.
+"""The request to stop, set by a signal and read by loops.
 
 Nothing is raised where the signal arrives: that may be inside a library, which would give the exception other words or
 leave a file half written. The run works in a thread of its own, its process's first thread takes the signals; loops

@@ -1,1 +1,1 @@
-"""The work itself, by floors: `base` < gpu_pools < `run`, `tracking` < `images`, `signals`, `geometry` < pipelines."""
+"""The work of the runs, in layers: base, then run and tracking, then images and signals, then the pipelines."""

@@ -54,8 +54,10 @@ def test_the_table_of_modules_is_that_of_the_code():
 
 
 @pytest.mark.parametrize("package", module_table.PACKAGES)
-def test_every_module_begins_with_a_line_on_itself(package):
-    assert not [path for path in (ROOT / package).rglob("*.py") if not module_table.first_line(path)]
+def test_every_module_begins_with_one_short_sentence_on_itself(package):
+    lines = {path: module_table.first_line(path) for path in (ROOT / package).rglob("*.py")}
+    assert not {path: line for path, line in lines.items() if not re.fullmatch(r"\S.{3,}[^.]\.", line) or ". " in line}
+    assert not {path: line for path, line in lines.items() if len(line.split()) > 20}
 
 
 @pytest.mark.long

@@ -1,1 +1,1 @@
-"""The command `yard`: one file a group of commands, and how answers look. What it does is elsewhere."""
+"""The command `yard`: one module for each group of commands, and how results are printed."""

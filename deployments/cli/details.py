@@ -1,4 +1,4 @@
-"""Everything about one run: what the server holds of it and of its stages, and what its folder holds here."""
+"""Gathers what `yard show` tells of a run, from the server and from its folder."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The commands for a new machine: what it has, what it lacks, and the kernels of its GPUs."""
+"""Commands for a new machine: `yard doctor` and `yard kernels`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""How far runs are: from what their pages in Prefect show, and, on this host, from the locks they hold."""
+"""Reads how far runs are, from their pages in Prefect and from their slots on this host."""
 
 import json
 import time

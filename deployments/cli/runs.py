@@ -1,4 +1,4 @@
-"""The commands of `yard` that talk to the server: submit a run, look at runs, change them."""
+"""Commands that submit, show and change runs."""
 
 import os
 from datetime import datetime

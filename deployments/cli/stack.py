@@ -1,4 +1,4 @@
-"""The commands that start, stop and show the services of this machine."""
+"""Commands that start, stop and show the services of this machine."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, or one JSON document."""
+"""Prints results as tables, or as one JSON document."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Who else has an account on this machine, and so gets at what listens on its loopback address."""
+"""Finds other accounts of this machine, which can reach its loopback address."""
 
 import os
 import pwd

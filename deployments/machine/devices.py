@@ -1,4 +1,4 @@
-"""The devices of this host: what each is, what runs on it, and what waits for it."""
+"""The devices of this host, with what runs on them and what waits for them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Says what a machine has and lacks: each check is a pure function of a few facts, `requirements.py` gathers them."""
+"""The checks of `yard doctor`, each a pure function of facts that `requirements` gathers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

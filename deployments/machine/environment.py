@@ -1,4 +1,4 @@
-"""Where the local services keep their state, and the settings they run with."""
+"""Environment variables for Prefect and MLflow, set before either is imported."""
 
 import os
 from contextlib import suppress

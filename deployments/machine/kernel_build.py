@@ -1,4 +1,4 @@
-"""Has gsplat build its kernels, which it does when it is imported: `python -m deployments.machine.kernel_build`.
+"""Builds gsplat's kernels by importing it: `python -m deployments.machine.kernel_build`.
 
 All that it starts ends when its standard input does, so when whoever started it is gone, however.
 """

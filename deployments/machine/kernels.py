@@ -1,4 +1,4 @@
-"""Builds gsplat's CUDA kernels once per torch, gsplat and kind of GPU, so that no run does while it holds one."""
+"""Builds gsplat's CUDA kernels ahead, once for each version and kind of GPU."""
 
 import os
 import re

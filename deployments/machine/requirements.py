@@ -1,4 +1,4 @@
-"""The facts of this machine that `yard doctor` judges; nothing is changed, and nothing heavy imported."""
+"""Gathers the facts that `yard doctor` judges; changes nothing, and imports nothing heavy."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What compiles CUDA kernels on this machine: where it is, and what to install where it is not."""
+"""Finds the compilers of CUDA kernels, and says how to install those that are missing."""
 
 import os
 import re

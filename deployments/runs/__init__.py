@@ -1,1 +1,1 @@
-"""What a person does with runs: start, submit, find, watch, cancel, fetch."""
+"""What people do with runs: start, submit, find, watch, cancel, download."""

@@ -1,4 +1,4 @@
-"""The first thing a newcomer runs: signals made up on the spot, the whole pipeline on them, and where to look."""
+"""The demo: generates data, and runs the pipelines on it."""
 
 import subprocess
 from enum import StrEnum

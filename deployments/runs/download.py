@@ -1,4 +1,4 @@
-"""Fetches the files of a run from MLflow into a folder."""
+"""Downloads the files of a run from MLflow into a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reads what the server holds of runs: which there are, and their logs."""
+"""Finds runs on the server, and reads their logs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Short questions to Prefect's server by plain HTTP: importing its client takes longer than all of the answers."""
+"""Asks Prefect's server by plain HTTP, because its client takes long to import."""
 
 import http.client
 import json

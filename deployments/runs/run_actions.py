@@ -1,4 +1,4 @@
-"""What a person changes about runs that are there: stop one, remove it, move it forward, and how many run at once."""
+"""Changes runs: cancel, delete, priority, limits."""
 
 import json
 import shutil

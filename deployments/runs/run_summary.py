@@ -1,4 +1,4 @@
-"""What `yard` says at the end of a run: the figures, the files, and where to look."""
+"""Prints the summary of a run that has ended: metrics, files, links."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Puts runs into their queues: parameters and device are checked here, so that nothing waits for hours to fail."""
+"""Puts runs into their queues, after a check of parameters and device."""
 
 import fcntl
 import inspect

@@ -1,4 +1,4 @@
-"""Follows a run on the terminal until it ends: why it waits, its epochs and figures, the time left, its log."""
+"""Follows a run in the terminal until it ends."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Has the database of a home up: PostgreSQL, or SQLite, which needs nothing. History decides, then what is there."""
+"""Starts the database of a home: PostgreSQL where it is installed or was used before, otherwise SQLite."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""Stands before every server that the yard opens: lets in who asks for this machine by its name, from its own pages.
+"""Refuses requests to the yard's servers for other host names or from other sites' pages.
 
 A browser sends a page of any site to 127.0.0.1 if that page asks for it, without the person's knowledge. It says so,
 though: in `Origin`, in `Sec-Fetch-Site`, and in `Host`, where the page's own name was made to lead here.

@@ -1,4 +1,4 @@
-"""MLflow's pages as a yard wants them: they open on training; what reads or runs as the server's user is off.
+"""Adapts MLflow's pages: training first, and nothing that reads files or runs commands.
 
 MLflow has no settings for that: its first page is that for language models, and a browser remembers the kind of work.
 """

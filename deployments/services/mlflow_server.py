@@ -1,4 +1,4 @@
-"""MLflow's server as one process: `mlflow server` loads all of MLflow twice, and keeps both copies in memory.
+"""Runs MLflow's server in one process, where `mlflow server` takes two.
 
 Takes 9 instead of 18 s of processor time to start, and 270 MiB less memory.
 """

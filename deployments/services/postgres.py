@@ -1,4 +1,4 @@
-"""The private PostgreSQL of a home: made once, reached over a socket that only its owner can open, no password."""
+"""The private PostgreSQL of a home, reached over a socket that only its owner can open."""
 
 import os
 import pwd

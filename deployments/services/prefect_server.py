@@ -1,4 +1,4 @@
-"""Prefect's own command with the guard before its server.
+"""Runs Prefect's own command with the guard in front of its server.
 
 `python -m deployments.services.prefect_server server start ...`.
 On SQLite its transactions take turns, too.

@@ -1,4 +1,4 @@
-"""The programs of the stack, with their settings."""
+"""The programs of `yard up`, with their settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Programs that run beside this one: how each is started, when it works, and how it ends."""
+"""Starts a program beside this one, waits until it works, and ends it."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Prefect's API for runs that have no stack: one for all of a home, up while any of them runs.
+"""A Prefect server for `yard run`, shared by all such runs of a home.
 
 `python -m deployments.services.shared_api` runs it. Two servers on one file of SQLite make its tables at once at their
 first start, and one of them fails; later they wait for one another.

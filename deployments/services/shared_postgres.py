@@ -1,4 +1,4 @@
-"""Runs the home's PostgreSQL for as long as anybody needs it: `python -m deployments.services.shared_postgres`."""
+"""Keeps a home's PostgreSQL up while anybody needs it: `python -m deployments.services.shared_postgres`."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A program that several commands need at once, and that runs for as long as anybody does.
+"""A program that several commands share, and that ends with the last of them.
 
 Whoever needs it shares the lock `users`. The kernel lets go of it when a process is gone, however, so the keeper, the
 process that has the program as its child, needs no count and no list: when it gets the lock for itself, nobody is left,

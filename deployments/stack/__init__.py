@@ -1,1 +1,1 @@
-"""All programs of a home together: up, down, health."""
+"""All services of a home together: up, down, health."""

@@ -1,4 +1,4 @@
-"""Whether the services behind Prefect's server work: those that schedule, watch, expire, cancel, keep and remove.
+"""Checks the background services of Prefect's server: schedules, cancels, expiry.
 
 A server may answer while one of them has died, hangs, or fails each time. What they leave undone is seen by REST; what
 they print, in the log of a server of this home.

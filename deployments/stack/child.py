@@ -1,4 +1,4 @@
-"""A program of the stack with its process of the moment, started again when it dies."""
+"""A program of the stack, started again when it dies."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The stack in the background: `python -m deployments.stack.daemon PREFECT-PORT MLFLOW-PORT WORKERS REPORT-FD`."""
+"""The stack in the background, as `yard up --detach` starts it."""
 
 import json
 import os

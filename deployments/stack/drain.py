@@ -1,4 +1,4 @@
-"""The end of the workers: they start nothing more and wait for their runs, until somebody is in a hurry."""
+"""Stops the workers: they start nothing more and wait for their runs, or stop them at once."""
 
 import signal
 from collections.abc import Callable, Mapping

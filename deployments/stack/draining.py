@@ -1,4 +1,4 @@
-"""Whether the yard drains: a variable of Prefect's says it to everybody, so that nobody submits without knowing."""
+"""Announces to everybody that the yard drains, by a variable of Prefect."""
 
 from datetime import UTC, datetime
 

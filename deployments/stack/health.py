@@ -1,4 +1,4 @@
-"""Whether all of the stack is well, and what is not."""
+"""Checks whether all of the stack is well."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Which process keeps the stack of a home up: one at a time, found again by its number and the time it began."""
+"""Makes sure that one process keeps the stack of a home up, and finds it again."""
 
 import os
 import signal

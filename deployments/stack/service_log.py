@@ -1,4 +1,4 @@
-"""What the log of Prefect's server says of the services behind it: those that fail each time they come round."""
+"""Finds failing background services in the log of Prefect's server."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Where Prefect and MLflow are: the running stack's, somebody else's, or this command's own for as long as it runs."""
+"""Says where Prefect and MLflow are: the running stack's, somebody else's, or a command's own."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Keeps the stack up: starts its programs in order, starts again what dies, and ends all of it in order."""
+"""Keeps the stack up: starts its programs in order, restarts what dies, and ends them in order."""
 
 import os
 import shutil

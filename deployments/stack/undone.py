@@ -1,4 +1,4 @@
-"""What the services behind Prefect's server have left undone: a server that answers may have stopped to schedule.
+"""Finds work that Prefect's background services have left undone.
 
 Nothing is asked but what a server tells by REST, so that another server than that of this machine can be looked at,
 too. Each check knows a work that one service does within seconds, and looks for that which has waited for minutes.

@@ -1,1 +1,1 @@
-"""What devices there are, what waits, and what starts next: decisions without side effects."""
+"""Devices, waiting runs, and the decision which run starts next, without side effects."""

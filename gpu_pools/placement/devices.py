@@ -1,4 +1,4 @@
-"""What is known of a GPU, and GPUs that are made up."""
+"""What is known of a GPU; also simulated GPUs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

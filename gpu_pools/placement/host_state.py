@@ -1,4 +1,4 @@
-"""What this host has to offer, as placement wants to know it."""
+"""The devices, limits and holders of this host, as the placement decision needs them."""
 
 import logging
 import math

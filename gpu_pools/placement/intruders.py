@@ -1,4 +1,4 @@
-"""What computes on the GPU of a run and is no run itself: times and memory are not the run's own then."""
+"""Finds processes on a run's GPU that belong to no run."""
 
 import os
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Who starts where, and why each other run waits: a pure function of what is known."""
+"""Decides which waiting runs start where, and why each other one waits; a pure function."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The devices of this host: what they are, how busy they are, and which one a name means."""
+"""Reads the devices of this host and their load, and resolves names such as `cuda:1`."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Device and kind of a run, and the queue of the work pool that stands for both; names are parsed here only."""
+"""Queues of the work pool, each for a device and a kind of work; the only module that parses names."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What waiting runs say: why they wait, or that they will not run."""
+"""Writes on each waiting run why it waits, and on a refused one why it will not run."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence

@@ -1,4 +1,4 @@
-"""The runs that wait, kept up to date with few and small questions to the server."""
+"""Keeps the list of waiting runs up to date with few and small requests."""
 
 import time
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""The process of a run: what it is started with, how it is started, found and killed; nothing of who starts when."""
+"""The process of a run: how it is set up, started, found and killed; decides nothing."""

@@ -1,4 +1,4 @@
-"""The process of a run, started by the worker before there is one: `python -m gpu_pools.process.run_main FD`.
+"""The process of a run, started before there is one: `python -m gpu_pools.process.run_main FD`.
 
 Imports take seconds, a slot that just became free should not wait for them: the worker keeps one such process ready
 and hands it its run over a socket, with the kernel locks that the run holds from then on.

@@ -1,4 +1,4 @@
-"""Starts the process of a run, and ends it with all it has started."""
+"""Starts the process of a run, and ends it with all that it started."""
 
 import os
 import signal

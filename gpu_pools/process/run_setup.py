@@ -1,4 +1,4 @@
-"""What the process of a run is started with: its device, its locks, its folders, its share of the cores."""
+"""Sets up the process of a run: device, locks, folders, number of threads."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Processes that have their imports behind them and wait for a run."""
+"""Keeps a process ready that has done its imports and waits for a run."""
 
 import json
 import os

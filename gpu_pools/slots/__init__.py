@@ -1,1 +1,1 @@
-"""A slot of a device as kernel locks and files on this host."""
+"""Slots of devices, as kernel locks and files on this host."""

@@ -1,4 +1,4 @@
-"""Slots that runs lost by the death of their processes: theirs again, before anybody who waits."""
+"""Keeps the slot of a run whose process died, until the run starts again."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""A slot of a device, held by one run as kernel locks: the kernel frees it when the processes are gone, never before.
+"""A slot that one run holds by kernel locks, which the kernel frees when the processes are gone.
 
 A slot has two lock files. `<uuid>.<kind>.<number>.worker` is held by the worker that placed the run and dies with it;
 `.run` is held by the run's process and by those it hands it to. The slot is free when both are. A lock belongs to the

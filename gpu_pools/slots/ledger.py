@@ -1,4 +1,4 @@
-"""What a worker has started, on disk: a worker that comes back, or another one of the host, takes care of it."""
+"""The list of runs that a worker has started, on disk, so that another worker can take over."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A slot for what runs in a person's own process: the same lease, waited for in the same order of sentences."""
+"""A slot for a run in a person's own process, such as `yard run`."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The files beside a slot: locks that the kernel keeps, and a text for people on who holds them.
+"""The files of a slot: its locks, and a text that says who holds it.
 
 What counts is the lock. The text is never trusted: every user of the host may write it, and it may be torn or old.
 """

@@ -1,4 +1,4 @@
-"""How well a run uses the slot it holds: for how long, from when on it computes, and how busy its GPU is meanwhile."""
+"""Measures how a run uses its slot: seconds held, time to the first batch, how busy the GPU is."""
 
 import logging
 import threading

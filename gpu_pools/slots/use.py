@@ -1,4 +1,4 @@
-"""What a run has made of its slot: the three figures, as labels of its flow run and in a sentence."""
+"""How a run used its slot: three numbers, as labels of its flow run and as a sentence."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -1,1 +1,1 @@
-"""The worker of a host: it starts runs, watches them, and settles how they ended."""
+"""The worker of a host: starts runs, watches them, and sets their final state."""

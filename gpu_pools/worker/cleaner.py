@@ -1,4 +1,4 @@
-"""Removes the folders of runs that ended long ago, where their deployment, or they themselves, ask for it."""
+"""Removes the folders of runs that ended long ago, where `keep_files` asks for it."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""One host's share of the pool: what the worker does at each tick, in which order, and what it does when it stops."""
+"""One turn of the worker: what it does in which order, and what it does when it stops."""
 
 import logging
 import time

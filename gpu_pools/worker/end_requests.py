@@ -1,4 +1,4 @@
-"""Runs that are to end: who asks for it, and what happens where they do not."""
+"""Asks runs to end that are cancelled, deleted or out of time, and kills those that do not."""
 
 import logging
 from collections.abc import Callable, Iterable

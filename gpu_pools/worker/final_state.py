@@ -1,4 +1,4 @@
-"""What becomes of a run whose process is gone: a decision from what is known."""
+"""Decides the final state of a run whose process is gone."""
 
 import signal
 from dataclasses import dataclass

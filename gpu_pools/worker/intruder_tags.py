@@ -1,4 +1,4 @@
-"""Runs that share their GPU with a process that is no run carry a tag that says so."""
+"""Tags runs whose GPU a foreign process shares."""
 
 import logging
 from collections.abc import Sequence

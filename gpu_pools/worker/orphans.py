@@ -1,4 +1,4 @@
-"""Runs of this host that nobody looks after: their worker is gone, or no ledger has them."""
+"""Finds runs of this host that nobody looks after, because their worker is gone."""
 
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a run may make the worker start: a flow of the yard, with a few variables of its own.
+"""Checks that a run starts a flow of the yard, and sets only variables that it may set.
 
 Whoever reaches Prefect's API can make deployments and runs there. The worker starts processes as the yard's user, so it
 is the worker that looks at what they are to be.

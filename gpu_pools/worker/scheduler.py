@@ -1,4 +1,4 @@
-"""What becomes of the runs that wait: some start on this host, the others say why they do not."""
+"""Starts waiting runs on this host, and lets the others say why they wait."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The worker of one host: `python -m gpu_pools.worker.serve --name NAME`, or `prefect worker start --pool gpu`."""
+"""The worker of a host: `python -m gpu_pools.worker.serve`, or `prefect worker start --pool gpu`."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""Gives a run whose process is gone the state it is to have, and what it started with it."""
+"""Sets the final state of a run whose process is gone, and of its steps and stages."""
 
 from prefect.client.schemas.objects import StateType
 

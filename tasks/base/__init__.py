@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files and locks, parameters, settings. Imports nothing of ours."""
+"""Errors, files, locks, parameters and settings that all other packages use; imports none of them."""

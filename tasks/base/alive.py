@@ -1,4 +1,4 @@
-"""Whether the process that keeps the stack of a home up is there: found by its number and the time it began."""
+"""Tells whether the process that keeps a home's services up is alive, by its number and start time."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of parameters and `a.b=c` overrides, brought into the form the flows take."""
+"""Reads files of parameters and applies overrides such as `a.b=c`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

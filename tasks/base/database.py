@@ -1,4 +1,4 @@
-"""Which database holds what a home's runs leave: files of SQLite, or the PostgreSQL that `yard up` keeps."""
+"""Says which database a home uses: SQLite files, or the PostgreSQL of `yard up`."""
 
 import json
 import os

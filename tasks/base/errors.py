@@ -1,4 +1,4 @@
-"""Everything a run can fail with, each error saying what was found, what was needed, and where.
+"""The errors that a run can fail with; each says what was found, what was needed, and where.
 
 TrainyardError
 +-- ConfigError       a parameter, file of parameters or environment variable is wrong

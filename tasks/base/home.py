@@ -1,4 +1,4 @@
-"""The folder of all state, as it is made: closed to the other users of the host."""
+"""Makes the folder of all state, closed to the other users of the host."""
 
 import os
 import re

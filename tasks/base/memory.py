@@ -1,4 +1,4 @@
-"""How much memory a training takes, and how much there is."""
+"""Estimates how much memory a training takes, and measures how much there is."""
 
 import resource
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Opens the files that people name: plain files only, of bounded size, what they hold of bounded depth.
+"""Opens the files that people name, if they are plain files of bounded size and depth.
 
 A path can lead anywhere. A pipe or a device has no end, a file full of nothing can be larger than memory, and a text
 can be nested until the interpreter gives up. So whatever comes from outside is opened here and nowhere else; each

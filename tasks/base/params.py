@@ -1,4 +1,4 @@
-"""Base of every parameter model."""
+"""The base class of every parameter model."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The password of the yard's Prefect server, which whoever may read its file uses without being asked."""
+"""Reads the password of the yard's Prefect server from its file, for those who may read the file."""
 
 import base64
 import json

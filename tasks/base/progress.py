@@ -1,4 +1,4 @@
-"""What work tells whoever iterates over it: how far it is, as (done, total), and sentences for a person."""
+"""A type for work that reports its progress: a generator of (done, total) that returns the result."""
 
 from collections.abc import Generator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The files of the project that programs read while they run: the checkout's, or the copies that come in a wheel."""
+"""Finds the project's own files that programs read, in a checkout or in an installed wheel."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The start of a program: its imports, which take most of it."""
+"""Helps programs start quickly, because imports take most of their start."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""Where a run keeps its files: a stage is written under a temporary name and renamed when it is whole."""
+"""The folders and files of a run, written under temporary names and renamed once they are whole."""
 
 import errno
 import fcntl

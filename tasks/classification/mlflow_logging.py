@@ -1,4 +1,4 @@
-"""A training and its grading as MLflow holds them: which figure goes where, which file under which name."""
+"""Logs a training and its grading to MLflow: metrics, tables, images and files."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""The fourteen architectures, and their weights from files."""
+"""Builds the fourteen models, and loads their weights from files."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""The networks: torchvision's bodies with heads of the size of the data, the one place that knows them.
+"""Builds torchvision's networks with heads of the size of the data; the only module that knows them.
 
 A copy of this file is kept with every model in MLflow and used there, so it imports nothing of this project.
 """

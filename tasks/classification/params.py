@@ -1,4 +1,4 @@
-"""Parameters of the classification pipeline, one model per step; the names are the ones its users know."""
+"""Parameters of the classification pipeline, one model for each step, under the names users know."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

@@ -1,4 +1,4 @@
-"""The preparation steps that can each be started alone, as Prefect tasks."""
+"""Prefect tasks of the preparation steps that can be started alone."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From where a classification that was cut off goes on, by the files it left; `yard` asks: imports nothing heavy."""
+"""Tells from its files where an interrupted classification goes on; imports nothing heavy."""
 
 from pathlib import Path
 

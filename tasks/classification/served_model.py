@@ -1,4 +1,4 @@
-"""A trained classifier as MLflow serves it: encoded images in, classes and probabilities out.
+"""The model that MLflow serves: encoded images in, classes and probabilities out.
 
 MLflow stores this file beside the weights and runs it where the model is loaded, so nothing is pickled, and
 nothing of this project needs to be installed there.

@@ -1,4 +1,4 @@
-"""The steps of the classification pipeline as Prefect tasks."""
+"""The Prefect tasks of the classification pipeline."""
 
 import json
 import tempfile

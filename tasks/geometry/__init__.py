@@ -1,1 +1,1 @@
-"""Rotations and spherical harmonics on arrays and tensors, and how kernels are compiled. Knows no pipeline."""
+"""Rotations, spherical harmonics and compiled kernels; knows no pipeline."""

@@ -1,4 +1,4 @@
-"""Compiles kernels, remembers them on disk where that is possible, and runs them on threads."""
+"""Compiles numba kernels, caches them on disk, and runs them on threads."""
 
 import hashlib
 import os

@@ -1,1 +1,1 @@
-"""Images and videos as every pipeline reads and writes them. Knows no pipeline."""
+"""Reads and writes images and videos for all pipelines; knows none of them."""

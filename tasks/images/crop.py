@@ -1,4 +1,4 @@
-"""Cuts the same box out of one image or of a tree of them."""
+"""Crops the same box out of one image or of all images of a folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How the bytes of a picture become pixels, in training and where a model is served.
+"""Decodes the bytes of an image into pixels, in training and where a model is served.
 
 A copy of this file is kept with every model in MLflow and used there, so it imports nothing of this project.
 """

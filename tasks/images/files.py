@@ -1,4 +1,4 @@
-"""Finds the pictures of a folder, links them into another, and works on many with all cores."""
+"""Finds the images of a folder, links them into another, and works on many with all cores."""
 
 import errno
 import itertools

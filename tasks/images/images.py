@@ -1,4 +1,4 @@
-"""Reads and writes pictures: whatever comes in leaves as 8-bit RGB, or as an error that names the file."""
+"""Reads any image as 8-bit RGB, or raises an error with the file's name."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checks pictures in processes of their own: what libjpeg finds damaged it only says on stderr, whose one there is.
+"""Finds damaged JPEG files by libjpeg's warnings, in processes whose stderr it can read.
 
 OpenCV and Pillow show a JPEG that is damaged in its middle as if it were whole, its rest grey or shifted.
 """

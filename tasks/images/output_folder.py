@@ -1,4 +1,4 @@
-"""The folder a person names for what a run makes: never one that holds something, filled whole or not at all."""
+"""Checks the folder that a person names for results, and fills it whole or not at all."""
 
 import errno
 from collections.abc import Iterator

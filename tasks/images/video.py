@@ -1,4 +1,4 @@
-"""Reads videos: what they are, when their pictures were taken, and the pictures one after the other."""
+"""Reads videos: their properties, the time of each frame, and the frames in order."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Inference: a trained classifier names what is on pictures, in videos and in radio recordings."""
+"""Predicts the classes of images, videos and radio recordings with a trained model."""

@@ -1,4 +1,4 @@
-"""Which number format a model answers fastest in on this machine, measured once where that pays."""
+"""Chooses the number format in which a model answers fastest, measured where that pays."""
 
 import hashlib
 import json

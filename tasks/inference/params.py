@@ -1,4 +1,4 @@
-"""Parameters of the inference pipeline; the names are the ones its users know."""
+"""Parameters of the inference pipeline, under the names users know."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a person looks at first: a sample of the pictures with their answers, and the classes over time."""
+"""Draws the gallery of a prediction, and its timeline of classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Pictures in, answers out: threads prepare pictures while the model is busy, and memory holds a few batches only."""
+"""Runs a model on images that threads prepare meanwhile; memory holds a few batches only."""
 
 import queue
 import threading

@@ -1,4 +1,4 @@
-"""The one preparation of every picture that inference looks at: upright, 8-bit RGB, of bounded size."""
+"""Prepares every image for inference: upright, 8-bit RGB, of bounded size."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two stages: a detector proposes regions of a picture, the classifier names each of them."""
+"""Two-stage inference: a detector proposes regions, and the classifier names each of them."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

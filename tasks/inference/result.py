@@ -1,4 +1,4 @@
-"""A prediction from its source to its folder: the run of the model over all pictures, and what is written of it."""
+"""Makes a prediction from its source to its folder of results."""
 
 import os
 import time

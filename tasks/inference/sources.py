@@ -1,4 +1,4 @@
-"""What there is to look at: pictures, videos and radio recordings, as pictures that threads make when they are due."""
+"""Finds the images, videos or recordings to predict on, and yields their images as jobs for threads."""
 
 import glob
 import os

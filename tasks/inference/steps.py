@@ -1,4 +1,4 @@
-"""The steps of the inference pipeline as Prefect tasks."""
+"""The Prefect tasks of the inference pipeline."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""Models that MLflow holds, brought to this machine: by run, by registered name and version, or by alias."""
+"""Fetches models from MLflow by run, by version, or by alias."""
 
 import re
 from pathlib import Path

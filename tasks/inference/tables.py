@@ -1,4 +1,4 @@
-"""The answers as tables, written as they come, so that memory does not grow with the number of pictures."""
+"""Writes predictions as tables while they come, so that memory does not grow."""
 
 import csv
 from collections import Counter

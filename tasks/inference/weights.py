@@ -1,4 +1,4 @@
-"""The model that answers: weights and configuration, held against each other before a device is asked for."""
+"""Loads the model that answers, and checks its weights against its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The file a training goes on from: written whole, and taken up only by a training of the same result."""
+"""Writes checkpoints whole, and reads those of a training with the same result; for all trainings."""
 
 import json
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a running step: bars with the time left; nothing where there is no terminal."""
+"""Shows the progress of a step as bars with the time left, where there is a terminal."""
 
 import logging
 from collections.abc import Iterator

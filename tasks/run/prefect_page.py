@@ -1,4 +1,4 @@
-"""What the Prefect page of a running step shows: a moving progress bar, a table, links and a summary.
+"""Shows progress, tables, links and a summary on the Prefect page of a run.
 
 The page is a courtesy to who watches: where Prefect's API does not answer, the work goes on and the log says so once.
 """

@@ -1,4 +1,4 @@
-"""Runs a training to its end, and hands each of its events to the log, the page, the terminal and MLflow."""
+"""Runs a training to its end, and hands its events to log, page, terminal and MLflow."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What every step stands on: its folder, its log, its MLflow run, and the way out when the worker asks it to stop."""
+"""What every step uses: its folder, its log, its MLflow run, and the request to stop."""
 
 import logging
 import os

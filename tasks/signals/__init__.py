@@ -1,1 +1,1 @@
-"""Radio recordings: read, synthesised, and made into spectrograms. Knows no pipeline."""
+"""Reads and synthesises radio recordings, and draws spectrograms; knows no pipeline."""

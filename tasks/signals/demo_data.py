@@ -1,4 +1,4 @@
-"""A drone-like data set made on the spot: raw I/Q recordings of five kinds at several SNRs, and their pictures."""
+"""Makes the demo's data set: I/Q recordings of five kinds at several SNRs, and their spectrograms."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Recordings of I/Q: which ones a folder holds, and how their samples are stored."""
+"""Finds the I/Q recordings of a folder, and tells how their samples are stored."""
 
 import math
 import os

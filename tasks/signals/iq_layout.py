@@ -1,4 +1,4 @@
-"""How the samples of a recording are stored, and a stretch of them as numbers."""
+"""Describes how samples are stored in a file, and reads them as numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

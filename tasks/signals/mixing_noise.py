@@ -1,4 +1,4 @@
-"""Clean recordings mixed with noise at given signal-to-noise ratios, by a recipe that others can repeat.
+"""Mixes noise into clean recordings at given signal-to-noise ratios, by a documented recipe.
 
 The recipe, for one frame x of n samples at rate f (docs/signals.md has it in words):
 

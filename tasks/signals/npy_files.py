@@ -1,4 +1,4 @@
-"""Recordings of I and Q as arrays that numpy.save wrote."""
+"""Reads I/Q recordings that were saved by numpy.save."""
 
 import os
 import tokenize

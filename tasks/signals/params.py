@@ -1,4 +1,4 @@
-"""Parameters of what happens to radio recordings and their pictures before a training."""
+"""Parameters of spectrograms, noise and crops."""
 
 from difflib import get_close_matches
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Raw radio recordings become spectrogram pictures: time to the right, frequency upwards, power as colour."""
+"""Draws spectrograms: time to the right, frequency upwards, power as colour."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""A tree of raw recordings becomes the same tree of spectrogram pictures."""
+"""Draws the spectrograms of all recordings of a folder, in the same sub-folders."""
 
 import csv
 from collections import Counter

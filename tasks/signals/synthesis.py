@@ -1,4 +1,4 @@
-"""Drone-like radio recordings made from a seed: complex baseband of five kinds at a given signal-to-noise ratio.
+"""Synthesises drone-like I/Q recordings of five kinds from a seed, at a given signal-to-noise ratio.
 
 Widths and times are those of real links seen by a receiver of 100 MS/s in frames of 0.1 s (for example a Futaba
 remote control: bursts of 1.5 MHz and 2 ms, one every 7 ms; RFUAV data set, measured on its pictures). At another

@@ -1,4 +1,4 @@
-"""Recordings of I and Q as WAV files: what SDR programs write, also above 4 GB and where they were cut off.
+"""Reads I/Q recordings from WAV files of SDR programs, also above 4 GB and with wrong sizes.
 
 Sources: Microsoft's Multiple Channel Audio Data and WAVE Files (WAVE_FORMAT_EXTENSIBLE); EBU Tech 3306 (RF64, ds64);
 ITU-R BS.2088 (BW64); SpectraVue User Guide, "auxi" (also SDR#'s, HDSDR's, SDRuno's and SDRangel's); SDR Console's

@@ -1,4 +1,4 @@
-"""Baseband waveforms of one burst: frequency-shift keying, linear chirps and OFDM, each with soft edges."""
+"""Synthesises single bursts: frequency-shift keying, linear chirps and OFDM."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,1 +1,1 @@
-"""Video in, 3D Gaussian splat out: frames, poses, fitting, results."""
+"""Makes 3D Gaussian splats from videos: frames, camera poses, fit, results."""

@@ -1,4 +1,4 @@
-"""A fit as MLflow holds it: which figure goes where, which file under which name."""
+"""Logs a fit to MLflow: metrics, images and files."""
 
 import json
 from pathlib import Path

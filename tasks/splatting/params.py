@@ -1,4 +1,4 @@
-"""Parameters of the splatting pipeline, one model per step; the trainer's names are the ones gsplat's users know."""
+"""Parameters of the splatting pipeline, one model for each step, under gsplat's names."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""From where a splat that was cut off goes on, by the files it left; `yard` asks: imports nothing heavy."""
+"""Tells from its files where an interrupted splat goes on; imports nothing heavy."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the preparation of a scene tells whoever iterates over it."""
+"""The events that the preparation of a scene yields."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The steps of the splatting pipeline as Prefect tasks."""
+"""The Prefect tasks of the splatting pipeline."""
 
 import os
 import time

@@ -1,1 +1,1 @@
-"""How runs reach MLflow: the journal, its upload, the registry, the machine's metrics. No pipeline's own."""
+"""Brings runs to MLflow: journal, upload, registry, system metrics; knows no pipeline."""

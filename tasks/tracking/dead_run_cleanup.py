@@ -1,4 +1,4 @@
-"""Tidies up after a run whose process is gone for good.
+"""Cleans up after a run whose process is gone, and ends its MLflow run.
 
 `python -m tasks.tracking.dead_run_cleanup RUN_FOLDER KILLED|FAILED`.
 What is half written goes, MLflow learns what became of the run; checkpoints and finished stages stay. Done twice it

@@ -1,4 +1,4 @@
-"""What else computes on a run's GPU, as the run itself sees it: in its log, and in MLflow by epoch."""
+"""Watches for other programs on a run's GPU, and notes them in its log and in MLflow."""
 
 import contextvars
 import logging

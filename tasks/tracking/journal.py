@@ -1,4 +1,4 @@
-"""What a run wants MLflow to hold, written down locally first, so that no outage can lose it."""
+"""Writes what a run sends to MLflow to a local file first, so that no outage loses it."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Where MLflow is, and how one line of a journal becomes part of a run there."""
+"""Finds MLflow's server, and writes lines of a journal into a run there."""
 
 import hashlib
 import logging

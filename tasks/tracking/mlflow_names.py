@@ -1,4 +1,4 @@
-"""Names and values in the form MLflow takes them."""
+"""Brings names and values into the form that MLflow accepts."""
 
 import json
 import re

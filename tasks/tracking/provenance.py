@@ -1,4 +1,4 @@
-"""Where a run comes from: the code, the packages, the machine and the command."""
+"""Records where a run comes from: code, packages, machine and command."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Models in MLflow: logged whole or not at all, registered once, one of them the champion."""
+"""Registers models in MLflow, whole and once, and sets the alias of the champion."""
 
 import json
 import pickle

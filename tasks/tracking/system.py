@@ -1,4 +1,4 @@
-"""Figures of the machine during a run: processor, memory, disk, and the run's own GPU."""
+"""Samples system metrics during a run: processor, memory, disk and the run's own GPU."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""One run in MLflow: written to a local journal at once, sent to MLflow from a thread.
+"""One MLflow run: written to a local journal at once, and sent to MLflow by a thread.
 
 Training never waits for MLflow and loses nothing to its outages; a run that was killed goes on in the same
 MLflow run.

@@ -1,4 +1,4 @@
-"""The thread that carries a journal to MLflow, for as long as that takes."""
+"""The thread that sends a journal to MLflow, and tries again until it has arrived."""
 
 import logging
 import shutil

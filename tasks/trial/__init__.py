@@ -1,1 +1,1 @@
-"""Whether a device computes rightly and fast, tried on generated data in minutes."""
+"""Tries on generated data whether a device computes correctly and fast."""

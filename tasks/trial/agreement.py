@@ -1,4 +1,4 @@
-"""Loss and gradients of our training step against the same formula in float64 on the CPU."""
+"""Compares loss and gradients of a training step with float64 on the CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Computes the checks that it is told, a line each: `python -m tasks.trial.child FOLDER TAG NAME UUID KIND`.
+"""The child process that computes the checks of a trial, one line of JSON for each.
 
 Checks come as ["name"] on stdin, {"rows": [...]} goes to stdout; all else that is said goes to stderr. It ends when
 stdin does, also in the middle of a check: whoever started it is gone then.

@@ -1,4 +1,4 @@
-"""What a device is: the driver's word against torch's."""
+"""Compares what the driver says of a device with what torch says."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The device's memory: how fast it is filled, and a batch that does not fit into it."""
+"""Checks a device's memory: its copy rate, and a batch that does not fit."""
 
 import gc
 import math

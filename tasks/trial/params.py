@@ -1,4 +1,4 @@
-"""What a trial of a device takes."""
+"""Parameters of a trial."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The checks of a trial in their order, each with its own time limit."""
+"""The checks of a trial in order, each with its time limit."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Processes of a trial: what they say as lines of JSON, and that they end with it."""
+"""Starts the processes of a trial, reads their lines of JSON, and ends them with it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the checks of a trial have found, and the figures they are held to."""
+"""The results of a trial's checks, and the bounds they must meet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

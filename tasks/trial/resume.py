@@ -1,4 +1,4 @@
-"""A training that is killed and resumed against one that was not: the same weights, bit for bit."""
+"""Compares a training that was killed and resumed with one that was not, bit for bit."""
 
 import json
 import os

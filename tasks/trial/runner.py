@@ -1,4 +1,4 @@
-"""Goes through the checks of a trial: one that fails, hangs or dies costs its own row, and the rest goes on."""
+"""Runs the checks of a trial; one that fails, hangs or dies does not stop the others."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""That a device is one training's alone, that others on it are seen, and that a death gives all of it back."""
+"""Checks that a slot excludes a second training, shows foreign processes, and is free after a death."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Steps of our training against those of a plain loop, in turn, in one process."""
+"""Compares the speed of our training with a plain loop, in turn, in one process."""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""The step of a trial as a Prefect task."""
+"""The Prefect task of a trial."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A process that is not the run's: it takes what it is told to, says so, and waits until it is killed or stdin ends.
+"""A foreign process for a trial: it takes memory of a device until it is killed.
 
 `python -m tasks.trial.stranger [--detached] [--slot UUID TAG] [--memory MIB]`
 """

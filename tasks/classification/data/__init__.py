@@ -1,1 +1,1 @@
-"""A folder of classes as subsets, augmented copies and batches. No model."""
+"""A folder of classes as subsets, augmented copies and batches; knows no model."""

@@ -1,4 +1,4 @@
-"""Adds altered copies of the images to a split dataset, the same ones with any number of threads."""
+"""Adds altered copies of images to a data set; the copies do not depend on the number of threads."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A split folder as batches of tensors, in an order that depends on the seed and the epoch alone."""
+"""Makes batches of tensors from a split folder, in an order that only seed and epoch decide."""
 
 import threading
 from collections import deque

@@ -1,4 +1,4 @@
-"""Keeps images shrunk to one size on disk, so that only the first epoch of the first run pays for decoding them."""
+"""Keeps shrunk images on disk, so that later runs need not decode the files again."""
 
 import hashlib
 import os

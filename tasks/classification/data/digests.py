@@ -1,4 +1,4 @@
-"""What files hold, as a digest; beside a prepared dataset lies a table of them, so that nothing is read to know it."""
+"""Computes digests of files, and keeps them in a table beside a prepared data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

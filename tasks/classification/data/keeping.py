@@ -1,4 +1,4 @@
-"""Where shrunk pictures are kept between epochs, by a measurement on some of them: in memory, on disk, or nowhere."""
+"""Decides by a measurement whether shrunk images are kept in memory, on disk, or not at all."""
 
 import secrets
 import shutil

@@ -1,4 +1,4 @@
-"""Decides which group of images goes to which part: groups stay whole, every class keeps its ratios."""
+"""Decides which images go to which subset; groups stay whole, and classes keep their ratios."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The pictures of a dataset as a model sees them: each decoded when it is first asked for, and kept where that pays."""
+"""The images of a data set as a model sees them, decoded at first use and then kept."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Finds out how a folder of images is laid out: class folders, or parts that hold class folders."""
+"""Finds out how a folder of images is laid out: class folders, or subsets of class folders."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Cuts a folder of classes into a training, a validation and a test part on disk."""
+"""Splits a folder of classes into training, validation and test subsets on disk."""
 
 import csv
 from collections import Counter, defaultdict

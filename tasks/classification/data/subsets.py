@@ -1,4 +1,4 @@
-"""The parts of a dataset as a training reads them: shrunk, in batches, and with a digest of what they hold."""
+"""The subsets of a data set as a training reads them: batches, and a digest of their content."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -1,1 +1,1 @@
-"""What a trained model is worth, and whether it is promoted."""
+"""Evaluates a trained model, and decides whether it is promoted."""

@@ -1,4 +1,4 @@
-"""What a trained model answers on a part of a dataset, and the pictures of it."""
+"""Computes what a trained model answers on a subset of a data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

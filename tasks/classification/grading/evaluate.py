@@ -1,4 +1,4 @@
-"""The report on a test part: figures, confusion, calibration and the worst mistakes, from arrays to files."""
+"""Writes the test report: metrics, confusion matrix, calibration, and the worst mistakes."""
 
 import json
 import os

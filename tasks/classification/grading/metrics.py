@@ -1,4 +1,4 @@
-"""How well a classifier answers, on one scale: every figure is a fraction in [0, 1], losses are in nats.
+"""Metrics of a classifier: fractions from 0 to 1, and losses in nats.
 
 Two rules hold everywhere. Absent classes: a class without an image in the truth has no figures (null), and
 macro figures are means over the classes that do occur; `classes_evaluated` counts them. Top-k: null when

@@ -1,4 +1,4 @@
-"""Pictures of a training and its test: each function returns a matplotlib figure, `save` writes a PNG."""
+"""Draws the figures of a training and its test with matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO

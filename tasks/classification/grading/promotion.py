@@ -1,4 +1,4 @@
-"""Whether a newly trained model becomes the champion: both answer the same test files, and the decision is kept."""
+"""Promotes a new model to champion where it answers the same test files better."""
 
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whether a new model takes over from the champion: a decision on the test files both have answered."""
+"""The rule by which a new model replaces the champion: a paired bootstrap on the same test files."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

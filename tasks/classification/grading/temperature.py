@@ -1,4 +1,4 @@
-"""How much softer a model's probabilities should be, by its answers to pictures it was not fitted on."""
+"""Fits the temperature that calibrates a model's probabilities, on images it was not trained on."""
 
 import numpy as np
 from numpy.typing import NDArray

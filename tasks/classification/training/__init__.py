@@ -1,1 +1,1 @@
-"""The training loop and its state. No MLflow, no Prefect."""
+"""The training loop and its state; knows neither MLflow nor Prefect."""

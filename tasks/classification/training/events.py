@@ -1,4 +1,4 @@
-"""What a training tells whoever iterates over it, and how its history is kept."""
+"""The events that a training yields, and the history of its epochs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

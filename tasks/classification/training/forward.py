@@ -1,4 +1,4 @@
-"""What a model answers to batches, in pieces where the device's memory asks for it."""
+"""Runs a model on batches, in smaller pieces where the device lacks memory."""
 
 from collections.abc import Iterator
 

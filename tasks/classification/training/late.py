@@ -1,4 +1,4 @@
-"""A training's figures that must not make it wait: values on their way from a GPU, time spent waiting for data."""
+"""Metrics that must not delay a training: values still on the GPU, time spent waiting for data."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images altered on the device on their way into the model: mirrored, and mixed with each other."""
+"""Flips and mixes images on the device."""
 
 import numpy as np
 import torch

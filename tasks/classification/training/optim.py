@@ -1,4 +1,4 @@
-"""What turns gradients into better weights: optimiser, learning-rate schedule, moving average, class weights."""
+"""Builds optimiser, learning-rate schedule, moving average and class weights."""
 
 import math
 import os

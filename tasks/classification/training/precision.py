@@ -1,4 +1,4 @@
-"""Which number format a device is fastest with, measured once per machine and model."""
+"""Measures which number format is fastest on a device, once for each machine and model."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Where torch's random generators stand: part of a training's state."""
+"""Saves and restores the state of torch's random generators."""
 
 import torch
 from torch import Tensor

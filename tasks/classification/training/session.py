@@ -1,4 +1,4 @@
-"""A training in its folder: resumes where a killed one stopped, and leaves weights that anyone can load."""
+"""Runs a training in its folder: resumes it, and leaves weights that anyone can load."""
 
 import dataclasses
 import json

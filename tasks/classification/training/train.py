@@ -1,4 +1,4 @@
-"""The training loop: a generator of batches and epochs whose whole state can be put on disk at any of its yields."""
+"""The training loop: a generator of batches and epochs, whose state can be saved at each of them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How well a model answers at every signal-to-noise ratio, from folders of pictures to tables.
+"""Measures how well models answer at each signal-to-noise ratio, from folders to tables.
 
 Source: the benchmark of RFUAV (arXiv:2503.09033) and its folders <snr>/<colormap>/<class>.
 """

@@ -1,4 +1,4 @@
-"""Clean recordings become pictures at given signal-to-noise ratios, in the folders the benchmark reads."""
+"""Makes spectrograms of clean recordings at given signal-to-noise ratios."""
 
 import csv
 from collections.abc import Iterator, Sequence

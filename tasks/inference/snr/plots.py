@@ -1,4 +1,4 @@
-"""Pictures of a benchmark over signal-to-noise ratios: the curves of all models, and what is taken for what."""
+"""Draws accuracy over signal-to-noise ratio, and the confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

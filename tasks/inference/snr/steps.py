@@ -1,4 +1,4 @@
-"""The steps of the benchmark over signal-to-noise ratios as Prefect tasks."""
+"""Prefect tasks of the benchmark over signal-to-noise ratios."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""From a video, a folder or another tool's files to the images of a scene. No poses."""
+"""Takes the images of a scene from a video, a folder or another tool's files; knows no poses."""

@@ -1,4 +1,4 @@
-"""The record of which pictures were taken and why, beside the pictures."""
+"""The table of the frames that were looked at: which were chosen, and why."""
 
 import csv
 import io

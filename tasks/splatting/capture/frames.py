@@ -1,4 +1,4 @@
-"""Chooses the pictures a scene is made from: sharp ones, evenly spaced in time, each from a new place."""
+"""Chooses frames of a video that are sharp, evenly spaced in time, and show something new."""
 
 import math
 from collections.abc import Generator, Iterator

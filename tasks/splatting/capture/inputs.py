@@ -1,4 +1,4 @@
-"""Tells what a person has given to make a scene from, and takes over cameras that are known already."""
+"""Recognises what a scene is given as, and takes over cameras that are known already."""
 
 from collections.abc import Iterator
 from pathlib import Path

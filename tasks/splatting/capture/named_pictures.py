@@ -1,4 +1,4 @@
-"""Finds the files that another tool's names for pictures mean: its separators, its suffixes, its folders."""
+"""Finds image files by the names that other tools write, whatever separators and suffixes they use."""
 
 import os
 from collections.abc import Sequence

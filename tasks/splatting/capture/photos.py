@@ -1,4 +1,4 @@
-"""Takes the photographs of a folder: turned upright, bounded in size, with the focal length they were taken at."""
+"""Copies the photographs of a folder, upright and bounded in size, and reads their focal lengths."""
 
 import re
 from collections.abc import Generator, Sequence

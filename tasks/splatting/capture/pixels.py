@@ -1,4 +1,4 @@
-"""Pictures whose cameras are known, and pictures made smaller before they are written."""
+"""Reads images whose cameras are known, and shrinks images before they are written."""
 
 import re
 from pathlib import Path

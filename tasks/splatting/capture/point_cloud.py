@@ -1,4 +1,4 @@
-"""Reads points with colours from PLY files, as other tools write them beside their cameras."""
+"""Reads coloured points from PLY files of other tools."""
 
 from pathlib import Path
 

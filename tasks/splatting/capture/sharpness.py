@@ -1,4 +1,4 @@
-"""How sharp, how dark, and how much like another a picture is, told from small grey copies."""
+"""Measures on small grey copies how sharp, how dark and how similar images are."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Reads cameras from a transforms.json, as nerfstudio, instant-ngp and Blender scripts write them."""
+"""Reads cameras from transforms.json, as nerfstudio, instant-ngp and Blender scripts write it."""
 
 import itertools
 import math

@@ -1,1 +1,1 @@
-"""A room made on the spot, and its film."""
+"""Generates the demo's room, and a video of it."""

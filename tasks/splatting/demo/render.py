@@ -1,4 +1,4 @@
-"""Draws a room with textured boxes and balls by casting rays, for pictures whose cameras are known exactly."""
+"""Draws a textured room by casting rays, from cameras that are known exactly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A small room filmed along a known path: something to try the pipeline on, and to measure it by."""
+"""Generates a small room and a video along a known path, to test the pipeline with."""
 
 import json
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""The fit: its loop, its state, how Gaussians come and go. No files of results."""
+"""Fits Gaussians to images: the loop, its state, and how Gaussians are added and removed."""

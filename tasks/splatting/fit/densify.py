@@ -1,4 +1,4 @@
-"""The classic way Gaussians come and go: cloned and split where the picture pulls at them, pruned where transparent.
+"""The default strategy of 3DGS: Gaussians are cloned, split and pruned.
 
 Source: 3DGS (arXiv:2308.04079) sec. 5.2; constants and order as upstream gsplat strategy/default.py. Different here:
 at `cap_max` Gaussians those that are pulled at most come first.

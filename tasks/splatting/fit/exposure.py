@@ -1,4 +1,4 @@
-"""A gain and an offset per picture, for cameras whose exposure or white balance changes between pictures."""
+"""Fits a gain and an offset for each image, for cameras whose exposure changes."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a fit tells whoever iterates over it, and how its history is kept."""
+"""The events that a fit yields, and the history of its measurements."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""The Gaussians a fit starts from: one per point of the reconstruction, or anywhere."""
+"""Places the first Gaussians: one on each reconstructed point, or at random."""
 
 import math
 

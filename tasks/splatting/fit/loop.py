@@ -1,4 +1,4 @@
-"""The loop that fits Gaussians to pictures: a generator whose whole state can be put on disk at any of its yields."""
+"""The loop that fits Gaussians to images: a generator whose state can be saved at any step."""
 
 import gc
 import time

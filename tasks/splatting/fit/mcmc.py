@@ -1,4 +1,4 @@
-"""Gaussians that come and go as samples of a Markov chain: dead ones move to where the living are, noise explores.
+"""The MCMC strategy: dead Gaussians move to living ones, and noise explores.
 
 Source: 3DGS-MCMC (arXiv:2404.09591); windows and constants as upstream gsplat strategy/mcmc.py.
 """

@@ -1,4 +1,4 @@
-"""Adam over the tensors of Gaussians that come and go while it runs."""
+"""Adam for tensors of Gaussians whose number changes during the fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Small corrections of the cameras, fitted along with the Gaussians."""
+"""Fits small corrections of the camera poses along with the Gaussians."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

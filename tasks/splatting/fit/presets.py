@@ -1,4 +1,4 @@
-"""Every setting of a fit with its value: the parameters, and where they are empty the preset for the device."""
+"""The settings of a fit: the parameters, and the preset's values for those left empty."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar

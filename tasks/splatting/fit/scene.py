@@ -1,4 +1,4 @@
-"""What a splat is fitted to: pictures with their cameras, and the points that were found with them."""
+"""Reads the scene that a splat is fitted to: images, cameras and points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""A fit in its folder: resumes where a killed one stopped, and leaves Gaussians that anyone can load."""
+"""Runs a fit in its folder: resumes it, and leaves Gaussians that anyone can load."""
 
 import dataclasses
 import json

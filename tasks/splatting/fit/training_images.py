@@ -1,4 +1,4 @@
-"""The pictures of a fit: read once and kept in memory where they fit, in an order that the seed decides."""
+"""Serves the images of a fit in an order that the seed decides, from memory where they fit."""
 
 import hashlib
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""What changes fitted values on a GPU: Adam over all of them in one launch, MCMC's noise in another."""
+"""Triton kernels of Adam and of MCMC's noise, one launch each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

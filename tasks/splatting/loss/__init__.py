@@ -1,1 +1,1 @@
-"""How far a drawn image is from the one that was taken, and what a splat is worth."""
+"""The loss between drawn and taken images, and the quality of a splat."""

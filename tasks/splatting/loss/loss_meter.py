@@ -1,4 +1,4 @@
-"""The losses of a fit on their way from the device to whoever wants their mean."""
+"""Averages the losses of a fit without waiting for the device."""
 
 import math
 from typing import Any

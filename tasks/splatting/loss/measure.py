@@ -1,4 +1,4 @@
-"""What a splat is worth, on pictures it was not fitted to."""
+"""Measures a splat on images that it was not fitted to."""
 
 import dataclasses
 from collections.abc import Sequence

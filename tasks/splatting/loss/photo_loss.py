@@ -1,4 +1,4 @@
-"""How far a drawn picture is from the one that was taken, on any device."""
+"""The loss between a drawn and a taken image, on any device."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How much two pictures differ: L1 and SSIM in one pass, with the gradient at hand when it is asked for.
+"""L1 and SSIM of two images on the CPU in one pass, with gradient.
 
 SSIM with a Gaussian window of 11x11 pixels, sigma 1.5, only where the whole window lies in the picture ("valid"
 padding, as upstream gsplat trains; 3DGS pads with zeros, which makes borders count as dark).

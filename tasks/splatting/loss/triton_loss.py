@@ -1,4 +1,4 @@
-"""L1 and SSIM of a picture on a GPU, value and gradient in three launches.
+"""L1 and SSIM of two images on a GPU, value and gradient in three launches.
 
 The formula is that of `tasks.splatting.loss.ssim`. SSIM takes differences of large numbers (E[x^2] - E[x]^2 beside
 9e-4), so every window is summed relative to its own middle pixel: what would cancel is never added. Nothing here may

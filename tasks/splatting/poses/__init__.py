@@ -1,1 +1,1 @@
-"""From where the images were taken: COLMAP and the check of what it found. No fit."""
+"""Finds the camera poses with COLMAP, and checks them; knows no fit."""

@@ -1,4 +1,4 @@
-"""Runs COLMAP in a child process and ends it with whoever stops listening."""
+"""Runs COLMAP in a child process, which ends when nobody listens any more."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reads and writes COLMAP's binary models: cameras, pictures with their poses, points.
+"""Reads and writes COLMAP's binary models: cameras, images with poses, points.
 
 By hand and not with pycolmap: importing that replaces the process's SIGTERM handler, and whoever trains needs its own
 to stop in order. What is trained on is always undistorted, so two lens models are all there is to know.

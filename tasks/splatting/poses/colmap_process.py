@@ -1,4 +1,4 @@
-"""COLMAP in a process of its own, which prints JSON lines of progress.
+"""The child process that runs COLMAP, and prints its progress as lines of JSON.
 
 `python -m tasks.splatting.poses.colmap_process JOB.json`.
 Importing pycolmap replaces the process's SIGTERM handler, and what runs in C++ cannot be interrupted: here both harm

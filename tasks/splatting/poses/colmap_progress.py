@@ -1,4 +1,4 @@
-"""What COLMAP's process says while it works: JSON lines, and counts taken from a log that only grows."""
+"""Reads the progress of COLMAP from its process's JSON lines and from its log."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Finds from where pictures were taken: COLMAP's stages, each done once, and a gate before anything is trained."""
+"""Finds camera poses with COLMAP, each stage once, and refuses poor results before a training."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Pictures whose cameras are known, as COLMAP's process holds them before they are made straight."""
+"""Images with known cameras, in COLMAP's process, before their lens distortion is removed."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Refuses poses that are not worth training on, and says what to film better."""
+"""Refuses poses that are not worth training on, and says how to record a better video."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median

@@ -1,4 +1,4 @@
-"""What COLMAP found, as it crosses from its process, and what is told of it."""
+"""The facts about poses that COLMAP's process hands over and reports show."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a person looks at to judge a preparation: the pictures taken, how sharp they are, where they were taken."""
+"""Writes the report of a preparation: contact sheet, sharpness over time, camera path."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Turns, shifts and scales of the whole world, and the one that lays a camera path best onto another."""
+"""Similarity transforms of the world, and the one that best aligns two camera paths."""
 
 from dataclasses import dataclass, replace
 from typing import Any

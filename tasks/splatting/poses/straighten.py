@@ -1,4 +1,4 @@
-"""Makes straight pictures of known ones, in COLMAP's process; what has nothing to be taken out is linked, not written.
+"""Removes lens distortion in COLMAP's process; images without any are linked.
 
 A pixel of a straight picture that no pixel of the given one stands for does not count in training: it is cut off, and
 what cannot be cut off is black in the picture's mask.

@@ -1,4 +1,4 @@
-"""Points of a scene whose cameras are known and whose points are not, by COLMAP, in its process."""
+"""Triangulates the points of a scene with known cameras, by COLMAP in its process."""
 
 import shutil
 import sqlite3

@@ -1,1 +1,1 @@
-"""Gaussians to an image and back, on a CPU and on a GPU. No loss, no optimiser."""
+"""Draws Gaussians on a CPU and on a GPU, with gradients; knows no loss and no optimiser."""

@@ -1,4 +1,4 @@
-"""Which splats meet which tile of the picture, nearest first."""
+"""Sorts splats into the tiles of the image, nearest first."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Pinhole cameras, as every part of the splatting pipeline passes them on."""
+"""Pinhole cameras, as all parts of the splatting pipeline use them."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Draws Gaussians on a CPU: numba kernels from the six tensors to the picture, and back by analytic gradients."""
+"""Draws Gaussians on a CPU with numba kernels and analytic gradients."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Draws from fitted values to a picture in one node of autograd: gsplat's kernels, with our own before and after them.
+"""Draws on a GPU in one node of autograd: gsplat's kernels, with ours before and after them.
 
 gsplat's `rasterization` does the same in some fifty launches, most of them single operations of torch, and copies all
 coefficients of colour on the way. Its compiled functions are called here as release 1.5.3 calls them itself.

@@ -1,4 +1,4 @@
-"""The tensors a splat is made of, under the names gsplat gives them."""
+"""The tensors of a splat, under gsplat's names."""
 
 from dataclasses import dataclass, fields
 

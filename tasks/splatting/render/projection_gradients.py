@@ -1,4 +1,4 @@
-"""Gradients from splats in the picture's plane back to Gaussians and the pose: `projection_kernels` reversed."""
+"""CPU kernels: gradients from projected splats back to Gaussians and the pose."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Gaussians to splats in the picture's plane and back: projection and colour in one pass over the Gaussians.
+"""CPU kernels: project Gaussians into the image and compute their colours, in one pass.
 
 Arithmetic is float64 between float32 arrays: a kernel of scalars is no slower for it, and thin Gaussians keep the
 determinant of their covariance. The names of the columns of `splats` are constants here; e is the exponent of alpha:

@@ -1,4 +1,4 @@
-"""What a rasteriser gives back; one interface for the CPU's and the GPU's."""
+"""The interface of the rasterisers, and what they return."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Gradients from pixels back to splats: `tile_kernels` drawn a second time, front to back, from the final colour."""
+"""CPU kernels: gradients from pixels back to splats, tile by tile."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Splats to pixels and back, one tile of 16x16 pixels at a time.
+"""CPU kernels: draw splats into pixels, one tile of 16x16 pixels at a time.
 
 What lets the compiler make vector code of the loops over the 16 pixels of a row: one flat buffer per tile with
 distances it knows, unsigned indices, no branches but selections, and an exponential made of plain arithmetic. The

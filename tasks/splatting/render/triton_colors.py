@@ -1,4 +1,4 @@
-"""What lies between the values that are fitted and what gsplat's kernels take, and back, in one launch each.
+"""Triton kernels between the fitted values and gsplat's kernels, forward and backward.
 
 Sizes and opacities are fitted as logarithm and logit, colours as spherical harmonics seen from the camera. Left to
 single operations of torch these are some thirty launches a step and a copy of all coefficients.

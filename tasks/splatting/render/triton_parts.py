@@ -1,4 +1,4 @@
-"""Which of our own kernels a device can run: those in Triton, which comes with torch for CUDA and compiles with gcc."""
+"""Tells which of our Triton kernels a device can run."""
 
 import importlib
 import importlib.util

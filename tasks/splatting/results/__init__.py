@@ -1,1 +1,1 @@
-"""A fitted splat in the forms people use: PLY, SPZ, glTF, videos, viewer."""
+"""Writes a fitted splat in the formats people use: PLY, SPZ, glTF, videos, viewer."""

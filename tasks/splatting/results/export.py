@@ -1,4 +1,4 @@
-"""All that a person gets from a fitted splat: what is drawn, then all files in one folder and in one ZIP."""
+"""Draws the videos of a splat, and writes all of its files into one folder and one ZIP."""
 
 import shutil
 import zipfile

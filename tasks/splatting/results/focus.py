@@ -1,4 +1,4 @@
-"""What a set of cameras looks at, and which way is up for them."""
+"""Finds the point that a set of cameras looks at, and their upward direction."""
 
 from collections.abc import Sequence
 

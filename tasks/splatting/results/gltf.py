@@ -1,4 +1,4 @@
-"""Splats as binary glTF with the extension KHR_gaussian_splatting.
+"""Writes splats as binary glTF with the extension KHR_gaussian_splatting.
 
 Source: github.com/KhronosGroup/glTF, extensions/2.0/Khronos/KHR_gaussian_splatting/README.md (ratified).
 """

@@ -1,4 +1,4 @@
-"""Where the camera of a video goes: around the scene, or along the cameras of the training."""
+"""Camera paths of the videos: around the scene, or along the cameras of the training."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Splats as PLY, the way the original 3DGS trainer lays them out: what nearly every other program reads.
+"""Reads and writes splats as PLY in the layout of the original 3DGS trainer.
 
 Source: 3DGS (arXiv:2308.04079), the file `point_cloud.ply` of its published models.
 """

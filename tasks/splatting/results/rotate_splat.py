@@ -1,4 +1,4 @@
-"""A splat turned in space: means, rotations and the spherical harmonics of its colours."""
+"""Rotates a splat: means, rotations, and the spherical harmonics of its colours."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Splats as SPZ, Niantic's compressed format: a tenth of the PLY's size.
+"""Writes splats as SPZ, Niantic's compressed format, at a tenth of the PLY's size.
 
 Source: github.com/nianticlabs/spz, README.md (sections Coordinate System and File Format) and src/cc/load-spz.cc at
 21715c3. Version 3 is written: the last one in a gzip container, which the reference library reads in all its

@@ -1,4 +1,4 @@
-"""What a splat looks like, as files anybody can open: videos, depth maps, and the list of cameras."""
+"""Writes videos and depth maps of a splat, and the list of its cameras."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A splat as one HTML page that holds everything: no library, no network, no server."""
+"""Writes a splat as one HTML page that needs no library, network or server."""
 
 import base64
 import html

@@ -1,1 +1,1 @@
-"""What a trial asks of splats: peers to hold them against, and a scene."""
+"""The splat checks of a trial: a known scene, and implementations to compare with."""

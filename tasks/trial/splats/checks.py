@@ -1,4 +1,4 @@
-"""Splats on a device: picture, gradients, loss and one refinement against what they should be."""
+"""Checks image, gradients, loss and refinement of splats on a device."""
 
 import math
 import os

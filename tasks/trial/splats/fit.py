@@ -1,4 +1,4 @@
-"""A fit of splats on generated pictures: how good, how fast, and beside gsplat's plain loop."""
+"""Checks quality and speed of a fit, beside gsplat's own loop."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""gsplat's PyTorch versions of its kernels, which draw without a GPU: small pictures of few Gaussians only.
+"""gsplat's PyTorch versions of its kernels, which draw small images without a GPU.
 
 Of the kernels only those that cut the picture into tiles have no such version; here every pixel looks at every
 Gaussian instead, with the limits of gsplat's kernels: alpha within [1/255, 0.999], an end at a transmittance of 1e-4.

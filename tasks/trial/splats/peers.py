@@ -1,4 +1,4 @@
-"""What splats are held against: gsplat's own loop, and the loss as public trainers compute it."""
+"""The implementations that splats are compared with: gsplat's loop, and the usual loss."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module

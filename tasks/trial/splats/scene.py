@@ -1,4 +1,4 @@
-"""A scene whose Gaussians are known: their pictures from cameras on an arc, and points near where they are."""
+"""A scene of known Gaussians, with images from cameras on an arc."""
 
 from pathlib import Path
 
