@@ -197,7 +197,9 @@ def test_an_experiment_whose_files_lie_elsewhere_is_refused_by_mlflow(mlflow):
 
 def test_the_documented_command_is_guarded_and_prefect_s_own_is_said_not_to_be():
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    (words,) = {tuple(found.split()) for found in re.findall(r"`python (-m deployments\.prefect_server [^`]*)`", text)}
+    (words,) = {
+        tuple(found.split()) for found in re.findall(r"`python (-m deployments\.services\.prefect_server [^`]*)`", text)
+    }
     for module, guarded in ((words, True), (("-m", "prefect", "server", "start"), False)):
         with tempfile.TemporaryDirectory(prefix="trainyard-own-", ignore_cleanup_errors=True) as folder, _home(folder):
             argv = (sys.executable, *module, "--host", "127.0.0.1", "--port", str(port := free_port()))
