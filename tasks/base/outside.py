@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from tasks.base.errors import TrainyardError
+from tasks.base.errors import DatasetError, TrainyardError
 
 MIB = 2**20
 PARAMETER_BYTES = MIB
@@ -205,3 +205,18 @@ def _check_yaml(text: str, error: type[TrainyardError], what: str) -> None:
             raise error(f"{what} is nested deeper than {MAX_DEPTH}")
         if n > MAX_VALUES:
             raise error(f"{what} means more than {MAX_VALUES} values")
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what os.walk does of a folder of data, hidden names left out; links to folders are named, not followed.
+
+    Raises:
+        DatasetError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DatasetError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield root, folders, [name for name in names if not name.startswith(".")]

@@ -1,12 +1,13 @@
 """Real spherical harmonics up to degree 3, in the order and with the signs of 3DGS.
 
 Source: 3DGS (arXiv:2308.04079); constants as in every implementation of it, e.g. upstream gsplat.
+Plain functions of numbers or arrays; the CPU's rasteriser compiles them.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tasks.geometry.jit import kernel
 
 Doubles = NDArray[np.float64]
 
@@ -22,9 +23,8 @@ C3_0, C3_1, C3_2, C3_3, C3_5 = (
 )
 
 
-@kernel
-def sh_basis(x: float, y: float, z: float, degree: int, basis: Doubles) -> None:
-    """Write the spherical harmonics of a unit vector into basis (16,)."""
+def sh_basis(x: Any, y: Any, z: Any, degree: int, basis: Doubles) -> None:
+    """Write the harmonics of a unit vector into basis (16,), or of arrays (S,) into basis (16, S)."""
     basis[0] = C0
     if degree > 0:
         basis[1], basis[2], basis[3] = -C1 * y, C1 * z, -C1 * x
@@ -40,7 +40,14 @@ def sh_basis(x: float, y: float, z: float, degree: int, basis: Doubles) -> None:
         basis[14], basis[15] = C3_5 * z * (x * x - y * y), C3_0 * x * (x * x - 3 * y * y)
 
 
-@kernel
+def sh_basis_at(directions: Doubles, degree: int) -> Doubles:
+    """Return the harmonics of unit directions (S, 3), (S, (degree + 1) ** 2)."""
+    basis = np.zeros((16, len(directions)))
+    x, y, z = directions.T
+    sh_basis(x, y, z, degree, basis)
+    return basis[: (degree + 1) ** 2].T
+
+
 def sh_slope(x: float, y: float, z: float, degree: int, w: Doubles) -> tuple[float, float, float]:
     """Return the gradient by x, y and z of the sum of w (16,) times the basis."""
     gx = gy = gz = 0.0

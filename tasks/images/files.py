@@ -15,6 +15,7 @@ import cv2
 
 from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError
+from tasks.base.outside import walk
 from tasks.base.workspace import allowed_link
 from tasks.images.images import IMAGE_SUFFIXES
 
@@ -45,17 +46,11 @@ def find_images(folder: Path) -> tuple[list[Path], int]:
         ConfigError: a link leads outside the allowed roots.
     """
 
-    def refuse(error: OSError) -> None:
-        raise DatasetError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
     images: list[Path] = []
     n_other = 0
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for root, folders, names in walk(folder):
         n_other += sum(os.path.islink(os.path.join(root, name)) for name in folders)
         for name in names:
-            if name.startswith("."):
-                continue
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 images.append(allowed_link(Path(root, name)))
             else:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tasks.base.errors import ImageError, WeightsError
 from tasks.classification.data.batches import Normalise
-from tasks.classification.training.forward import OneShape, ran_out_of_memory
+from tasks.classification.training.forward import OneShape, Pieces
 from tasks.classification.training.precision import Precision, autocast
 from tasks.images.decoding import resize_rgb
 from tasks.images.files import in_threads
@@ -76,7 +76,7 @@ class Predictor:
 
     def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
         self.device, self.precision = device, precision
-        self.n_pieces = 1
+        self._pieces = Pieces(device)
         self._model = model
         self._normalise = Normalise(device)
         self._padded = OneShape(device)
@@ -90,22 +90,20 @@ class Predictor:
             WeightsError: an answer is not finite.
         """
         n_images, images = len(images), self._padded(images)
-        while True:
-            try:
-                pieces = [self._piece(piece) for piece in images.chunk(self.n_pieces)]
-                logits = torch.cat(pieces)[:n_images].cpu().numpy()
-                break
-            except RuntimeError as exc:
-                if not ran_out_of_memory(exc) or self.n_pieces >= len(images):
-                    raise
-                self.n_pieces *= 2
-            # Not before the error is gone: its traceback holds the tensors of the attempt.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+
+        def logits_of(n: int) -> NDArray[np.float32]:
+            answer: NDArray[np.float32] = torch.cat([self._piece(piece) for piece in images.chunk(n)]).cpu().numpy()
+            return answer
+
+        logits = self._pieces.run(logits_of, len(images))[:n_images]
         if not np.isfinite(logits).all():
             raise WeightsError(f"the model answers with {logits[~np.isfinite(logits)][0]}, need finite numbers")
-        answer: NDArray[np.float32] = logits
-        return answer
+        return logits
+
+    @property
+    def n_pieces(self) -> int:
+        """Return into how many pieces batches are cut, since memory ran out."""
+        return self._pieces.n
 
     def _piece(self, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):

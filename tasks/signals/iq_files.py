@@ -1,7 +1,6 @@
 """Finds the I/Q recordings of a folder, and tells how their samples are stored."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tasks.base.errors import DatasetError
-from tasks.base.outside import check_file, open_file, read_json
+from tasks.base.outside import check_file, open_file, read_json, walk
 from tasks.base.workspace import allowed_link
 from tasks.signals.iq_layout import Layout, raw_layout
 from tasks.signals.npy_files import is_npy, read_npy
@@ -51,15 +50,11 @@ def find_recordings(source: Path) -> list[Path]:
     if not source.is_dir():
         raise DatasetError(f"found nothing, need a recording of raw I/Q or a folder of them: {source}")
 
-    def refuse(error: OSError) -> None:
-        raise DatasetError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
     found: list[Path] = []
-    for root, folders, names in os.walk(source, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for root, _, names in walk(source):
         for name in names:
             path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in SAMPLE_SUFFIXES:
+            if path.suffix.lower() in SAMPLE_SUFFIXES:
                 found.append(allowed_link(path))
     if not found:
         have = ", ".join(sorted(SAMPLE_SUFFIXES))

@@ -68,7 +68,7 @@ class ChampionAnswers:
 
 
 def read_champion_answers(path: Path) -> ChampionAnswers | None:
-    """Return what `Theirs.keep` wrote; None: nothing."""
+    """Return what `ChampionAnswers.keep` wrote; None: nothing."""
     if not path.is_file():
         return None
     with np.load(path) as found:

@@ -1,6 +1,8 @@
 """Runs a model on batches, in smaller pieces where the device lacks memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from gpu_pools.stopping import look
 from tasks.classification.data.batches import Batches, Normalise, ahead
 from tasks.classification.training.precision import Precision, autocast
+
+R = TypeVar("R")
 
 
 def shapes_cost(device: torch.device) -> bool:
@@ -37,6 +41,41 @@ class OneShape:
         return F.pad(images, (0, 0, 0, 0, 0, 0, 0, n_missing)) if self._pads and n_missing else images
 
 
+class Pieces:
+    """Into how many pieces a batch is cut: twice as many from now on, whenever the device's memory does not hold one.
+
+    Args:
+        device: of the model.
+        n: pieces to begin with.
+    """
+
+    def __init__(self, device: torch.device, n: int = 1) -> None:
+        self.device, self.n = device, n
+
+    def run(self, attempt: Callable[[int], R], n_images: int, halved: Callable[[], None] = lambda: None) -> R:
+        """Return what an attempt with a number of pieces gives, with more of them as long as memory runs out.
+
+        Args:
+            attempt: takes the number of pieces.
+            n_images: of the batch; more pieces there are not.
+            halved: called before each further attempt.
+
+        Raises:
+            RuntimeError: memory does not hold one image, or what the attempt raises for another reason.
+        """
+        while True:
+            try:
+                return attempt(self.n)
+            except RuntimeError as exc:
+                if not ran_out_of_memory(exc) or self.n >= n_images:
+                    raise
+                self.n *= 2
+            # Not before the error is gone: its traceback holds the tensors of the attempt.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            halved()
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module, batches: Batches, device: torch.device, precision: Precision
@@ -48,21 +87,16 @@ def predict(
     """
     model.eval()
     normalise, padded = Normalise(device), OneShape(device)
-    n_chunks = 1
+    pieces = Pieces(device)
+
+    def logits_of(images: Tensor, n: int) -> Tensor:
+        with autocast(device, precision):
+            return torch.cat([model(normalise(piece)).float() for piece in images.chunk(n)])
+
     for images, labels in ahead(batches.epoch(0), device):
         look()
         images = padded(images)
-        logits = None
-        while logits is None:
-            try:
-                with autocast(device, precision):
-                    pieces = [model(normalise(piece)).float() for piece in images.chunk(n_chunks)]
-                logits = torch.cat(pieces)
-            except RuntimeError as exc:
-                if not ran_out_of_memory(exc) or n_chunks >= len(images):
-                    raise
-                n_chunks *= 2
-        yield logits[: len(labels)], labels
+        yield pieces.run(partial(logits_of, images), len(images))[: len(labels)], labels
 
 
 def ran_out_of_memory(exc: RuntimeError) -> bool:

@@ -16,7 +16,7 @@ from tasks.classification.grading.metrics import Grader, Grades
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone, EpochMetrics
-from tasks.classification.training.forward import predict, ran_out_of_memory
+from tasks.classification.training.forward import Pieces, predict, ran_out_of_memory
 from tasks.classification.training.late import Late, Pace
 from tasks.classification.training.mixup import mirror_half, mix_pairs
 from tasks.classification.training.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
@@ -69,7 +69,7 @@ class Trainer:
         self._n_classes = n_classes
         self._clock = clock
         self.epoch, self.batch, self.step = 1, 0, 0
-        self.n_chunks = 1  # pieces a batch is cut into, once it did not fit into the GPU's memory
+        self.pieces = Pieces(device)
         self.best_acc, self.best_loss, self.best_epoch = -1.0, float("inf"), 0
         self.best_temperature: float | None = None  # by which those weights' confidence is to be softened
         self.stopped = False
@@ -83,11 +83,6 @@ class Trainer:
     def graded_model(self) -> nn.Module:
         """Return the model that is validated and kept: the moving average when there is one."""
         return self.ema.model if self.ema else self.model
-
-    @property
-    def _piece(self) -> int:
-        """Return how many images go through the model at once."""
-        return -(-self.params.batch_size // self.n_chunks)
 
     @property
     def done(self) -> bool:
@@ -134,39 +129,34 @@ class Trainer:
     def _backward(self, group: Sequence[tuple[Tensor, Tensor]], weights: Tensor | None) -> None:
         """Leave the gradient of the mean loss of a group of batches; cut them as the GPU's memory asks for it."""
         rng = generator_states(self.device)
-        while True:
-            try:
-                sums = torch.zeros_like(self._sums)
-                for number, (images, labels) in enumerate(group, self.batch):
-                    scale = 1 / (len(group) * len(labels))
-                    for piece in batch_indices(len(labels), self._piece, range(len(labels))):
-                        draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
-                        part = slice(int(piece[0]), int(piece[-1]) + 1)  # a view: nothing is copied
-                        sums += self._backward_piece(images[part], labels[part], weights, scale, draws)
-                self._sums += sums
-                return
-            except RuntimeError as exc:
-                if not ran_out_of_memory(exc):
-                    raise
-                self._halve(group[0][0], exc)
-            # Not before the error is gone: its traceback holds the tensors of the attempt.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            set_generator_states(rng, self.device)
 
-    def _halve(self, images: Tensor, exc: RuntimeError) -> None:
-        """Drop the gradients so far and cut batches into twice as many pieces from now on."""
-        if self._piece == 1:
+        def attempt(n_pieces: int) -> Tensor:
+            sums, size = torch.zeros_like(self._sums), -(-self.params.batch_size // n_pieces)
+            for number, (images, labels) in enumerate(group, self.batch):
+                scale = 1 / (len(group) * len(labels))
+                for piece in batch_indices(len(labels), size, range(len(labels))):
+                    draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
+                    part = slice(int(piece[0]), int(piece[-1]) + 1)  # a view: nothing is copied
+                    sums += self._backward_piece(images[part], labels[part], weights, scale, draws)
+            return sums
+
+        def start_over() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            set_generator_states(rng, self.device)
+            self._notes.append(
+                f"out of memory at {len(group[0][0])} images: a batch now runs in {self.pieces.n} pieces, "
+                "gradients added up; batch norm sees the pieces"
+            )
+
+        try:
+            self._sums += self.pieces.run(attempt, self.params.batch_size, start_over)
+        except RuntimeError as exc:
+            if not ran_out_of_memory(exc):
+                raise
             raise TrainingError(
-                f"one image of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: "
+                f"one image of {tuple(group[0][0].shape[1:])} does not fit into the memory of {self.device}: "
                 f"take a smaller image_size or model ({exc})"
             ) from exc
-        self.optimizer.zero_grad(set_to_none=True)
-        self.n_chunks *= 2
-        self._notes.append(
-            f"out of memory at {len(images)} images: a batch now runs in {self.n_chunks} pieces, gradients added up; "
-            "batch norm sees the pieces"
-        )
 
     def _backward_piece(
         self, images: Tensor, labels: Tensor, weights: Tensor | None, scale: float, rng: np.random.Generator
@@ -284,7 +274,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
-            "n_chunks": self.n_chunks,
+            "n_chunks": self.pieces.n,
             "best": {
                 "acc": self.best_acc,
                 "loss": self.best_loss,
@@ -307,7 +297,7 @@ class Trainer:
         if self.ema:
             self.ema.model.load_state_dict(state["ema"])
         self.epoch, self.batch, self.step = (state["position"][k] for k in ("epoch", "batch", "step"))
-        self.n_chunks = state["n_chunks"]
+        self.pieces.n = state["n_chunks"]
         best = state["best"]
         self.best_acc, self.best_loss, self.best_epoch = (best[k] for k in ("acc", "loss", "epoch"))
         self.best_temperature = best.get("temperature")  # checkpoints of before 2026-11-28 have none

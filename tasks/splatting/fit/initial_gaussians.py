@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from tasks.base.errors import DatasetError
+from tasks.geometry.harmonics import C0
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.render.gaussians import Gaussians
 
-SH_C0 = 0.28209479177387814  # the spherical harmonic of degree 0
 N_NEIGHBOURS = 3
 
 
@@ -48,7 +48,7 @@ def start_gaussians(
         scales=scales[:, None].repeat(1, 3),
         quats=torch.from_numpy(rng.standard_normal((n, 4)).astype(np.float32)),
         opacities=torch.full((n,), math.log(settings.init_opa / (1 - settings.init_opa))),
-        sh0=((rgb - 0.5) / SH_C0)[:, None],
+        sh0=((rgb - 0.5) / C0)[:, None],
         shN=torch.zeros(n, n_higher, 3),
     )
 

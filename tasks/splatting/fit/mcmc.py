@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.geometry.quaternions import rotation_matrices
+from tasks.geometry.rotations import rotation_matrices
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.render.rasterizer import Rendered

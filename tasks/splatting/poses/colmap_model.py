@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tasks.base.errors import DatasetError
 from tasks.base.outside import CLOUD_BYTES, read_bytes
 from tasks.base.workspace import write_atomic
+from tasks.geometry.rotations import quaternion_of, rotation_matrix
 from tasks.splatting.render.cameras import Camera
 
 _SIMPLE_PINHOLE, _PINHOLE = 0, 1
@@ -133,28 +134,7 @@ def write_model(folder: Path, model: PinholeModel) -> None:
 
 def matrix_of(quaternion: Sequence[float], translation: Sequence[float]) -> NDArray[np.float64]:
     """Return the (4, 4) of a rotation w x y z, of any length but zero, and a translation."""
-    w, x, y, z = np.asarray(quaternion) / np.linalg.norm(quaternion)
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
+    matrix[:3, :3] = rotation_matrix(np.asarray(quaternion) / np.linalg.norm(quaternion))
     matrix[:3, 3] = translation
     return matrix
-
-
-def quaternion_of(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return w x y z of unit length, w not negative, of a rotation (3, 3)."""
-    # The eigenvector of the largest eigenvalue: no case distinction, and the nearest one if the matrix is inexact.
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    k = np.array(
-        [
-            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
-            [zy - yz, xx - yy - zz, xy + yx, xz + zx],
-            [xz - zx, xy + yx, yy - xx - zz, yz + zy],
-            [yx - xy, xz + zx, yz + zy, zz - xx - yy],
-        ]
-    )
-    vector: NDArray[np.float64] = np.linalg.eigh(k)[1][:, -1]
-    return vector if vector[0] >= 0 else -vector

@@ -65,7 +65,7 @@ class CudaRasterizer:
         if with_depth or fused is None or self._kernels is None:
             return self._by_gsplat(gaussians, camera, pose, lens, sh_degree, background, antialiased, with_depth)
         size = (camera.width, camera.height)
-        view = fused.View(lens, *size, self.near_plane, sh_degree, antialiased)
+        view = fused.DrawSettings(lens, *size, self.near_plane, sh_degree, antialiased)
         g = gaussians
         fitted = (g.means, g.scales, g.quats, g.opacities, g.sh0, g.shN)
         picture, alphas = fused.Draw.apply(*fitted, pose, background, view, self._kernels)

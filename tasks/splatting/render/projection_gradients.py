@@ -1,14 +1,27 @@
-"""CPU kernels: gradients from projected splats back to Gaussians and the pose."""
+"""CPU kernels: gradients from projected splats back to Gaussians and the pose.
+
+Forward, for each Gaussian with unit quaternion q, lengths l, and the camera's rotation W (names as in the scratch):
+A = W R(q) diag(l), M = J A, C = M M^T. A loss L with gradient G by C, symmetric, where by_xx = G_xx, by_xy = 2 G_xy and
+by_yy = G_yy, then has
+
+- by M: 2 G M, so rows 2 by_xx m_x + by_xy m_y and 2 by_yy m_y + by_xy m_x;
+- by A: J^T (by M), and by J: (by M) A^T, of which the entries of J that depend on the place are taken;
+- with B = W^T (by A): by R: B diag(l); by log l_k: l_k times the dot product of the columns k of B and R;
+- by W: (by A) (R diag(l))^T;
+- by q: the derivative of R's entries, less its part along q, over q's length, as R takes q / |q|.
+"""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.harmonics import C0, sh_basis, sh_slope
+from tasks.geometry import harmonics
+from tasks.geometry.harmonics import C0
 from tasks.geometry.jit import kernel
 from tasks.splatting.render.projection_kernels import (
     ACROSS,
+    AXES,
     BLOCK,
     BLUE,
     BLUR,
@@ -18,21 +31,32 @@ from tasks.splatting.render.projection_kernels import (
     GREEN,
     HIGH_X,
     HIGH_Y,
+    LENGTHS,
     LOG2_E,
     LOG_OPACITY,
     LOW_X,
     LOW_Y,
+    N_SCRATCH,
+    PLANE_X,
+    PLANE_Y,
     RED,
     SHEAR,
+    T0,
     direction,
     inside,
     roots,
+    sh_basis,
     sharp_of,
     slopes_of,
 )
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+
+# Of the scratch `g`: the gradient by the axes in the camera from 0 on, row by row; by the Gaussian's rotation.
+BY_ROTATION, N_BY_SCRATCH = 9, 18
+
+sh_slope = kernel(harmonics.sh_slope)
 
 
 @kernel
@@ -69,10 +93,10 @@ def _colors_back(
     by_means[i, 1] += gy
     by_means[i, 2] += gz
     for row in range(3):  # the camera stands at -R^T t
-        pose[9 + row] += view[3 * row] * gx + view[3 * row + 1] * gy + view[3 * row + 2] * gz
-        pose[3 * row] += view[9 + row] * gx
-        pose[3 * row + 1] += view[9 + row] * gy
-        pose[3 * row + 2] += view[9 + row] * gz
+        pose[T0 + row] += view[3 * row] * gx + view[3 * row + 1] * gy + view[3 * row + 2] * gz
+        pose[3 * row] += view[T0 + row] * gx
+        pose[3 * row + 1] += view[T0 + row] * gy
+        pose[3 * row + 2] += view[T0 + row] * gz
 
 
 @kernel
@@ -104,12 +128,12 @@ def _roots_back(
     along_x, along_y = view[FX] * slopes[2], view[FY] * slopes[2]
     by_ax = by_ay = by_sx = by_sy = 0.0  # by the Jacobian's entries, as they are multiplied
     for k in range(3):
-        gx = 2 * by_xx * s[21 + k] + by_xy * s[24 + k]
-        gy = 2 * by_yy * s[24 + k] + by_xy * s[21 + k]
-        by_ax += gx * (s[12 + k] - slopes[0] * s[18 + k])
-        by_ay += gy * (s[15 + k] - slopes[1] * s[18 + k])
-        by_sx -= gx * along_x * s[18 + k]
-        by_sy -= gy * along_y * s[18 + k]
+        gx = 2 * by_xx * s[PLANE_X + k] + by_xy * s[PLANE_Y + k]
+        gy = 2 * by_yy * s[PLANE_Y + k] + by_xy * s[PLANE_X + k]
+        by_ax += gx * (s[AXES + k] - slopes[0] * s[AXES + 6 + k])
+        by_ay += gy * (s[AXES + 3 + k] - slopes[1] * s[AXES + 6 + k])
+        by_sx -= gx * along_x * s[AXES + 6 + k]
+        by_sy -= gy * along_y * s[AXES + 6 + k]
         g[k], g[3 + k] = gx * along_x, gy * along_y
         g[6 + k] = -slopes[0] * g[k] - slopes[1] * g[3 + k]
     return by_sx, by_sy, -(by_ax * along_x + by_ay * along_y) * slopes[2]
@@ -122,18 +146,18 @@ def _axes_back(
     """Write the gradient by scales and quats, and add to pose's.
 
     Args:
-        g: (18,) gradient by the axes in the camera, then scratch.
+        g: (N_BY_SCRATCH,), gradient by the axes in the camera as `_roots_back` leaves it.
     """
-    r = g[9:]  # by the Gaussian's rotation
+    r = g[BY_ROTATION:]
     for k in range(3):
         total = 0.0
         for row in range(3):
             world = view[row] * g[k] + view[3 + row] * g[3 + k] + view[6 + row] * g[6 + k]
             total += world * s[3 * row + k]
-            r[3 * row + k] = world * s[9 + k]
+            r[3 * row + k] = world * s[LENGTHS + k]
             for other in range(3):
-                pose[3 * row + other] += g[3 * row + k] * s[3 * other + k] * s[9 + k]
-        by_scales[i, k] = total * s[9 + k]
+                pose[3 * row + other] += g[3 * row + k] * s[3 * other + k] * s[LENGTHS + k]
+        by_scales[i, k] = total * s[LENGTHS + k]
     w, x, y, z = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
     unit = 1 / math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * unit, x * unit, y * unit, z * unit
@@ -166,9 +190,9 @@ def _center_back(
     if view[LOW_Y] < y / z < view[HIGH_Y]:
         along_y += by_slopes[1] / z
     along_z = by_slopes[2] - (along_x * x + along_y * y) / z
-    pose[9] += along_x
-    pose[10] += along_y
-    pose[11] += along_z
+    pose[T0] += along_x
+    pose[T0 + 1] += along_y
+    pose[T0 + 2] += along_z
     for k in range(3):
         by_means[i, k] += view[k] * along_x + view[3 + k] * along_y + view[6 + k] * along_z
         pose[k] += along_x * means[i, k]
@@ -198,7 +222,7 @@ def project_back(
         by_splats: (N, 12) gradient by the columns ACROSS to BLUE.
     """
     means, scales, quats, logits = tensors[0], tensors[1], tensors[2], tensors[3]
-    s, g, basis, w, slopes = np.empty(27), np.empty(18), np.empty(16), np.empty(16), np.empty(3)
+    s, g, basis, w, slopes = np.empty(N_SCRATCH), np.empty(N_BY_SCRATCH), np.empty(16), np.empty(16), np.empty(3)
     for block in range(first, (len(means) + BLOCK - 1) // BLOCK, step):
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(means))):
             if radii[i] <= 0:

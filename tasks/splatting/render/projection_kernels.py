@@ -12,8 +12,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.harmonics import C0, sh_basis
+from tasks.geometry import harmonics
+from tasks.geometry.harmonics import C0
 from tasks.geometry.jit import kernel
+from tasks.geometry.rotations import rotation_entries
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -23,6 +25,10 @@ N_COLUMNS = 12
 # Of `view`: rotation, translation, the camera's place, focal lengths, centre, size, near plane, bounds of the slopes.
 R0, T0, PLACE, FX, FY, CX, CY, WIDTH, HEIGHT, NEAR, LOW_X, HIGH_X, LOW_Y, HIGH_Y = (0, 9, 12, *range(15, 26))
 N_VIEW = 26
+# Of the scratch `s` of one Gaussian: its rotation R from 0 on, row by row; the lengths of its axes; these axes in the
+# camera, A = W R diag(lengths), row by row; rows x and y of the axes in the plane, M = J A with the Jacobian J.
+LENGTHS, AXES, PLANE_X, PLANE_Y = 9, 12, 21, 24
+N_SCRATCH = 27
 
 BLUR = 0.3  # pixels^2
 ALPHA_MIN = 1 / 255
@@ -32,23 +38,18 @@ BLOCK = 256  # Gaussians; sums over them do not depend on the number of threads
 SLACK = 0.01  # pixels; float32 must not move a pixel with alpha >= 1/255 out of a box
 
 
+sh_basis, _rotation = kernel(harmonics.sh_basis), kernel(rotation_entries)
+
+
 @kernel
 def inside(means: Floats, i: int, view: Doubles) -> tuple[float, float, float]:
     """Return where a Gaussian's centre is, in the camera's axes."""
     x, y, z = means[i, 0], means[i, 1], means[i, 2]
     return (
-        view[0] * x + view[1] * y + view[2] * z + view[9],
-        view[3] * x + view[4] * y + view[5] * z + view[10],
-        view[6] * x + view[7] * y + view[8] * z + view[11],
+        view[0] * x + view[1] * y + view[2] * z + view[T0],
+        view[3] * x + view[4] * y + view[5] * z + view[T0 + 1],
+        view[6] * x + view[7] * y + view[8] * z + view[T0 + 2],
     )
-
-
-@kernel
-def _rotation(w: float, x: float, y: float, z: float, out: Doubles) -> None:
-    """Write the rotation of a unit quaternion into out (9,)."""
-    out[0], out[1], out[2] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
-    out[3], out[4], out[5] = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
-    out[6], out[7], out[8] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
 
 
 @kernel
@@ -61,30 +62,30 @@ def direction(means: Floats, i: int, view: Doubles) -> tuple[float, float, float
 
 @kernel
 def roots(scales: Floats, quats: Floats, i: int, slopes: Doubles, view: Doubles, s: Doubles) -> None:
-    """Fill the scratch s: rotation (0-8), lengths of the axes (9-11), axes in the camera (12-20), in the plane (21-26).
+    """Fill the scratch s of a Gaussian.
 
     slopes: x / z and y / z as the Jacobian takes them, 1 / z.
     """
     w, x, y, z = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
     unit = 1 / math.sqrt(w * w + x * x + y * y + z * z)
-    _rotation(w * unit, x * unit, y * unit, z * unit, s)
+    s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8] = _rotation(w * unit, x * unit, y * unit, z * unit)
     along_x, along_y = view[FX] * slopes[2], view[FY] * slopes[2]
     for k in range(3):
-        s[9 + k] = math.exp(float(scales[i, k]))
+        s[LENGTHS + k] = math.exp(float(scales[i, k]))
         for row in range(3):
             turned = view[3 * row] * s[k] + view[3 * row + 1] * s[3 + k] + view[3 * row + 2] * s[6 + k]
-            s[12 + 3 * row + k] = turned * s[9 + k]
-        s[21 + k] = along_x * (s[12 + k] - slopes[0] * s[18 + k])
-        s[24 + k] = along_y * (s[15 + k] - slopes[1] * s[18 + k])
+            s[AXES + 3 * row + k] = turned * s[LENGTHS + k]
+        s[PLANE_X + k] = along_x * (s[AXES + k] - slopes[0] * s[AXES + 6 + k])
+        s[PLANE_Y + k] = along_y * (s[AXES + 3 + k] - slopes[1] * s[AXES + 6 + k])
 
 
 @kernel
 def sharp_of(s: Doubles) -> tuple[float, float, float, float]:
     """Return the unblurred covariance xx, xy, yy in the plane, and its determinant, which never cancels."""
-    xx = s[21] * s[21] + s[22] * s[22] + s[23] * s[23]
-    xy = s[21] * s[24] + s[22] * s[25] + s[23] * s[26]
-    yy = s[24] * s[24] + s[25] * s[25] + s[26] * s[26]
-    m0, m1, m2 = s[22] * s[26] - s[23] * s[25], s[23] * s[24] - s[21] * s[26], s[21] * s[25] - s[22] * s[24]
+    x0, x1, x2 = s[PLANE_X], s[PLANE_X + 1], s[PLANE_X + 2]
+    y0, y1, y2 = s[PLANE_Y], s[PLANE_Y + 1], s[PLANE_Y + 2]
+    xx, xy, yy = x0 * x0 + x1 * x1 + x2 * x2, x0 * y0 + x1 * y1 + x2 * y2, y0 * y0 + y1 * y1 + y2 * y2
+    m0, m1, m2 = x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0
     return xx, xy, yy, m0 * m0 + m1 * m1 + m2 * m2
 
 
@@ -165,7 +166,7 @@ def project(
         view: (26,) as listed at the top of the module.
     """
     means, scales, quats, logits, sh0, shN = tensors
-    scratch, basis, slopes = np.empty(27), np.empty(16), np.empty(3)
+    scratch, basis, slopes = np.empty(N_SCRATCH), np.empty(16), np.empty(3)
     for block in range(first, (len(means) + BLOCK - 1) // BLOCK, step):
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(means))):
             total = logits[i] + quats[i, 3]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.base.workspace import write_atomic
+from tasks.geometry.harmonics import C0
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.results.ply import finite, unit_quaternions
@@ -22,7 +23,6 @@ from tasks.splatting.results.rotate_splat import turned, upright
 EXTENSION = "KHR_gaussian_splatting"
 FLOAT, UNSIGNED_BYTE = 5126, 5121
 ARRAY_BUFFER = 34962
-SH_C0 = 0.28209479177387814
 MAX_LOG_SCALE = 80.0  # e to the 89th is infinite in float32
 
 
@@ -78,7 +78,7 @@ def _attributes(kept: Gaussians) -> dict[str, NDArray[Any]]:
 
 def _point_colors(sh0: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return linear RGBA (N, 4) for programs that draw the splat as points."""
-    srgb = np.clip(SH_C0 * sh0 + 0.5, 0, 1)
+    srgb = np.clip(C0 * sh0 + 0.5, 0, 1)
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return np.round(255 * np.concatenate([linear, opacity[:, None]], axis=1)).astype(np.uint8)
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
+from tasks.geometry.rotations import quaternion_of, rotation_matrix
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.results.focus import focus_of, up_of
-from tasks.splatting.results.rotate_splat import quaternion, rotation_of
 
 FRAMES_PER_KEY = 6
 """A path through more cameras than one per so many frames would show the shaking of the hand that held them."""
@@ -71,7 +71,7 @@ def camera_path(cameras: Sequence[Camera], n_frames: int, max_side: int, *, clos
     n_keys = min(len(cameras), max(4, n_frames // FRAMES_PER_KEY))
     keys = np.round(np.linspace(0, len(cameras) - 1, n_keys)).astype(int).tolist() + ([0] if closed else [])
     centers = centers[keys]
-    quats = _one_way([quaternion(cameras[key].world_to_camera[:3, :3]) for key in keys])
+    quats = _one_way([quaternion_of(cameras[key].world_to_camera[:3, :3]) for key in keys])
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
     # Stations at one place take time too: there the view turns.
     knots = np.concatenate([[0.0], np.cumsum(steps + max(0.05 * steps.mean(), 1e-9) if len(steps) else steps)])
@@ -79,7 +79,7 @@ def camera_path(cameras: Sequence[Camera], n_frames: int, max_side: int, *, clos
     for i, time in enumerate(np.linspace(0, knots[-1], n_frames, endpoint=not closed)):
         segment = int(np.clip(np.searchsorted(knots, time, side="right") - 1, 0, max(len(knots) - 2, 0)))
         pose = np.eye(4)
-        pose[:3, :3] = rotation_of(_slerp(quats, knots, segment, time))
+        pose[:3, :3] = rotation_matrix(_slerp(quats, knots, segment, time))
         pose[:3, 3] = -pose[:3, :3] @ _spline(centers, knots, segment, time, closed=closed)
         made.append(replace(lens, name=f"{i:05}", world_to_camera=pose))
     return made

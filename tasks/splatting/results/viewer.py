@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.base.workspace import write_atomic
+from tasks.geometry.harmonics import C0
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.results.focus import focus_of, up_of
@@ -26,7 +27,6 @@ MAX_GAUSSIANS = 2_000_000
 """Browsers hold a string of half a gigabyte at most, and few machines draw more at a pleasant rate."""
 
 MAX_HARMONICS_BYTES = 32 * 2**20
-SH_C0 = 0.28209479177387814
 
 
 def write_viewer(
@@ -96,7 +96,7 @@ def _packed(kept: Gaussians) -> tuple[NDArray[np.uint32], dict[str, Any]]:
     """
     scales = kept.scales.double().numpy()
     scale_low, scale_span = scales.min(), max(np.ptp(scales), 1e-6)
-    colors = 0.5 + SH_C0 * kept.sh0[:, 0].double().numpy()
+    colors = 0.5 + C0 * kept.sh0[:, 0].double().numpy()
     color_low, color_span = colors.min(axis=0), np.maximum(np.ptp(colors, axis=0), 1e-6)
     sixteen = [
         (scales - scale_low) / scale_span,

@@ -79,7 +79,7 @@ def fit(where: Place, folder: Path) -> Iterator[CheckResult]:
         psnr = ours.measured().metrics.psnr
         assert psnr is not None, "pictures were held out"
         peer = plain_loop(where, data, start, size, rasterizer)
-    fused = not where.is_gpu or triton_part("fused_draw", device) is not None
+    fused = not where.is_gpu or triton_part("render.fused_draw", device) is not None
     plain_steps_s, plain_psnr = peer or (None, None)
     yield fit_row(where, size, Found(steps_s, psnr, plain_steps_s, plain_psnr, fused))
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from tasks.splatting.fit.initial_gaussians import SH_C0
+from tasks.geometry.harmonics import C0
 from tasks.splatting.fit.scene import Scene, View
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
@@ -24,7 +24,7 @@ def true_gaussians(n: int = N_TRUE, seed: int = 0) -> Gaussians:
         scales=torch.from_numpy(np.log(size * rng.uniform(0.05, 0.2, (n, 3))).astype(np.float32)),
         quats=torch.from_numpy(rng.standard_normal((n, 4)).astype(np.float32)),
         opacities=torch.full((n,), 2.0),
-        sh0=torch.from_numpy(((rng.uniform(0, 1, (n, 1, 3)) - 0.5) / SH_C0).astype(np.float32)),
+        sh0=torch.from_numpy(((rng.uniform(0, 1, (n, 1, 3)) - 0.5) / C0).astype(np.float32)),
         shN=torch.zeros(n, 0, 3),
     )
 
@@ -80,5 +80,5 @@ def make_scene(
     rng = np.random.default_rng(1)
     off = 0.03 * (N_TRUE / n_true) ** (1 / 3)  # as their sizes
     points = true.means.numpy() + rng.normal(0, off, (n_true, 3)).astype(np.float32)
-    colors = np.clip((true.sh0[:, 0].numpy() * SH_C0 + 0.5) * 255 + rng.normal(0, 20, (n_true, 3)), 0, 255)
+    colors = np.clip((true.sh0[:, 0].numpy() * C0 + 0.5) * 255 + rng.normal(0, 20, (n_true, 3)), 0, 255)
     return Scene(tuple(views), points.astype(np.float32), colors.astype(np.uint8))

@@ -74,7 +74,7 @@ def test_a_batch_that_fills_the_memory_is_halved_and_the_training_goes_on(device
     trainer = trainer_on(device, model=crowded)
     found = run(trainer)
     assert len(epochs(found)) == 3
-    assert trainer.n_chunks in (4, 8)
+    assert trainer.pieces.n in (4, 8)
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 

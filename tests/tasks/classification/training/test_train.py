@@ -194,7 +194,7 @@ def test_pieces_never_leave_one_image_alone(n_images):
     # Pieces of 4 or 5; last batches of 5, 3, 2, and one of 9.
     trainer = toy_trainer(toy_params(), TooSmall(toy_model(), room=5))
     list(trainer.run(toy_batches(n_images), toy_batches(9, shuffle=False, seed=5)))
-    assert trainer.n_chunks == 2
+    assert trainer.pieces.n == 2
 
 
 def test_one_image_that_does_not_fit_is_an_error():

@@ -5,13 +5,14 @@ from PIL import Image
 
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.base.progress import Note
+from tasks.geometry.rotations import quaternion_of
 from tasks.images.images import write_jpeg
 from tasks.splatting.capture.inputs import adopt, recognise
 from tasks.splatting.capture.photos import photographs_given
 from tasks.splatting.demo.scene import looking_at
 from tasks.splatting.fit.scene import load_picture, read_scene
 from tasks.splatting.params import PosesParams
-from tasks.splatting.poses.colmap_model import PinholeModel, quaternion_of, write_model
+from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tasks.splatting.render.cameras import Camera
 
 

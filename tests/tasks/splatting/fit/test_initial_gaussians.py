@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.fit.initial_gaussians import SH_C0, neighbour_distances, start_gaussians
+from tasks.geometry.harmonics import C0
+from tasks.splatting.fit.initial_gaussians import neighbour_distances, start_gaussians
 from tasks.splatting.fit.presets import settings
 from tasks.splatting.params import SplatParams
 
@@ -29,7 +30,7 @@ def test_gaussians_stand_at_the_points_in_their_colours():
     colors = np.random.default_rng(0).integers(0, 256, (27, 3), dtype=np.uint8)
     found = start_gaussians(points, colors, 1.0, chosen(init_scale=2.0, init_opa=0.3, sh_degree=2))
     assert torch.equal(found.means, torch.from_numpy(points))
-    np.testing.assert_allclose(found.sh0[:, 0].numpy() * SH_C0 + 0.5, colors / 255, atol=1e-6)
+    np.testing.assert_allclose(found.sh0[:, 0].numpy() * C0 + 0.5, colors / 255, atol=1e-6)
     np.testing.assert_allclose(torch.exp(found.scales).numpy(), 1.0, rtol=1e-6)  # neighbours at 0.5, twice that
     np.testing.assert_allclose(torch.sigmoid(found.opacities).numpy(), 0.3, rtol=1e-6)
     assert found.shN.shape == (27, 8, 3)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.poses.colmap_model import PinholeModel, matrix_of, quaternion_of, read_model, write_model
+from tasks.geometry.rotations import quaternion_of
+from tasks.splatting.poses.colmap_model import PinholeModel, matrix_of, read_model, write_model
 from tasks.splatting.render.cameras import Camera
 
 

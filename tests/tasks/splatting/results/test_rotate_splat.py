@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.splatting.results.rotate_splat import RIGHT_UP_BACK, quaternion, rotation_of, turned, upright
+from tasks.geometry.rotations import quaternion_of, rotation_matrix
+from tasks.splatting.results.rotate_splat import RIGHT_UP_BACK, turned, upright
 from tests.tasks.splatting.export_scene import looking, rasterizer, ring, splat
 
 
@@ -30,12 +31,12 @@ def test_a_turned_splat_looks_the_same_from_a_turned_camera(rotation):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_quaternion_gives_its_matrix_back(seed):
     rotation = some_rotation(seed)
-    assert np.allclose(rotation_of(quaternion(rotation)), rotation, atol=1e-12)
-    assert quaternion(rotation)[0] >= 0
+    assert np.allclose(rotation_matrix(quaternion_of(rotation)), rotation, atol=1e-12)
+    assert quaternion_of(rotation)[0] >= 0
 
 
 def test_half_turns_have_quaternions_too():
-    assert np.allclose(np.abs(quaternion(RIGHT_UP_BACK)), [0, 1, 0, 0])
+    assert np.allclose(np.abs(quaternion_of(RIGHT_UP_BACK)), [0, 1, 0, 0])
 
 
 def test_turning_to_and_fro_changes_nothing():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.results.rotate_splat import rotation_of
+from tasks.geometry.rotations import rotation_matrix
 from tasks.splatting.results.spz import write_spz
 from tests.tasks.splatting.export_scene import splat
 
@@ -96,9 +96,9 @@ def test_rotations_are_right_within_a_quarter_of_a_degree(tmp_path):
     flip = np.diag([1, -1, -1])
     for point, quat in zip(read(tmp_path / "a.spz")[1], gaussians.quats.double().numpy(), strict=True):
         x, y, z, w = point.rotation
-        expected = flip @ rotation_of(quat / np.linalg.norm(quat))
+        expected = flip @ rotation_matrix(quat / np.linalg.norm(quat))
         # The half turn of the axes may stand on either side: an ellipsoid is the same after it.
-        found = rotation_of(np.array([w, x, y, z]))
+        found = rotation_matrix(np.array([w, x, y, z]))
         angles = [
             np.degrees(np.arccos(np.clip((np.trace(found.T @ r) - 1) / 2, -1, 1))) for r in (expected, expected @ flip)
         ]
