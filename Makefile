@@ -13,7 +13,7 @@ help:  ## list the targets
 environment:
 	@.ci/environment $(PYTHON) $(VENV)
 
-demo: environment  ## train on signals made on the spot, then a splat of a film made on the spot (6 minutes on 2 cores)
+demo: environment  ## train on signals made on the spot, then a splat of a video made on the spot (6 minutes on 2 cores)
 	@$(BIN)/yard demo
 
 # Two processes of one thread each: two of two threads each would wait for one another, see docs/performance.md.

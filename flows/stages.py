@@ -97,7 +97,7 @@ def run_queued(
     """
     parent = str(flow_run.id)
     with get_client(sync_client=True) as client:
-        # Whoever the pipeline belongs to, its stages do: also where that is a schedule, and no variable says so.
+        # The stages belong to the owner of the pipeline, also where a schedule started it and no variable says so.
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         if not refusable:
             variables["when_busy"] = "wait"
@@ -136,6 +136,6 @@ def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], 
     while True:
         found = client.read_flow_run(started.id)
         assert found.state is not None
-        if found.state.is_final():  # one whose process died is no more than waiting until it is given up
+        if found.state.is_final():  # a run whose process died counts as waiting until it is given up
             return found
         sleep(_POLL_S)

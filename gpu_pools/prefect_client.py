@@ -155,7 +155,7 @@ class PoolClient:
             found = self._client.read_deployment(UUID(deployment_id))
         except ObjectNotFound:
             return Deployment(None, {})
-        # Neither its path nor its steps: they would bring in code, or run a command, before the flow is loaded.
+        # Without its path and its steps, which could load code or run a command before the flow is loaded.
         return Deployment(found.entrypoint, found.job_variables)
 
     def workers(self) -> dict[str, bool]:

@@ -253,7 +253,7 @@ def check_numba(folder: str | None) -> Check:
 
 
 def check_encoder(fault: str) -> Check:
-    """Say whether films of a result can be made."""
+    """Say whether videos of a result can be written."""
     if fault:
         todo = "`make environment` in the checkout: PyAV's own wheels have x264"
         return Check("H.264", "missing", fault, todo, needed=True)

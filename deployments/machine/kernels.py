@@ -203,7 +203,7 @@ def _building(env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**env, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends all of the build
+        start_new_session=True,  # only this process gets Ctrl-C, and ends all of the build
     )
     threading.Thread(target=_follow, args=(process,), daemon=True).start()
     try:
@@ -269,7 +269,7 @@ def cuda_home(toolkit: Toolkit) -> Path:
         (folder / "lib64").mkdir(parents=True, exist_ok=True)
         for name, place in links.items():
             link = folder / name
-            if not link.is_symlink() or link.readlink() != place:  # else a build for another GPU may be reading it
+            if not link.is_symlink() or link.readlink() != place:  # otherwise a build for another GPU may be reading it
                 link.unlink(missing_ok=True)
                 link.symlink_to(place)
     return folder

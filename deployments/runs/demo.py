@@ -51,10 +51,10 @@ class Part(StrEnum):
 
 
 def run_demo(folder: Path | None, part: Part | None) -> None:
-    """Make signals and a film unless they are there, run both pipelines on them, print what to look at.
+    """Make signals and a video unless they are there, run both pipelines on them, print what to look at.
 
     Args:
-        folder: for signals and film; TRAINYARD_HOME/demo without it.
+        folder: for signals and video; TRAINYARD_HOME/demo without it.
         part: only this part.
     """
     target = (folder or make_home() / "demo").absolute()
@@ -97,7 +97,7 @@ def _run_scene(target: Path) -> None:
         "  MLflow    experiment `demo-splat`: PSNR and SSIM on held-out views under Model metrics, those views beside\n"
         "            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat\n"
         "            viewer.html to walk through the scene; it opens in any browser, without a network\n"
-        "Your own film: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
+        "Your own video: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
     )
 
 

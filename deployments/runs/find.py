@@ -20,7 +20,7 @@ RUNNING = ("PENDING", "RUNNING", "CANCELLING")
 NOBODY_LOOKED = "no worker has looked at it yet"
 
 _SHORTEST_ID = 4
-_UNIQUE_ID = 8  # characters of an id, which is drawn by lot
+_UNIQUE_ID = 8  # characters of an id, which is random
 
 
 def find_run(api: Api, wanted: str) -> Json:

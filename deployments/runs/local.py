@@ -65,7 +65,7 @@ def _module_of(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
-            raise  # it is there, and lacks something itself
+            raise  # the module is there, but something that it imports is missing
         raise ConfigError(
             f"found no module {name!r}, which {FLOWS} names: install its package here, or add its folder to PYTHONPATH"
         ) from exc
@@ -132,7 +132,7 @@ def for_flow(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(name: str, error: Any) -> str:
-    # A union puts the schema of each of its sides into the place; a person has never seen those.
+    # For a union, pydantic adds the schema of each side to the location, which means nothing to users.
     parts = [str(part) for part in error["loc"] if "[" not in str(part)]
     place = ".".join([name, *parts])
     message = error["msg"].removeprefix("Value error, ")
@@ -169,7 +169,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
                 flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
             )
             if named := named_owner({}, parameters):
-                os.environ[OWNER] = named  # who looks for the owner in here finds that
+                os.environ[OWNER] = named  # code in this process reads the owner from there
             client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
         with _sole(flow_run):
             _run(flow, flow_run, checked)

@@ -78,7 +78,7 @@ class Guard:
         default = _DEFAULT_PORTS.get(scheme)
         if default is None or _port(place, default) != _port(host, default):
             return False
-        # One machine, whichever of its loopback names the address bar has.
+        # All loopback names mean this machine.
         return _name(place) == _name(host) or {_name(place), _name(host)} <= LOOPBACKS
 
 

@@ -72,7 +72,7 @@ async def _with_head(app: App, scope: Message, receive: Receive, send: Send) -> 
         elif message["type"] == "http.response.body":
             body.extend(message.get("body", b""))
 
-    # As if it was never asked for: a copy of the bare page that a browser has kept would be found unchanged.
+    # Without its validators: a browser would otherwise keep its copy of the page without our script.
     asked = [(name, value) for name, value in scope["headers"] if not name.lower().startswith(b"if-")]
     await app({**scope, "headers": asked}, receive, gather)
     page = bytes(body).replace(b"<head>", b"<head>" + _HEAD, 1) if start["status"] == 200 else bytes(body)

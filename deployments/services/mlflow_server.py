@@ -81,7 +81,7 @@ def _keep_traces_within(root: str) -> None:
 def is_below(location: str, root: str) -> bool:
     """Return whether a place for files, a path or an address, is `root` or below it, however it is written."""
     plain = unquote(unquote(location))
-    if ".." in plain.split("/") or set("?#\\") & set(plain):  # ways around what is compared here
+    if ".." in plain.split("/") or set("?#\\") & set(plain):  # spellings that would get around the comparison
         return False
     (scheme, host, path), (root_scheme, root_host, root_path) = _place(plain), _place(root)
     return (scheme, host) == (root_scheme, root_host) and path.is_relative_to(root_path)

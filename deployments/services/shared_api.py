@@ -109,7 +109,7 @@ def main() -> None:
     with keeper.sole() as sole:
         if not sole:
             return
-        with _settling(keeper):  # from here on everybody takes this keeper's port
+        with _settling(keeper):  # from here on all commands use this server's port
             service = _service(keeper)
         try:
             with database_up(make=False) as database:

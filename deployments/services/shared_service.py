@@ -56,7 +56,7 @@ class Keeper:
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
-                # Nobody's child in spirit: it outlives who started it if others need the program.
+                # A session of its own: it outlives the command that started it while others need the program.
                 return subprocess.Popen(
                     module_command(self.module),
                     stdin=subprocess.DEVNULL,

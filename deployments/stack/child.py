@@ -50,7 +50,7 @@ class Child:
         log = self.program.log
         before = log.stat().st_size if log.exists() else 0
         self.process = spawn(self.program)
-        self._log_size = before if log.stat().st_size >= before else 0  # else a new file was begun
+        self._log_size = before if log.stat().st_size >= before else 0  # otherwise a new file was begun
         self._started, self._answered, self._retry_at = time.monotonic(), False, None
 
     @property
@@ -130,7 +130,7 @@ class KeptPostgres:
 
     def tend(self) -> str | None:
         """Start it again if it has died, sooner or later; return what is to be said about it now, if anything."""
-        self._keepers = [keeper for keeper in self._keepers if keeper.poll() is None]  # else they stay as zombies
+        self._keepers = [keeper for keeper in self._keepers if keeper.poll() is None]  # otherwise they stay as zombies
         now = time.monotonic()
         if postgres_keeper().alive() or now < self._died + PAUSES_S[min(self._n_deaths, len(PAUSES_S) - 1)]:
             return None

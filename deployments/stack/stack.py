@@ -85,7 +85,8 @@ def running_stack() -> dict[str, str]:
     """
     record = stack_record()
     deadline = time.monotonic() + _PATIENCE_S  # a server that died is started again meanwhile
-    while record and (pid := supervisor()) is not None:  # else anybody may have its port, who would be shown passwords
+    # Without the supervisor another program may have the port, and would be shown passwords.
+    while record and (pid := supervisor()) is not None:
         if healthy(record["prefect"] + "/api/health"):
             return {name: record[name] for name in ("prefect", "mlflow")}
         if time.monotonic() > deadline:

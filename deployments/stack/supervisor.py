@@ -114,7 +114,7 @@ class Supervisor:
         self._workers = {name: Child(worker_program(name, env)) for name in names[: self._plan.n_workers]}
         for child in (*self._services, applying):
             child.start()
-        # Each of them loads for seconds: what can be done at the same time, is.
+        # Each of them loads for seconds, so they are started at the same time.
         self._await([self._services[0], applying], wait)
         for child in self._workers.values():
             child.start()
@@ -172,13 +172,13 @@ class Supervisor:
                 self._say(text)
             self._write()
             self._trouble = ""
-        except StorageError as exc:  # a disk that is full is no reason to end what works
+        except StorageError as exc:  # a full disk must not end what works
             if str(exc) != self._trouble:
                 self._trouble = str(exc)
                 self._say(f"goes on, but: {exc}")
 
     def _end(self) -> None:
-        for child in self._workers.values():  # by now without runs, unless something failed: those live on
+        for child in self._workers.values():  # they have no runs by now, unless something failed; such runs live on
             child.signal(signal.SIGKILL)
         for child in self._services:
             child.signal(signal.SIGTERM)  # all of them, before the wait for one
@@ -199,7 +199,7 @@ def _signals() -> Iterator[Wait]:
         yield wait
     finally:
         while wait(0):
-            pass  # impatience: all has ended
+            pass  # a second signal: all has ended
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

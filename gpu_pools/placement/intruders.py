@@ -39,7 +39,7 @@ def beside_me(probe: Probe, uuid: str) -> ProcessSnapshot:
         GpuError: it does not answer.
         StorageError: the locks cannot be read.
     """
-    # The slots first: whoever takes one after that has nothing on the GPU yet.
+    # The slots are read first: a run that takes one later has nothing on the GPU yet.
     own_pids = [os.getpid(), *(holder.pid for holder in lease.holders())]
     return look(probe.device(uuid), own_pids)
 

@@ -56,11 +56,11 @@ class Sentences:
     def _is_news(self, run: Run, decision: Wait, n_waiting: int) -> bool:
         """Return whether a waiting run says something else than it should, and has said so for a while."""
         text, when = self._said.get(run.id, (run.message if run.state_name == "Waiting" else "", 0.0))
-        # A thousand runs that wait must not keep the server busy with the minutes of the one they wait for.
+        # The minutes left change often; writing them on a thousand waiting runs would keep the server busy.
         return text != decision.reason and self._clock() - when >= max(SENTENCE_EVERY_S, 0.2 * n_waiting)
 
     def _write(self, telling: Sequence[tuple[Run, Wait | Refuse]]) -> None:
-        # What was read some time ago may have been cancelled since: written over, it would be alive again.
+        # A run that was read some time ago may be cancelled by now; overwriting its state would revive it.
         known = self._client.by_id([run.id for run, _ in telling])
         for run, decision in telling:
             if run.id not in known or known[run.id].state != "SCHEDULED":

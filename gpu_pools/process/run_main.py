@@ -88,7 +88,7 @@ def run(run_id: UUID, claim: UUID, server: SyncClientContext) -> None:
         log: Any = flow_run_logger(flow_run=flow_run)
         try:
             flow = load_flow(flow_run)
-        except Exception as exc:  # any code may run at the import of a flow; raised again, after the run has it
+        except Exception as exc:  # a flow's import may raise anything; raised again after the run has been told
             log.exception("cannot load the flow")
             client.set_flow_run_state(run_id, Failed(message=f"cannot load the flow: {exc}"))
             raise
@@ -99,7 +99,7 @@ def run(run_id: UUID, claim: UUID, server: SyncClientContext) -> None:
                 obey(lambda: run_flow(flow, flow_run=flow_run))
         except Interrupted:
             _end(asked() or signal.SIGTERM)
-        except Exception:  # any code runs in a flow; one that is interrupted has nothing to tell
+        except Exception:  # a flow may raise anything; one that was interrupted reports nothing
             log.exception("the flow has ended with an error")
             raise
 

@@ -66,14 +66,14 @@ class WarmProcess:
                 socket.send_fds(channel, [len(data).to_bytes(HEADER, "big")], list(fds))
                 channel.sendall(data)
             except (BrokenPipeError, ConnectionResetError):
-                process.wait()  # it died while it waited; the run is told by its end
+                process.wait()  # it died while it waited; the worker notices its end
         return process
 
     def close(self) -> None:
         """End the process that waits."""
         if self._waiting is not None:
             process, channel = self._waiting
-            channel.close()  # the end of its input is the end of it
+            channel.close()  # it ends when its input ends
             process.wait()
             self._waiting = None
 

@@ -21,7 +21,7 @@ from tasks.base.errors import StorageError
 # before it writes, and none undoes what the other wrote in between.
 _HALF = 2048
 _TORN = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-_LAST_SECOND = 1e11  # beyond it `time.localtime` fails
+_LAST_SECOND = 1e11  # `time.localtime` fails beyond it
 UNKNOWN = "?"
 SHARED_DIRS = (Path("/run/lock/trainyard"), Path("/tmp/trainyard-locks"))
 
@@ -89,7 +89,7 @@ def shared_dir(places: Sequence[Path]) -> Path:
     Raises:
         StorageError: it is a link, or of another user, who could exchange the locks in it; or not open to all.
     """
-    # Whoever asks: a folder that only root could make would split the host in two.
+    # For every user: if only root made the shared folder, users would have two sets of locks.
     path = next((place for place in places if place.is_dir() or _open_to_all(place.parent)), places[-1])
     mode = os.lstat(safe_dir(_made(path))).st_mode
     if mode & 0o1777 != 0o1777:

@@ -62,7 +62,7 @@ class SlotMeter:
         while not self._stop.wait(self._every_s):
             try:
                 percent = self._probe.utilisation_percent(self._holder.uuid)
-            except GpuError:  # one look less; that the GPU does not answer is told by the samples of the system
+            except GpuError:  # this sample is skipped; the system's samples report that the GPU does not answer
                 continue
             if percent is not None:
                 self._sum, self._n = self._sum + percent / 100, self._n + 1

@@ -73,7 +73,7 @@ def _folders() -> Iterator[str]:
         try:
             yield str(UUID(path.name))
         except ValueError:
-            continue  # somebody's own
+            continue  # a folder that is not ours
 
 
 def _remove(run: Run) -> None:
@@ -83,7 +83,7 @@ def _remove(run: Run) -> None:
         return  # it was put back into its queue, and begins
     try:
         gone = folder.with_name(f"{_GOING}{run.id}")
-        folder.rename(gone)  # at once: nobody meets half of it
+        folder.rename(gone)  # renamed first, so that nobody sees a half removed folder
     except FileNotFoundError:
         return  # another worker was faster
     finally:

@@ -53,7 +53,7 @@ class Dispatcher:
             # Before anything starts: whoever looks for this worker finds it.
             Periodic(lambda: client.heartbeat(name, HEARTBEAT_S), HEARTBEAT_S, clock),
             self._start_runs,
-            # What nobody waits for comes last.
+            # Last, because no run waits for it.
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
             cleaner.look,
         )

@@ -73,7 +73,7 @@ class RunMonitor:
             self._set_final_states,
             # After Prefect: only a last state says that the MLflow run is not gone on with.
             self._end_in_mlflow,
-            # What has exited at once is not announced any more.
+            # A process that exited at once needs no announcement.
             self._announce,
             # Last, as every run that is in order has left the server's list of running ones by now.
             Periodic(self._find_orphans, _ORPHANS_EVERY_S, clock),

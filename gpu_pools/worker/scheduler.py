@@ -110,7 +110,7 @@ class Scheduler:
         try:
             if self._starter.start(run, uuid, queues):
                 self._waitlist.drop(run.id)
-        except TrainyardError as exc:  # its own folder cannot be written, say
+        except TrainyardError as exc:  # for example, its own folder cannot be written
             if self._monitor.get(run.id) is not None:
                 raise  # it has its process
             self._sentences.refuse(run, str(exc))

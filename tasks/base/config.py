@@ -90,7 +90,7 @@ def override(parameters: dict[str, Any], assignments: Sequence[str]) -> None:
         if not equals or not dotted:
             raise ConfigError(f"found {assignment!r}, need NAME=VALUE such as train.num_epochs=3")
         value = parse_yaml(text, ConfigError, f"the value in {assignment!r}")
-        if isinstance(value, str) and value == text.strip():  # else it was quoted: text on purpose
+        if isinstance(value, str) and value == text.strip():  # otherwise it was quoted, and is meant as text
             value = _number(value)
         *parents, leaf = dotted.split(".")
         place = parameters
@@ -102,7 +102,7 @@ def override(parameters: dict[str, Any], assignments: Sequence[str]) -> None:
 
 
 def _number(text: str) -> float | str:
-    # YAML 1.1 reads 1e-3 as text: it wants a dot. People mean the number.
+    # YAML 1.1 reads 1e-3 as text, because it has no dot; people mean the number.
     try:
         return float(text) if any(c.isdigit() for c in text) else text
     except ValueError:

@@ -78,9 +78,9 @@ def open_file(path: Path, error: type[TrainyardError], most_bytes: int | None = 
     Raises:
         TrainyardError: as `check_file`.
     """
-    check_file(path, error, most_bytes)  # before it is opened: to open some devices is to set them going
+    check_file(path, error, most_bytes)  # checked before it is opened, because opening some devices starts them
     try:
-        # Does not wait: between the two looks a pipe may have taken the file's place.
+        # Non-blocking: a pipe may have taken the file's place since the check.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
     except OSError as exc:
         raise error(f"cannot be read, {exc.strerror}: {path}") from exc

@@ -28,6 +28,6 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        gc.unfreeze()  # what was frozen comes back as the oldest generation
+        gc.unfreeze()  # unfreezing puts frozen objects into the oldest generation
         if was_on:
             gc.enable()

@@ -209,7 +209,7 @@ def keep_answers(
         return
     try:
         theirs = promotion.ask_champion(model_name, answers, device, cache=cache)
-    except TrainyardError as exc:  # MLflow is away, say: no reason to lose a training, nor to hold its slot
+    except TrainyardError as exc:  # for example, MLflow is away: that must neither lose a training nor hold its slot
         log(f"the champion is left to the report: {exc}")
         return
     if theirs is not None:

@@ -65,7 +65,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with file:
             if zipfile.is_zipfile(file):
-                check_packed(file, path, WeightsError)  # torch.save packs nothing
+                check_packed(file, path, WeightsError)  # torch.save does not compress
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
@@ -89,7 +89,7 @@ def _first_line(exc: BaseException) -> str:
 
 
 def _bare(name: str) -> str:
-    # DataParallel, torch.compile and RFUAV's wrapper each put a word of their own before the names.
+    # DataParallel, torch.compile and RFUAV's wrapper each add a prefix to the names.
     for prefix in ("module.", "_orig_mod.", "model."):
         name = name.removeprefix(prefix)
     return name

@@ -106,7 +106,7 @@ def check_paths(train: TrainParams) -> None:
         allowed_path(train.weight_path)
     if train.save_path is not None:
         target = allowed_path(train.save_path)
-        with storage_errors(target):  # now, not after hours of training
+        with storage_errors(target):  # fails now, not after hours of training
             target.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=target).close()
 
@@ -238,7 +238,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     return folder
 
 
-# Grading can be done again, and what fails it for a while is MLflow alone.
+# Retried, because grading can be repeated and only MLflow makes it fail for a while.
 @task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str:
     """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""

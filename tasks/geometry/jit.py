@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_config: Any = numba.config  # its attributes are made as numba is imported
+_config: Any = numba.config  # numba adds its attributes when it is imported
 
 
 @cache

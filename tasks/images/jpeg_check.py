@@ -25,7 +25,7 @@ from tasks.images.images import content_digest, decode_rgb, read_bytes
 
 _READY = b"ready\n"
 _JPEG = b"\xff\xd8"
-# libjpeg's words for data that does not decode to the pixels the header speaks of. A few bytes too many do no
+# libjpeg's warnings for data that does not give the pixels that the header names. A few bytes too many do no
 # harm: some cameras fill up to a round number.
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: (premature end of data segment|bad Huffman code|found marker .*|\d{3,} extraneous bytes .*)"
@@ -36,7 +36,7 @@ class Checkers:
     """Checks pictures, JPEGs in other processes; `check` may be called from `n_processes` threads at once."""
 
     def __init__(self, n_processes: int) -> None:
-        # The last one back is the first one out: of few pictures, most processes are never started.
+        # A stack: for few images, most processes are never started.
         self._free: LifoQueue[subprocess.Popen[bytes] | None] = LifoQueue()
         for _ in range(n_processes):
             self._free.put(None)
@@ -128,7 +128,7 @@ def heard() -> Iterator[Callable[[], str]]:
     before = os.dup(2)
     read, write = os.pipe()
     os.set_blocking(read, False)
-    os.set_blocking(write, False)  # more than a pipe holds is lost, and not needed
+    os.set_blocking(write, False)  # what a pipe cannot hold is lost, and is not needed
     os.dup2(write, 2)
 
     def said() -> str:

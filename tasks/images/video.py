@@ -98,7 +98,7 @@ def _info(path: Path, container: av.container.InputContainer) -> VideoInfo:
             if packet.pts is not None:
                 times.append(packet.pts)
     except av.error.FFmpegError:
-        pass  # cut off: what came before it counts
+        pass  # cut off: the frames before are used
     if n_packets == 0:
         raise DatasetError(f"{path} holds no picture: 0 frames in its {stream.codec_context.name} stream")
     rate = float(stream.average_rate or stream.guessed_rate or 30)

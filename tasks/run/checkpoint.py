@@ -97,7 +97,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises half a dozen kinds for a file that is damaged
-        # Of torch's pages of advice, the first sentence; the rest is about files from strangers.
+        # The first sentence of torch's message; the rest is advice about untrusted files.
         reason = str(exc).split("\n")[0].split(". ")[0][:200]
         raise StorageError(f"{path} cannot be read ({type(exc).__name__}: {reason}): remove it to start anew") from exc
     return saved

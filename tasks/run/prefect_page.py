@@ -133,7 +133,7 @@ class Page:
 
     def _send_rows(self, name: str, rows: list[dict[str, Any]], description: str) -> None:
         if name in self._ids:
-            # Rewritten in place: one artifact per epoch would bury the page.
+            # Rewritten in place, because one artifact per epoch would fill the page.
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._ids[name], ArtifactUpdate(data=json.dumps(rows)))
             return

@@ -115,7 +115,7 @@ def step_dir(run: str | None, stage: str) -> Path:
     if run_path(key) is None:
         raise ConfigError(f"found the run {key!r}, need letters, digits, '_', '-' and '.'")
     if MARK in os.environ and key != run_key():
-        link = run_dir(run_key()) / "files"  # who looks for the files of this half finds them
+        link = run_dir(run_key()) / "files"  # so that the files of this stage are found from its own run
         link.unlink(missing_ok=True)
         link.symlink_to(run_dir(key))
     return run_dir(key) / stage
@@ -245,7 +245,7 @@ def _logged(opened: "Tracker", folder: Path) -> Iterator[tuple["Tracker", Logger
     with opened as tracker, log_file(log, folder / "run.log"), ended_by_signal(log):
         try:
             yield tracker, log
-        finally:  # the log of a run that failed is the one that is read
+        finally:  # people read the log of a run that failed
             log_slot(tracker)
             tracker.artifact(folder / "run.log", "log")
 

@@ -203,7 +203,7 @@ def draw(session: "FitSession", rasterizer: "Rasterizer", params: ExportParams, 
     write_step_info(target, {"device": session.device.type, "train": session.params.model_dump(mode="json")})
 
 
-# Done again, it writes the same files, and what fails it for a while is MLflow alone.
+# Retried, because it writes the same files again and only MLflow makes it fail for a while.
 @task(task_run_name="export", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     """Write the result in every form asked for, with a viewer; return the id of the MLflow run."""

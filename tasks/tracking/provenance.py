@@ -17,7 +17,7 @@ from gpu_pools.process.run_setup import PRIORITY, QUEUE
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "prefect", "mlflow", "trainyard")
-_SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key|auth(?!or(?!iz)))")  # and no author
+_SECRET_OPTION = re.compile(r"(?i)(pass|secret|token|credential|api[-_]?key|auth(?!or(?!iz)))")  # without an author
 _HIDDEN = (
     # The last @ before the path: a password may have one, too.
     (re.compile(r"(\w://)[^/?#\s'\"]+@"), r"\1***@"),

@@ -166,7 +166,7 @@ class Shipper:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        # What ends the thread must reach the one who waits for it: a thread has no caller to raise to.
+        # An error that ends the thread must reach the code that waits for it.
         try:
             yield
         except BaseException as exc:
@@ -181,7 +181,7 @@ class Shipper:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
-                self._journal.sync()  # only what survives a power cut may arrive, else it would arrive twice
+                self._journal.sync()  # only what survives a power cut may be sent, otherwise it could be sent twice
                 self.send_all()
                 self.error = None
                 pause = _GATHER_S

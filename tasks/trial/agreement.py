@@ -68,7 +68,7 @@ def agreement_row(found: tuple[float, list[Tensor]], right: tuple[float, list[Te
     """Return the row of two losses with their gradients, the second in float64."""
     loss_off = abs(found[0] - right[0]) / abs(right[0])
     off = max(relative(one, other) for one, other in zip(found[1], right[1], strict=True))
-    good = loss_off <= LOSS_OFF and off <= GRADIENT_OFF  # not a number is neither
+    good = loss_off <= LOSS_OFF and off <= GRADIENT_OFF  # NaN is neither
     figure = (
         f"of ResNet-18 in fp32 from float64: loss {loss_off:.1e} off (at most {LOSS_OFF:.0e}), "
         f"gradients {off:.1e} (at most {GRADIENT_OFF:.0e})"

@@ -118,7 +118,7 @@ class Speaker:
 def _settings() -> dict[str, str]:
     """Return variables of every process of a trial, so that each computes as the others do."""
     return {
-        # As runs of the yard on a CPU: two with all of its cores each crawl, see docs/performance.md.
+        # As for runs on a CPU: two runs that use all cores each are very slow, see docs/performance.md.
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2)),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what trainings in deterministic mode set
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # set by trainings in deterministic mode
     }

@@ -56,7 +56,7 @@ def call(check: TrialCheck, place: Place, folder: Path) -> list[CheckResult]:
         return list(getattr(import_module(module), function)(place, folder))
     except TrainyardError as exc:
         return [CheckResult(check.name, "failed", str(exc), _AGAIN)]
-    except Exception as exc:  # whatever it is, it is what the check has found
+    except Exception as exc:  # any error is the result of the check
         said = str(exc).strip().splitlines()
         return [CheckResult(check.name, "failed", f"{type(exc).__name__}: {said[0][:300] if said else ''}", _AGAIN)]
 

@@ -21,8 +21,8 @@ _POLL_S = 0.02
 _BACK_WITHIN_S = 10.0  # the driver takes up to some seconds to clear the memory of a dead process
 _SEEN_WITHIN_S = 10.0
 _STARTED_WITHIN_S = 40.0
-_MIB = 1024  # that the dying process takes
-_SPARE_MIB = 64  # the driver's own, which comes and goes
+_MIB = 1024  # MiB that the dying process takes
+_SPARE_MIB = 64  # MiB of the driver's own, which vary
 
 
 def second_training(where: Place, folder: Path) -> Iterator[CheckResult]:
@@ -107,7 +107,7 @@ def foreign_process(where: Place, folder: Path) -> Iterator[CheckResult]:
     if not where.is_gpu:
         yield not_here("foreign process", "only GPUs say who computes on them")
         return
-    # Process 1, as of a container, is everybody's parent at last, the stranger's as well.
+    # In a container, process 1 becomes the parent of every orphan, also of the stranger.
     probe, own = get_probe(), {os.getpid()} - {1}
     before = {process.pid for process in foreign(probe.device(where.uuid), own)}
     words = ["--detached", "--memory", "64"]

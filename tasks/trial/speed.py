@@ -116,7 +116,7 @@ def measure(where: Place, arch: Architecture, size: TrainingSize, precision: Pre
         ratio=statistics.median(one / other for one, other in zip(seconds["plain"], seconds["ours"], strict=True)),
         busy=busy.share,
         waiting=ours.waiting,
-        # Both lie in the memory all the while: what the other one holds is not this one's.
+        # Both stay in memory all the time, so the memory of the other one is subtracted.
         peak=peaks["ours"] - between if where.is_gpu else None,
         plain_peak=peaks["plain"] - before - (after - between) if where.is_gpu else None,
     )

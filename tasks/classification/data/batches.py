@@ -255,7 +255,7 @@ def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             fetched = None
         if ready is not None:
             yield ready
-        if fetched is None:  # no room for two: this one comes when the other is done with
+        if fetched is None:  # no memory for two: this batch is made after the other one is done
             ready = None
             torch.cuda.empty_cache()
             fetched = _fetched(images, labels, device, stream)
@@ -288,7 +288,7 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).float()  # (B, S, S, 3)
-        # By whole rows: the CPU takes twice as long for steps of three numbers.
+        # By whole rows: by channels, which lie three numbers apart, the CPU takes twice as long.
         rows = pixels.flatten(2)  # (B, S, 3 S)
         if len(self._row_scale) != rows.shape[2]:
             self._row_shift, self._row_scale = (each.repeat(pixels.shape[2]) for each in (self._shift, self._scale))

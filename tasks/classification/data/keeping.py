@@ -17,11 +17,11 @@ from tasks.images.images import read_bytes, shrunk
 Keep = Literal["memory", "disk", "nowhere"]
 
 _SAMPLE = 64  # files
-_BUDGET_S = 0.25  # the first batch waits for the measurement
-# Times a write and a read: what is that dear is kept for later runs too. At 224 px a JPEG of 25 kB costs 2, one of
+_BUDGET_S = 0.25  # seconds; the first batch waits for the measurement
+# Decoding that takes so many times a write and a read is kept on disk. At 224 px a JPEG of 25 kB takes 2, one of
 # 1800x1200 14.
 _DEAR = 8
-_SHARE = 0.25  # of what is free, at most: other runs that start now find the same room
+_SHARE = 0.25  # share of what is free: other runs that start now see the same free memory
 
 
 @dataclass(slots=True)

@@ -10,9 +10,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 N_PARTS = 3
-# A part without a class costs more than any departure from the ratios can (which is below 3 per class).
+# A subset without a class costs more than any departure from the ratios, which costs less than 3 per class.
 _EMPTY = 100.0
-# Comparing all pairs takes the square of the groups; beyond this, single moves come close enough.
+# All pairs are compared in quadratic time; with more groups than this, single moves come close enough.
 _MAX_TO_SWAP = 150
 _N_STARTS = 24
 

@@ -17,7 +17,7 @@ from tasks.images.files import in_threads, link_or_copy, n_cores
 from tasks.images.jpeg_check import Checkers
 
 FILE_COLUMNS = ("part", "class", "group", "name", "source", "digest")
-# Leaves room for what augmentation appends; most file systems end a name at 255 bytes.
+# Leaves room for what augmentation appends; most file systems allow 255 bytes.
 _MAX_NAME = 200
 
 
@@ -220,7 +220,7 @@ def _joined(images: Iterable[SourceImage], digests: Mapping[Path, str], groups: 
         if image.path in groups:
             keys.append(f"group {groups[image.path]}")
         for key in keys:
-            # The first path stands for its key, so that the order of the groups does not hang on contents.
+            # Groups are sorted by their first path, so that their order does not depend on contents.
             a, b = sorted((root(path), root(first.setdefault(key, path))))
             parent[b] = a
     return {image.path: root(f"path {image.relative}") for image in images}

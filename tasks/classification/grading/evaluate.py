@@ -53,7 +53,7 @@ class Mistake:
 class TestReport:
     """Everything there is to say about the answers to one test part."""
 
-    __test__ = False  # its name makes pytest take it for a test
+    __test__ = False  # pytest would collect it as a test by its name
 
     class_names: tuple[str, ...]
     grades: Grades
@@ -132,7 +132,7 @@ def calibration_bins(confidence: Floats, right: NDArray[np.bool_], n_bins: int) 
     Source: Guo et al. 2017 (arXiv:1706.04599) sec. 2: bin m holds the confidences in ((m - 1) / M, m / M].
     """
     edges = np.arange(n_bins + 1) / n_bins
-    # A confidence of 0.2 in float32 is a hair above 0.2 in float64 and would move up a bin.
+    # A confidence of 0.2 in float32 is slightly above 0.2 in float64, and would fall into the next bin.
     inner = edges[1:-1].astype(confidence.dtype)
     number = np.searchsorted(inner, confidence, side="left")
     bins = []

@@ -70,7 +70,7 @@ class Pieces:
                 if not ran_out_of_memory(exc) or self.n >= n_images:
                     raise
                 self.n *= 2
-            # Not before the error is gone: its traceback holds the tensors of the attempt.
+            # Outside the except block, because the traceback keeps the tensors of the attempt alive.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             halved()

@@ -78,7 +78,7 @@ def _measured(build: Callable[[], nn.Module], batch: tuple[int, int], cache: Pat
     else:
         seconds = _time_both(build, n_images, size)
         write_json(path, {"what": where, "seconds": seconds})
-    # A tenth faster at least: below that the noise of the measurement decides, and fp32 is the safer format.
+    # At least a tenth faster: smaller differences are noise of the measurement, and fp32 is the safer format.
     best: Precision = "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
     figures = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
     return best, f"precision {best}: measured per step of {n_images} images: {figures}"

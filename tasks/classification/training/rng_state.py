@@ -15,5 +15,5 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 def set_generator_states(states: dict[str, Tensor], device: torch.device) -> None:
     """Put the generators where they stood; a generator that was not used then stays where it is."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:  # not after a start on the CPU
+    if device.type == "cuda" and "cuda" in states:  # absent if the training began on the CPU
         torch.cuda.set_rng_state(states["cuda"], device)

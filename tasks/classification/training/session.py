@@ -155,7 +155,7 @@ class TrainingSession:
             try:
                 for event in trainer.run(train, val):
                     yield from self._keep(trainer, event)
-                    if self._stop_asked() and not trainer.done:  # at its end, finishing is the faster way out
+                    if self._stop_asked() and not trainer.done:  # at the end, finishing takes less time than stopping
                         raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
             except (StopAsked, Interrupted):  # the latter between batches that are validated on
                 self._save(trainer)
@@ -197,7 +197,7 @@ class TrainingSession:
             state, name = pretrained_state(p.model)
             notes += load_weights(model, p.model, state, name)
             notes.append(f"starts from {name}")
-        # A fork, so that the copy of the moving average draws no numbers that a run without one would not draw.
+        # In a fork of the generator: copying the model for the moving average must not change what is drawn later.
         with torch.random.fork_rng(devices=[]):
             ema_copy = self._build() if p.ema_decay > 0 else None
         return Trainer(model, len(self.classes), p, self.device, precision, ema_copy=ema_copy), notes
@@ -210,7 +210,7 @@ class TrainingSession:
             yield event
             return
         if event.is_best:
-            # Named by its epoch: the checkpoint points to it, so neither can be of another time than the other.
+            # Named by its epoch, which the checkpoint holds, so that both are always of the same epoch.
             self.best = self.folder / f"best-{event.epoch:04d}.pt"
             state = trainer.graded_model.state_dict()
             self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
@@ -263,7 +263,7 @@ class TrainingSession:
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
         found = {"precision": trainer.precision, "temperature": trainer.best_temperature}
         write_json(self.folder / "config.json", {**self.model_config(), **found})
-        # Trained on or chosen by: a later model is compared with this one on other files.
+        # Trained on, or used to choose the weights: a later model is compared with this one on other files.
         seen = {digest for part in self.parts.values() for digest in part.digests}
         write_json(self.folder / "seen_digests.json", sorted(seen))
         write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())

@@ -121,7 +121,7 @@ class Trainer:
             group.clear()
             self._update(learning_rate(self.params, self.step, steps_per_epoch))
             self.batch = number
-            if self.step % 50 == 0:  # of a GPU the sum is looked at once it is there, without waiting for it
+            if self.step % 50 == 0:  # on a GPU the sum is read later, when it is there, without waiting for it
                 self._check_finite(self._late.exchange(self._sums[0]))
             yield BatchDone(self.epoch, self.batch, n_batches)
         self._check_finite()

@@ -16,7 +16,7 @@ from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.render.rasterizer import Rendered
 
-SPLIT_SHRINK = 1.6  # each half's scale is the whole's by this
+SPLIT_SHRINK = 1.6  # the scale of a split Gaussian is divided by this
 RESET_FACTOR = 2.0  # opacities are reset to this many times the threshold of pruning
 
 

@@ -78,6 +78,6 @@ def neighbour_distances(points: NDArray[np.float32]) -> NDArray[np.float64]:
         raise DatasetError(f"all {len(points)} points to start from lie at one place, need them apart")
     found, _ = cKDTree(points).query(points, k=N_NEIGHBOURS + 1)
     squares = (np.asarray(found, dtype=np.float64)[:, 1:] ** 2).mean(1)
-    # Points that were found several times have no distance; a Gaussian of no size would never be drawn.
+    # Duplicate points have distance 0, and a Gaussian of size 0 would never be drawn.
     even = (spread / len(points) ** (1 / 3)) ** 2
     return np.sqrt(np.maximum(squares, 1e-4 * even))

@@ -140,7 +140,7 @@ class Fit:
                 return
             except (torch.cuda.OutOfMemoryError, MemoryError) as exc:
                 reason = str(exc).split("\n")[0][:200] or type(exc).__name__
-            # Not before the error is gone: its traceback holds the tensors of the attempt.
+            # Outside the except block, because the traceback keeps the tensors of the attempt alive.
             self._shrink(reason)
 
     def _attempt(self) -> None:

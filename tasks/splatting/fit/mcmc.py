@@ -102,7 +102,7 @@ class Mcmc:
         if scale == 0 or not len(rows):
             return
         fade = torch.sigmoid(NOISE_STEEPNESS * (1 - opacities[rows] - NOISE_CENTRE))
-        # The covariance is R S^2 R'; R' times even noise is even noise, so that it need not be turned first.
+        # The covariance is R S^2 R'. R' times isotropic noise is isotropic noise, so it need not be rotated first.
         noise = torch.randn(len(rows), 3, generator=self._generator, device=rows.device)
         noise *= torch.exp(2 * g.scales[rows]) * (fade * scale)[:, None]
         g.means.data[rows] += (rotation_matrices(g.quats[rows]) @ noise[:, :, None])[:, :, 0]

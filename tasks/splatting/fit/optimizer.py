@@ -84,7 +84,7 @@ class SplatOptimizer:
         kept = {name: tensor.detach()[rows] for name, tensor in self.gaussians.tensors().items()}
         first = {name: tensor[rows] for name, tensor in self.first.items()}
         second = {name: tensor[rows] for name, tensor in self.second.items()}
-        # All of it is made before any of it is taken over: out of memory on the way leaves the state whole.
+        # Everything is allocated before anything is replaced, so that running out of memory leaves the state whole.
         self.first, self.second = first, second
         self._set(kept)
 

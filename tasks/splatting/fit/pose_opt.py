@@ -29,7 +29,7 @@ class PoseCorrections:
         stacked = [torch.as_tensor(camera.world_to_camera, dtype=torch.float64) for camera in cameras]
         self._given = torch.stack(stacked).to(device)  # (n, 4, 4)
         self.values = torch.zeros(len(cameras), 9, device=device, requires_grad=True)  # shift, then the 6 of the turn
-        self._last_row = torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=device)  # put there once: doing it waits for a GPU
+        self._last_row = torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=device)  # sent once: sending waits for the GPU
         self._rate = rate
         self._optimizer = torch.optim.Adam([self.values], lr=rate, weight_decay=decay)
 
@@ -77,7 +77,7 @@ class PoseCorrections:
 
 def rigid(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rotation (3, 3) and shift (3,) of nine numbers; zeros: none of either."""
-    axes = torch.eye(3, dtype=values.dtype, device=values.device)  # made there: what is sent there is waited for
+    axes = torch.eye(3, dtype=values.dtype, device=values.device)  # made there: sending it would wait for a GPU
     first, second = values[3:6] + axes[0], values[6:9] + axes[1]
     x = torch.nn.functional.normalize(first, dim=0)
     y = torch.nn.functional.normalize(second - (x @ second) * x, dim=0)

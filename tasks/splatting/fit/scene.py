@@ -145,7 +145,7 @@ def load_picture(view: View, max_side: int) -> LoadedPicture:
     mask = None
     if view.mask is not None:
         white = _checked(read_stored(view.mask), camera, view.mask)[..., 1]
-        # A pixel that is partly masked does not count: what is masked must not bleed in.
+        # A partly masked pixel does not count, because masked content must not bleed in.
         mask = np.asarray(cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)) >= 250
     if (width, height) != (camera.width, camera.height):
         rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

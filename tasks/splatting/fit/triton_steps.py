@@ -118,7 +118,7 @@ def _shake(
     z = tl.load(quats + 4 * lane + 3, mask=keep, other=0.0)
     inverse = 1.0 / tl.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * inverse, x * inverse, y * inverse, z * inverse
-    # The covariance is R S^2 R'; R' times even noise is even noise, so that it need not be turned first.
+    # The covariance is R S^2 R'. R' times isotropic noise is isotropic noise, so it need not be rotated first.
     a = fade * tl.exp(2 * tl.load(scales + 3 * lane, mask=keep, other=0.0)) * tl.randn(seed, 3 * lane)
     b = fade * tl.exp(2 * tl.load(scales + 3 * lane + 1, mask=keep, other=0.0)) * tl.randn(seed, 3 * lane + 1)
     c = fade * tl.exp(2 * tl.load(scales + 3 * lane + 2, mask=keep, other=0.0)) * tl.randn(seed, 3 * lane + 2)

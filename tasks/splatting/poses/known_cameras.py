@@ -149,7 +149,7 @@ def points_of(model: Any, place: Mapping[int, int]) -> Points:
         [(place[seen.image_id], seen.point2D_idx) for seen in point.track.elements if seen.image_id in place]
         for point in points
     ]
-    # What only pictures saw that are gone is a guess; what no track says (another tool's model) is kept.
+    # Points seen in fewer than two images are dropped; points without tracks (another tool's model) are kept.
     kept = [index for index, point in enumerate(points) if len(tracks[index]) > 1 or not point.track.elements]
     return Points(
         np.array([points[index].xyz for index in kept], np.float64).reshape(-1, 3),

@@ -22,7 +22,12 @@ from tasks.splatting.resume_point import FRAMES_TABLE
 
 CONTACT_SHEET, SHARPNESS, CAMERAS = "contact_sheet.jpg", "sharpness.png", "cameras.png"
 
-_BLUE, _ORANGE, _GREY, _INK = "#0072B2", "#E69F00", "#B8B8B8", "#222222"  # Okabe and Ito 2008, for all eyes
+_BLUE, _ORANGE, _GREY, _INK = (
+    "#0072B2",
+    "#E69F00",
+    "#B8B8B8",
+    "#222222",
+)  # Okabe and Ito 2008: safe for colour-blind eyes
 _CELL_PX, _GAP_PX = 160, 6
 _MAX_CELLS = 60
 _MAX_POINTS = 20_000

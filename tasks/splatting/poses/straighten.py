@@ -73,7 +73,7 @@ def map_between(straight: Any, bent: Any) -> Map:
     x, y = found[..., 0], found[..., 1]
     with np.errstate(invalid="ignore"):
         inside = (x >= -_ROOM) & (x <= bent.width - 1 + _ROOM) & (y >= -_ROOM) & (y <= bent.height - 1 + _ROOM)
-        # Beyond its last ring a lens's polynomial turns back, and shows the middle a second time.
+        # Beyond the image's edge a lens's polynomial may turn back, and show the middle a second time.
         (dx_v, dx_u), (dy_v, dy_u) = np.gradient(x), np.gradient(y)
         inside &= dx_u * dy_v - dx_v * dy_u > 0
     outside = np.float32(-10)
@@ -144,7 +144,7 @@ class Straightener:
         known, number, name = self.scene.pictures[index], self._number(index), self._names[index]
         small = bounded(known.camera.width, known.camera.height, self._max_side)
         if self._as_it_is(known.camera):
-            read_stored(known.path)  # damage is told here, not to a run that has waited for its GPU
+            read_stored(known.path)  # damage is an error here, before a run has waited for its GPU
             _link(known.path, _place(self._target / IMAGES / name))
             if known.mask:
                 self._write_mask(name, _white(known.mask, small))
@@ -231,7 +231,7 @@ def _link(path: Path, target: Path) -> None:
         with open_file(path, DatasetError) as file, Image.open(file) as image:
             turned = image.getexif().get(_ORIENTATION, 1) != 1
         if turned:
-            drop_exif(target)  # its camera is of the pixels as they are stored; replaces the link
+            drop_exif(target)  # its camera describes the pixels as stored; the new file replaces the link
 
 
 def _write(path: Path, rgb: NDArray[np.uint8]) -> None:

@@ -79,7 +79,7 @@ class CudaRasterizer:
                 self._cameras.clear()
             pose = torch.as_tensor(camera.world_to_camera, dtype=torch.float32).to(device)
             lens = torch.tensor([[[camera.fx, 0.0, camera.cx], [0.0, camera.fy, camera.cy], [0.0, 0.0, 1.0]]])
-            known = self._cameras[id(camera)] = (camera, pose, lens.to(device))  # held, so that the id stays its own
+            known = self._cameras[id(camera)] = (camera, pose, lens.to(device))  # kept, so that its id is not reused
         return known[1], known[2]
 
     def _by_gsplat(

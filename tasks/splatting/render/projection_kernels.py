@@ -101,7 +101,7 @@ def _colors(
         red += basis[k + 1] * shN[i, k, 0]
         green += basis[k + 1] * shN[i, k, 1]
         blue += basis[k + 1] * shN[i, k, 2]
-    # Written so that what is not a number stays so, and is found.
+    # Written so that NaN stays NaN, and is noticed.
     splats[i, RED] = 0.0 if red < 0 else red
     splats[i, GREEN] = 0.0 if green < 0 else green
     splats[i, BLUE] = 0.0 if blue < 0 else blue

@@ -38,7 +38,7 @@ TILE = 16
 LANES = np.uint64(16)
 PIXELS = np.uint64(256)
 # Places in a tile's buffer; each holds 256 pixels, so that a loop over a row walks all of them at constant distances:
-# else every call begins with dozens of comparisons of addresses, to find out that nothing overlaps.
+# otherwise every call begins with dozens of comparisons of addresses, to exclude overlaps.
 T_AT, R_AT, G_AT, B_AT, REST_AT, X_AT, Y_AT, E_AT, W_AT = (np.uint64(256 * part) for part in range(9))
 N_BUFFER = 9 * 256
 LINE = 16  # float32 in a cache line

@@ -150,7 +150,7 @@ def _back(
     tl.store(by_opacities + lane, by, mask=keep)
     seen = keep & (tl.load(radii + 2 * lane, mask=keep, other=0) > 0)
     seen = seen & (tl.load(radii + 2 * lane + 1, mask=keep, other=0) > 0)
-    # A colour that was cut off at 0 moves with nothing.
+    # A colour that was clamped at 0 has no gradient.
     r = tl.load(by_colors + 3 * lane, mask=seen & (tl.load(colors + 3 * lane, mask=keep, other=0.0) > 0), other=0.0)
     g = tl.load(
         by_colors + 3 * lane + 1, mask=seen & (tl.load(colors + 3 * lane + 1, mask=keep, other=0.0) > 0), other=0.0

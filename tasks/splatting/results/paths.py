@@ -39,7 +39,7 @@ def turntable(cameras: Sequence[Camera], n_frames: int, max_side: int) -> list[C
     flat = offsets - heights[:, None] * up  # (C, 3) in the plane across up
     ahead = flat[0] if np.linalg.norm(flat[0]) > 1e-9 else -cameras[0].world_to_camera[1, :3]
     ahead = ahead - up * (ahead @ up)
-    if np.linalg.norm(ahead) < 1e-9:  # it looks straight down, and its up is ours
+    if np.linalg.norm(ahead) < 1e-9:  # it looks straight down
         ahead = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
     ahead = ahead / np.linalg.norm(ahead)
     side = np.cross(up, ahead)
@@ -73,7 +73,7 @@ def camera_path(cameras: Sequence[Camera], n_frames: int, max_side: int, *, clos
     centers = centers[keys]
     quats = _one_way([quaternion_of(cameras[key].world_to_camera[:3, :3]) for key in keys])
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-    # Stations at one place take time too: there the view turns.
+    # Cameras at one place take time as well, because the view turns there.
     knots = np.concatenate([[0.0], np.cumsum(steps + max(0.05 * steps.mean(), 1e-9) if len(steps) else steps)])
     made = []
     for i, time in enumerate(np.linspace(0, knots[-1], n_frames, endpoint=not closed)):

@@ -63,7 +63,7 @@ def upright(cameras: list[Camera]) -> NDArray[np.float64]:
         return RIGHT_UP_BACK.copy()
     up = up / np.linalg.norm(up)
     back = -(forward - up * (forward @ up))
-    if np.linalg.norm(back) < 1e-6 * len(cameras):  # straight down, or all around: any heading will do
+    if np.linalg.norm(back) < 1e-6 * len(cameras):  # straight down, or in all directions: any heading is as good
         back = np.eye(3)[np.argmin(np.abs(up))]
         back = back - up * (back @ up)
     back = back / np.linalg.norm(back)

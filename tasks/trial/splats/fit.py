@@ -47,7 +47,7 @@ class FitSize:
     width: int
     height: int
     steps: int
-    plain_steps: int  # of the other loop
+    plain_steps: int  # of gsplat's loop
 
 
 SIZES = {"cuda": FitSize(20_000, 16, 960, 720, 500, 500), "cpu": FitSize(300, 12, 64, 48, 60, 6)}
