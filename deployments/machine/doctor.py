@@ -9,6 +9,7 @@ from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Pos
 from deployments.machine.toolchain import Tools, faults, how_to_get_nvcc
 from deployments.stack.health import LOW_FREE_MIB
 from deployments.stack.supervisor import LEAST_FREE_MIB
+from tasks.base.project_files import install_command
 
 State = Literal["ok", "warning", "missing"]
 
@@ -85,7 +86,7 @@ def check_torch(version: str | None, fault: str, cuda: str | None) -> Check:
     """Say whether torch is there and loads."""
     if version is None or fault:
         found = fault or "not installed"
-        return Check("torch", "missing", found, "`make environment` in the checkout", needed=True)
+        return Check("torch", "missing", found, install_command(), needed=True)
     built = f"built with CUDA {cuda}" if cuda else "built for the CPU only"
     return Check("torch", "ok", f"{version}, {built}", needed=True)
 
@@ -255,7 +256,7 @@ def check_numba(folder: str | None) -> Check:
 def check_encoder(fault: str) -> Check:
     """Say whether videos of a result can be written."""
     if fault:
-        todo = "`make environment` in the checkout: PyAV's own wheels have x264"
+        todo = f"{install_command()}: PyAV's own wheels have x264"
         return Check("H.264", "missing", fault, todo, needed=True)
     return Check("H.264", "ok", "PyAV encodes with libx264", needed=True)
 

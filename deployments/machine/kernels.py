@@ -23,6 +23,7 @@ from gpu_pools.kernels import EXTENSIONS, NO_SHORTCUTS, Target, built, installed
 from gpu_pools.placement.devices import Device
 from tasks.base.errors import ConfigError, GpuError, StorageError, TrainyardError
 from tasks.base.progress import Steps
+from tasks.base.project_files import install_command
 from tasks.base.startup import module_command
 from tasks.base.workspace import file_lock, read_step_info, storage_errors, write_step_info
 
@@ -99,7 +100,7 @@ def needed_target(arch: str) -> Target:
     target, package = target_for(arch), package_dir("gsplat")
     if target is None or package is None:
         missing = "torch" if installed("torch") is None else "gsplat"
-        raise ConfigError(f"{missing} is not installed in {sys.prefix}: `pip install -e '.[gpu]'` in the checkout")
+        raise ConfigError(f"{missing} is not installed in {sys.prefix}: {install_command('gpu')}")
     if comes_built(package):
         raise ConfigError(f"gsplat in {package} came with its kernels: nothing is to be built")
     return target

@@ -14,3 +14,14 @@ def project_file(name: str) -> Path:
     """
     copy = _COPIES / name
     return copy if copy.is_file() else _CHECKOUT / name
+
+
+def install_command(extra: str = "") -> str:
+    """Return what people are told to call where a package is missing.
+
+    Args:
+        extra: of pyproject.toml; empty: the packages that are always needed.
+    """
+    if _COPIES.is_dir():
+        return f"`pip install 'trainyard[{extra}]'`" if extra else "`pip install trainyard`"
+    return f"`pip install -e '.[{extra}]'` in the checkout" if extra else "`make environment` in the checkout"

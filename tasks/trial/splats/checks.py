@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpu_pools.kernels import EXTENSIONS
 from tasks.base.errors import ConfigError
+from tasks.base.project_files import install_command
 from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import Settings, settings
@@ -38,7 +39,7 @@ LOSS_OFF, LOSS_GRADIENT_OFF = 1e-6, 1e-5
 REFINEMENT_OFF = 1e-5
 """Relative: both are computed in float64 and kept in float32."""
 
-_HOW = "`pip install -e '.[gpu]'` in the checkout, then `yard kernels build`"
+_HOW = f"{install_command('gpu')}, then `yard kernels build`"
 _REPORT = "report it with what `--json` says: fits on this device come out wrong"
 
 
