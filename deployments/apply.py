@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import time
+from collections.abc import Container
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import yaml
 
 from deployments.runs.local import device_section, load_flow
-from deployments.runs.submit import DEPLOYMENT
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
+from gpu_pools.deployment_names import OLD_NAME, deployment_name
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
@@ -26,6 +27,7 @@ from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file
 
 SPEC = project_file("prefect.yaml")
+_AT_ONCE = 200  # deployments that the server gives at once
 
 
 def apply(spec_file: Path = SPEC) -> int:
@@ -53,7 +55,7 @@ def more_deployments() -> list[dict[str, Any]]:
     """
     return [
         {
-            "name": DEPLOYMENT,
+            "name": deployment_name(name),
             "entrypoint": entrypoint,
             "description": (flow := load_flow(name)).description,
             "tags": ["own"],
@@ -96,8 +98,9 @@ async def _apply(spec: dict[str, Any]) -> int:
         await ensure_pool(client)
         await ensure_queues(client)
         print(POOL_IS_THERE, flush=True)
+        there = {(found.entrypoint, found.name) for found in await client.read_deployments(limit=_AT_ONCE)}
         for deployment in spec["deployments"]:
-            await deploy(client, deployment, spec)
+            await deploy(client, _as_called(deployment, there), spec)
     return len(spec["deployments"])
 
 
@@ -152,6 +155,17 @@ async def ensure_queues(client: Any) -> None:
                 await client.create_work_queue(name=queue.name, work_pool_name=POOL, concurrency_limit=limit)
             except ObjectAlreadyExists:
                 continue  # a worker was faster
+
+
+def _as_called(deployment: dict[str, Any], there: Container[tuple[str | None, str]]) -> dict[str, Any]:
+    """Return a deployment under the name that it has on the server: one without the yard's guard keeps the old names.
+
+    Args:
+        there: (entrypoint, name) of what the server has.
+    """
+    entrypoint, name = deployment["entrypoint"], deployment["name"]
+    is_old = (entrypoint, name) not in there and (entrypoint, OLD_NAME) in there
+    return {**deployment, "name": OLD_NAME} if is_old else deployment
 
 
 async def deploy(client: Any, deployment: dict[str, Any], spec: dict[str, Any]) -> None:

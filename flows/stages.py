@@ -4,22 +4,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry
 
+from gpu_pools.deployment_names import full_names
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
-from tasks.base.errors import TrainyardError
+from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.workspace import run_dir, write_atomic
 
-DEPLOYMENT = "yard"
 _POLL_S = 1.0
 _INHERITED = ("priority", "owner", "time_limit", "when_busy")
 
@@ -31,7 +33,7 @@ def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, *
     that runs in a person's own process calls it. Either, when it is started again, leaves out what was done.
 
     Args:
-        recipe: the flow; its deployment is called `yard`.
+        recipe: the flow; it has a deployment.
         queue: of the stage.
         refusable: off: it waits for its turn also where the pipeline is to be refused rather than to wait.
         parameters: of the flow.
@@ -86,7 +88,7 @@ def run_queued(
     Started again, the flow finds those it had started; of these, the ones that did not end well are started again, too.
 
     Args:
-        recipe: the flow; its deployment is called `yard`.
+        recipe: the flow; it has a deployment.
         queue: of the runs.
         requests: the parameters of each.
         name: of the runs; None: as the flow names them.
@@ -101,9 +103,10 @@ def run_queued(
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         if not refusable:
             variables["when_busy"] = "wait"
+        deployed = _deployment_id(client, recipe.name)
         started: list[Any] = [
             run_deployment(
-                f"{recipe.name}/{DEPLOYMENT}",
+                deployed,
                 parameters=recipe.serialize_parameters(dict(parameters)),
                 flow_run_name=name,
                 work_queue_name=queue.name,
@@ -116,6 +119,21 @@ def run_queued(
         for run in started:
             _again(client, run)
         return [_wait(client, run) for run in started]
+
+
+def _deployment_id(client: SyncPrefectClient, flow: str) -> UUID:
+    """Return the deployment of a flow.
+
+    Raises:
+        ConfigError: the server has none.
+    """
+    names = full_names(flow)
+    for name in names:
+        try:
+            return client.read_deployment_by_name(name).id
+        except ObjectNotFound:
+            continue
+    raise ConfigError(f"found no deployment {names[0]} on Prefect's server: `yard up` makes it")
 
 
 def failure_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:

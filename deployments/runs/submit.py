@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
+from gpu_pools.deployment_names import full_names
 from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import (
     POOL,
@@ -32,9 +33,6 @@ from gpu_pools.slots.slot_files import lock, lock_dir, open_lock
 from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError
-
-DEPLOYMENT = "yard"
-"""The name of every deployment in prefect.yaml; the flow tells them apart."""
 
 _PER_CALL = 100  # runs that the server creates in one call at most
 _DECISION_LIMIT_S = 15.0
@@ -227,10 +225,13 @@ def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
 
 
 def _deployment(api: Api, flow_name: str) -> Json:
-    try:
-        return dict(api.call("GET", f"/deployments/name/{flow_name}/{DEPLOYMENT}"))
-    except NotFoundError as exc:
-        raise ConfigError(f"found no deployment {flow_name}/{DEPLOYMENT} at {api.url}: `yard up` makes it") from exc
+    names = full_names(flow_name)
+    for name in names:
+        try:
+            return dict(api.call("GET", f"/deployments/name/{name}"))
+        except NotFoundError:
+            continue
+    raise ConfigError(f"found no deployment {names[0]} at {api.url}: `yard up` makes it")
 
 
 def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section: str | None) -> Queue | None:

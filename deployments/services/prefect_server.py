@@ -1,7 +1,7 @@
 """Runs Prefect's own command with the guard in front of its server.
 
 `python -m deployments.services.prefect_server server start ...`.
-On SQLite its transactions take turns, too.
+On SQLite its transactions take turns, and deployments with their old name get a new one while it starts.
 
 Prefect has no setting for the hosts it answers to. It has one for plugins, which are loaded wherever it is imported:
 this module is one (pyproject.toml), so that `prefect server start` with the yard's settings is guarded, too.
@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 from deployments.services.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
+from deployments.services.old_names import by_new_name, renaming
 from tasks.base.startup import uncollected
 
 with uncollected():
@@ -21,14 +22,14 @@ _IN_MEMORY = "prefect-in-memory"
 
 
 class ServerGuard(Guard):
-    """The guard before all that comes through a socket."""
+    """The guard before all that comes through a socket; deployments are found by their old names, too."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if (scope.get("server") or ("",))[0] == _IN_MEMORY:
             await self._app(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await super().__call__(by_new_name(scope), receive, send)
 
 
 @register_hook
@@ -52,6 +53,7 @@ def guard_server() -> None:
         there: list[Any] = [middleware.cls for middleware in app.user_middleware]
         if ServerGuard not in there:  # the application comes from a cache the next time
             app.add_middleware(ServerGuard, hosts=listed(HOSTS), origins=listed(ORIGINS))
+            app.router.lifespan_context = renaming(app.router.lifespan_context)
         return app
 
     server.create_app = create_app

@@ -17,6 +17,7 @@ import pytest
 
 from deployments.api import Api
 from deployments.stack.stack import free_port, mlflow_service, prefect_service, running
+from gpu_pools.deployment_names import full_names
 
 ROOT = Path(__file__).parents[2]
 # The other files start services, which takes minutes in all.
@@ -27,6 +28,7 @@ WITHOUT_SERVERS = {
     "test_guard.py",
     "test_kernels.py",
     "test_local.py",
+    "test_old_names.py",
     "test_trial.py",
 }
 
@@ -47,7 +49,7 @@ class Yard:
     home: Path
 
     def deployment(self, flow: str) -> str:
-        return str(self.api.call("GET", f"/deployments/name/{flow}/yard")["id"])
+        return str(self.api.call("GET", f"/deployments/name/{full_names(flow)[0]}")["id"])
 
     def create(self, flow: str, **body: Any) -> dict[str, Any]:
         return dict(self.api.call("POST", f"/deployments/{self.deployment(flow)}/create_flow_run", body))

@@ -136,7 +136,7 @@ def test_status_says_that_all_is_well(stack):
 
 def test_devices_shows_what_waits_for_each(stack):
     api = stack_environment()["PREFECT_API_URL"]
-    deployment = httpx.get(f"{api}/deployments/name/train_classifier/yard").json()["id"]
+    deployment = httpx.get(f"{api}/deployments/name/train_classifier/stage-train-classifier").json()["id"]
     body = {"parameters": {"dataset": "/data"}, "work_queue_name": "cuda:1.training"}
     run = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"]
     try:

@@ -123,7 +123,7 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
 
     # The deployment, its form, the start.
     page.goto(f"{prefect}/deployments")
-    page.get_by_role("link", name="yard").first.wait_for()
+    page.get_by_role("link", name="build-classifier").first.wait_for()
     shoot(page, "prefect-deployments")
     found = httpx.post(f"{prefect}/api/deployments/filter", json={}, timeout=60).json()
     deployment = next(d["id"] for d in found if d["entrypoint"].endswith("train_classifier"))

@@ -31,7 +31,7 @@ class Host:
         self.returned: list[str] = []
         self.ledger, self.kept = Ledger("one"), KeptSlots()
         self.monitor = self._monitor()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _monitor(self) -> RunMonitor:
         return RunMonitor(PoolClient(), self.ledger, self.kept, self.returned.append, lambda: self.now)
@@ -59,7 +59,7 @@ class Host:
         os.close(lock)
         if lease is not None:
             lease.hand_over()
-        self._processes.append(process)
+        self._processes[run_id] = process
         noted = new_entry(run_id, queue, began=self.now, **fields)
         noted = noted.but(pid=process.pid, create_time=run_process.create_time(process.pid))
         self.ledger.write(noted)
@@ -77,11 +77,10 @@ class Host:
         self.tick()
 
     def close(self) -> None:
-        """Kill what still runs."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        """Kill what still runs, with all it has started."""
+        for run_id, process in self._processes.items():
+            run_process.kill(run_id, None, None, run_setup.lock_path(run_id))
+            process.wait()
         self.ledger.close()
 
 

@@ -1,0 +1,54 @@
+"""Deployments under their old name `yard` get the one that prefect.yaml has, and are still found by the old one.
+
+Prefect's API changes no name: a deployment made anew beside the old one would have neither its schedules nor its runs,
+and automations name it by its id. So the name is changed in the server's database, while the server starts.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from deployments.services.guard import Scope
+from gpu_pools.deployment_names import OLD_NAME, new_names
+
+_OLD_PATH = re.compile(rf"(?P<before>/api/deployments/name/(?P<flow>[^/]+)/){OLD_NAME}/?")
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+def renaming(lifespan: Lifespan) -> Lifespan:
+    """Return the lifespan of Prefect's application with the renaming between its start and its first request."""
+
+    @asynccontextmanager
+    async def renamed(app: Any) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            await rename_deployments()
+            yield state
+
+    return renamed
+
+
+async def rename_deployments() -> None:
+    """Rename the deployments of the project's flows that have their old name; the rest of them stays as it is."""
+    import sqlalchemy
+    from prefect.server.database import provide_database_interface
+
+    db = provide_database_interface()
+    async with db.session_context(begin_transaction=True) as session:
+        for flow, name in new_names().items():
+            of_flow = sqlalchemy.select(db.Flow.id).where(db.Flow.name == flow)
+            has_new = sqlalchemy.select(db.Deployment.flow_id).where(db.Deployment.name == name)
+            old = db.Deployment.name == OLD_NAME
+            ours = db.Deployment.flow_id.in_(of_flow) & db.Deployment.flow_id.not_in(has_new)
+            await session.execute(sqlalchemy.update(db.Deployment).where(old & ours).values(name=name))
+
+
+def by_new_name(scope: Scope) -> Scope:
+    """Return a request, changed where it asks for a deployment by its old name, as programs of before do."""
+    found = _OLD_PATH.fullmatch(scope.get("path", ""))
+    name = new_names().get(found["flow"]) if found else None
+    if found is None or name is None:
+        return scope
+    path = f"{found['before']}{name}"
+    return {**scope, "path": path, "raw_path": path.encode()}
