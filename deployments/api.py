@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from deployments.stack.stack import ServiceError, be_let_in, environment_of, running_stack
+from gpu_pools.prefect_pages import read_pages
 from tasks.base.errors import ConfigError
 
 Json = dict[str, Any]
-
-PAGE = 200  # the most the server gives at once
 
 _RETRY_LIMIT_S = 120.0
 _BUSY = {408, 429, 502, 503}  # 503: "database is locked", of SQLite with several people
@@ -88,13 +87,7 @@ class Api:
 
     def pages(self, path: str, body: Mapping[str, Any]) -> Iterator[Json]:
         """Yield every row of a filter, page by page."""
-        offset = 0
-        while True:
-            found: list[Json] = self.call("POST", path, {**body, "limit": PAGE, "offset": offset})
-            yield from found
-            if len(found) < PAGE:
-                return
-            offset += PAGE
+        return read_pages(lambda page: self.call("POST", path, page), body)
 
     def flow_names(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return flow id -> name."""

@@ -22,12 +22,12 @@ from gpu_pools.deployment_names import OLD_NAME, deployment_name
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
+from gpu_pools.prefect_pages import PAGE
 from gpu_pools.worker.permitted import more_flows
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file
 
 SPEC = project_file("prefect.yaml")
-_AT_ONCE = 200  # deployments that the server gives at once
 
 
 def apply(spec_file: Path = SPEC) -> int:
@@ -98,7 +98,7 @@ async def _apply(spec: dict[str, Any]) -> int:
         await ensure_pool(client)
         await ensure_queues(client)
         print(POOL_IS_THERE, flush=True)
-        there = {(found.entrypoint, found.name) for found in await client.read_deployments(limit=_AT_ONCE)}
+        there = {(found.entrypoint, found.name) for found in await client.read_deployments(limit=PAGE)}
         for deployment in spec["deployments"]:
             await deploy(client, _as_called(deployment, there), spec)
     return len(spec["deployments"])

@@ -15,8 +15,8 @@ from prefect.exceptions import ObjectNotFound
 
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, named_owner
 from gpu_pools.placement.queues import POOL
+from gpu_pools.prefect_pages import PAGE, read_pages
 
-_PAGE = 200  # the most the server gives at once
 _DEPLOYMENT_EVERY_S = 30.0
 _IN_POOL = {"work_pool_name": POOL}
 _ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
@@ -161,7 +161,7 @@ class PoolClient:
     def workers(self) -> dict[str, bool]:
         """Return all workers of the pool by name, and whether each has been heard of lately."""
         answer = self._client.request(
-            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_IN_POOL, json={"limit": _PAGE}
+            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_IN_POOL, json={"limit": PAGE}
         )
         return {worker["name"]: worker["status"] == "ONLINE" for worker in answer.json()}
 
@@ -197,14 +197,10 @@ class PoolClient:
         return known.variables
 
     def _pages(self, path: Any, body: Mapping[str, Any], **options: Any) -> Iterator[Mapping[str, Any]]:
-        offset = 0
-        while True:
-            page = {**body, "limit": _PAGE, "offset": offset}
-            found = self._client.request("POST", path, json=page, **options).json()
-            yield from found
-            if len(found) < _PAGE:
-                return
-            offset += _PAGE
+        def ask(page: dict[str, Any]) -> list[Mapping[str, Any]]:
+            return list(self._client.request("POST", path, json=page, **options).json())
+
+        return read_pages(ask, body)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tests import module_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TOP = {path.name for path in ROOT.iterdir() if path.is_dir()}
+TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
 each = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 _CODE = re.compile(r"`([\w./-]+)`")
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")

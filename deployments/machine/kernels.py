@@ -22,10 +22,11 @@ from deployments.services.service import log_file, tail
 from gpu_pools.kernels import EXTENSIONS, NO_SHORTCUTS, Target, built, installed, interpreter, kernels_dir, target_for
 from gpu_pools.placement.devices import Device
 from tasks.base.errors import ConfigError, GpuError, StorageError, TrainyardError
+from tasks.base.file_locks import file_lock
 from tasks.base.progress import Steps
 from tasks.base.project_files import install_command
 from tasks.base.startup import module_command
-from tasks.base.workspace import file_lock, read_step_info, storage_errors, write_step_info
+from tasks.base.workspace import read_step_info, storage_errors, write_step_info
 
 _ARCH = re.compile(r"\d{1,2}\.\d")
 _STEP = re.compile(rb"\[(\d+)/(\d+)\] ")

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from deployments.api import PAGE, Api, Json, NotFoundError
+from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import RunProgress, read_progress
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
 from gpu_pools.placement.queues import QueueError, parse_queue
+from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
 from tasks.base.errors import ConfigError
 

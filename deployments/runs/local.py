@@ -24,9 +24,10 @@ from gpu_pools.stopping import obey
 from gpu_pools.worker.permitted import FLOWS, more_flows
 from tasks.base.config import override
 from tasks.base.errors import ConfigError, Interrupted
+from tasks.base.file_locks import file_lock
 from tasks.base.project_files import project_file
 from tasks.base.startup import uncollected
-from tasks.base.workspace import file_lock, run_dir
+from tasks.base.workspace import run_dir
 from tasks.run.display import console, log_through_console
 
 

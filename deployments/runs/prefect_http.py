@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from deployments.services.service import ServiceError
 from gpu_pools.placement.queues import POOL, queue_or_none
+from gpu_pools.prefect_pages import read_pages
 from tasks.base.password import headers
 
-_PAGE = 200  # the most the server gives at once
 _WAITING = ["SCHEDULED"]
 _RUNNING = ["PENDING", "RUNNING", "CANCELLING"]
 # As Prefect's own watch over workers has them; and so much later it has looked.
@@ -123,13 +123,7 @@ def _in_pool(flow_runs: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
 
 def paged(call: Ask, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
     """Yield every row of a filter, page by page."""
-    n_read = 0
-    while True:
-        page = call("POST", path, {**body, "limit": _PAGE, "offset": n_read})
-        yield from page
-        n_read += len(page)
-        if len(page) < _PAGE:
-            return
+    return read_pages(lambda page: call("POST", path, page), body)
 
 
 def online_workers(call: Ask) -> list[str]:

@@ -1,6 +1,5 @@
 """Puts runs into their queues, after a check of parameters and device."""
 
-import fcntl
 import inspect
 import json
 import os
@@ -29,12 +28,13 @@ from gpu_pools.placement.queues import (
     parse_queue,
     queue_or_none,
 )
-from gpu_pools.slots.slot_files import lock, lock_dir, open_lock
+from gpu_pools.prefect_pages import BULK
+from gpu_pools.slots.slot_files import lock_dir, open_lock
 from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError
+from tasks.base.file_locks import lock
 
-_PER_CALL = 100  # runs that the server creates in one call at most
 _DECISION_LIMIT_S = 15.0
 _BULK_LIMIT_S = 120.0
 _TURN_LIMIT_S = 20.0
@@ -134,10 +134,8 @@ def _turn() -> Iterator[None]:
     A courtesy: whoever was stopped in the middle is not waited for.
     """
     fd = open_lock(lock_dir() / "submit.guard")
-    deadline = time.monotonic() + _TURN_LIMIT_S
     try:
-        while not lock(fd, fcntl.LOCK_EX) and time.monotonic() < deadline:
-            time.sleep(random.uniform(0.01, 0.1))
+        lock(fd, wait_s=_TURN_LIMIT_S)
         yield
     finally:
         os.close(fd)
@@ -156,7 +154,7 @@ def submit_many(api: Api, orders: Sequence[Order]) -> list[str]:
     bodies = [{**order.body, "idempotency_key": uuid4().hex} for order in orders]
     ids: dict[int, str] = {}
     deadline = time.monotonic() + _BULK_LIMIT_S
-    while left := [n for n in range(len(orders)) if n not in ids][:_PER_CALL]:
+    while left := [n for n in range(len(orders)) if n not in ids][:BULK]:
         path = f"/deployments/{orders[0].deployment}/create_flow_run/bulk"
         results = api.call("POST", path, [bodies[n] for n in left])["results"]
         for n, result in zip(left, results, strict=True):

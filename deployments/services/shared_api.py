@@ -4,7 +4,6 @@
 first start, and one of them fails; later they wait for one another.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -17,9 +16,10 @@ from pathlib import Path
 from deployments.services.database import database_up
 from deployments.services.programs import prefect_service
 from deployments.services.service import Service, check_port, free_port, spawn, stop
-from deployments.services.shared_service import Keeper, take
+from deployments.services.shared_service import Keeper
 from gpu_pools.names import host_name
 from tasks.base.errors import TrainyardError
+from tasks.base.file_locks import FOREVER, lock
 from tasks.base.workspace import home, write_atomic
 
 _NAME = "prefect-of-runs"
@@ -70,9 +70,9 @@ def share_api() -> SharedApi:
     keeper = api_keeper()
     with _settling(keeper):
         shared = keeper.open_lock("users")
-        if not keeper.alive() and take(shared, fcntl.LOCK_EX):  # nobody has an address yet
+        if not keeper.alive() and lock(shared):  # nobody has an address yet
             write_atomic(_port_file(keeper), str(free_port()).encode())
-        fcntl.flock(shared, fcntl.LOCK_SH)
+        lock(shared, shared=True, wait_s=FOREVER)
         return SharedApi(keeper, _service(keeper), shared)
 
 
@@ -88,7 +88,7 @@ def _settling(keeper: Keeper) -> Iterator[None]:
     """Be the only process that reads or writes the port for the block."""
     fd = keeper.open_lock("port")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd, wait_s=FOREVER)
         yield
     finally:
         os.close(fd)

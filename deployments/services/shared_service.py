@@ -5,7 +5,6 @@ process that has the program as its child, needs no count and no list: when it g
 and it ends the program.
 """
 
-import fcntl
 import os
 import subprocess
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.services.service import START_LIMIT_S, ServiceError, log_file, tail
+from tasks.base.file_locks import FOREVER, lock
 from tasks.base.home import make_home
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
@@ -45,7 +45,7 @@ class Keeper:
         """Return whether a keeper lives, and so its program, or soon."""
         fd = self.open_lock("keeper")
         try:
-            return not take(fd, fcntl.LOCK_SH)
+            return not lock(fd, shared=True)
         finally:
             os.close(fd)
 
@@ -73,12 +73,12 @@ class Keeper:
         Give it to `release`.
         """
         fd = self.open_lock("users")
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        lock(fd, shared=True, wait_s=FOREVER)
         return fd
 
     def release(self, shared: int) -> None:
         """Need the program no longer; the last one waits until it has ended."""
-        last = take(shared, fcntl.LOCK_EX)
+        last = lock(shared)
         os.close(shared)
         deadline = time.monotonic() + _STOP_LIMIT_S
         while last and self.alive() and time.monotonic() < deadline:
@@ -111,21 +111,16 @@ class Keeper:
     @contextmanager
     def sole(self) -> Iterator[bool]:
         """Be the keeper for the block, or not, where another process is: the value says so."""
-        lock = self.open_lock("keeper")
+        fd = self.open_lock("keeper")
         try:
-            deadline = time.monotonic() + 1
-            while not (got := take(lock, fcntl.LOCK_EX)):  # others take it for a moment, to see whether it is held
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.01)
-            yield got
+            yield lock(fd, wait_s=1)  # others take it for a moment, to see whether it is held
         finally:
-            os.close(lock)
+            os.close(fd)
 
     def wait_for_users(self, process: "subprocess.Popen[bytes]") -> bool:
         """Return True when nobody shares the program any more, False when it has ended before."""
         users = self.open_lock("users")
-        while not take(users, fcntl.LOCK_EX):  # held until this process ends: who comes now waits for that
+        while not lock(users):  # held until this process ends: who comes now waits for that
             if process.poll() is not None:
                 return False
             time.sleep(_LOOK_EVERY_S)
@@ -138,12 +133,3 @@ class Keeper:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def take(fd: int, how: int) -> bool:
-    """Return whether the lock of a descriptor could be had at once."""
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -9,7 +9,8 @@ from pathlib import Path
 from deployments.stack.stack import services_file, stack_record
 from tasks.base.alive import identity, pid_file, read_pid, supervisor
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.workspace import file_lock, home, write_json
+from tasks.base.file_locks import file_lock
+from tasks.base.workspace import home, write_json
 
 MARK = "TRAINYARD_STACK"
 """Environment variable of the servers of a stack: names its home, so that what a killed one left is found."""

@@ -11,7 +11,8 @@ from gpu_pools.placement.probe import Device, environment
 from gpu_pools.process.run_process import MARK
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry
-from tasks.base.workspace import home, run_dir, storage_errors, try_lock, write_atomic
+from tasks.base.file_locks import try_lock
+from tasks.base.workspace import home, run_dir, storage_errors, write_atomic
 
 DEVICE = "TRAINYARD_DEVICE"
 """Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""

@@ -5,7 +5,6 @@ A slot has two lock files. `<uuid>.<kind>.<number>.worker` is held by the worker
 open file description, so a stopped process keeps it, a killed one loses it, and no clock is involved.
 """
 
-import fcntl
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from typing import Self
 from gpu_pools.placement.queues import KINDS, Kind
 from gpu_pools.slots import slot_files
 from gpu_pools.slots.slot_files import UNKNOWN, Holder, SlotProgress, lock_dir
+from tasks.base.file_locks import lock
 
 __all__ = ["Holder", "Lease", "SlotProgress", "acquire", "holders", "lock_dir", "report_progress"]
 
@@ -27,7 +27,6 @@ _PATH = "TRAINYARD_LEASE"
 _RUN = "TRAINYARD_LEASE_RUN"
 _GUARD_WAIT_S = 1.0
 _LOOKER_WAIT_S = 0.1
-_PAUSE_S = 0.002
 _SLOT = re.compile(rf"(?P<uuid>.+)\.(?P<kind>{'|'.join(KINDS)})\.(?P<number>[0-9]+)\.run")
 
 
@@ -234,7 +233,7 @@ def _take(slot: Path, holder: Holder) -> Lease | None:
 def _locked(path: Path) -> int | None:
     """Return an open file that holds a lock which nobody holds, waiting a moment for those who only look."""
     fd = slot_files.open_lock(path)
-    if _lock_within(fd, _LOOKER_WAIT_S):
+    if lock(fd, wait_s=_LOOKER_WAIT_S):
         return fd
     os.close(fd)
     return None
@@ -244,15 +243,6 @@ def _locked(path: Path) -> int | None:
 def _guarded(path: Path) -> Iterator[bool]:
     fd = slot_files.open_lock(path)
     try:
-        yield _lock_within(fd, _GUARD_WAIT_S)
+        yield lock(fd, wait_s=_GUARD_WAIT_S)
     finally:
         os.close(fd)
-
-
-def _lock_within(fd: int, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while not slot_files.lock(fd, fcntl.LOCK_EX):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_PAUSE_S)
-    return True

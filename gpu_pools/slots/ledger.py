@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.workspace import home, storage_errors, try_lock, write_json
+from tasks.base.file_locks import try_lock
+from tasks.base.workspace import home, storage_errors, write_json
 
 Phase = Literal["claimed", "running", "closing"]
 Ending = Literal["cancel", "time limit", "stop"]

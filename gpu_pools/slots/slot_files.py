@@ -3,7 +3,6 @@
 What counts is the lock. The text is never trusted: every user of the host may write it, and it may be torn or old.
 """
 
-import fcntl
 import json
 import os
 import stat
@@ -16,6 +15,7 @@ from typing import Any
 
 from gpu_pools.placement.queues import Kind
 from tasks.base.errors import StorageError
+from tasks.base.file_locks import lock
 
 # Who holds a slot is written by the worker, how far the run is by the run. A half each, so that neither has to read
 # before it writes, and none undoes what the other wrote in between.
@@ -179,23 +179,9 @@ def is_locked(path: Path) -> bool:
         except FileNotFoundError:
             return False
         try:
-            return not lock(fd, fcntl.LOCK_SH)
+            return not lock(fd, shared=True)
         finally:
             os.close(fd)
-
-
-def lock(fd: int, mode: int) -> bool:
-    """Try to lock, without waiting; return whether it worked.
-
-    Args:
-        fd: of an open lock file.
-        mode: LOCK_EX to hold it, LOCK_SH to look: lookers do not meet each other.
-    """
-    try:
-        fcntl.flock(fd, mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def write_holder(path: Path, holder: Holder) -> None:

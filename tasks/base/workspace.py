@@ -1,7 +1,6 @@
 """The folders and files of a run, written under temporary names and renamed once they are whole."""
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -41,51 +40,6 @@ def run_dir(run_id: str) -> Path:
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@contextmanager
-def file_lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold `path`, a lock file, for the block; the kernel lets go of it when the process is gone, however.
-
-    Args:
-        path: made when missing.
-        what: is held, for the message.
-        wait: until whoever holds it lets go, instead of raising.
-
-    Raises:
-        ConfigError: another living process holds it.
-    """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as exc:
-            file.seek(0)
-            raise ConfigError(
-                f"{what} is held by process {file.read().strip() or 'unknown'}, which still runs"
-            ) from exc
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def try_lock(path: Path) -> int | None:
-    """Return a descriptor that holds `path`, a lock file, until it and its copies are closed; None where it is held.
-
-    Raises:
-        StorageError: the file cannot be made.
-    """
-    with storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
 
 
 def cache_dir(name: str) -> Path:

@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrackingError
-from tasks.base.workspace import file_lock, home
+from tasks.base.file_locks import file_lock
+from tasks.base.workspace import home
 from tasks.tracking.journal import Card, Journal
 
 logger = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from gpu_pools.process.run_setup import process_environment
 from gpu_pools.slots.lease import Holder, acquire
 from gpu_pools.slots.ledger import Entry
 from tasks.base.errors import ConfigError, GpuError
+from tasks.base.file_locks import file_lock
 from tasks.base.progress import finish
-from tasks.base.workspace import file_lock
 
 YARD = Path(sys.executable).parent / "yard"
 CUDA = torch_cuda() or "13.0"

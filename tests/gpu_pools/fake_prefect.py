@@ -15,6 +15,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from gpu_pools.prefect_client import PoolClient
+
 Row = dict[str, Any]
 _TIME = "2026-01-01T00:00:00Z"
 
@@ -28,7 +30,7 @@ class FakePrefect:
         deployments: by id.
         queues: of the pool.
         workers: of the pool, as the API has them.
-        away: every request is answered with 503.
+        away: every request is answered with 500, which Prefect's client hands on at once.
         refused: ids of runs that get no new state unless it is forced.
         requests: (method, path) of all that were asked.
     """
@@ -87,7 +89,7 @@ class FakePrefect:
         """Return status and content of the answer to a request."""
         self.requests.append((method, path))
         if self.away:
-            return 503, {"detail": "away"}
+            return 500, {"detail": "away"}
         match method, path.strip("/").split("/"):
             case "POST", ["flow_runs", "filter"]:
                 return 200, _page([run for run in self.runs.values() if _fits(run, body["flow_runs"])], body)
@@ -161,6 +163,16 @@ def _handler(prefect: FakePrefect) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PATCH = _answer
 
     return Handler
+
+
+@contextmanager
+def pool_client() -> Iterator[PoolClient]:
+    """Yield a client of the server that Prefect's settings name; its connections are closed after the block."""
+    client = PoolClient()
+    try:
+        yield client
+    finally:
+        client._client._client.close()
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from tasks.base.errors import TrackingError
+from tasks.base.file_locks import file_lock
 from tasks.base.outside import read_json
-from tasks.base.workspace import file_lock, home, replacing
+from tasks.base.workspace import home, replacing
 from tasks.classification.data.batches import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
 from tasks.classification.grading.promotion_rule import Decision, Rules, common_files, decide

@@ -1,6 +1,5 @@
 """Slots held by real processes: killed, stopped, racing, of other users."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from gpu_pools.slots import lease, slot_files
 from gpu_pools.slots.lease import Holder, SlotProgress, acquire, holders, report_progress
 from tasks.base.errors import StorageError
+from tasks.base.file_locks import lock
 
 GPU = "GPU-0"
 ANNA = Holder("r1", "rfuav", "anna@boxa", "cuda:0", GPU, "training", -1, os.getpid(), 1700000000.0, None)
@@ -298,7 +298,7 @@ def test_who_only_looks_is_never_in_the_way(start):
 def test_somebody_stopped_while_he_looked_costs_a_number_and_no_slot(folder):
     take().release()
     fd = slot_files.open_lock(folder / "GPU-0.training.0.run")
-    assert slot_files.lock(fd, fcntl.LOCK_SH)
+    assert lock(fd, shared=True)
     with take() as found:
         assert found.holder.number == 1
         assert take() is None
@@ -308,7 +308,7 @@ def test_somebody_stopped_while_he_looked_costs_a_number_and_no_slot(folder):
 def test_somebody_stopped_while_taking_a_slot_delays_the_others_by_a_second_and_no_more(folder):
     take().release()
     fd = slot_files.open_lock(folder / "GPU-0.training.guard")
-    assert slot_files.lock(fd, fcntl.LOCK_EX)
+    assert lock(fd)
     began = time.monotonic()
     assert take() is None
     assert 0.9 < time.monotonic() - began < 3

@@ -1,6 +1,5 @@
 """The lock files: who may use them, and what becomes of a text that makes no sense."""
 
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from gpu_pools.slots import slot_files
 from gpu_pools.slots.slot_files import Holder, SlotProgress, is_locked, lock_dir, open_lock, read_holder, shared_dir
 from tasks.base.errors import StorageError
+from tasks.base.file_locks import lock
 
 ANNA = Holder("r1", "rfuav", "anna@boxa", "cpu", "cpu", "training", 0, 4242, 1700000000.5, None)
 UNKNOWN = Holder("?", "?", "?", "cpu", "cpu", "training", 0, 0, 0.0, None)
@@ -183,10 +183,10 @@ def test_a_pipe_in_place_of_a_lock_file_is_refused_and_nobody_waits_for_it(tmp_p
 def test_who_only_looks_at_a_lock_does_not_make_it_look_taken(tmp_path):
     path = tmp_path / "a.guard"
     looking = open_lock(path)
-    assert slot_files.lock(looking, fcntl.LOCK_SH)
+    assert lock(looking, shared=True)
     assert not is_locked(path)
     holding = open_lock(tmp_path / "b.guard")
-    assert slot_files.lock(holding, fcntl.LOCK_EX)
+    assert lock(holding)
     assert is_locked(tmp_path / "b.guard")
     os.close(looking)
     os.close(holding)

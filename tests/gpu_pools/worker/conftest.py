@@ -6,12 +6,11 @@ import pytest
 
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
-from gpu_pools.prefect_client import PoolClient
 from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.worker import mlflow_end
 from gpu_pools.worker.dispatch import Dispatcher
-from tests.gpu_pools.fake_prefect import fake_prefect
+from tests.gpu_pools.fake_prefect import fake_prefect, pool_client
 from tests.gpu_pools.worker.monitored import Host
 
 _WRITE_DOWN = "import pathlib, sys; pathlib.Path(sys.argv[1], 'told').write_text(sys.argv[2])"
@@ -25,22 +24,29 @@ def prefect():
 
 
 @pytest.fixture
-def host(prefect, tmp_path, monkeypatch):
+def client(prefect):
+    """Yield a worker's client of the stand-in."""
+    with pool_client() as client:
+        yield client
+
+
+@pytest.fixture
+def host(client, tmp_path, monkeypatch):
     """Yield a host; what MLflow would be told is in the file `told` of the run's folder."""
     monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
     monkeypatch.setattr(mlflow_end, "COMMAND", (sys.executable, "-S", "-c", _WRITE_DOWN))
-    host = Host()
+    host = Host(client)
     yield host
     host.close()
 
 
 @pytest.fixture
-def dispatcher(prefect, host, monkeypatch):
+def dispatcher(client, host, monkeypatch):
     """Yield a worker of the host `boxa` with one simulated GPU, and no process that is ready for a run."""
     monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(WarmProcess, "refill", lambda _: None)
-    found = Dispatcher("boxa", PoolClient(), HostState("boxa", get_probe()), Ledger("boxa"), clock=lambda: host.now)
+    found = Dispatcher("boxa", client, HostState("boxa", get_probe()), Ledger("boxa"), clock=lambda: host.now)
     yield found
     found.close()

@@ -26,7 +26,8 @@ class Host:
         returned: ids of runs that were put back into their queue.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: PoolClient) -> None:
+        self._client = client
         self.now = time.time()
         self.returned: list[str] = []
         self.ledger, self.kept = Ledger("one"), KeptSlots()
@@ -34,7 +35,7 @@ class Host:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _monitor(self) -> RunMonitor:
-        return RunMonitor(PoolClient(), self.ledger, self.kept, self.returned.append, lambda: self.now)
+        return RunMonitor(self._client, self.ledger, self.kept, self.returned.append, lambda: self.now)
 
     def restart(self) -> None:
         """Let a new monitor take the place of the old one, as after the death of the worker."""

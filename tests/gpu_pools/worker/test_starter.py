@@ -6,7 +6,6 @@ import time
 import httpx
 import pytest
 
-from gpu_pools.prefect_client import PoolClient
 from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.lease import holders
 from tests.gpu_pools.worker.monitored import take_slot
@@ -21,7 +20,7 @@ def due(prefect, entrypoint: str = FLOW, **variables) -> str:
 
 def start(dispatcher, run_id: str) -> bool:
     """Start a run on the CPU."""
-    run = PoolClient().by_id([run_id])[run_id]
+    run = dispatcher._starter._client.by_id([run_id])[run_id]
     return bool(dispatcher._starter.start(run, "cpu", {}))
 
 
@@ -46,7 +45,7 @@ def test_a_run_has_its_slot_its_claim_and_its_process(prefect, dispatcher):
 
 def test_a_run_that_was_cancelled_meanwhile_leaves_nothing(prefect, dispatcher):
     run_id = due(prefect)
-    run = PoolClient().by_id([run_id])[run_id]
+    run = dispatcher._starter._client.by_id([run_id])[run_id]
     prefect.set_state(run_id, "CANCELLED")
     assert dispatcher._starter.start(run, "cpu", {})
     assert (holders(), noted(dispatcher), dispatcher.active) == ([], [], [])
@@ -96,7 +95,7 @@ def test_a_server_that_goes_away_at_the_claim_is_asked_later_what_became_of_it(p
 
     def away_after_the_claim(method, path, body):
         found = answer(method, path, body)
-        return (503, {}) if path.endswith("/set_state") else found  # it has the claim, and nobody hears of it
+        return (500, {}) if path.endswith("/set_state") else found  # it has the claim, and nobody hears of it
 
     monkeypatch.setattr(prefect, "answer", away_after_the_claim)
     with pytest.raises(httpx.HTTPStatusError):

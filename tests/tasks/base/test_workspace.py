@@ -17,7 +17,6 @@ from tasks.base.errors import ConfigError, StorageError
 from tasks.base.workspace import (
     allowed_path,
     cache_dir,
-    file_lock,
     home,
     replacing,
     run_dir,
@@ -346,25 +345,3 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path):
     assert first == f"file too large while writing {tmp_path}/best.pt: raise the limit (ulimit -f)"
     assert second == "written"  # a hundred small files are no large one
     assert left.endswith("3000")
-
-
-def test_a_lock_is_held_for_the_block_and_names_its_holder(tmp_path):
-    with file_lock(tmp_path / "locks/a", "the run"):
-        code = (
-            "from pathlib import Path; from tasks.base.workspace import file_lock\n"
-            f"with file_lock(Path({str(tmp_path)!r}, 'locks/a'), 'it'): pass"
-        )
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert f"it is held by process {os.getpid()}, which still runs" in other.stderr
-    with file_lock(tmp_path / "locks/a", "the run"):
-        pass
-
-
-def test_a_lock_is_free_once_its_holder_was_killed(tmp_path):
-    code = (
-        "import os, signal; from pathlib import Path; from tasks.base.workspace import file_lock\n"
-        f"with file_lock(Path({str(tmp_path / 'a')!r}), 'it'): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    with file_lock(tmp_path / "a", "it", wait=True):
-        pass

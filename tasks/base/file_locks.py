@@ -1,0 +1,88 @@
+"""Locks on files that the kernel keeps: they are gone with the last process that has the file open, however it ends."""
+
+import fcntl
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.base.errors import ConfigError
+from tasks.base.workspace import storage_errors
+
+FOREVER = math.inf
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.05
+
+
+def lock(fd: int, *, shared: bool = False, wait_s: float = 0.0) -> bool:
+    """Take the lock of an open file, or change it; return whether it could be had.
+
+    It belongs to the open file, so every copy of the descriptor holds it, those of child processes, too. Where a lock
+    was held already and another kind cannot be had, the first one may be lost.
+
+    Args:
+        fd: of the open file.
+        shared: beside others who share it; off: alone.
+        wait_s: seconds to wait for those who have it; FOREVER: until they let go.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait_s == FOREVER:
+        fcntl.flock(fd, how)
+        return True
+    deadline, pause = time.monotonic() + wait_s, _FIRST_PAUSE_S
+    while not _try(fd, how):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, random.uniform(0.5, 1.0) * pause))  # at random: others who wait look at other times
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+    return True
+
+
+def _try(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def try_lock(path: Path) -> int | None:
+    """Return a descriptor that holds `path`, a lock file, until it and its copies are closed; None where it is held.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if lock(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+@contextmanager
+def file_lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path`, a lock file, for the block.
+
+    Args:
+        path: made when missing; says the process that holds it.
+        what: is held, for the message.
+        wait: until whoever holds it lets go, instead of raising.
+
+    Raises:
+        ConfigError: another living process holds it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        if not lock(file.fileno(), wait_s=FOREVER if wait else 0.0):
+            file.seek(0)
+            raise ConfigError(f"{what} is held by process {file.read().strip() or 'unknown'}, which still runs")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
