@@ -14,9 +14,10 @@ from deployments.stack.draining import drain_note
 from deployments.stack.stack import stack_record
 from deployments.stack.undone import undone
 from gpu_pools.names import worker_label
-from tasks.base.alive import identity, supervisor
+from tasks.base.alive import supervisor
 from tasks.base.database import postgres_record, uses_postgres
 from tasks.base.errors import ConfigError
+from tasks.base.processes import identity
 from tasks.base.workspace import home
 
 LOW_FREE_MIB = 1024

@@ -3,13 +3,13 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 from deployments.stack.stack import services_file, stack_record
-from tasks.base.alive import identity, pid_file, read_pid, supervisor
+from tasks.base.alive import pid_file, read_pid, supervisor
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.file_locks import file_lock
+from tasks.base.processes import has_variable, identity, others
 from tasks.base.workspace import home, write_json
 
 MARK = "TRAINYARD_STACK"
@@ -72,14 +72,10 @@ def _put_away(say: Say) -> None:
 
 
 def _end_left_overs() -> int:
-    wanted, n_ended = f"{MARK}={home()}".encode(), 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+    n_ended = 0
+    for pid in others():
+        if has_variable(pid, MARK, str(home())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
                 n_ended += 1
-        except OSError:
-            continue  # of another user, or gone
     return n_ended

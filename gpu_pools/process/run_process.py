@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from tasks.base.processes import has_open, has_variable, identity, others
 from tasks.base.workspace import storage_errors
 
 MARK = "TRAINYARD_RUN_ID"
@@ -44,22 +45,7 @@ def start(
             )
 
 
-def create_time(pid: int) -> float | None:
-    """Return when a living process was started, Unix seconds; None where there is none, or only its zombie."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
-def alive(pid: int, created: float | None) -> bool:
-    """Return whether the process that got `pid` at `created` lives; another one with the same number does not count."""
-    now = create_time(pid)
-    return now is not None and (created is None or abs(now - created) < 0.1)
-
-
-def members(run_id: str, pid: int | None, created: float | None, lock: Path) -> list[psutil.Process]:
+def members(run_id: str, pid: int | None, known: str | None, lock: Path) -> list[psutil.Process]:
     """Return the living processes of a run: its own, all that descend from it, and those that left its tree.
 
     A child that was forked has the run's lock open, one that was started with a command of its own has the mark in
@@ -67,44 +53,29 @@ def members(run_id: str, pid: int | None, created: float | None, lock: Path) -> 
 
     Args:
         run_id: of the run.
-        pid, created: its own process, as far as known.
+        pid, known: number and identity of its own process, as far as they are known.
         lock: the run's lock file.
     """
     found: dict[int, psutil.Process] = {}
-    if pid is not None and alive(pid, created):
+    if pid is not None and alive(pid, known):
         try:
             own = psutil.Process(pid)
             found = {process.pid: process for process in [own, *own.children(recursive=True)]}
         except psutil.NoSuchProcess:
             found = {}
-    wanted = f"{MARK}={run_id}".encode()
-    target = str(lock.resolve())
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in found or int(entry.name) == os.getpid():
-            continue
-        if wanted in _environ(entry).split(b"\0") or target in _open_files(entry):
+    target = lock.resolve()
+    for other in others():
+        if other not in found and (has_variable(other, MARK, run_id) or has_open(other, target)):
             try:
-                found[int(entry.name)] = psutil.Process(int(entry.name))
+                found[other] = psutil.Process(other)
             except psutil.NoSuchProcess:
                 continue  # ended in between
-    return [process for process in found.values() if create_time(process.pid) is not None]  # no zombies
+    return [process for process in found.values() if identity(process.pid) is not None]  # no zombies
 
 
-def _open_files(entry: Path) -> set[str]:
-    found = set()
-    try:
-        for fd in (entry / "fd").iterdir():
-            found.add(os.readlink(fd))
-    except OSError:
-        return found  # of another user, or gone
-    return found
-
-
-def _environ(entry: Path) -> bytes:
-    try:
-        return (entry / "environ").read_bytes()
-    except OSError:
-        return b""  # of another user, or gone
+def alive(pid: int, known: str | None) -> bool:
+    """Return whether the process of this number and identity lives; another one with the same number does not count."""
+    return known is not None and identity(pid) == known
 
 
 def command_line(process: psutil.Process) -> list[str]:
@@ -124,9 +95,9 @@ def interrupt(pid: int) -> None:
         return
 
 
-def kill(run_id: str, pid: int | None, created: float | None, lock: Path) -> int:
+def kill(run_id: str, pid: int | None, known: str | None, lock: Path) -> int:
     """Kill every process of a run; return how many there were."""
-    processes = members(run_id, pid, created, lock)
+    processes = members(run_id, pid, known, lock)
     for process in processes:
         try:
             process.kill()

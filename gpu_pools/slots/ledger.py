@@ -24,7 +24,7 @@ class Entry:
     Args:
         phase: `claimed` until its process is started, `closing` once it is gone and MLflow is being told.
         attempt: 1 for the first.
-        pid, create_time: of the process, together its identity; Unix seconds.
+        pid, identity: of the process, as `tasks.base.processes.identity` has it.
         began: the attempt, Unix seconds.
         limit_s: the run's time limit, for all attempts together.
         spent_s: what earlier attempts took of it.
@@ -45,7 +45,7 @@ class Entry:
     limit_s: float | None = None
     spent_s: float = 0.0
     pid: int | None = None
-    create_time: float | None = None
+    identity: str | None = None
     ending: Ending | None = None
     reason: str = ""
     priority: int | None = None
@@ -124,6 +124,8 @@ class Ledger:
 
 def _read(path: Path) -> Entry:
     try:
-        return Entry(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as exc:
+        content = json.loads(path.read_text())
+        content.pop("create_time", None)  # of a version before; such a process is found by what it inherited
+        return Entry(**content)
+    except (ValueError, TypeError, AttributeError) as exc:
         raise StorageError(f"cannot read {path}: need an entry of the worker's ledger; remove it") from exc

@@ -8,6 +8,7 @@ import psutil
 from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry
+from tasks.base.processes import identity
 
 _OWN_MODULE = "gpu_pools.process.run_main"
 
@@ -40,7 +41,7 @@ class MonitoredRun:
         if self.process is not None:
             self.exit_code = self.process.poll()
             return self.exit_code is None
-        return self.entry.pid is not None and run_process.alive(self.entry.pid, self.entry.create_time)
+        return self.entry.pid is not None and run_process.alive(self.entry.pid, self.entry.identity)
 
     def has_exited(self) -> bool:
         """Return whether no process of the run is left; those that its own process left behind are killed."""
@@ -52,7 +53,7 @@ class MonitoredRun:
         own = [process for process in left if _OWN_MODULE in run_process.command_line(process)]
         if own and self.entry.pid is None:  # a worker was killed between the start and its note of it
             pid = own[0].pid
-            self.entry = self.entry.but(phase="running", pid=pid, create_time=run_process.create_time(pid))
+            self.entry = self.entry.but(phase="running", pid=pid, identity=identity(pid))
         else:
             self.kill()
         return False
@@ -60,7 +61,7 @@ class MonitoredRun:
     def kill(self) -> None:
         """Kill every process of the run."""
         entry = self.entry
-        run_process.kill(entry.run_id, entry.pid, entry.create_time, run_setup.lock_path(entry.run_id))
+        run_process.kill(entry.run_id, entry.pid, entry.identity, run_setup.lock_path(entry.run_id))
 
     def release_slot(self) -> None:
         """Let go of the slot, if this worker holds it."""
@@ -70,4 +71,4 @@ class MonitoredRun:
 
     def _processes(self) -> list[psutil.Process]:
         entry = self.entry
-        return run_process.members(entry.run_id, entry.pid, entry.create_time, run_setup.lock_path(entry.run_id))
+        return run_process.members(entry.run_id, entry.pid, entry.identity, run_setup.lock_path(entry.run_id))

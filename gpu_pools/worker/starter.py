@@ -11,7 +11,7 @@ from gpu_pools.job_variables import time_limit_s
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.prefect_client import PoolClient, Run, make_state
-from gpu_pools.process import run_process, run_setup
+from gpu_pools.process import run_setup
 from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
@@ -19,6 +19,7 @@ from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
 from gpu_pools.worker.run_monitor import RunMonitor
 from tasks.base.errors import TrainyardError
+from tasks.base.processes import identity
 from tasks.base.workspace import run_dir
 
 logger = logging.getLogger("trainyard.worker")
@@ -148,7 +149,7 @@ class Starter:
         lease.hand_over()
         os.ftruncate(run_lock, 0)
         os.pwrite(run_lock, str(process.pid).encode(), 0)
-        entry = entry.but(phase="running", pid=process.pid, create_time=run_process.create_time(process.pid))
+        entry = entry.but(phase="running", pid=process.pid, identity=identity(process.pid))
         self._monitor.add(entry, lease, process)  # first: it lives, whether that can be written down or not
         self._ledger.write(entry)
         logger.info("run %s (%s) starts on %s, process %d", entry.run_id, entry.run_name, entry.tag, process.pid)

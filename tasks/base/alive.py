@@ -3,25 +3,13 @@
 import json
 from pathlib import Path
 
+from tasks.base.processes import identity
 from tasks.base.workspace import home
 
 
 def pid_file() -> Path:
     """Return the file that names the supervisor of this home."""
     return home() / "yard.pid"
-
-
-def identity(pid: int) -> str | None:
-    """Return what tells a living process from all others that had or will have its number; None if there is none.
-
-    It is the boot and the ticks since then: a clock that is set right in between changes neither.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
 def supervisor() -> int | None:

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.services.service import free_port
 from gpu_pools.names import host_name
-from gpu_pools.process.run_process import create_time
+from tasks.base.processes import identity
 from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
@@ -104,7 +104,7 @@ def test_what_a_killed_run_had_started_is_gone_before_it_starts_again(made):
     first = made.marked(run)
     os.kill(made.pid(run), signal.SIGKILL)
     made.until(made.begun(run, 2), 90, "it is started again")
-    assert not [pid for pid in first if create_time(pid)]
+    assert not [pid for pid in first if identity(pid)]
     made.until(made.is_(run, "COMPLETED"), 90, "it ends")
     made.until(lambda: not made.marked(run), 10, "nothing is left of it")
 
@@ -132,7 +132,7 @@ def test_a_run_deleted_while_no_worker_looks_does_not_stop_the_next_worker(made)
     made.start_worker("one")
     after = made.hold("cuda:0.training", 0.1)
     made.until(made.is_(after, "COMPLETED"), 60, "the slot is free")
-    assert create_time(pid) is None
+    assert identity(pid) is None
 
 
 @pytest.mark.parametrize("harm", ["file", "attempt"])

@@ -18,8 +18,9 @@ from deployments.machine.accounts import open_to, other_people
 from deployments.machine.doctor import Check, judge, lines
 from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
 from deployments.machine.toolchain import Toolkit, Tools
-from tasks.base.alive import identity, pid_file
+from tasks.base.alive import pid_file
 from tasks.base.password import make_password
+from tasks.base.processes import identity
 
 YARD = Path(sys.executable).parent / "yard"
 H200 = Gpu("cuda:0", "NVIDIA H200", "9.0", 143771, simulated=False)

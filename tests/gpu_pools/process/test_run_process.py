@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gpu_pools.process import run_process
+from tasks.base.processes import identity
 
 # A child that is forked, one that runs a command of its own; both leave session and parent.
 LEAVING = """
@@ -43,15 +44,15 @@ def start(tmp_path, then):
 @pytest.mark.parametrize("then", ["time.sleep(60)", "os._exit(0)"])
 def test_kill_reaches_children_that_left_the_tree(tmp_path, then):
     process = start(tmp_path, then)
-    created = run_process.create_time(process.pid)
+    known = identity(process.pid)
     if "exit" in then:
         process.wait()
     lock = tmp_path / "lock"
-    assert len(run_process.members("run-1", process.pid, created, lock)) >= (2 if "exit" in then else 3)
-    run_process.kill("run-1", process.pid, created, lock)
+    assert len(run_process.members("run-1", process.pid, known, lock)) >= (2 if "exit" in then else 3)
+    run_process.kill("run-1", process.pid, known, lock)
     process.wait()
     deadline = time.monotonic() + 5
-    while run_process.members("run-1", process.pid, created, lock):
+    while run_process.members("run-1", process.pid, known, lock):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with lock.open() as file:
@@ -59,14 +60,8 @@ def test_kill_reaches_children_that_left_the_tree(tmp_path, then):
 
 
 def test_another_process_with_the_same_number_is_not_the_run():
-    created = run_process.create_time(os.getpid())
-    assert created is not None
-    assert run_process.alive(os.getpid(), created)
-    assert not run_process.alive(os.getpid(), created - 5)
-
-
-def test_a_zombie_is_not_alive():
-    process = subprocess.Popen(["true"])
-    time.sleep(0.3)
-    assert not run_process.alive(process.pid, None)
-    process.wait()
+    known = identity(os.getpid())
+    assert known is not None
+    assert run_process.alive(os.getpid(), known)
+    assert not run_process.alive(os.getpid(), f"{known}0")
+    assert not run_process.alive(os.getpid(), None)

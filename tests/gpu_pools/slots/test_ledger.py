@@ -48,3 +48,11 @@ def test_a_damaged_entry_is_named():
     (ledger.folder / "r1.json").write_text("{")
     with pytest.raises(StorageError, match=r"r1\.json"):
         ledger.entries()
+
+
+def test_an_entry_of_a_version_before_is_read_without_the_start_of_its_process():
+    ledger = Ledger("one")
+    ledger.write(ENTRY)
+    path = ledger.folder / "r1.json"
+    path.write_text(path.read_text().replace('"identity": null', '"create_time": 1.5'))
+    assert ledger.entries() == [ENTRY]

@@ -12,6 +12,7 @@ from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Holder, Lease, acquire
 from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.worker.run_monitor import RunMonitor
+from tasks.base.processes import identity
 from tasks.base.workspace import run_dir
 
 SLEEPS = ("sleep", "300")
@@ -62,7 +63,7 @@ class Host:
             lease.hand_over()
         self._processes[run_id] = process
         noted = new_entry(run_id, queue, began=self.now, **fields)
-        noted = noted.but(pid=process.pid, create_time=run_process.create_time(process.pid))
+        noted = noted.but(pid=process.pid, identity=identity(process.pid))
         self.ledger.write(noted)
         self.monitor.add(noted, lease, process)
         return process

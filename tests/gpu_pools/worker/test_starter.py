@@ -40,7 +40,7 @@ def test_a_run_has_its_slot_its_claim_and_its_process(prefect, dispatcher):
     assert noted(dispatcher) == ["running"]
     assert run_setup.lock_path(run_id).read_text() == str(entry.pid)
     assert not run_setup.run_is_dead(run_id)  # its process holds the lock
-    run_process.kill(run_id, entry.pid, entry.create_time, run_setup.lock_path(run_id))
+    run_process.kill(run_id, entry.pid, entry.identity, run_setup.lock_path(run_id))
 
 
 def test_a_run_that_was_cancelled_meanwhile_leaves_nothing(prefect, dispatcher):
@@ -118,4 +118,4 @@ def test_a_later_attempt_knows_what_the_earlier_ones_took(prefect, dispatcher, h
     dispatcher._monitor.tick()
     (entry,) = dispatcher.active
     assert entry.ending == "time limit"
-    run_process.kill(run_id, entry.pid, entry.create_time, run_setup.lock_path(run_id))
+    run_process.kill(run_id, entry.pid, entry.identity, run_setup.lock_path(run_id))

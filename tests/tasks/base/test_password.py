@@ -7,9 +7,10 @@ import stat
 
 import pytest
 
-from tasks.base.alive import identity, pid_file
+from tasks.base.alive import pid_file
 from tasks.base.errors import StorageError
 from tasks.base.password import headers, known_password, make_password, password
+from tasks.base.processes import identity
 
 API = "http://127.0.0.1:4242/api"
 

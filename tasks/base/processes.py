@@ -1,0 +1,47 @@
+"""Processes of this host: told apart by number and the time they began, found by a variable that they inherit."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def identity(pid: int) -> str | None:
+    """Return what tells a living process from all others that had or will have its number; None if there is none.
+
+    It is the boot and the ticks since then: a clock that is set right in between changes neither. A zombie is none.
+    """
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def others() -> Iterator[int]:
+    """Yield the numbers of all processes but this one."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            yield int(entry.name)
+
+
+def has_variable(pid: int, name: str, value: str) -> bool:
+    """Return whether a process was started with a variable of its environment; no for one of another user."""
+    try:
+        return f"{name}={value}".encode() in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # of another user, or gone
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Return whether a process has a file open; no for one of another user.
+
+    Args:
+        path: resolved.
+    """
+    try:
+        return any(os.readlink(fd) == str(path) for fd in (_PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return False  # of another user, or gone
