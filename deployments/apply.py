@@ -18,11 +18,11 @@ import yaml
 from deployments.runs.local import device_section, load_flow
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
-from gpu_pools.deployment_names import OLD_NAME, deployment_name
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
 from gpu_pools.prefect_pages import PAGE
+from gpu_pools.project_flows import OLD_NAME, deployment_name
 from gpu_pools.worker.permitted import more_flows
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file

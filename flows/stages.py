@@ -14,9 +14,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry
 
-from gpu_pools.deployment_names import full_names
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
+from gpu_pools.project_flows import full_names
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, TrainyardError

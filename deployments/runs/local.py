@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.machine.environment import make_prefect_home, version
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
+from gpu_pools import project_flows
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.stopping import obey
@@ -25,7 +25,6 @@ from gpu_pools.worker.permitted import FLOWS, more_flows
 from tasks.base.config import override
 from tasks.base.errors import ConfigError, Interrupted
 from tasks.base.file_locks import file_lock
-from tasks.base.project_files import project_file
 from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
 from tasks.run.display import console, log_through_console
@@ -37,9 +36,7 @@ def entrypoints() -> dict[str, str]:
     Raises:
         ConfigError: TRAINYARD_FLOWS holds what is no flow, or a name that is taken.
     """
-    content = yaml.safe_load(project_file("prefect.yaml").read_text())
-    ours = {entry["entrypoint"].rpartition(".")[2]: entry["entrypoint"] for entry in content["deployments"]}
-    return ours | more_flows()
+    return project_flows.entrypoints() | more_flows()
 
 
 def load_flow(name: str) -> Any:

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
-from gpu_pools.deployment_names import full_names
 from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import (
     POOL,
@@ -29,6 +28,7 @@ from gpu_pools.placement.queues import (
     queue_or_none,
 )
 from gpu_pools.prefect_pages import BULK
+from gpu_pools.project_flows import full_names
 from gpu_pools.slots.slot_files import lock_dir, open_lock
 from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters

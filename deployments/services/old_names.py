@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from deployments.services.guard import Scope
-from gpu_pools.deployment_names import OLD_NAME, new_names
+from gpu_pools.project_flows import OLD_NAME, deployment_names
 
 _OLD_PATH = re.compile(rf"(?P<before>/api/deployments/name/(?P<flow>[^/]+)/){OLD_NAME}/?")
 
@@ -36,7 +36,7 @@ async def rename_deployments() -> None:
 
     db = provide_database_interface()
     async with db.session_context(begin_transaction=True) as session:
-        for flow, name in new_names().items():
+        for flow, name in deployment_names().items():
             of_flow = sqlalchemy.select(db.Flow.id).where(db.Flow.name == flow)
             has_new = sqlalchemy.select(db.Deployment.flow_id).where(db.Deployment.name == name)
             old = db.Deployment.name == OLD_NAME
@@ -47,7 +47,7 @@ async def rename_deployments() -> None:
 def by_new_name(scope: Scope) -> Scope:
     """Return a request, changed where it asks for a deployment by its old name, as programs of before do."""
     found = _OLD_PATH.fullmatch(scope.get("path", ""))
-    name = new_names().get(found["flow"]) if found else None
+    name = deployment_names().get(found["flow"]) if found else None
     if found is None or name is None:
         return scope
     path = f"{found['before']}{name}"

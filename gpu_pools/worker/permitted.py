@@ -8,13 +8,10 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
-import yaml
-
+from gpu_pools.project_flows import entrypoints
 from tasks.base.errors import ConfigError
-from tasks.base.project_files import project_file
 
 FLOWS = "TRAINYARD_FLOWS"
 """More flows that the worker may start, MODULE.FUNCTION or MODULE.*, separated by commas; the former are deployed."""
@@ -45,7 +42,8 @@ def own_entrypoint(entrypoint: str | None) -> str:
         ConfigError: it is another one, or a file.
     """
     named = entrypoint or ""
-    if _MODULE.fullmatch(named) and (named in _own() or any(fnmatchcase(named, more) for more in _listed(FLOWS))):
+    ours = named in entrypoints().values() or any(fnmatchcase(named, more) for more in _listed(FLOWS))
+    if ours and _MODULE.fullmatch(named):
         return named
     raise ConfigError(
         f"found a deployment of {named or 'no flow'!r}, the worker starts the flows of prefect.yaml alone, by module: "
@@ -66,7 +64,7 @@ def more_flows() -> dict[str, str]:
         if not _MODULE.fullmatch(entrypoint):
             raise ConfigError(f"found {entrypoint!r} in {FLOWS}, need MODULE.FUNCTION or MODULE.*")
         name = entrypoint.rpartition(".")[2]
-        if name in named or name in {known.rpartition(".")[2] for known in _own()}:
+        if name in named or name in entrypoints():
             raise ConfigError(f"found a second flow {name!r} in {FLOWS}: {entrypoint}; give it a name of its own")
         named[name] = entrypoint
     return named
@@ -94,9 +92,3 @@ def run_environment(variables: Mapping[str, Any]) -> dict[str, str]:
 
 def _listed(setting: str) -> set[str]:
     return {word.strip() for word in os.environ.get(setting, "").split(",") if word.strip()}
-
-
-@cache
-def _own() -> frozenset[str]:
-    spec = yaml.safe_load(project_file("prefect.yaml").read_text())
-    return frozenset(deployment["entrypoint"] for deployment in spec["deployments"])

@@ -17,7 +17,7 @@ import pytest
 
 from deployments.api import Api
 from deployments.stack.stack import free_port, mlflow_service, prefect_service, running
-from gpu_pools.deployment_names import full_names
+from gpu_pools.project_flows import full_names
 
 ROOT = Path(__file__).parents[2]
 # The other files start services, which takes minutes in all.
