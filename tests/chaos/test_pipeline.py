@@ -63,20 +63,20 @@ def start(made: Yard, pictures, name: str, epochs: int, **train: Any) -> str:
     return made.submit("classification", "cpu.pipeline", parameters, owner="anna@boxa", priority=2)
 
 
-def halves(made: Yard, run: str) -> list[dict[str, Any]]:
+def stages(made: Yard, run: str) -> list[dict[str, Any]]:
     """Return the runs that a pipeline has started, in their order."""
     body = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
     return list(made.post("/flow_runs/filter", body))
 
 
-def half(made: Yard, run: str, queue: str, seconds: float = 400) -> dict[str, Any]:
-    """Return the half of a pipeline in a queue, once it runs."""
+def stage(made: Yard, run: str, queue: str, seconds: float = 400) -> dict[str, Any]:
+    """Return the stage of a pipeline in a queue, once it runs."""
 
     def running() -> list[dict[str, Any]]:
-        mine = [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == "RUNNING"]
+        mine = [h for h in stages(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == "RUNNING"]
         return [h for h in mine if h["infrastructure_pid"]]  # the worker says so a moment later
 
-    made.until(running, seconds, f"the half in {queue} runs")
+    made.until(running, seconds, f"the stage in {queue} runs")
     return running()[0]
 
 
@@ -106,9 +106,9 @@ def history(made: Yard, name: str) -> list[int]:
     return [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/train")]
 
 
-def test_a_killed_half_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made, pictures):
+def test_a_killed_stage_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made, pictures):
     run = start(made, pictures, "killed", epochs=40)
-    training = half(made, run, "cuda.training")
+    training = stage(made, run, "cuda.training")
     assert training["job_variables"]["owner"] == "anna@boxa"
     made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
     os.kill(pid_of(training), signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_a_killed_half_and_a_killed_parent_go_on_and_end_in_one_mlflow_run(made,
     (parent,) = made.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     os.kill(pid_of(parent), signal.SIGKILL)
     made.until(made.is_(run, "COMPLETED"), 300, "the pipeline ends well")
-    assert [h["state"]["type"] for h in halves(made, run)] == ["COMPLETED"] * 3  # the same ones, found again
+    assert [h["state"]["type"] for h in stages(made, run)] == ["COMPLETED"] * 3  # the same ones, found again
     assert statuses(made)["killed"] == "FINISHED"
     assert history(made, "killed") == list(range(1, 41))
 
@@ -125,7 +125,7 @@ def ended(made: Yard, run: str, queue: str, state: str, seconds: float = 400) ->
     """Return the part of a pipeline in a queue, once it has come to an end."""
 
     def found() -> list[dict[str, Any]]:
-        return [h for h in halves(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == state]
+        return [h for h in stages(made, run) if h["work_queue_name"] == queue and h["state"]["type"] == state]
 
     made.until(found, seconds, f"the part in {queue} is {state}")
     return found()[0]
@@ -135,7 +135,7 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     made.set_queue("cpu.inference", is_paused=True)
     (made.home / "gpus.json").write_text('{"cuda:0": {"utilisation_percent": 40}}')
     run = start(made, pictures, "free", epochs=20, device="cuda:0")
-    begun = half(made, run, "cuda:0.training")
+    begun = stage(made, run, "cuda:0.training")
     began = json.loads((made.home / "worker" / "one" / f"{begun['id']}.json").read_text())["began"]
     following = made.hold("cuda:0.training", 0.5)
     made.until(made.is_(following, "COMPLETED"), 400, "the next run has had the device")
@@ -144,7 +144,7 @@ def test_the_device_is_free_for_the_next_run_before_the_report_is_there(made, pi
     assert statuses(made)["free"] == "RUNNING"
     finished = (made.home / "runs" / run / "training" / "finished.json").stat().st_mtime
     made.set_queue("cpu.inference", is_paused=False)
-    os.kill(pid_of(half(made, run, "cpu.inference")), signal.SIGKILL)
+    os.kill(pid_of(stage(made, run, "cpu.inference")), signal.SIGKILL)
     made.until(made.is_(run, "COMPLETED"), 400, "the pipeline ends well")
     assert ended(made, run, "cpu.inference", "COMPLETED")["run_count"] == 2
     assert ended(made, run, "cuda:0.training", "COMPLETED")["run_count"] == training["run_count"] == 1
@@ -174,18 +174,18 @@ def test_a_report_that_failed_is_done_again_without_the_training(made, pictures,
     (tmp_path / "copies").unlink()
     made.post(f"/flow_runs/{run}/set_state", {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}})
     made.until(made.is_(run, "COMPLETED"), 400, "the pipeline ends well")
-    assert [h["run_count"] for h in halves(made, run)] == [1, 1, 2]
+    assert [h["run_count"] for h in stages(made, run)] == [1, 1, 2]
     assert statuses(made)["retried"] == "FINISHED"
     assert (tmp_path / "copies" / "report" / "metrics.json").is_file()
 
 
-def test_cancel_of_the_parent_ends_its_halves_and_the_mlflow_run(made, pictures):
+def test_cancel_of_the_parent_ends_its_stages_and_the_mlflow_run(made, pictures):
     run = start(made, pictures, "cancelled", epochs=2000)
-    training = half(made, run, "cuda.training")
+    training = stage(made, run, "cuda.training")
     made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
     made.cancel(run)
     made.until(made.is_(run, "CANCELLED"), 60, "the pipeline is cancelled")
-    made.until(made.is_(training["id"], "CANCELLED"), 60, "its half is cancelled")
+    made.until(made.is_(training["id"], "CANCELLED"), 60, "its stage is cancelled")
     made.until(lambda: statuses(made)["cancelled"] == "KILLED", 90, "MLflow knows")
     assert (made.home / "runs" / run / "training" / "checkpoint.pt").is_file()
     assert not os.path.exists(f"/proc/{pid_of(training)}")
@@ -193,7 +193,7 @@ def test_cancel_of_the_parent_ends_its_halves_and_the_mlflow_run(made, pictures)
 
 def test_a_stopped_worker_saves_trainings_and_the_next_one_goes_on(made, pictures):
     run = start(made, pictures, "stopped", epochs=60)
-    training = half(made, run, "cuda.training")
+    training = stage(made, run, "cuda.training")
     made.until(lambda: (made.home / "runs" / run / "training" / "checkpoint.pt").is_file(), 90, "a checkpoint")
     worker = made.workers["one"]
     worker.send_signal(signal.SIGUSR1)
