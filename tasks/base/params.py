@@ -21,6 +21,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="Same seed, same data, s
 Owner = Annotated[str, Field(max_length=100, description="Whose run it is, as others read it: anna, anna@boxa")]
 """Asked for where a run has names; empty: nobody said so, as in Prefect's page."""
 
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
+        description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
+    ),
+]
+"""What a run computes on."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.base.params import Fraction, NoneText, Owner, Params, Seed
+from tasks.base.params import Device, Fraction, NoneText, Owner, Params, Seed
 
 Architecture = Literal[
     "resnet18",
@@ -166,13 +166,7 @@ class TrainParams(Params):
     num_epochs: Annotated[int, Field(ge=1)] = 100
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
-    device: Annotated[
-        str,
-        Field(
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
-            description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
-        ),
-    ] = "cuda"
+    device: Device = "cuda"
     train_path: Annotated[
         Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
     ] = None

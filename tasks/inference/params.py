@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tasks.base.params import NoneText, Owner, Params
+from tasks.base.params import Device, NoneText, Owner, Params
 from tasks.classification.params import Architecture, _class_names, _size
 
 
@@ -37,13 +37,7 @@ class PredictParams(Params):
         NoneText,
         Field(description="Pixels on a side; empty: as in the model's configuration, else 224"),
     ] = None
-    device: Annotated[
-        str,
-        Field(
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
-            description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
-        ),
-    ] = "cuda"
+    device: Device = "cuda"
     batch_size: Annotated[int, Field(ge=1, description="Halved by itself where the device's memory asks for it")] = 32
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Field(description="auto: the fastest the device does well")

@@ -7,13 +7,12 @@ import time
 from datetime import datetime
 from typing import Any
 
-import cv2
 import mlflow
-import numpy as np
 import pytest
 
 from deployments.services.service import free_port
 from tests.chaos.yard import Yard, yard
+from tests.samples import write_bands
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
@@ -43,13 +42,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "bands"
-    for number, name in enumerate(("calm", "loud")):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = np.random.default_rng(100 * number + i).integers(0, 60, (40, 40, 3)) + 150 * number
-            cv2.imwrite(str(root / name / f"{i:02}.png"), pixels.astype(np.uint8))
-    return root
+    return write_bands(tmp_path_factory.mktemp("data") / "bands")
 
 
 def start(made: Yard, pictures, name: str, epochs: int, **train: Any) -> str:

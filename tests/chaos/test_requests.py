@@ -1,6 +1,5 @@
 """Predictions in a real yard: many at once, killed, cancelled, failed, out of time; nothing of them is left behind."""
 
-import json
 import os
 import re
 import signal
@@ -12,24 +11,16 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from deployments.services.service import free_port
 from gpu_pools.slots.lease import holders
-from tasks.classification.models import build_model
 from tests.chaos.yard import FINAL, Yard, yard
+from tests.samples import write_weights
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
 N_REQUESTS, N_PATIENT = 40, 10
 N_ENDLESS = 60_000
-CONFIG = {
-    "model": "mobilenet_v3_small",
-    "classes": ["calm", "loud"],
-    "image_size": 32,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +34,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    torch.save(build_model("mobilenet_v3_small", 2, 32).state_dict(), folder / "best.pt")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return folder / "best.pt"
+    return write_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ from tasks.classification.params import AugmentParams, SplitParams, TrackParams,
 from tasks.inference.params import PredictParams
 from tasks.inference.snr.params import SnrParams
 from tasks.tracking import mlflow_api
+from tests.samples import write_bands
 
 SPLIT = SplitParams(train_ratio=0.5, val_ratio=0.25)
 AUGMENT = AugmentParams(methods=("Sharpen",), n_workers=1)
@@ -53,13 +53,7 @@ class Done:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "bands"
-    for number, name in enumerate(("calm", "loud")):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = np.random.default_rng(100 * number + i).integers(0, 60, (40, 40, 3)) + 150 * number
-            cv2.imwrite(str(root / name / f"{i:02}.png"), pixels.astype(np.uint8))
-    return root
+    return write_bands(tmp_path_factory.mktemp("data") / "bands")
 
 
 def run(pictures, home, name) -> Done:

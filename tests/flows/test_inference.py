@@ -20,19 +20,12 @@ from prefect.settings import PREFECT_API_URL
 from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
 from flows.inference import predict, predict_many
 from tasks.base.errors import ConfigError, DatasetError, TrainyardError, WeightsError
-from tasks.classification.models import build_model
 from tasks.images.images import encode_jpeg
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
 from tasks.tracking import mlflow_api, registry
 from tasks.tracking.dead_run_cleanup import close
+from tests.samples import CONFIG, write_weights
 
-CONFIG = {
-    "model": "mobilenet_v3_small",
-    "classes": ["calm", "loud"],
-    "image_size": 32,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-}
 BY_ALIAS = PredictParams(weights="models:/nets@champion", device="cpu", n_workers=1)
 SLOW = """
 from pathlib import Path
@@ -45,11 +38,7 @@ predict(Path(sys.argv[1]), PredictParams(weights=sys.argv[2], device="cpu", n_wo
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    torch.save(build_model("mobilenet_v3_small", 2, 32).state_dict(), folder / "best.pt")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return folder / "best.pt"
+    return write_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

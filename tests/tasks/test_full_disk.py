@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(
     reason="needs a name space of its own to mount a small disk in",
 )
 KINDS = {
-    *("checkpoint of a training", "checkpoint of a fit", "JSON", "CSV", "cache", "split", "augmented copies"),
+    *("checkpoint of a training", "JSON", "CSV", "cache", "split", "augmented copies"),
     *("cropped pictures", "spectrogram", "journal", "outbox", "PLY", "SPZ", "glb", "viewer", "ZIP", "video"),
     *("depth maps", "photographs", "pictures and masks of a model", "CSV and Parquet of predictions"),
     *("report and its Parquet", "figure", "model to be served", "SQLite", "folder of results", "log"),
 }
 WHOLE_OR_ABSENT = {
-    *("checkpoint of a training", "checkpoint of a fit", "JSON", "CSV", "PLY", "SPZ", "glb", "viewer", "ZIP", "video"),
+    *("checkpoint of a training", "JSON", "CSV", "PLY", "SPZ", "glb", "viewer", "ZIP", "video"),
     *("photographs", "figure", "folder of results"),
 }
 BESIDE = {"job.json", "known.json", "colmap.log"}

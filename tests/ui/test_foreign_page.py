@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from deployments.runs.prefect_http import asking
 from deployments.services.service import Service
@@ -24,11 +24,10 @@ from tasks.base.password import make_password, password
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"),
+FLAGS = (
+    "--disable-gpu",
     "--host-resolver-rules=MAP evil.example 127.0.0.1",  # as a site does that lets its name lead to this machine
-]
+)
 SEND = """async ([url, type]) => {
     const body = new Blob([JSON.stringify({name: "made-by-" + type.length})], {type});
     try { return (await fetch(url, {method: "POST", mode: "no-cors", body})).type } catch (error) { return "refused" }
@@ -85,14 +84,6 @@ def _home(folder: str) -> ExitStack:
     patch.setenv("PREFECT_HOME", f"{folder}/prefect")
     (Path(folder) / "prefect").mkdir()
     return stack
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

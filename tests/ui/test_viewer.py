@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, Frame, Page, sync_playwright
+from playwright.sync_api import Browser, Frame, Page
 
 from deployments.stack.stack import free_port, mlflow_service, running
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
@@ -22,11 +22,7 @@ from tests.tasks.splatting.export_scene import ring, splat
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-]
+FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 BACKGROUND = (0.1, 0.2, 0.3)
 VIEW = {"width": 160, "height": 120, "fx": 150.0, "fy": 155.0, "cx": 75.0, "cy": 62.5}
 DONE = """new Promise(done => {
@@ -34,14 +30,6 @@ DONE = """new Promise(done => {
     const look = () => viewer.dirty || viewer.sorter.busy ? setTimeout(look, 20) : done();
     look();
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -17,17 +17,13 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from deployments.services.service import free_port
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
+FLAGS = ("--disable-gpu",)
 YARD = str(Path(sys.executable).parent / "yard")
 QUICK = {"model": "mobilenet_v3_small", "image_size": 32, "pretrained": False, "precision": "fp32", "n_workers": 1}
 
@@ -92,13 +88,11 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(90_000)
-        yield opened
-        browser.close()
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    opened.set_default_timeout(90_000)
+    yield opened
+    opened.close()
 
 
 def shoot(page: Page, name: str) -> None:

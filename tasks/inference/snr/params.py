@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from tasks.base.params import Params
+from tasks.base.params import Device, Params
 from tasks.classification.params import TrackParams
 
 
@@ -25,13 +25,7 @@ class SnrParams(Params):
             "its config.json beside it; LABEL=... in front names the curve",
         ),
     ] = ("models:/classification@champion",)
-    device: Annotated[
-        str,
-        Field(
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)?(cpu|cuda(:\d+)?)$",
-            description="cpu, cuda (the least loaded GPU), cuda:0, cuda:1 ..., on several hosts boxb/cuda:0",
-        ),
-    ] = "cuda"
+    device: Device = "cuda"
     batch_size: Annotated[int, Field(ge=1, description="Images at once")] = 64
 
 

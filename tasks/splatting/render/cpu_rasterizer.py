@@ -20,7 +20,7 @@ from tasks.splatting.render import (
 )
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
-from tasks.splatting.render.rasterizer import Rendered
+from tasks.splatting.render.rasterizer import DrawOptions, Rasterizer, Rendered
 
 Floats = NDArray[np.float32]
 FIELD_SPARE = 0.15  # of the picture's size, on each side; slopes in the Jacobian stay within. Source: 3DGS
@@ -148,7 +148,7 @@ class _Draw(torch.autograd.Function):
         return None, None, by_centers, by_splats, None, by_background
 
 
-class CpuRasterizer:
+class CpuRasterizer(Rasterizer):
     """A `Rasterizer` on the CPU; same input, same bits, on any number of threads."""
 
     def __init__(self, *, num_threads: int | None = None, near_plane: float = 0.01) -> None:
@@ -163,18 +163,8 @@ class CpuRasterizer:
         self.num_threads = num_threads or len(os.sched_getaffinity(0))
         self.near_plane = near_plane
 
-    def __call__(
-        self,
-        gaussians: Gaussians,
-        camera: Camera,
-        *,
-        sh_degree: int,
-        background: Tensor | None = None,
-        antialiased: bool = False,
-        pose: Tensor | None = None,
-        with_depth: bool = False,
-    ) -> Rendered:
-        """Draw one picture; see `Rasterizer`.
+    def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
+        """Draw one picture.
 
         Raises:
             TrainingError: a Gaussian has values that are not finite.
@@ -184,15 +174,16 @@ class CpuRasterizer:
         for name, tensor in gaussians.tensors().items():
             if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
                 raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}; need torch.float32 on the CPU")
-        if not 0 <= sh_degree <= gaussians.sh_degree:
-            raise ValueError(f"sh_degree is {sh_degree}; need 0 to {gaussians.sh_degree}, as far as shN goes")
-        pose = torch.as_tensor(camera.world_to_camera) if pose is None else pose
+        if not 0 <= options.sh_degree <= gaussians.sh_degree:
+            raise ValueError(f"sh_degree is {options.sh_degree}; need 0 to {gaussians.sh_degree}, as far as shN goes")
+        pose = torch.as_tensor(camera.world_to_camera) if options.pose is None else options.pose
         view = _view(camera, pose.detach().numpy().astype(np.float64), self.near_plane)
-        shot = _ImageSetup(view, camera.width, camera.height, sh_degree, antialiased, self.num_threads)
-        background = torch.zeros(3) if background is None else background
-        centers, splats, radii = _Project.apply(shot, pose, *tensors)
+        size = camera.width, camera.height
+        setup = _ImageSetup(view, *size, options.sh_degree, options.antialiased, self.num_threads)
+        background = torch.zeros(3) if options.background is None else options.background
+        centers, splats, radii = _Project.apply(setup, pose, *tensors)
         _check_finite(radii, tensors, camera)
         if centers.requires_grad:
             centers.retain_grad()
-        colors, alphas, depths = _Draw.apply(shot, with_depth, centers, splats, radii, background)
-        return Rendered(colors, alphas, depths if with_depth else None, centers, radii)
+        colors, alphas, depths = _Draw.apply(setup, options.with_depth, centers, splats, radii, background)
+        return Rendered(colors, alphas, depths if options.with_depth else None, centers, radii)

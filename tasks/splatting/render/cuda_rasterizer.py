@@ -14,7 +14,7 @@ from torch import Tensor
 from tasks.base.errors import ConfigError, GpuError
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.gaussians import Gaussians
-from tasks.splatting.render.rasterizer import Rendered
+from tasks.splatting.render.rasterizer import DrawOptions, Rasterizer, Rendered
 from tasks.splatting.render.triton_parts import triton_part
 
 _KERNELS = "gsplat.csrc"
@@ -24,7 +24,7 @@ _MOST_CAMERAS = 4096
 """Cameras whose matrices are kept on the GPU, a kilobyte each."""
 
 
-class CudaRasterizer:
+class CudaRasterizer(Rasterizer):
     """A `Rasterizer` on the current CUDA device.
 
     Args:
@@ -47,28 +47,18 @@ class CudaRasterizer:
         self._cameras: dict[int, tuple[Camera, Tensor, Tensor]] = {}
         self.near_plane = near_plane
 
-    def __call__(
-        self,
-        gaussians: Gaussians,
-        camera: Camera,
-        *,
-        sh_degree: int,
-        background: Tensor | None = None,
-        antialiased: bool = False,
-        pose: Tensor | None = None,
-        with_depth: bool = False,
-    ) -> Rendered:
-        """Draw one picture; see `Rasterizer`."""
+    def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
+        """Draw one picture."""
         own_pose, lens = self._placed(camera, gaussians.means.device)
-        pose = own_pose if pose is None else pose
+        pose = own_pose if options.pose is None else options.pose
         fused = triton_part("render.fused_draw", gaussians.means.device)
-        if with_depth or fused is None or self._kernels is None:
-            return self._by_gsplat(gaussians, camera, pose, lens, sh_degree, background, antialiased, with_depth)
+        if options.with_depth or fused is None or self._kernels is None:
+            return self._by_gsplat(gaussians, camera, pose, lens, options)
         size = (camera.width, camera.height)
-        view = fused.DrawSettings(lens, *size, self.near_plane, sh_degree, antialiased)
+        view = fused.DrawCall(lens, *size, self.near_plane, options.sh_degree, options.antialiased)
         g = gaussians
         fitted = (g.means, g.scales, g.quats, g.opacities, g.sh0, g.shN)
-        picture, alphas = fused.Draw.apply(*fitted, pose, background, view, self._kernels)
+        picture, alphas = fused.Draw.apply(*fitted, pose, options.background, view, self._kernels)
         return Rendered(picture, alphas, None, view.centers, view.radii)
 
     def _placed(self, camera: Camera, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -83,15 +73,7 @@ class CudaRasterizer:
         return known[1], known[2]
 
     def _by_gsplat(
-        self,
-        gaussians: Gaussians,
-        camera: Camera,
-        pose: Tensor,
-        lens: Tensor,
-        sh_degree: int,
-        background: Tensor | None,
-        antialiased: bool,
-        with_depth: bool,
+        self, gaussians: Gaussians, camera: Camera, pose: Tensor, lens: Tensor, options: DrawOptions
     ) -> Rendered:
         """Draw by gsplat's own function: depths, and all where Triton is not to be had."""
         colors, alphas, meta = self._rasterization(
@@ -105,17 +87,17 @@ class CudaRasterizer:
             width=camera.width,
             height=camera.height,
             near_plane=self.near_plane,
-            sh_degree=sh_degree,
+            sh_degree=options.sh_degree,
             packed=False,
             backgrounds=None,
-            render_mode="RGB+ED" if with_depth else "RGB",
-            rasterize_mode="antialiased" if antialiased else "classic",
+            render_mode="RGB+ED" if options.with_depth else "RGB",
+            rasterize_mode="antialiased" if options.antialiased else "classic",
         )
         picture, alpha = colors[0, ..., :3], alphas[0, ..., 0]
-        if background is not None:
+        if options.background is not None:
             # Not by gsplat: it would want a background for the depths as well.
-            picture = picture + (1 - alpha)[..., None] * background
-        depths = colors[0, ..., 3].detach() if with_depth else None
+            picture = picture + (1 - alpha)[..., None] * options.background
+        depths = colors[0, ..., 3].detach() if options.with_depth else None
         return Rendered(picture, alpha, depths, _watched(meta["means2d"]), meta["radii"][0])
 
 

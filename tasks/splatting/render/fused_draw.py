@@ -19,7 +19,7 @@ _FAR = 1e10
 
 
 @dataclass(slots=True)
-class DrawSettings:
+class DrawCall:
     """What a picture is drawn of, besides Gaussians.
 
     Args:
@@ -56,7 +56,7 @@ class Draw(torch.autograd.Function):
         shN: Tensor,
         pose: Tensor,
         background: Tensor | None,
-        view: DrawSettings,
+        view: DrawCall,
         kernels: Any,
     ) -> tuple[Tensor, Tensor]:
         """Draw; `kernels` are gsplat's compiled functions."""

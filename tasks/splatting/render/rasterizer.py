@@ -1,7 +1,8 @@
 """The interface of the rasterisers, and what they return."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -26,30 +27,39 @@ class Rendered:
         return inside.all(-1) if inside.ndim == 2 else inside
 
 
-class Rasterizer(Protocol):
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """How one picture is drawn.
+
+    Args:
+        sh_degree: the highest degree of spherical harmonics to use, at most the Gaussians' own.
+        background: (3,) colour; None: black.
+        antialiased: scale opacities by the share the 0.3 px blur takes, as Mip-Splatting (arXiv:2311.16493) and
+            gsplat's `rasterize_mode="antialiased"`.
+        pose: (4, 4) world to camera, in place of the camera's own, differentiable.
+        with_depth: draw depths too; no gradient flows through them.
+    """
+
+    sh_degree: int
+    background: Tensor | None = None
+    antialiased: bool = False
+    pose: Tensor | None = None
+    with_depth: bool = False
+
+
+class Rasterizer(ABC):
     """Draws Gaussians, differentiable by every tensor of them, by `pose` and by `background`."""
 
-    def __call__(
-        self,
-        gaussians: Gaussians,
-        camera: Camera,
-        *,
-        sh_degree: int,
-        background: Tensor | None = None,
-        antialiased: bool = False,
-        pose: Tensor | None = None,
-        with_depth: bool = False,
-    ) -> Rendered:
+    def __call__(self, gaussians: Gaussians, camera: Camera, *, sh_degree: int, **options: Any) -> Rendered:
         """Draw one picture.
 
         Args:
             gaussians: N of them, float32.
             camera: whose picture it is.
-            sh_degree: the highest degree of spherical harmonics to use, at most the Gaussians' own.
-            background: (3,) colour; None: black.
-            antialiased: scale opacities by the share the 0.3 px blur takes, as Mip-Splatting (arXiv:2311.16493) and
-                gsplat's `rasterize_mode="antialiased"`.
-            pose: (4, 4) world to camera, in place of the camera's own, differentiable.
-            with_depth: draw depths too; no gradient flows through them.
+            sh_degree, options: as `DrawOptions` has them.
         """
-        ...
+        return self.draw(gaussians, camera, DrawOptions(sh_degree, **options))
+
+    @abstractmethod
+    def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
+        """Draw one picture."""

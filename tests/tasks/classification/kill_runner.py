@@ -57,7 +57,8 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
         log = logging.getLogger("quiet")
         session = TrainingSession(dataset, folder, params, device, cache=cache_dir("."), clock_ms=step_context.now_ms)
         with steps.Page("training", "Training") as page:
-            tasks.classification.mlflow_logging.train_tracked(session, tracker, page, DeadlyBars(kill_at), log)
+            recorder = tasks.classification.mlflow_logging.TrainingRecorder
+            recorder(session, tracker, page, DeadlyBars(kill_at), log).run()
 
 
 def main() -> None:

@@ -16,22 +16,7 @@ from tasks.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[3]
 
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A state folder of its own with a laid-out database, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(path))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        mlflow_api.client().search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _at_home(home, monkeypatch):
-    monkeypatch.setenv("TRAINYARD_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+pytestmark = pytest.mark.usefixtures("at_home")
 
 
 def killed_while(folder: Path, code: str) -> None:

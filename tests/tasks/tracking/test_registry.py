@@ -10,21 +10,6 @@ from tasks.tracking import mlflow_api
 from tasks.tracking.registry import annotate, champion, fetch, promote, register, why_lost
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    """A client of a store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield mlflow_api.client()
-
-
-@pytest.fixture(scope="module")
-def experiment(client, tmp_path_factory):
-    """One whose files lie apart: those of MLflow's own experiment go below the folder the tests run in."""
-    return client.create_experiment("models", artifact_location=tmp_path_factory.mktemp("artifacts").as_uri())
-
-
 @pytest.fixture
 def logged(client, experiment):
     """A function that makes a run with a logged model: (run id, address)."""

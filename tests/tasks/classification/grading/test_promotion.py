@@ -23,25 +23,10 @@ from tasks.classification.grading.promotion import (
 )
 from tasks.classification.models import build_model
 from tasks.classification.params import EvaluateParams
-from tasks.tracking import mlflow_api, registry
+from tasks.tracking import registry
 
 CPU = torch.device("cpu")
 MODEL = {"model": "mobilenet_v3_small", "classes": ["a", "b"], "image_size": 32}
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    """A client of a store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield mlflow_api.client()
-
-
-@pytest.fixture(scope="module")
-def experiment(client, tmp_path_factory):
-    """One whose files lie apart: those of MLflow's own experiment go below the folder the tests run in."""
-    return client.create_experiment("models", artifact_location=tmp_path_factory.mktemp("artifacts").as_uri())
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.errors import ConfigError, Interrupted
 from tasks.base.progress import Note
 from tasks.classification.grading.answers import load_model
 from tasks.classification.grading.temperature import fit_temperature
@@ -17,6 +17,7 @@ from tasks.classification.training.events import BatchDone, EpochDone, FilesRead
 from tasks.classification.training.forward import predict
 from tasks.classification.training.rng_state import generator_states, set_generator_states
 from tasks.classification.training.session import TrainingSession
+from tests.samples import after, run_until
 
 SMALL = {
     "model": "mobilenet_v3_small",
@@ -56,20 +57,6 @@ def session(tmp_path, dataset):
         )
 
     return make
-
-
-def run_until(session, stops) -> list:
-    """Return the events up to the stop; `stops` says by the events so far whether to ask for it."""
-    seen = []
-    session._stop_asked = lambda: stops(seen)
-    with pytest.raises(StopAsked):
-        for event in session.run():
-            seen.append(event)
-    return seen
-
-
-def after(n: int, kind):
-    return lambda seen: sum(isinstance(event, kind) for event in seen) >= n
 
 
 def weights(folder, name):

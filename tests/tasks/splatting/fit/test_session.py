@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.base.errors import ConfigError, StopAsked, StorageError
+from tasks.base.errors import ConfigError, StorageError
 from tasks.base.progress import Note
 from tasks.run.checkpoint import save_tensors
 from tasks.run.resume_point import FINISHED
@@ -16,6 +16,7 @@ from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, 
 from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.gaussians import Gaussians
+from tests.samples import after, run_until
 from tests.tasks.splatting.fit_scene import make_scene
 
 SMALL = {"preset": "quick", "max_steps": 80, "cap_max": 400, "test_every": 4, "eval_every": 30, "device": "cpu"}
@@ -38,20 +39,6 @@ def session(tmp_path, scene):
         )
 
     return make
-
-
-def run_until(session: FitSession, stops) -> list:
-    """Return the events up to the stop; `stops` says by the events so far whether to ask for it."""
-    seen = []
-    session._stop_asked = lambda: stops(seen)
-    with pytest.raises(StopAsked):
-        for event in session.run():
-            seen.append(event)
-    return seen
-
-
-def after(n: int, kind):
-    return lambda seen: sum(isinstance(event, kind) for event in seen) >= n
 
 
 def same(one: Gaussians, other: Gaussians) -> bool:

@@ -109,7 +109,7 @@ def test_one_node_of_autograd_draws_as_the_cpu_does(sh_degree, antialiased):
         background = torch.tensor([0.1, 0.5, 0.9], requires_grad=True)
         if fused:
             lens = torch.tensor([[[camera.fx, 0.0, camera.cx], [0.0, camera.fy, camera.cy], [0.0, 0.0, 1.0]]])
-            view = fused_draw.DrawSettings(lens, camera.width, camera.height, 0.01, sh_degree, antialiased)
+            view = fused_draw.DrawCall(lens, camera.width, camera.height, 0.01, sh_degree, antialiased)
             given = [leaves[name] for name in ("means", "scales", "quats", "opacities", "sh0", "shN")]
             picture, alphas = fused_draw.Draw.apply(*given, pose, background, view, Kernels)
         else:

@@ -1,0 +1,56 @@
+"""Small data and models that tests of several packages use."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tasks.base.errors import StopAsked
+from tasks.classification.models import build_model
+
+CONFIG = {
+    "model": "mobilenet_v3_small",
+    "classes": ["calm", "loud"],
+    "image_size": 32,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+"""Of the model of `write_weights`."""
+
+
+def write_bands(root: Path) -> Path:
+    """Write 24 pictures of two classes, dark noise and bright noise; return the folder."""
+    for number, name in enumerate(CONFIG["classes"]):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(100 * number + i).integers(0, 60, (40, 40, 3)) + 150 * number
+            cv2.imwrite(str(root / name / f"{i:02}.png"), pixels.astype(np.uint8))
+    return root
+
+
+def write_weights(folder: Path) -> Path:
+    """Write an untrained model with its configuration; return the file of its weights."""
+    torch.manual_seed(0)
+    torch.save(build_model("mobilenet_v3_small", 2, 32).state_dict(), folder / "best.pt")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder / "best.pt"
+
+
+def run_until(session: Any, stops: Callable[[list[Any]], bool]) -> list[Any]:
+    """Return the events of a training up to the stop; `stops` says by the events so far whether to ask for it."""
+    seen: list[Any] = []
+    session._stop_asked = lambda: stops(seen)
+    with pytest.raises(StopAsked):
+        for event in session.run():
+            seen.append(event)
+    return seen
+
+
+def after(n: int, kind: type) -> Callable[[list[Any]], bool]:
+    """Return what stops a training once it has given n events of a kind."""
+    return lambda seen: sum(isinstance(event, kind) for event in seen) >= n
