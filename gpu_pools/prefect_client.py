@@ -205,7 +205,7 @@ class PoolClient:
 
 @contextmanager
 def _perhaps_deleted() -> Iterator[None]:
-    """Pass over that a run is not there any more: the next look at the runs in care finds it out."""
+    """Pass over that a run is not there any more: the next look at the runs finds it out."""
     try:
         yield
     except ObjectNotFound:

@@ -34,14 +34,16 @@ async def rename_deployments() -> None:
     import sqlalchemy
     from prefect.server.database import provide_database_interface
 
-    db = provide_database_interface()
+    db, names = provide_database_interface(), deployment_names()
+    made = db.Deployment
+    of_ours = sqlalchemy.select(made.id, made.flow_id, db.Flow.name).join(db.Flow, db.Flow.id == made.flow_id)
+    old = of_ours.where(made.name == OLD_NAME, db.Flow.name.in_(names))
     async with db.session_context(begin_transaction=True) as session:
-        for flow, name in deployment_names().items():
-            of_flow = sqlalchemy.select(db.Flow.id).where(db.Flow.name == flow)
-            has_new = sqlalchemy.select(db.Deployment.flow_id).where(db.Deployment.name == name)
-            old = db.Deployment.name == OLD_NAME
-            ours = db.Deployment.flow_id.in_(of_flow) & db.Deployment.flow_id.not_in(has_new)
-            await session.execute(sqlalchemy.update(db.Deployment).where(old & ours).values(name=name))
+        for deployment, flow, flow_name in (await session.execute(old)).all():
+            new = {"name": names[flow_name]}
+            has_both = sqlalchemy.select(made.id).where(made.flow_id == flow, made.name == new["name"])
+            if await session.scalar(has_both) is None:
+                await session.execute(sqlalchemy.update(made).where(made.id == deployment).values(new))
 
 
 def by_new_name(scope: Scope) -> Scope:

@@ -139,6 +139,6 @@ def forget_attempts(run_id: str) -> None:
 
 
 def files_of(run_id: str) -> Path:
-    """Return the folder the run works in: its own, or that of the pipeline it is a half of."""
+    """Return the folder the run works in: its own, or that of the pipeline it is a stage of."""
     link = run_dir(run_id) / "files"
     return link.resolve() if link.is_symlink() else run_dir(run_id)

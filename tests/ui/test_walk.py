@@ -120,6 +120,9 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     page.get_by_role("link", name="build-classifier").first.wait_for()
     shoot(page, "prefect-deployments")
     found = httpx.post(f"{prefect}/api/deployments/filter", json={}, timeout=60).json()
+    texts = page.locator("a[href*='/deployments/deployment/']").all_inner_texts()
+    listed = [text for text in texts if text in {d["name"] for d in found}]
+    assert listed == sorted(d["name"] for d in found)[:10]  # what people start comes first, then the stages
     deployment = next(d["id"] for d in found if d["entrypoint"].endswith("train_classifier"))
     page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
     fill(page, "Run Name", "from-the-browser")
