@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import typing
 from importlib import import_module
 from pathlib import Path
@@ -102,3 +103,10 @@ def test_what_people_start_is_on_the_first_page_of_prefects_list():
         *(f"flows.classification.{name}" for name in ("prepare_dataset", "train_classifier", "report_classifier")),
         *(f"flows.splatting.{name}" for name in ("prepare_scene", "train_splat", "export_splat")),
     }
+
+
+def test_the_table_in_the_docs_has_every_deployment():
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    names = {f"{d['entrypoint'].rpartition('.')[2]}/{d['name']}" for d in DEPLOYMENTS}
+    listed = set(re.findall(r"^\| `(\w+/[a-z-]+)` \|", page, re.M))
+    assert listed == {name for name in names if "/stage-" not in name}
