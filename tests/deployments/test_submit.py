@@ -268,7 +268,7 @@ def test_twenty_people_at_once_all_get_their_run(yard, images):
 
 
 def test_many_runs_come_in_few_calls_and_in_order(yard, images, monkeypatch):
-    monkeypatch.setattr("deployments.runs.submit._PER_CALL", 4)
+    monkeypatch.setattr("deployments.runs.submit.BULK", 4)
     orders = [prepare(yard.api, "prepare_dataset", {"data": str(images)}, Wishes(name="first"))]
     orders += [Order(orders[0].deployment, {**orders[0].body, "name": f"bulk-{n}"}) for n in range(8)]
     ids = submit_many(yard.api, orders)
