@@ -124,4 +124,4 @@ def classification(
     with hold_device(train_classifier, train.device):
         run_stage(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
-    return step_context.mlflow_run(run)
+    return step_context.mlflow_run_id(run)

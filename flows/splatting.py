@@ -115,4 +115,4 @@ def splatting(
     with hold_device(train_splat, train.device):
         run_stage(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
-    return step_context.mlflow_run(run)
+    return step_context.mlflow_run_id(run)

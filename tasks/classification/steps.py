@@ -71,7 +71,7 @@ def name_report() -> str:
     """Return the name of a report: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or TrackParams()
-    return track.run_name or step_context.given_name() or step_context.tracked_name(str(values["run"])) or "report"
+    return track.run_name or step_context.given_name() or step_context.mlflow_run_name(str(values["run"])) or "report"
 
 
 def _origin(dataset: Path | None) -> Path | None:
@@ -121,13 +121,13 @@ def recorded(dataset: Path, train: TrainParams, evaluate: EvaluateParams) -> dic
     }
 
 
-def tracked(
+def open_training_run(
     folder: Path, parameters: dict[str, Any], train: TrainParams, track: TrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
-    """Hold the MLflow run of a training, its device and its log file for a block: `tasks.run.step_context.tracked`."""
+    """Hold the MLflow run of a training, its device and its log file for a block."""
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     name = track.run_name or name_training()
-    return step_context.tracked(folder, parameters, train.device, track.experiment, name, free=free, last=False)
+    return step_context.open_mlflow_run(folder, parameters, train.device, track.experiment, name, free=free, last=False)
 
 
 def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:
@@ -223,7 +223,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     folder = step_dir(run, TRAINING)
     check_paths(params)
     try:
-        with tracked(folder, recorded(dataset, params, grading), params, track) as (tracker, device, log):
+        with open_training_run(folder, recorded(dataset, params, grading), params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
             data, cache = allowed_path(dataset), cache_dir(".")
             session = TrainingSession(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
@@ -245,8 +245,8 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
     from tasks.classification.mlflow_logging import copy_results, grade_and_log, log_training, summary
     from tasks.classification.training.events import read_history
 
-    training = step_context.ended_training(run, FINISHED)
-    with step_context.gone_on(training) as (tracker, log):
+    training = step_context.finished_training(run, FINISHED)
+    with step_context.reopen_mlflow_run(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
         log_training(training, tracker)
         config = json.loads((training / "config.json").read_text())

@@ -125,7 +125,7 @@ def predict(
     with scratch() as folder:
         files = find_model(params, folder)
         check_head(files)
-        with step_context.tracked(*where, free=_FREE, last=True) as (tracker, device, log):
+        with step_context.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Table, pictures and figures in MLflow")
             total = source.total(params.every_n)
             predictor = _predictor(files, params, device, total, log)
@@ -184,7 +184,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
     from tasks.inference.result import collecting, now_s
 
     with Page("prediction", "Prediction") as page, bars() as shown:
-        work, waiters = collecting(batches, files, folder, total, now_s), step_context.Waiters("picture")
+        work, waiters = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("picture")
         while True:
             try:
                 done, total = next(work)

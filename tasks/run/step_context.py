@@ -68,7 +68,7 @@ def time_left_s() -> float | None:
     return float(deadline) - time.time() if deadline else None
 
 
-class Waiters:
+class ProgressReporter:
     """Tells those who wait for the run's device how far it is and about how long it will take, now and then.
 
     Args:
@@ -121,7 +121,7 @@ def step_dir(run: str | None, stage: str) -> Path:
     return run_dir(key) / stage
 
 
-def ended_training(run: str, finished: str) -> Path:
+def finished_training(run: str, finished: str) -> Path:
     """Return the folder of a run's training that has ended.
 
     Args:
@@ -137,7 +137,7 @@ def ended_training(run: str, finished: str) -> Path:
     return folder
 
 
-def tracked_name(run: str) -> str | None:
+def mlflow_run_name(run: str) -> str | None:
     """Return the name that a run's training has in MLflow; None: it has none yet."""
     from tasks.tracking.journal import read_card
 
@@ -146,7 +146,7 @@ def tracked_name(run: str) -> str | None:
     return card.run_name if card else None
 
 
-def mlflow_run(run: str) -> str:
+def mlflow_run_id(run: str) -> str:
     """Return the id of the MLflow run of a run's training."""
     from tasks.tracking.journal import read_card
 
@@ -180,7 +180,7 @@ def now_ms() -> int:
 
 
 @contextmanager
-def tracked(
+def open_mlflow_run(
     folder: Path,
     parameters: dict[str, Any],
     wanted: str,
@@ -223,7 +223,7 @@ def tracked(
 
 
 @contextmanager
-def gone_on(folder: Path) -> Iterator[tuple["Tracker", Logger]]:
+def reopen_mlflow_run(folder: Path) -> Iterator[tuple["Tracker", Logger]]:
     """Hold the MLflow run of a training that has ended, and its log file, for what needs no device; it ends then.
 
     Args:

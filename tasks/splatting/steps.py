@@ -76,7 +76,7 @@ def name_export() -> str:
     """Return the name of an export: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or SplatTrackParams()
-    return track.run_name or step_context.given_name() or step_context.tracked_name(str(values["run"])) or "export"
+    return track.run_name or step_context.given_name() or step_context.mlflow_run_name(str(values["run"])) or "export"
 
 
 def scene_of(run: str) -> Path:
@@ -179,7 +179,7 @@ def train(
 
     folder = step_dir(run, TRAINING)
     try:
-        with tracked(folder, scene, params, track) as (tracker, device, log):
+        with open_fit_run(folder, scene, params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
             rasterizer = rasterizer_on(device, params)
@@ -210,11 +210,11 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     from tasks.splatting.mlflow_logging import log_result, result_markdown
     from tasks.splatting.results.export import export_all
 
-    training = step_context.ended_training(run, FINISHED)
+    training = step_context.finished_training(run, FINISHED)
     drawn, target = training / DRAWN, training / SPLAT
-    with step_context.gone_on(training) as (tracker, log):
+    with step_context.reopen_mlflow_run(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
-        session = fitted(scene, training, read_step_info(drawn))
+        session = finished_fit(scene, training, read_step_info(drawn))
         fit = session.params
         events = export_all(
             session.gaussians(),
@@ -236,7 +236,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     return tracker.run_id
 
 
-def fitted(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSession":
+def finished_fit(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSession":
     """Return a fit that has ended, to be read on a host that need not have its device.
 
     Args:
@@ -303,10 +303,12 @@ def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
     return CpuRasterizer(num_threads=params.num_threads, near_plane=params.near_plane)
 
 
-def tracked(
+def open_fit_run(
     folder: Path, scene: Path, params: SplatParams, track: SplatTrackParams
 ) -> AbstractContextManager[tuple["Tracker", "torch.device", Logger]]:
-    """Hold the MLflow run of a fit, its device and its log file for a block; see `tasks.run.step_context.tracked`."""
+    """Hold the MLflow run of a fit, its device and its log file for a block."""
     recorded = {"scene": str(scene), **read_step_info(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
-    return step_context.tracked(folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False)
+    return step_context.open_mlflow_run(
+        folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False
+    )

@@ -20,7 +20,7 @@ from tasks.base.errors import StorageError, TrackingError, TrainyardError
 from tasks.base.workspace import MADE_WITH, storage_errors
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, read_card, sole_writer
-from tasks.tracking.uploader import Status, first_line, ship
+from tasks.tracking.uploader import Status, first_line, upload
 
 # As `tempfile.mkstemp` ends the names that `tasks.base.workspace.replacing` begins.
 _UNFINISHED = re.compile(r".+\.tmp(-wal|-shm|-journal)?")  # the latter: beside a database of SQLite
@@ -109,7 +109,7 @@ def _end(place: Path, status: Status) -> None:
     if done:
         return
     _check_there(card, place)
-    ship(place, status)
+    upload(place, status)
 
 
 def _check_there(card: Card, place: Path) -> None:

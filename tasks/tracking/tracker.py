@@ -22,8 +22,8 @@ from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, differing, now_ms, open_card, read_card, sole_writer
 from tasks.tracking.mlflow_names import check_name, flatten, param_value, tag_value
 from tasks.tracking.provenance import redacted, standard_tags
-from tasks.tracking.uploader import Shipper, Status, not_sent
-from tasks.tracking.uploader import ship as ship
+from tasks.tracking.uploader import Status, Uploader, not_sent
+from tasks.tracking.uploader import upload as upload
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Tracker:
         self._held = ExitStack()
         self._over = False
         self._more_follows = False
-        self._shipper = Shipper(folder, card, journal, uri)
+        self._shipper = Uploader(folder, card, journal, uri)
         self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
         self._steps: dict[str, set[int]] = defaultdict(set)
         self._latest: dict[str, float] = {}
@@ -328,4 +328,4 @@ def _in_a_hurry() -> dict[str, float]:
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        print(ship(Path(argument)))
+        print(upload(Path(argument)))

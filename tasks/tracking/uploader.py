@@ -25,7 +25,7 @@ _PATIENCE_S = 60.0  # at the end of a run, with MLflow not answering
 _LONGEST_END_S = 1800.0  # at the end of a run, with MLflow answering: a large file on a slow line
 
 
-class Shipper:
+class Uploader:
     """Sends what a journal holds, in order, again and again until it has arrived."""
 
     def __init__(self, folder: Path, card: Card, journal: Journal, uri: str) -> None:
@@ -40,7 +40,7 @@ class Shipper:
         self._closing = threading.Event()
         self._done = threading.Event()
         self._given_up = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mlflow-shipper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
 
     def start(self, wait_s: float) -> None:
         """Begin to send in the background; return when the MLflow run exists, or after `wait_s` without it.
@@ -215,16 +215,16 @@ def first_line(exc: BaseException) -> str:
     return mlflow_api.public_uri(text.splitlines()[0][:300])
 
 
-def not_sent(shipper: Shipper, journal: Journal) -> TrackingError:
+def not_sent(uploader: Uploader, journal: Journal) -> TrackingError:
     """Return the error that says what could not be sent, why, and how to send it later."""
-    why = first_line(shipper.error) if shipper.error else "it did not answer in time"
+    why = first_line(uploader.error) if uploader.error else "it did not answer in time"
     return TrackingError(
-        f"MLflow at {mlflow_api.public_uri(shipper.uri)} did not take all of the run: {why}. Nothing is lost, "
-        f"{journal.path} holds it. Send it with: python -m tasks.tracking.tracker {shipper.folder}"
+        f"MLflow at {mlflow_api.public_uri(uploader.uri)} did not take all of the run: {why}. Nothing is lost, "
+        f"{journal.path} holds it. Send it with: python -m tasks.tracking.tracker {uploader.folder}"
     )
 
 
-def ship(folder: Path, status: Status | None = None) -> str:
+def upload(folder: Path, status: Status | None = None) -> str:
     """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
 
     Args:
@@ -242,12 +242,12 @@ def ship(folder: Path, status: Status | None = None) -> str:
         stack.callback(journal.close)
         if status and not journal.ended:
             journal.append({"op": "end", "status": status, "time": now_ms()})
-        shipper = Shipper(folder, card, journal, mlflow_api.tracking_uri())
+        uploader = Uploader(folder, card, journal, mlflow_api.tracking_uri())
         try:
-            shipper.send_all()
+            uploader.send_all()
         except mlflow_api.TRANSIENT as exc:
-            shipper.error = exc
-            raise not_sent(shipper, journal) from exc
+            uploader.error = exc
+            raise not_sent(uploader, journal) from exc
         shutil.rmtree(journal.outbox, ignore_errors=True)
-        assert shipper.card.run_id is not None
-        return shipper.card.run_id
+        assert uploader.card.run_id is not None
+        return uploader.card.run_id

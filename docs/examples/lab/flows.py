@@ -10,7 +10,7 @@ from tasks.base.errors import StopAsked
 from tasks.base.params import Params, Seed
 from tasks.base.workspace import replacing
 from tasks.run.prefect_page import Page, show_link
-from tasks.run.step_context import Waiters, exit_for_resume, given_name, step_dir, stop_asked, tracked
+from tasks.run.step_context import ProgressReporter, exit_for_resume, given_name, open_mlflow_run, step_dir, stop_asked
 
 
 class TrainParams(Params):
@@ -31,11 +31,11 @@ def train_digits(params: TrainParams) -> str:
     from lab.training import fit
 
     folder = step_dir(None, "training")
-    checkpoint, waiters = folder / "checkpoint.pt", Waiters("epoch")
+    checkpoint, waiters = folder / "checkpoint.pt", ProgressReporter("epoch")
     recorded = {"train": params.model_dump()}
     name = given_name() or "digits"
     try:
-        with tracked(folder, recorded, params.device, "digits", name, free={"train.device"}, last=True) as held:
+        with open_mlflow_run(folder, recorded, params.device, "digits", name, free={"train.device"}, last=True) as held:
             tracker, device, log = held
             show_link("mlflow-run", tracker.url, "Curves and files in MLflow")
             settings = params.model_dump(exclude={"device"})

@@ -119,7 +119,7 @@ def grade_models(
     }
     recorded = {"data": str(root), **made, "benchmark": params.model_dump(mode="json"), "models": _about(models)}
     folder = step_dir(None, STAGE)
-    with step_context.tracked(
+    with step_context.open_mlflow_run(
         folder, recorded, params.device, track.experiment, name_benchmark(), free=_FREE, last=True
     ) as (
         tracker,
@@ -159,7 +159,7 @@ def _answer_all(
     by_snr = {one.snr_db: [other for other in sets if other.snr_db == one.snr_db] for one in sets}
     total = len(models) * len(by_snr)
     grades: list[SnrGrade] = []
-    waiters = step_context.Waiters("ratio")
+    waiters = step_context.ProgressReporter("ratio")
     with Page("snr", "Grading") as page, bars() as shown:
         for label, files in models.items():
             model = load(files, device)

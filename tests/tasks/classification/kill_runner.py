@@ -53,7 +53,11 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
     folder = step_context.step_dir(run, "training")
-    with step_context.tracked(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (tracker, device, log):
+    with step_context.open_mlflow_run(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (
+        tracker,
+        device,
+        log,
+    ):
         log = logging.getLogger("quiet")
         session = TrainingSession(dataset, folder, params, device, cache=cache_dir("."), clock_ms=step_context.now_ms)
         with steps.Page("training", "Training") as page:

@@ -39,7 +39,7 @@ def test_a_run_that_fails_keeps_its_log(roots, monkeypatch):
     monkeypatch.setattr(logging.getLogger("trainyard"), "level", logging.INFO)
     params, track = TrainParams(device="cpu", pretrained=False), TrackParams(run_name="r")
     folder = roots / "home" / "runs" / "r"
-    with pytest.raises(ValueError, match="broken"), steps.tracked(folder, {}, params, track) as (_, _, log):
+    with pytest.raises(ValueError, match="broken"), steps.open_training_run(folder, {}, params, track) as (_, _, log):
         log.info("the last words")
         raise ValueError("broken")
     run = mlflow_api.client().get_run(read_card(folder).run_id)

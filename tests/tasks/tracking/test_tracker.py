@@ -21,8 +21,8 @@ from tasks.tracking.journal import Card, Journal, read_card, write_card
 from tasks.tracking.mlflow_names import flatten
 from tasks.tracking.provenance import command_line, git_revision
 from tasks.tracking.system import SystemSampler
-from tasks.tracking.tracker import Tracker, ship
-from tasks.tracking.uploader import Shipper
+from tasks.tracking.tracker import Tracker, upload
+from tasks.tracking.uploader import Uploader
 
 ROOT = Path(__file__).parents[3]
 
@@ -385,19 +385,19 @@ def test_a_second_process_may_not_write_the_same_run(tmp_path):
     try:
         first.stdout.readline()
         with pytest.raises(TrackingError, match=f"process {first.pid} still writes"):
-            ship(tmp_path / "run")
+            upload(tmp_path / "run")
     finally:
         first.kill()
         first.wait()
-    run_id = ship(tmp_path / "run", "KILLED")
+    run_id = upload(tmp_path / "run", "KILLED")
     assert mlflow_api.client().get_run(run_id).info.status == "KILLED"
-    assert ship(tmp_path / "run", "FAILED") == run_id
+    assert upload(tmp_path / "run", "FAILED") == run_id
     assert mlflow_api.client().get_run(run_id).info.status == "KILLED"
 
 
 def test_sending_needs_a_run(tmp_path):
     with pytest.raises(TrackingError, match="found no run"):
-        ship(tmp_path)
+        upload(tmp_path)
 
 
 class Server:
@@ -497,8 +497,8 @@ def test_with_mlflow_down_a_run_starts_and_ends_and_can_be_sent_later(server, tm
     assert "python -m tasks.tracking.tracker" in note
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     server.wait()
-    run_id = ship(tmp_path / "run")
-    assert ship(tmp_path / "run") == run_id
+    run_id = upload(tmp_path / "run")
+    assert upload(tmp_path / "run") == run_id
     run = mlflow_api.client(server.uri).get_run(run_id)
     assert (run.info.status, run.data.params, run.data.metrics) == ("KILLED", {"lr": "1"}, {"loss": 0.5})
 
@@ -525,12 +525,12 @@ def test_a_run_without_the_server_may_use_an_experiment_made_through_it(server, 
 def test_a_large_file_that_is_still_under_way_is_waited_for(tmp_path):
     journal = Journal(tmp_path)
     journal.append({"op": "begin", "time": 0})
-    shipper = Shipper(tmp_path, Card("t", "e", "r", 0), journal, "sqlite://")  # not started: nothing ever arrives
+    uploader = Uploader(tmp_path, Card("t", "e", "r", 0), journal, "sqlite://")  # not started: nothing ever arrives
     begin = time.monotonic()
-    assert not shipper.flush(patience_s=0.1, longest_s=0.6)
+    assert not uploader.flush(patience_s=0.1, longest_s=0.6)
     assert time.monotonic() - begin > 0.5
-    shipper.error = OSError("no answer")
-    assert not shipper.flush(patience_s=0.1, longest_s=30)
+    uploader.error = OSError("no answer")
+    assert not uploader.flush(patience_s=0.1, longest_s=30)
     journal.close()
 
 
