@@ -1,4 +1,4 @@
-"""Locks on files that the kernel keeps: they are gone with the last process that has the file open, however it ends."""
+"""Locks on files that the kernel keeps, and drops with the last process that has the file open."""
 
 import fcntl
 import math
