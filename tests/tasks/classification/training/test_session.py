@@ -244,6 +244,15 @@ def test_a_training_in_fp16_does_not_go_on_on_a_cpu(session, tmp_path):
         list(session().run())
 
 
+def test_a_checkpoint_from_before_temperatures_is_gone_on_from(session, tmp_path):
+    run_until(session(), after(1, EpochDone))
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    del saved["trainer"]["best"]["temperature"]
+    torch.save(saved, tmp_path / "run" / "checkpoint.pt")
+    list(session().run())
+    assert "temperature" in json.loads((tmp_path / "run" / "config.json").read_text())
+
+
 def test_what_a_cpu_drew_from_is_enough_to_go_on_on_a_gpu():
     states = generator_states(torch.device("cpu"))
     wanted = torch.rand(3)
