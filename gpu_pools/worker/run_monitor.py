@@ -66,16 +66,16 @@ class RunMonitor:
             self._enforce_ends,
             self._find_exited,
             self._free_slots,
-            # Before last states are written, which takes several requests for each run: who is cancelled does not wait
-            # for that. What exited before has not been seen as cancelled yet; its state is read once more for it.
+            # Before last states are written, as that takes several requests a run: a cancel does not wait for them.
             Periodic(self._read_cancelled, _CANCELLED_EVERY_S, clock),
             Periodic(self._follow_server, _SERVER_EVERY_S, clock),
+            # Reads the states once more: what has exited may have been cancelled just before.
             self._set_final_states,
-            # After Prefect: only a last state says that the MLflow run is not gone on with.
+            # After Prefect's: a run that starts again goes on with its MLflow run, which must not be ended.
             self._end_in_mlflow,
-            # A process that exited at once needs no announcement.
+            # After both: a process that has exited already needs no announcement.
             self._announce,
-            # Last, as every run that is in order has left the server's list of running ones by now.
+            # Last: runs that have ended above are no longer among those that the server has as running.
             Periodic(self._find_orphans, _ORPHANS_EVERY_S, clock),
         )
 

@@ -7,19 +7,6 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools.prefect_client import make_state
-from tests.gpu_pools.fake_prefect import fake_prefect, pool_client
-
-
-@pytest.fixture
-def prefect():
-    with fake_prefect() as prefect:
-        yield prefect
-
-
-@pytest.fixture
-def client(prefect):
-    with pool_client() as client:
-        yield client
 
 
 def test_every_page_is_read(prefect, client):

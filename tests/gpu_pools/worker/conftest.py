@@ -1,4 +1,4 @@
-"""A server that a test controls, and a host whose runs are real processes."""
+"""A host whose runs are real processes."""
 
 import sys
 
@@ -10,24 +10,9 @@ from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.worker import mlflow_end
 from gpu_pools.worker.dispatch import Dispatcher
-from tests.gpu_pools.fake_prefect import fake_prefect, pool_client
 from tests.gpu_pools.worker.monitored import Host
 
 _WRITE_DOWN = "import pathlib, sys; pathlib.Path(sys.argv[1], 'told').write_text(sys.argv[2])"
-
-
-@pytest.fixture
-def prefect():
-    """Serve a stand-in for Prefect."""
-    with fake_prefect() as prefect:
-        yield prefect
-
-
-@pytest.fixture
-def client(prefect):
-    """Yield a worker's client of the stand-in."""
-    with pool_client() as client:
-        yield client
 
 
 @pytest.fixture

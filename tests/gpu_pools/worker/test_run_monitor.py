@@ -81,6 +81,18 @@ def test_a_cancelled_run_is_asked_to_end_and_never_looks_crashed(prefect, host):
     assert told_mlflow(host, run_id) == "KILLED"
 
 
+def test_a_run_that_dies_just_when_it_is_cancelled_is_cancelled(prefect, host):
+    run_id = prefect.add_run()
+    process = host.start(run_id, slot=True)
+    host.tick()
+    process.kill()
+    process.wait()
+    prefect.set_state(run_id, "CANCELLING")
+    host.tick()  # within the second in which cancels are not read again
+    assert prefect.state(run_id)[0] == "CANCELLED"
+    assert host.returned == []
+
+
 def test_a_run_that_does_not_end_when_asked_is_killed(prefect, host):
     run_id = prefect.add_run()
     process = host.start(run_id, STUBBORN)

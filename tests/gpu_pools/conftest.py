@@ -1,0 +1,19 @@
+"""A stand-in for Prefect's server, and a worker's client of it."""
+
+import pytest
+
+from tests.gpu_pools.fake_prefect import fake_prefect, pool_client
+
+
+@pytest.fixture
+def prefect():
+    """Serve a stand-in for Prefect."""
+    with fake_prefect() as prefect:
+        yield prefect
+
+
+@pytest.fixture
+def client(prefect):
+    """Yield a worker's client of the stand-in."""
+    with pool_client() as client:
+        yield client
