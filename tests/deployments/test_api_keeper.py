@@ -1,6 +1,5 @@
 """Runs without a stack share one Prefect server per home: the first one brings it, the last one ends it."""
 
-import fcntl
 import os
 import signal
 import stat
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from deployments.services.shared_api import api_keeper, share_api
-from deployments.services.shared_service import take
+from tasks.base.file_locks import lock
 from tests.deployments.waiting import wait_for
 
 USER = """
@@ -130,7 +129,7 @@ def test_who_asks_while_nobody_uses_it_gets_an_address_of_its_own(home):
     os.close(first.shared)
     os.close(second.shared)
     free = keeper.open_lock("users")
-    assert take(free, fcntl.LOCK_EX)  # nobody is left
+    assert lock(free)  # nobody is left
     os.close(free)
 
 
