@@ -7,6 +7,8 @@ Prefect has no setting for the hosts it answers to. It has one for plugins, whic
 this module is one (pyproject.toml), so that `prefect server start` with the yard's settings is guarded, too.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
@@ -65,13 +67,20 @@ def _take_turns() -> None:
     One that reads first and writes then is refused at once, with 503, where another has written in between, and the
     client comes again after two seconds; one start of a run in four met that.
     """
-    from prefect.server.database.configurations import AioSqliteConfiguration
+    from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 
     begin = AioSqliteConfiguration.begin_transaction
 
     @wraps(begin)
-    def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> Any:
-        return begin(self, session, with_for_update=True)
+    @asynccontextmanager
+    async def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> AsyncIterator[Any]:
+        async with begin(self, session, with_for_update=True) as transaction:
+            await session.connection()  # begins now: what reads meanwhile in a session of its own must not wait for it
+            token = SQLITE_BEGIN_MODE.set("DEFERRED")
+            try:
+                yield transaction
+            finally:
+                SQLITE_BEGIN_MODE.reset(token)
 
     AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
 

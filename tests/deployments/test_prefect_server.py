@@ -30,3 +30,23 @@ def test_a_transaction_on_sqlite_has_its_turn_from_its_beginning(tmp_path):
     asyncio.run(write_beside_a_reader())
     with sqlite3.connect(path) as after:
         assert after.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+
+
+def test_a_session_that_reads_beside_a_transaction_does_not_wait_for_it(tmp_path):
+    """Prefect opens one while a queue is being paused: it would wait a minute for itself, and answer 503."""
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from sqlalchemy import text
+
+    guard_server()
+
+    async def read_while_writing():
+        configuration = AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}")
+        engine = await configuration.engine()
+        outer, inner = await configuration.session(engine), await configuration.session(engine)
+        async with outer, configuration.begin_transaction(outer):
+            await outer.execute(text("CREATE TABLE mine (x)"))
+            async with inner, asyncio.timeout(10):
+                await inner.execute(text("SELECT 1"))
+        await engine.dispose()
+
+    asyncio.run(read_while_writing())
