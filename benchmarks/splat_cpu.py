@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks.splatting.loss.ssim import photometric_loss
+from tasks.splatting.loss.cpu_loss import photometric_loss
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.gaussians import Gaussians

@@ -17,7 +17,7 @@ from tasks.classification.params import (
     TrackParams,
     TrainParams,
 )
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 
 
 @flow(name="prepare_dataset", flow_run_name=steps.name_preparation)
@@ -124,4 +124,4 @@ def classification(
     with hold_device(train_classifier, train.device):
         run_stage(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
-    return step_context.mlflow_run_id(run)
+    return mlflow_run.mlflow_run_id(run)

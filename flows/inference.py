@@ -89,7 +89,7 @@ def _queued(requests: list[dict[str, Any]]) -> list[str]:
         if (fault := failure_of(predict, run))
     ]
     _check(faults, len(requests))
-    return [steps.mlflow_run(str(run.id)) for run in ended]
+    return [steps.prediction_run_id(str(run.id)) for run in ended]
 
 
 def _check(faults: list[str], n_requests: int) -> None:

@@ -8,7 +8,7 @@ from prefect import flow
 from flows.stages import hold_device, run_stage
 from gpu_pools.placement.queues import Queue, device_queue
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 from tasks.splatting import steps
 from tasks.splatting.params import ExportParams, FramesParams, PosesParams, SplatParams, SplatTrackParams
 
@@ -115,4 +115,4 @@ def splatting(
     with hold_device(train_splat, train.device):
         run_stage(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
-    return step_context.mlflow_run_id(run)
+    return mlflow_run.mlflow_run_id(run)

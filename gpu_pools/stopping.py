@@ -2,7 +2,8 @@
 
 Nothing is raised where the signal arrives: that may be inside a library, which would give the exception other words or
 leave a file half written. The run works in a thread of its own, its process's first thread takes the signals; loops
-look between two of their pieces, and whoever waits is woken.
+look between two of their pieces, and whoever waits is woken. A run that is to go on later is told by a file instead
+(`tasks.run.stop_request`).
 """
 
 import contextvars

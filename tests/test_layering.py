@@ -29,6 +29,9 @@ MAX_MODULES = 16
 SHELL = {
     "tasks/run/prefect_page.py",
     "tasks/run/step_context.py",
+    "tasks/run/stop_request.py",
+    "tasks/run/run_log.py",
+    "tasks/run/mlflow_run.py",
     "tasks/classification/steps.py",
     "tasks/classification/preparation_steps.py",
     "tasks/inference/snr/steps.py",

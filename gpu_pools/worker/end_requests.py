@@ -1,4 +1,8 @@
-"""Asks runs to end that are cancelled, deleted or out of time, and kills those that do not."""
+"""Asks runs to end that are cancelled, deleted or out of time, and kills those that do not.
+
+A run is told to *stop* by a file, when it shall save its state and go on later; to *end* for good by a signal, which
+*interrupts* what it does.
+"""
 
 import logging
 from collections.abc import Callable, Iterable

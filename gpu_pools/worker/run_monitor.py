@@ -1,4 +1,4 @@
-"""Watches the runs of this host until Prefect and MLflow know how they ended.
+"""Watches the runs of this host, and frees or keeps their slots, until Prefect and MLflow know how they ended.
 
 Two words are used throughout: a process *exits*, and a run *ends*, when Prefect has its last state. A run whose process
 has exited need not have ended: it may go back into its queue, and start again from its checkpoint.

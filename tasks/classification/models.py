@@ -1,4 +1,4 @@
-"""Builds the fourteen models, and loads their weights from files."""
+"""Builds the models, and loads their weights from files."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ def build_model(arch: str, n_classes: int, image_size: int = 224) -> nn.Module:
     """Return a freshly initialised network with a head for `n_classes`; see `networks.build`.
 
     Args:
-        arch: one of the fourteen names of `tasks.classification.params.Architecture`.
+        arch: one of the names of `tasks.classification.params.Architecture`.
         n_classes: at least 2.
         image_size: pixels on a side; for ViT a multiple of its patch (16 or 32).
 

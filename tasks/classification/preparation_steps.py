@@ -14,7 +14,8 @@ from tasks.classification.steps import counted, split_markdown
 from tasks.run import step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import show_markdown
-from tasks.run.step_context import logger, run_key, step_dir
+from tasks.run.run_log import logger
+from tasks.run.step_context import run_key, step_dir
 from tasks.signals.params import CropParams, SpectrogramParams
 
 if TYPE_CHECKING:

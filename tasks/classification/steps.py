@@ -32,11 +32,14 @@ from tasks.classification.params import (
     data_source,
 )
 from tasks.classification.resume_point import AUGMENTED, SPLIT, TRAINING
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
+from tasks.run.mlflow_run import is_tracking_error
 from tasks.run.prefect_page import Page, show_link, show_markdown
 from tasks.run.resume_point import FINISHED
-from tasks.run.step_context import Logger, exit_for_resume, is_tracking_error, logger, now_ms, step_dir, stop_asked
+from tasks.run.run_log import Logger, logger
+from tasks.run.step_context import now_ms, step_dir
+from tasks.run.stop_request import exit_for_resume, stop_asked
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +74,7 @@ def name_report() -> str:
     """Return the name of a report: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or TrackParams()
-    return track.run_name or step_context.given_name() or step_context.mlflow_run_name(str(values["run"])) or "report"
+    return track.run_name or step_context.given_name() or mlflow_run.mlflow_run_name(str(values["run"])) or "report"
 
 
 def _origin(dataset: Path | None) -> Path | None:
@@ -127,7 +130,7 @@ def open_training_run(
     """Hold the MLflow run of a training, its device and its log file for a block."""
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
     name = track.run_name or name_training()
-    return step_context.open_mlflow_run(folder, parameters, train.device, track.experiment, name, free=free, last=False)
+    return mlflow_run.open_mlflow_run(folder, parameters, train.device, track.experiment, name, free=free, last=False)
 
 
 def counted(counts: Mapping[Part, Mapping[str, int]]) -> str:
@@ -246,7 +249,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
     from tasks.classification.training.events import read_history
 
     training = step_context.finished_training(run, FINISHED)
-    with step_context.reopen_mlflow_run(training) as (tracker, log):
+    with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
         log_training(training, tracker)
         config = json.loads((training / "config.json").read_text())
@@ -261,7 +264,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
             cache=cache_dir("."),
             log=log.warning,
         )
-        text = summary(graded, decision, config["model"], tracker.url) + step_context.slot_line(tracker)
+        text = summary(graded, decision, config["model"], tracker.url) + mlflow_run.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)

@@ -15,10 +15,11 @@ from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError, TrackingError
 from tasks.base.workspace import allowed_path, cache_dir, run_dir, storage_errors
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown, show_table
-from tasks.run.step_context import Logger, run_key, step_dir
+from tasks.run.run_log import Logger
+from tasks.run.step_context import run_key, step_dir
 from tasks.signals.params import SpectrogramParams
 from tasks.tracking.mlflow_names import as_name
 
@@ -47,7 +48,7 @@ def name_prediction() -> str:
     return f"predict-{Path(values['data']).name}"
 
 
-def mlflow_run(run: str) -> str:
+def prediction_run_id(run: str) -> str:
     """Return the id of the MLflow run of a prediction that has ended.
 
     Raises:
@@ -77,7 +78,7 @@ def with_folders(
 def scratch() -> Iterator[Path]:
     """Yield a folder for what the run needs while it lasts; nothing of it is left, however the block ends.
 
-    Of a killed process the worker, or the run's next attempt, removes it.
+    Of a killed process the worker removes it (`gpu_pools.process.run_setup`), or the run's next attempt.
     """
     parent = run_dir(run_key()) / "tmp"
     folder = parent / "predict"
@@ -125,7 +126,7 @@ def predict(
     with scratch() as folder:
         files = find_model(params, folder)
         check_head(files)
-        with step_context.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
+        with mlflow_run.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Table, pictures and figures in MLflow")
             total = source.total(params.every_n)
             predictor = _predictor(files, params, device, total, log)
@@ -184,7 +185,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
     from tasks.inference.result import collecting, now_s
 
     with Page("prediction", "Prediction") as page, bars() as shown:
-        work, waiters = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("picture")
+        work, reporter = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("picture")
         while True:
             try:
                 done, total = next(work)
@@ -195,7 +196,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
             page.progress(done / max(1, total))
             look()
             shown.move("predict", done, total)
-            waiters.tell(done, total)
+            reporter.report(done, total)
 
 
 def _about(source: "Source", predictor: "Predictor", files: "ModelFiles", detect: DetectParams) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _hand_on(
     for tag in ("model", "architecture", "precision"):
         tracker.tag(f"prediction.{tag}", str(about[tag]))
     tracker.tag("prediction.device", str(about["device"]))
-    text = markdown(result, about, tracker.url) + step_context.slot_line(tracker)
+    text = markdown(result, about, tracker.url) + mlflow_run.slot_line(tracker)
     tracker.tag("mlflow.note.content", text)
     show_markdown("summary", text, "What was found, and where the table is")
     counts = [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)]

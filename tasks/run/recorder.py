@@ -9,7 +9,7 @@ from gpu_pools.slots.slot_meter import batch_done
 from tasks.base.progress import Note
 from tasks.run.display import Bars
 from tasks.run.prefect_page import Page
-from tasks.run.step_context import Logger
+from tasks.run.run_log import Logger
 from tasks.tracking.tracker import Tracker
 
 

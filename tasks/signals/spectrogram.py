@@ -1,4 +1,4 @@
-"""Draws spectrograms: time to the right, frequency upwards, power as colour."""
+"""Draws spectrograms and writes them as JPEG: time to the right, frequency upwards, power as colour."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Draws the spectrograms of all recordings of a folder, in the same sub-folders."""
+"""Goes through a folder of recordings and fills another one, of the same sub-folders, with their spectrograms."""
 
 import csv
 from collections import Counter

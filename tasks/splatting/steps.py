@@ -15,20 +15,14 @@ from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import allowed_path, read_step_info, run_dir, write_json, write_step_info
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 from tasks.run.display import Bars, bars
+from tasks.run.mlflow_run import is_tracking_error
 from tasks.run.prefect_page import Page, show_link, show_markdown
 from tasks.run.resume_point import FINISHED
-from tasks.run.step_context import (
-    Logger,
-    exit_for_resume,
-    is_tracking_error,
-    logger,
-    now_ms,
-    step_dir,
-    stop_asked,
-    time_left_s,
-)
+from tasks.run.run_log import Logger, logger
+from tasks.run.step_context import now_ms, step_dir
+from tasks.run.stop_request import exit_for_resume, stop_asked, time_left_s
 from tasks.splatting.params import (
     FREE_TO_CHANGE,
     ExportParams,
@@ -76,7 +70,7 @@ def name_export() -> str:
     """Return the name of an export: that of its training."""
     values = flow_run.parameters
     track = values.get("track") or SplatTrackParams()
-    return track.run_name or step_context.given_name() or step_context.mlflow_run_name(str(values["run"])) or "export"
+    return track.run_name or step_context.given_name() or mlflow_run.mlflow_run_name(str(values["run"])) or "export"
 
 
 def scene_of(run: str) -> Path:
@@ -212,7 +206,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
 
     training = step_context.finished_training(run, FINISHED)
     drawn, target = training / DRAWN, training / SPLAT
-    with step_context.reopen_mlflow_run(training) as (tracker, log):
+    with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
         session = finished_fit(scene, training, read_step_info(drawn))
         fit = session.params
@@ -229,7 +223,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
         with Page("export", "Export") as page, bars() as shown:
             follow(events, shown, page, log)
         log_result(session, target, tracker)
-        text = result_markdown(session, target, tracker.url) + step_context.slot_line(tracker)
+        text = result_markdown(session, target, tracker.url) + mlflow_run.slot_line(tracker)
         show_markdown("summary", text, "The result: figures and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)
@@ -309,6 +303,6 @@ def open_fit_run(
     """Hold the MLflow run of a fit, its device and its log file for a block."""
     recorded = {"scene": str(scene), **read_step_info(scene), "train": params.model_dump(mode="json")}
     free = {f"train.{name}" for name in FREE_TO_CHANGE}
-    return step_context.open_mlflow_run(
+    return mlflow_run.open_mlflow_run(
         folder, recorded, params.device, track.experiment, name_splat(), free=free, last=False
     )

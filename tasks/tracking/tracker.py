@@ -1,7 +1,9 @@
 """One MLflow run: written to a local journal at once, and sent to MLflow by a thread.
 
 Training never waits for MLflow and loses nothing to its outages; a run that was killed goes on in the same
-MLflow run.
+MLflow run. An outage at the start is waited for some seconds. One during the training is a warning, and what is in the
+journal is sent when it is over. Where MLflow is still away at the end, the last step fails with the command that sends
+the journal.
 """
 
 import json

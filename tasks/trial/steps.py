@@ -12,7 +12,8 @@ from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.process.run_setup import DEVICE, ON
 from tasks.base.workspace import storage_errors, write_json
 from tasks.run.prefect_page import show_markdown
-from tasks.run.step_context import logger, step_dir
+from tasks.run.run_log import logger
+from tasks.run.step_context import step_dir
 from tasks.trial.params import TrialParams
 from tasks.trial.report import TRIAL, CheckResult, Place, Report, TrialFailed
 from tasks.trial.runner import run_checks

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from gpu_pools.stopping import pause
-from tasks.run.step_context import exit_for_resume, stop_asked
+from tasks.run.stop_request import exit_for_resume, stop_asked
 
 TICK_S = 0.05
 

@@ -33,7 +33,7 @@ from tasks.images import crop
 from tasks.images.images import write_jpeg
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import TableWriter, row_of
-from tasks.run import checkpoint, step_context
+from tasks.run import checkpoint, run_log
 from tasks.signals import spectrogram
 from tasks.signals.params import SpectrogramParams
 from tasks.splatting.capture.frames import extract_frames
@@ -115,7 +115,7 @@ def served(folder):
 def log(folder):
     lines = logging.getLogger("full-disk")
     lines.propagate = False
-    with step_context.log_file(lines, folder / "run.log"):
+    with run_log.log_file(lines, folder / "run.log"):
         for _ in range(2000):
             lines.warning("a line of the log of a run")
 

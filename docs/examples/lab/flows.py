@@ -7,10 +7,12 @@ from pydantic import Field
 
 from gpu_pools.slots.local_slot import on_device
 from tasks.base.errors import StopAsked
-from tasks.base.params import Params, Seed
+from tasks.base.params import Device, Params, Seed
 from tasks.base.workspace import replacing
+from tasks.run.mlflow_run import open_mlflow_run
 from tasks.run.prefect_page import Page, show_link
-from tasks.run.step_context import ProgressReporter, exit_for_resume, given_name, open_mlflow_run, step_dir, stop_asked
+from tasks.run.step_context import ProgressReporter, given_name, step_dir
+from tasks.run.stop_request import exit_for_resume, stop_asked
 
 
 class TrainParams(Params):
@@ -20,7 +22,7 @@ class TrainParams(Params):
     batch_size: Annotated[int, Field(ge=1)] = 64
     learning_rate: Annotated[float, Field(gt=0, description="Of Adam")] = 1e-3
     seed: Seed = 0
-    device: Annotated[str, Field(description="cpu, cuda (the least loaded GPU), or cuda:1")] = "cuda"
+    device: Device = "cuda"
 
 
 @task(task_run_name="train")
@@ -31,7 +33,7 @@ def train_digits(params: TrainParams) -> str:
     from lab.training import fit
 
     folder = step_dir(None, "training")
-    checkpoint, waiters = folder / "checkpoint.pt", ProgressReporter("epoch")
+    checkpoint, reporter = folder / "checkpoint.pt", ProgressReporter("epoch")
     recorded = {"train": params.model_dump()}
     name = given_name() or "digits"
     try:
@@ -47,7 +49,7 @@ def train_digits(params: TrainParams) -> str:
                         torch.save(state, file)
                     page.row({"epoch": epoch, **metrics})
                     page.progress(epoch / params.n_epochs)
-                    waiters.tell(epoch, params.n_epochs)
+                    reporter.report(epoch, params.n_epochs)
                     if stop_asked():
                         raise StopAsked(f"stopped after epoch {epoch}")
             log.info("%.1f %% of 297 unseen digits are right", 100 * (tracker.latest("accuracy/test") or 0))

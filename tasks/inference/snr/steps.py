@@ -11,10 +11,11 @@ from prefect.runtime import flow_run
 from tasks.base.workspace import allowed_path, cache_dir, read_step_info, storage_errors, write_json
 from tasks.classification.preparation_steps import fill
 from tasks.inference.snr.params import SnrParams, SnrTrackParams
-from tasks.run import step_context
+from tasks.run import mlflow_run, run_log, step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
-from tasks.run.step_context import logger, step_dir
+from tasks.run.run_log import logger
+from tasks.run.step_context import step_dir
 from tasks.signals.params import MixParams, SpectrogramParams
 from tasks.tracking.mlflow_names import as_name
 
@@ -119,7 +120,7 @@ def grade_models(
     }
     recorded = {"data": str(root), **made, "benchmark": params.model_dump(mode="json"), "models": _about(models)}
     folder = step_dir(None, STAGE)
-    with step_context.open_mlflow_run(
+    with mlflow_run.open_mlflow_run(
         folder, recorded, params.device, track.experiment, name_benchmark(), free=_FREE, last=True
     ) as (
         tracker,
@@ -150,7 +151,7 @@ def _answer_all(
     device: Any,
     *,
     tracker: "Tracker",
-    log: step_context.Logger,
+    log: run_log.Logger,
 ) -> "list[SnrGrade]":
     """Return the grades of all models, each logged as it is known."""
     from tasks.inference.snr.benchmark import grade_sets
@@ -159,7 +160,7 @@ def _answer_all(
     by_snr = {one.snr_db: [other for other in sets if other.snr_db == one.snr_db] for one in sets}
     total = len(models) * len(by_snr)
     grades: list[SnrGrade] = []
-    waiters = step_context.ProgressReporter("ratio")
+    reporter = step_context.ProgressReporter("ratio")
     with Page("snr", "Grading") as page, bars() as shown:
         for label, files in models.items():
             model = load(files, device)
@@ -174,7 +175,7 @@ def _answer_all(
                 page.progress(done / total)
                 page.row({"model": label, "snr_db": snr_db, "accuracy": round(found[-1].accuracy, 5)})
                 shown.move("snr", done, total, label)
-                waiters.tell(done, total)
+                reporter.report(done, total)
     return grades
 
 

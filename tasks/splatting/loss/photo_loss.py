@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.splatting.loss.ssim import C1, C2, WINDOW, photometric_loss, window
+from tasks.splatting.loss.cpu_loss import C1, C2, WINDOW, photometric_loss, window
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.triton_parts import triton_part
 
@@ -24,6 +24,7 @@ def photo_loss(
 ) -> Tensor:
     """Return (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM), a scalar.
 
+    Computed by `triton_loss` on a GPU, by `tensor_loss` on one without Triton, and by `cpu_loss` on a CPU.
     Source: 3DGS (arXiv:2308.04079) eq. 7. A picture of which no pixel counts is no error at all.
 
     Args:

@@ -1,6 +1,6 @@
 """L1 and SSIM of two images on a GPU, value and gradient in three launches.
 
-The formula is that of `tasks.splatting.loss.ssim`. SSIM takes differences of large numbers (E[x^2] - E[x]^2 beside
+The formula is that of `tasks.splatting.loss.cpu_loss`. SSIM takes differences of large numbers (E[x^2] - E[x]^2 beside
 9e-4), so every window is summed relative to its own middle pixel: what would cancel is never added. Nothing here may
 use TF32.
 """
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tasks.splatting.loss.ssim import C1, C2, EDGE, WINDOW, window
+from tasks.splatting.loss.cpu_loss import C1, C2, EDGE, WINDOW, window
 
 _BLOCK = 256
 _C1, _C2 = float(C1), float(C2)

@@ -15,7 +15,7 @@ import tasks.classification.mlflow_logging
 import tasks.classification.training.session
 from tasks.classification import steps
 from tasks.classification.params import TrainParams
-from tasks.run import step_context
+from tasks.run import mlflow_run, step_context
 from tasks.run.display import Bars
 
 
@@ -53,7 +53,7 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
 
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
     folder = step_context.step_dir(run, "training")
-    with step_context.open_mlflow_run(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (
+    with mlflow_run.open_mlflow_run(folder, {"lr": 1}, "cpu", "kill", run, free=(), last=True) as (
         tracker,
         device,
         log,

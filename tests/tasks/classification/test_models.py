@@ -1,4 +1,4 @@
-"""The fourteen models and weights from files."""
+"""All models and weights from files."""
 
 import pickle
 import re

@@ -43,11 +43,11 @@ def test_training_defaults_are_those_of_the_replaced_service(name, default):
     assert getattr(TrainParams(), name) == default
 
 
-def test_the_fourteen_models_are_known():
+def test_the_models_of_the_replaced_service_are_known():
     resnets = {f"resnet{n}" for n in (18, 34, 50, 101, 152)}
     vits = {f"vit_{size}_{patch}" for size in "bl" for patch in (16, 32)}
     others = {*(f"swin_v2_{s}" for s in "tsb"), "mobilenet_v3_large", "mobilenet_v3_small"}
-    assert set(get_args(Architecture)) == resnets | vits | others
+    assert set(get_args(Architecture)) >= resnets | vits | others
 
 
 def test_preparation_defaults_are_those_of_the_replaced_service():

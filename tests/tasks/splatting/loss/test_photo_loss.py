@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from tasks.splatting.loss.cpu_loss import ssim
 from tasks.splatting.loss.photo_loss import photo_loss, psnr, tensor_loss, tensor_ssim
-from tasks.splatting.loss.ssim import ssim
 
 
 def pictures(height: int = 23, width: int = 30) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tasks.splatting.loss.cpu_loss import photometric_loss
 from tasks.splatting.loss.photo_loss import photo_loss, tensor_loss
-from tasks.splatting.loss.ssim import photometric_loss
 from tasks.splatting.loss.triton_loss import photometric_loss as triton_loss
 from tests.tasks.splatting.fit_scene import arc, true_gaussians
 

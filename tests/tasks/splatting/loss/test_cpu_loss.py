@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.splatting.loss.ssim import photometric_loss, ssim
+from tasks.splatting.loss.cpu_loss import photometric_loss, ssim
 
 
 def pictures(seed, height, width):

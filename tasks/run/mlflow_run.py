@@ -1,0 +1,136 @@
+"""The MLflow run of a training, held for a step with its device and its log."""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.process.run_setup import DEVICE, ON
+from gpu_pools.slots.slot_meter import slot_use
+from gpu_pools.slots.use import SlotUse
+from tasks.base.errors import TrackingError
+from tasks.base.workspace import run_dir, run_path
+from tasks.run.run_log import Logger, log_file, logger
+from tasks.run.step_context import run_key
+from tasks.run.stop_request import ended_by_signal
+
+if TYPE_CHECKING:
+    import torch
+    from prefect.client.schemas.objects import State
+
+    from tasks.tracking.tracker import Tracker
+
+
+_SLOT = "slot/"  # section of MLflow's charts
+
+
+def mlflow_run_name(run: str) -> str | None:
+    """Return the name that a run's training has in MLflow; None: it has none yet."""
+    from tasks.tracking.journal import read_card
+
+    folder = run_path(run)
+    card = folder and read_card(folder / "training")
+    return card.run_name if card else None
+
+
+def mlflow_run_id(run: str) -> str:
+    """Return the id of the MLflow run of a run's training."""
+    from tasks.tracking.journal import read_card
+
+    card = read_card(run_dir(run) / "training")
+    assert card is not None, "a training that has ended has a card"
+    assert card.run_id is not None, "a training ends once MLflow has all of it"
+    return card.run_id
+
+
+def is_tracking_error(task: object, run: object, state: "State[Any]") -> bool:
+    """Return whether a step failed because MLflow did not take or give something."""
+    return isinstance(state.result(raise_on_failure=False), TrackingError)
+
+
+@contextmanager
+def open_mlflow_run(
+    folder: Path,
+    parameters: dict[str, Any],
+    wanted: str,
+    experiment: str,
+    name: str,
+    *,
+    free: Collection[str],
+    last: bool,
+) -> Iterator[tuple["Tracker", "torch.device", Logger]]:
+    """Hold the MLflow run of a training, its device and its log file for the block.
+
+    Args:
+        folder: of the training; what restarts in it goes on in the same MLflow run.
+        parameters: all that the run records.
+        wanted: the device that was asked for.
+        experiment: of MLflow.
+        name: of the run.
+        free: parameters, by their names with dots, that may change between a crash and the restart.
+        last: the MLflow run ends with the block; else it stays open for the next step.
+    """
+    import torch
+
+    from tasks.tracking.foreign import ForeignWatch
+    from tasks.tracking.system import SystemSampler
+    from tasks.tracking.tracker import Tracker
+
+    probe = get_probe()
+    # The slot decides; a step called as a plain function has none.
+    gpu = resolve_device(os.environ.get(DEVICE, wanted), probe)
+    device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
+    where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
+    tags = {"device": f"{where} ({gpu.name})" if gpu else where, "prefect.flow_run_id": run_key()}
+    opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
+    with _logged(opened, folder) as (tracker, log):
+        watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
+        with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
+            yield tracker, device, log
+        if not last:
+            tracker.leave_open()
+
+
+@contextmanager
+def reopen_mlflow_run(folder: Path) -> Iterator[tuple["Tracker", Logger]]:
+    """Hold the MLflow run of a training that has ended, and its log file, for what needs no device; it ends then.
+
+    Args:
+        folder: of the training.
+
+    Raises:
+        TrackingError: the folder holds no run.
+    """
+    from tasks.tracking.tracker import Tracker
+
+    with _logged(Tracker.reopen(folder), folder) as held:
+        yield held
+
+
+@contextmanager
+def _logged(opened: "Tracker", folder: Path) -> Iterator[tuple["Tracker", Logger]]:
+    """Hold an MLflow run and copy the step's log to it, however the block ends."""
+    log = logger()
+    with opened as tracker, log_file(log, folder / "run.log"), ended_by_signal(log):
+        try:
+            yield tracker, log
+        finally:  # people read the log of a run that failed
+            log_slot(tracker)
+            tracker.artifact(folder / "run.log", "log")
+
+
+def log_slot(tracker: "Tracker") -> None:
+    """Give MLflow how the slot was used so far; the last row of a run counts."""
+    if (use := slot_use()) is not None:
+        values = {f"{_SLOT}{name}": value for name, value in asdict(use).items()}
+        tracker.metrics(values, max(tracker.logged_steps(f"{_SLOT}held_s"), default=-1) + 1)
+
+
+def slot_line(tracker: "Tracker") -> str:
+    """Return a line of Markdown on how the run used its slot; empty where nothing is known of that."""
+    log_slot(tracker)
+    said = SlotUse(*(tracker.latest(f"{_SLOT}{field.name}") for field in fields(SlotUse))).sentence()
+    return f"\nSlot: {said}.\n" if said else ""
