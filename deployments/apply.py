@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from deployments.runs.local import device_section, load_flow
+from deployments.runs.flow_list import load_flow
+from deployments.runs.local import device_section
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name

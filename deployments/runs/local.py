@@ -14,59 +14,19 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.machine.environment import make_prefect_home, version
+from deployments.machine.environment import version
+from deployments.runs.flow_list import entrypoints, load_flow
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
-from gpu_pools import project_flows
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.stopping import obey
-from gpu_pools.worker.permitted import FLOWS, more_flows
 from tasks.base.config import override
 from tasks.base.errors import ConfigError, Interrupted
 from tasks.base.file_locks import file_lock
 from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
 from tasks.run.display import console, log_through_console
-
-
-def entrypoints() -> dict[str, str]:
-    """Return flow name -> module.function, as prefect.yaml and TRAINYARD_FLOWS have them.
-
-    Raises:
-        ConfigError: TRAINYARD_FLOWS holds what is no flow, or a name that is taken.
-    """
-    return project_flows.entrypoints() | more_flows()
-
-
-def load_flow(name: str) -> Any:
-    """Return the flow called `name`.
-
-    Raises:
-        ConfigError: there is none of that name, or one of TRAINYARD_FLOWS cannot be imported.
-    """
-    known = entrypoints()
-    if name not in known:
-        raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
-    make_prefect_home()
-    module, _, function = known[name].rpartition(".")
-    from prefect import Flow
-
-    flow = getattr(_module_of(module), function, None)
-    if not isinstance(flow, Flow) or flow.name != name:
-        raise ConfigError(f"found no flow called {name!r} in {module}, need @flow(name={name!r}) on a function {name}")
-    return flow
-
-
-def _module_of(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
-            raise  # the module is there, but something that it imports is missing
-        raise ConfigError(
-            f"found no module {name!r}, which {FLOWS} names: install its package here, or add its folder to PYTHONPATH"
-        ) from exc
 
 
 def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:

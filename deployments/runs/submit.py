@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
+from deployments.runs.flow_list import load_flow
+from deployments.runs.local import check_data, check_parameters, device_section, for_flow
 from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import (
     POOL,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deployments.runs.local import entrypoints
+from deployments.runs.flow_list import entrypoints
 
 YARD = Path(sys.executable).parent / "yard"
 TINY = ("train.model=mobilenet_v3_small", "train.image_size=32", "train.num_epochs=1", "train.precision=fp32")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.runs.local import check_parameters, entrypoints, load_flow
+from deployments.runs.flow_list import entrypoints, load_flow
+from deployments.runs.local import check_parameters
 from tasks.base.errors import ConfigError
 from tasks.classification.params import SplitParams, TrainParams
 

@@ -17,7 +17,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL
 
-from deployments.runs.local import check_data, check_parameters, device_section, for_flow, load_flow
+from deployments.runs.flow_list import load_flow
+from deployments.runs.local import check_data, check_parameters, device_section, for_flow
 from flows.inference import predict, predict_many
 from tasks.base.errors import ConfigError, DatasetError, TrainyardError, WeightsError
 from tasks.images.images import encode_jpeg

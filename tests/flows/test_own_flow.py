@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from deployments.apply import more_deployments
-from deployments.runs.local import entrypoints, load_flow
+from deployments.runs.flow_list import entrypoints, load_flow
 from deployments.services.service import free_port
 from gpu_pools.worker.permitted import own_entrypoint
 from tasks.base.errors import ConfigError
