@@ -21,6 +21,11 @@ def entrypoints() -> dict[str, str]:
     return {made["entrypoint"].rpartition(".")[2]: made["entrypoint"] for made in _deployments()}
 
 
+def descriptions() -> dict[str, str]:
+    """Return flow name -> what it does, in a line, in the order of the file."""
+    return {made["entrypoint"].rpartition(".")[2]: made["description"] for made in _deployments()}
+
+
 def deployment_names() -> dict[str, str]:
     """Return flow name -> name of its deployment."""
     return {made["entrypoint"].rpartition(".")[2]: made["name"] for made in _deployments()}

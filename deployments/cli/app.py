@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from deployments.cli import gpu, runs, stack
+from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
 from tasks.base.errors import ConfigError, TrainyardError
 
@@ -16,7 +17,6 @@ app = typer.Typer(
     help="Trainyard: vision training on shared GPUs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -33,15 +33,16 @@ def _main(
     prepare_environment()
 
 
-@app.command()
+@app.command(cls=FlowCommand)
 def run(
-    flow: Annotated[str, typer.Argument(help="classification, splatting, or a part of one: prepare_dataset ...")],
+    flow: FlowArgument,
     data: Annotated[Path | None, typer.Option(help="Folder of classes or of photographs; a video")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Override one value, e.g. train.num_epochs=3")
+        list[str] | None,
+        typer.Option("--set", help="Override one value, e.g. train.num_epochs=3", autocompletion=complete_parameter),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in Prefect and MLflow")] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from tasks.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ Priority = Annotated[int | None, typer.Option(min=1, max=10, help="1 (first) to 
 
 
 def submit(
-    flow: Annotated[str, typer.Argument(help="classification, prepare_dataset, train_classifier ...")],
+    flow: FlowArgument,
     values: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3", autocompletion=complete_parameter
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
@@ -254,7 +258,8 @@ def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `yard`."""
-    for command in (submit, runs, show, logs, watch, cancel, delete, download, limit, priority):
+    app.command(cls=FlowCommand)(submit)
+    for command in (runs, show, logs, watch, cancel, delete, download, limit, priority):
         app.command()(command)
 
 

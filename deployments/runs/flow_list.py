@@ -18,17 +18,36 @@ def entrypoints() -> dict[str, str]:
     return project_flows.entrypoints() | more_flows()
 
 
+def entrypoint_of(name: str) -> str:
+    """Return module.function of the flow called `name`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = entrypoints()
+    if name not in known:
+        raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def descriptions() -> dict[str, str]:
+    """Return flow name -> what it does, in a line, in the order of prefect.yaml.
+
+    Raises:
+        ConfigError: as `entrypoints`.
+    """
+    own = {name: f"{entrypoint}, of {FLOWS}" for name, entrypoint in more_flows().items()}
+    return project_flows.descriptions() | own
+
+
 def load_flow(name: str) -> Any:
     """Return the flow called `name`.
 
     Raises:
         ConfigError: there is none of that name, or one of TRAINYARD_FLOWS cannot be imported.
     """
-    known = entrypoints()
-    if name not in known:
-        raise ConfigError(f"found no flow {name!r}, have: {', '.join(sorted(known))}")
+    module, _, function = entrypoint_of(name).rpartition(".")
     make_prefect_home()
-    module, _, function = known[name].rpartition(".")
     from prefect import Flow
 
     flow = getattr(_module_of(module), function, None)

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.machine.environment import version
-from deployments.runs.flow_list import entrypoints, load_flow
+from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
@@ -111,8 +111,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
             started then.
         GpuError: this machine does not have the device.
     """
-    if name not in entrypoints():
-        load_flow(name)  # refuses it, before anything is started
+    entrypoint_of(name)  # refuses it, before anything is started
     with _beginning(f"flow {name}") as api, uncollected():
         flow = load_flow(name)
         checked = _checked(flow, parameters, device, run_name)

@@ -165,7 +165,7 @@ class TrainParams(Params):
     batch_size: Annotated[int, Field(ge=1)] = 8
     num_epochs: Annotated[int, Field(ge=1)] = 100
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    image_size: Annotated[int, BeforeValidator(_size), Field(ge=32, description="Pixels on a side")] = 224
+    image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
     train_path: Annotated[
         Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
