@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(5400)]
 ROOT = Path(__file__).parent.parent
 UV = Path(sys.executable).parent / "uv"
 CONTRACTS = (
-    "tests/deployments/test_services_happen.py",
+    "tests/deployments/services/test_services_happen.py",
     "tests/deployments/test_apply.py",
     "tests/chaos/test_schedules.py",
     "tests/tasks/tracking/test_tracker.py",

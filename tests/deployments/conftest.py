@@ -20,15 +20,18 @@ from deployments.stack.stack import free_port, mlflow_service, prefect_service, 
 from gpu_pools.project_flows import full_names
 
 ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 # The other files start services, which takes minutes in all.
 WITHOUT_SERVERS = {
-    "test_background.py",
-    "test_cli.py",
-    "test_doctor.py",
-    "test_guard.py",
-    "test_kernels.py",
-    "test_local.py",
-    "test_old_names.py",
+    "cli/test_cli.py",
+    "cli/test_flow_help.py",
+    "machine/test_doctor.py",
+    "machine/test_kernels.py",
+    "runs/test_flow_parameters.py",
+    "runs/test_local.py",
+    "services/test_guard.py",
+    "services/test_old_names.py",
+    "stack/test_background.py",
     "test_trial.py",
 }
 
@@ -37,7 +40,8 @@ WITHOUT_SERVERS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave to `make test-yard` what starts services."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name not in WITHOUT_SERVERS:
+        below = item.path.is_relative_to(HERE)
+        if below and item.path.relative_to(HERE).as_posix() not in WITHOUT_SERVERS:
             item.add_marker(pytest.mark.yard)
 
 
