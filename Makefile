@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 # Asked every time, done when needed: a changed lock or another Python makes the environment stale, a touched file does not.
-environment:
+environment:  ## make .venv from requirements.lock, where it is missing or stale; the others do that first
 	@.ci/environment $(PYTHON) $(VENV)
 
 demo: environment  ## train on signals made on the spot, then a splat of a video made on the spot (6 minutes on 2 cores)
@@ -31,14 +31,14 @@ pictures: environment system-packages  ## the screenshots in docs/pictures, take
 
 # Debian's Chromium for the walk, PostgreSQL for the stack: asked for only where they are missing.
 .PHONY: system-packages
-system-packages:
+system-packages:  ## install Debian's Chromium and PostgreSQL by apt-get, where they are missing (as root)
 	@test -x /usr/bin/chromium && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 	  (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core postgresql >/dev/null)
 
-test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed, the newest versions
+test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed, an installed wheel, the newest versions
 	@$(BIN)/pytest -q -m "long and not gpu"
 
-lint: environment
+lint: environment  ## ruff and mypy alone
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
