@@ -1,6 +1,6 @@
 """Files/s of `augment_dataset` against the sum of the bare operations: decode, six albumentations calls, six encodes.
 
-Both sides work on the same generated pictures with the same number of threads, in turns. The last line is
+Both sides work on the same generated images with the same number of threads, in turns. The last line is
 JSON; `ratio` is the share of the bare rate that is reached, planning, linking, seeding and writing files
 included.
 
@@ -27,7 +27,7 @@ SIDE = 512
 
 
 def make_dataset(root: Path, n_images: int) -> list[Path]:
-    """Write pictures of blurred noise with a few lines, which compress about like spectrograms."""
+    """Write images of blurred noise with a few lines, which compress about like spectrograms."""
     rng = np.random.default_rng(0)
     paths = []
     for i in range(n_images):

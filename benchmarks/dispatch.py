@@ -49,7 +49,7 @@ def p95(values: list[float]) -> float:
 
 
 def main() -> None:
-    """Run the three parts and print the figures."""
+    """Run the three parts and print the metrics."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--submits", type=int, default=20)
     parser.add_argument("--short", type=int, default=50)

@@ -1,4 +1,4 @@
-"""How fast pictures come from their files, cold and warm, and how much of the rate on synthetic data a training keeps.
+"""How fast images come from their files, cold and warm, and how much of the rate on synthetic data a training keeps.
 
 python benchmarks/input_pipeline.py [--repeats 3] [--images 192] [--size 224] [--threads 1 2]
 
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def make_jpegs(folder: Path, n: int, shape: tuple[int, int], scales: Sequence[int], quality: int) -> list[Path]:
-    """Write pictures (H, W) with structure at several scales, which compress like photographs."""
+    """Write images (H, W) with structure at several scales, which compress like photographs."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     height, width = shape
@@ -53,7 +53,7 @@ def make_jpegs(folder: Path, n: int, shape: tuple[int, int], scales: Sequence[in
 
 
 def loading(paths: list[Path], cache: Path, size: int, n_threads: int) -> tuple[dict[str, float], Batches, str]:
-    """Return first_batch_s, images/s and processor ms a picture, cold and warm; the batches; the cache and why."""
+    """Return first_batch_s, images/s and processor ms an image, cold and warm; the batches; the cache and why."""
     started = time.perf_counter()
     samples = Samples(paths, [i % 2 for i in range(len(paths))])
     parts, why = load_subsets({"train": samples}, ResizeCache(cache, size), n_epochs=10)
@@ -83,7 +83,7 @@ def rate(batches: Batches, size: int) -> float:
 
 
 def training(batches: Batches, size: int, repeats: int) -> list[float]:
-    """Return the ratios of the training's rate on these batches to that on one picture in memory, in turn."""
+    """Return the ratios of the training's rate on these batches to that on one image in memory, in turn."""
     fixed = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
     sides = [Batches(lambda i: fixed, batches.labels.tolist(), BATCH, shuffle=True), batches]
     ratios = []
@@ -96,7 +96,7 @@ def training(batches: Batches, size: int, repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure both kinds of files and print the figures."""
+    """Measure both kinds of files and print the metrics."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of the training; 0: loading alone")
     parser.add_argument("--images", type=int, default=192, help="large ones; of the small ones eight times as many")

@@ -34,7 +34,7 @@ CLASSES = ["a", "b"]
 
 
 def make_jpegs(folder: Path, n: int, n_different: int = 64) -> None:
-    """Write pictures of 1800x1200 with structure at several scales, which compress like photographs; the rest links."""
+    """Write images of 1800x1200 with structure at several scales, which compress like photographs; the rest links."""
     rng = np.random.default_rng(0)
     for i in range(min(n, n_different)):
         image = np.zeros((1200, 1800, 3), np.float32)
@@ -72,7 +72,7 @@ def model_alone(predictor: Predictor, tensors: list[torch.Tensor]) -> float:
 
 
 def measure_memory(n: int) -> dict[str, float]:
-    """Return by how much resident memory grows from the tenth to the last batch of `n` pictures, MiB."""
+    """Return by how much resident memory grows from the tenth to the last batch of `n` images, MiB."""
     size = 32  # the model's share is not what is measured
     predictor = Predictor(build_model("mobilenet_v3_small", 2, size).eval(), torch.device("cpu"), "fp32")
     seen: list[int] = []
@@ -89,18 +89,18 @@ def measure_memory(n: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both in turn and print the figures."""
+    """Measure both in turn and print the metrics."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--memory", type=int, default=10_000, help="pictures for the memory figure; 0: none")
+    parser.add_argument("--memory", type=int, default=10_000, help="images for the memory figure; 0: none")
     args = parser.parse_args()
     torch.manual_seed(0)
     model = build_model("resnet18", 2, args.size).to(memory_format=torch.channels_last).eval()
     predictor = Predictor(model, torch.device("cpu"), "fp32")
     rates: dict[str, list[float]] = {"model alone": [], "end to end": []}
-    cpu_ms: dict[str, list[float]] = {"model alone": [], "end to end": []}  # of all threads, per picture
+    cpu_ms: dict[str, list[float]] = {"model alone": [], "end to end": []}  # of all threads, per image
     with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as tmp:
         make_jpegs(Path(tmp), args.images)
         paths = sorted(Path(tmp).iterdir())
@@ -126,8 +126,8 @@ def main() -> None:
         print(f"{name:<12}{statistics.median(values):>8.1f} images/s {spread}, {cpu:.1f} ms of processor time each")
     memory = measure_memory(args.memory) if args.memory else {}
     if memory:
-        print(f"memory grows by {memory['growth_mib']} MiB over {args.memory} pictures")
-    # Processor time says what the pictures cost beside the model also where other processes take the cores.
+        print(f"memory grows by {memory['growth_mib']} MiB over {args.memory} images")
+    # Processor time says what the images cost beside the model also where other processes take the cores.
     figures = {"ratio": ratios, "cpu_ratio": cpu_ratios}
     shown = {name: round(statistics.median(values), 4) for name, values in figures.items()}
     print(json.dumps({**shown, "ratios": [round(r, 4) for r in ratios], **memory}))

@@ -1,4 +1,4 @@
-"""Makes pictures of the demo's five kinds of signals at every SNR from -20 to 20 dB, for `yard run snr_benchmark`.
+"""Makes images of the demo's five kinds of signals at every SNR from -20 to 20 dB, for `yard run snr_benchmark`.
 
 The recordings have seeds that no training of `make demo` uses, and are cut and drawn as those were. The same
 recording is made at every SNR: signal, hops, fading and noise are alike, only their ratio differs.
@@ -36,7 +36,7 @@ DRAWN = SpectrogramParams(
 
 
 def make(job: tuple[int, Kind, int], target: Path) -> None:
-    """Write the picture of one recording."""
+    """Write the image of one recording."""
     snr_db, kind, number = job
     iq = make_recording(kind, snr_db, FIRST_SEED + number, SAMPLE_RATE_HZ, FRAME_S)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def make(job: tuple[int, Kind, int], target: Path) -> None:
 
 
 def make_all(target: Path, n_recordings: int) -> Iterator[None]:
-    """Write FOLDER/<snr>dB/<kind>/*.jpg; yield per picture."""
+    """Write FOLDER/<snr>dB/<kind>/*.jpg; yield per image."""
     jobs = list(product(SNRS_DB, KINDS, range(n_recordings)))
     with staged(target) as folder, ThreadPoolExecutor(n_cores()) as pool:
         yield from pool.map(partial(make, target=folder), jobs)
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--recordings", type=int, default=40, help="of each kind, at each SNR")
     options = parser.parse_args()
-    print(f"{sum(1 for _ in make_all(options.folder, options.recordings))} pictures in {options.folder}")
+    print(f"{sum(1 for _ in make_all(options.folder, options.recordings))} images in {options.folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds from raw I/Q in memory to a picture: ours against scipy.signal.stft and matplotlib, in the same run.
+"""Seconds from raw I/Q in memory to an image: ours against scipy.signal.stft and matplotlib, in the same run.
 
 The peer is what RFUAV's code does with a frame (graphic/RawDataProcessor.py): scipy's STFT, 10*log10, imshow over a
 whole figure, saved as JPEG at 1800x1200. Both sides get the same frame, in turns, each on one thread; the first round
@@ -108,7 +108,7 @@ def show(options: argparse.Namespace, seconds: dict[str, list[tuple[float, float
         f"a frame of {options.frame_s} s at 100 MS/s, STFT {options.n_fft}, {WIDTH}x{HEIGHT} JPEG, "
         f"{options.rounds} rounds, one thread"
     )
-    print("s per picture          median   lowest  highest   processors, median")
+    print("s per image          median   lowest  highest   processors, median")
     for name, pairs in seconds.items():
         wall, cpu = zip(*pairs, strict=True)
         middle = statistics.median(wall)

@@ -1,4 +1,4 @@
-"""How much faster the CPU rasteriser draws and differentiates a picture than the same formula in plain PyTorch.
+"""How much faster the CPU rasteriser draws and differentiates an image than the same formula in plain PyTorch.
 
 Both sides draw the same Gaussians with the same number of threads, in turns; `ratio` is the median over scenes of
 (seconds of PyTorch) / (seconds of ours), forward and backward together. A second table says where a training step of
@@ -34,7 +34,7 @@ Draw = Callable[[Gaussians, Camera], Rendered]
 def make_scene(n: int) -> Gaussians:
     """Return Gaussians that fill a box as they do after training: most cover a few to some dozens of pixels."""
     rng = np.random.default_rng(0)
-    # 0.02 is 1.2 pixels in a picture of 200 pixels' width; more Gaussians are smaller ones.
+    # 0.02 is 1.2 pixels in an image of 200 pixels' width; more Gaussians are smaller ones.
     sizes = np.log(0.02 * (20_000 / n) ** 0.5) + rng.normal(0, 0.5, (n, 1)) + rng.normal(0, 0.4, (n, 3))
     values = {
         "means": rng.uniform([-1.8, -3.2, -1], [1.8, 3.2, 1], (n, 3)),
@@ -55,7 +55,7 @@ def make_camera(width: int) -> Camera:
 
 
 def seconds(draw: Draw, gaussians: Gaussians, camera: Camera, weights: torch.Tensor) -> tuple[float, float]:
-    """Return the seconds of one picture forward and backward."""
+    """Return the seconds of one image forward and backward."""
     for tensor in gaussians.tensors().values():
         tensor.grad = None
     start = time.perf_counter()
@@ -122,7 +122,7 @@ def print_steps(
 
 
 def main() -> None:
-    """Measure every scene and print the figures."""
+    """Measure every scene and print the metrics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

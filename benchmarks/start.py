@@ -29,7 +29,7 @@ ROW = "{:<42}{:>9}{:>9}"
 
 
 def make_pictures(folder: Path) -> None:
-    """Write two classes of twenty small pictures."""
+    """Write two classes of twenty small images."""
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
@@ -81,7 +81,7 @@ def start_server() -> float:
 
 
 def main() -> None:
-    """Start runs and servers in turn, and print the figures."""
+    """Start runs and servers in turn, and print the metrics."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()

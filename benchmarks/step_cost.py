@@ -171,7 +171,7 @@ def splat_step(steps: int = 2, **settings: Any) -> Calls:
         fit = make_fit(make_scene(folder, 4, size=(24, 20)), rasterizer=rasterizer, **settings)
         fit.device = torch.device("cuda")  # so that losses are not looked at, as on a GPU
         for step in range(steps):
-            for index in range(len(fit.data.train)):  # cameras and pictures are put on the GPU once, before
+            for index in range(len(fit.data.train)):  # cameras and images are put on the GPU once, before
                 rasterizer._placed(fit.data.train[index].camera, torch.device("cpu"))
             if step < steps - 1:
                 fit._attempt()
@@ -204,7 +204,7 @@ def train_steps(n_steps: int = 3) -> Calls:
 
 
 def main() -> None:
-    """Count, print a table, and the figures as JSON."""
+    """Count, print a table, and the metrics as JSON."""
     splat = splat_step(opacity_reg=0.01, scale_reg=0.01)
     train = train_steps()
     print("a step of a splat's fit, without gsplat's own kernels")

@@ -1,6 +1,6 @@
 """What the whole train step costs over a bare PyTorch loop: same model, same pixels, same process, in turn.
 
-The step decodes from the cache, counts its figures, writes checkpoints, ships to MLflow and shows progress in Prefect;
+The step decodes from the cache, counts its metrics, writes checkpoints, ships to MLflow and shows progress in Prefect;
 the bare loop has everything in memory and keeps nothing but a loss. Both validate once per epoch.
 
     python benchmarks/train_overhead.py [--repeats 3] [--images 2880] [--epochs 4]
@@ -99,7 +99,7 @@ def fastest_precision() -> Any:
 
 
 def main() -> None:
-    """Run both in turn and print the figures."""
+    """Run both in turn and print the metrics."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, default=2880)

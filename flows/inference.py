@@ -24,14 +24,14 @@ def predict(
     detect: DetectParams = DetectParams(),
     track: PredictTrackParams = PredictTrackParams(),
 ) -> str:
-    """Name what is on every picture of a source.
+    """Name what is on every image of a source.
 
     Args:
         data: an image, a folder, a glob, a video, or a recording of interleaved I/Q.
         predict: which model answers, on what device.
-        prepare: how large a picture may be.
-        spectrogram: how a recording becomes pictures.
-        detect: a detector that proposes the regions to name; without one whole pictures are named.
+        prepare: how large an image may be.
+        spectrogram: how a recording becomes images.
+        detect: a detector that proposes the regions to name; without one whole images are named.
         track: under which names it is found in MLflow.
 
     Returns:
@@ -50,14 +50,14 @@ def predict_many(
     detect: DetectParams = DetectParams(),
     track: PredictTrackParams = PredictTrackParams(),
 ) -> list[str]:
-    """Name what is on the pictures of several sources, a run each; one that fails does not stop the others.
+    """Name what is on the images of several sources, a run each; one that fails does not stop the others.
 
     Args:
         data: the sources.
         predict: which model answers, on what device; save_path gets a folder per source.
-        prepare: how large a picture may be.
-        spectrogram: how a recording becomes pictures.
-        detect: a detector that proposes the regions to name; without one whole pictures are named.
+        prepare: how large an image may be.
+        spectrogram: how a recording becomes images.
+        detect: a detector that proposes the regions to name; without one whole images are named.
         track: under which names they are found in MLflow.
 
     Returns:

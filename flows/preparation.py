@@ -42,29 +42,29 @@ def augment_images(data: Path, augment: AugmentParams = AugmentParams(), output:
 
 @flow(name="crop_images", flow_run_name=steps.named("crop"))
 def crop_images(data: Path, crop: CropParams, output: Path | None = None) -> Path:
-    """Cut the same box out of one picture or of every picture of a tree.
+    """Cut the same box out of one image or of every image of a tree.
 
     Args:
-        data: a picture, or a folder whose structure is kept.
+        data: an image, or a folder whose structure is kept.
         crop: the box.
         output: a folder that is missing or empty; without it the run's own.
 
     Returns:
-        The folder of the cut pictures.
+        The folder of the cut images.
     """
     return steps.crop(data, crop, output)
 
 
 @flow(name="spectrograms", flow_run_name=steps.named("spectrograms"))
 def spectrograms(data: Path, spectrogram: SpectrogramParams = SpectrogramParams(), output: Path | None = None) -> Path:
-    """Turn raw radio recordings into pictures that a classifier can be trained on.
+    """Turn raw radio recordings into images that a classifier can be trained on.
 
     Args:
         data: a recording of raw I/Q, or a folder of them whose structure is kept.
-        spectrogram: how a recording is cut into frames and how a frame becomes a picture.
+        spectrogram: how a recording is cut into frames and how a frame becomes an image.
         output: a folder that is missing or empty; without it the run's own.
 
     Returns:
-        The folder of the pictures.
+        The folder of the images.
     """
     return steps.draw_spectrograms(data, spectrogram, output)

@@ -21,11 +21,11 @@ def snr_benchmark(
     """Grade models at every signal-to-noise ratio and draw the curves.
 
     Args:
-        data: <snr>/<class>/<picture> or <snr>/<colormap>/<class>/<picture>; with `mix`, clean recordings of raw
+        data: <snr>/<class>/<image> or <snr>/<colormap>/<class>/<image>; with `mix`, clean recordings of raw
             I/Q as <class>/<recording>.
         benchmark: which models answer, on what device.
-        mix: how clean recordings are mixed with noise; empty: `data` has pictures.
-        spectrogram: how mixed recordings become pictures.
+        mix: how clean recordings are mixed with noise; empty: `data` has images.
+        spectrogram: how mixed recordings become images.
         track: under which names the run is found in MLflow.
 
     Returns:

@@ -20,11 +20,11 @@ def prepare_scene(
     poses: PosesParams = PosesParams(),
     run: str | None = None,
 ) -> Path:
-    """Choose the pictures of a scene and find from where they were taken.
+    """Choose the images of a scene and find from where they were taken.
 
     Args:
-        data: a video, a folder of photographs, a COLMAP model with its pictures, or a transforms.json.
-        frames: which pictures are taken.
+        data: a video, a folder of photographs, a COLMAP model with its images, or a transforms.json.
+        frames: which images are taken.
         poses: how cameras are found, and when they are good enough.
         run: folder of the run to go on with; empty: this run's own.
 
@@ -97,8 +97,8 @@ def splatting(
     """Make a 3D Gaussian splat of a scene that was filmed or photographed.
 
     Args:
-        data: a video, a folder of photographs, a COLMAP model with its pictures, or a transforms.json.
-        frames: which pictures are taken.
+        data: a video, a folder of photographs, a COLMAP model with its images, or a transforms.json.
+        frames: which images are taken.
         poses: how cameras are found, and when they are good enough.
         train: how Gaussians are fitted, on what device, and for how long.
         export: which files are written.

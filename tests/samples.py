@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def write_bands(root: Path) -> Path:
-    """Write 24 pictures of two classes, dark noise and bright noise; return the folder."""
+    """Write 24 images of two classes, dark noise and bright noise; return the folder."""
     for number, name in enumerate(CONFIG["classes"]):
         (root / name).mkdir(parents=True)
         for i in range(12):

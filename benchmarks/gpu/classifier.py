@@ -26,7 +26,7 @@ def rate(name: str, batch: int, side: int, steps: int, device: torch.device) -> 
 
 
 def main() -> None:
-    """Measure and print the figures as JSON."""
+    """Measure and print the metrics as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--batch", type=int, default=256)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def make(job: tuple[Path, int]) -> None:
-    """Write one picture: noise, and a disc whose size and colour are its class."""
+    """Write one image: noise, and a disc whose size and colour are its class."""
     folder, number = job
     rng, label = np.random.default_rng(number), number % 10
     coarse = rng.integers(0, 255, (16, 20, 3), dtype=np.uint8)

@@ -270,14 +270,14 @@ def out_of_memory(bench: Bench) -> dict[str, Any]:
 
 
 def predict(bench: Bench) -> dict[str, Any]:
-    """Pictures a second of `yard run predict`, with the weights of the training before."""
+    """Images a second of `yard run predict`, with the weights of the training before."""
     weights = sorted(bench.work.glob("home-*/runs/*/training/best.pt"))
     if not weights:
         raise RuntimeError("no training before it left weights")
     data = bench.pictures("few", 100 if bench.rehearse else 3000)
     command = bench.yard("run", "predict", "--data", data, "--device", bench.device)
     text, seconds = bench.run("predict", [*command, "--set", f"predict.weights={weights[0]}"], 90)
-    found = re.search(r"([\d.]+) (?:images|pictures)/s", text)
+    found = re.search(r"([\d.]+) images/s", text)
     return {"seconds": round(seconds, 1), "images_s": float(found[1]) if found else None}
 
 

@@ -131,7 +131,7 @@ def some_gaussians(n: int, device: torch.device) -> Gaussians:
 
 
 def draw(bench: Bench) -> dict[str, Any]:
-    """Compare pictures and gradients of the device with those of the CPU, relative by norm."""
+    """Compare images and gradients of the device with those of the CPU, relative by norm."""
     camera, worst = some_camera(96, 64), dict.fromkeys(("picture", "gradients"), 0.0)
     for sh_degree in range(4):
         for antialiased in (False, True):
@@ -157,7 +157,7 @@ def _off(one: Tensor, other: Tensor) -> float:
 
 
 def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
-    """Return a fit of the scene carried to its end, and its seconds; reading pictures is not counted."""
+    """Return a fit of the scene carried to its end, and its seconds; reading images is not counted."""
     world, _ = normalized(read_scene(bench.scene))
     side = {"max_side": 64} if bench.rehearse else {}
     params = SplatParams(device=bench.device.type, preset="quick", max_steps=steps, eval_every=steps, **side)
@@ -180,7 +180,7 @@ def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
 
 
 def fit(bench: Bench) -> dict[str, Any]:
-    """Fit the scene by the preset `quick`, ours and by gsplat's loop; PSNR and SSIM on every eighth picture."""
+    """Fit the scene by the preset `quick`, ours and by gsplat's loop; PSNR and SSIM on every eighth image."""
     steps = 20 if bench.rehearse else 7000
     ours, seconds = our_fit(bench, steps)
     metrics = ours.measured().metrics
@@ -203,13 +203,13 @@ def fit(bench: Bench) -> dict[str, Any]:
         peer.gaussians, bench.rasterizer, ours.data.held_out, sh_degree=3, antialiased=False, expose=False
     )
     score = mean_score(scores)
-    assert score is not None, "pictures were held out"
+    assert score is not None, "images were held out"
     found["gsplat"] = {"steps_s": round(rate, 1), "psnr": score.psnr, "ssim": score.ssim, "peak_gib": peak}
     return {**found, "ratio": round(found["steps_s"] / rate, 2)}
 
 
 def million(bench: Bench) -> dict[str, Any]:
-    """Take steps with a million Gaussians of degree 3 on a picture of their own, in turn with gsplat's loop."""
+    """Take steps with a million Gaussians of degree 3 on an image of their own, in turn with gsplat's loop."""
     n, steps = (500, 2) if bench.rehearse else (1_000_000, 100)
     camera = some_camera(48, 36) if bench.rehearse else some_camera(1000, 750)
     true = some_gaussians(n, bench.device)

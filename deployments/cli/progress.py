@@ -23,8 +23,8 @@ class RunProgress:
         epoch, n_epochs: the last one that ended, of.
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
-        last_epoch: its figures, as the run shows them.
-        unit: what is counted: epoch, step, picture ...
+        last_epoch: its metrics, as the run shows them.
+        unit: what is counted: epoch, step, image ...
     """
 
     device: str = ""
@@ -77,7 +77,7 @@ def far_of(artifacts: Sequence[Mapping[str, Any]], now: float) -> RunProgress:
 
 
 def last_row(artifacts: Sequence[Mapping[str, Any]]) -> Json | None:
-    """Return the figures of the last epoch among the artifacts of a run, newest artifact first; None: there are none.
+    """Return the metrics of the last epoch among the artifacts of a run, newest artifact first; None: there are none.
 
     They are in a table of their own where the table of epochs has no room for all of them, see tasks.run.prefect_page.
     """

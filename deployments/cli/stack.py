@@ -68,7 +68,7 @@ def _welcome(end: str) -> None:
     _print_devices()
     record = stack_record()
     typer.echo(f"{record['prefect']}  runs, logs, schedules")
-    typer.echo(f"{record['mlflow']}  figures, curves, models")
+    typer.echo(f"{record['mlflow']}  metrics, curves, models")
     typer.echo(f"database: {record['database']}; workers: {', '.join(record['workers']) or 'none'}")
     typer.echo(f"files: {_reach()}")
     typer.echo(f"access: {_access()}")

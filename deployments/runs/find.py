@@ -84,8 +84,8 @@ class RunRow:
         epoch, n_epochs: it is at, of.
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
-        last_epoch: the figures of the last epoch that ended, while the run runs.
-        unit: what is counted: epoch, step, picture ...
+        last_epoch: the metrics of the last epoch that ended, while the run runs.
+        unit: what is counted: epoch, step, image ...
         held_s: for how long it held its device, seconds; this and the next two once it has ended.
         first_batch_s: from the slot to the end of the first batch.
         gpu_busy_share: mean of the GPU's utilisation meanwhile, 0 to 1.

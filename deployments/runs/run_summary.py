@@ -18,7 +18,7 @@ _CLASSES = 20  # shown
 
 
 def print_outcome(run_id: UUID) -> None:
-    """Print the figures of a finished run, where its files are, and how to see it in the browser."""
+    """Print the metrics of a finished run, where its files are, and how to see it in the browser."""
     console = Console(soft_wrap=True)
     folder = run_dir(str(run_id))
     for part in _found(folder):
@@ -32,12 +32,12 @@ def print_outcome(run_id: UUID) -> None:
 
 
 def _found(folder: Path) -> Iterator[RenderableType]:
-    """Yield what the folder of a run has for people: its figures first, then where the files are."""
+    """Yield what the folder of a run has for people: its metrics first, then where the files are."""
     training, prediction, snr = folder / "training", folder / "prediction", folder / "snr" / "report"
     report = prediction / "prediction.json"
     if (figures := training / "report" / "metrics.json").is_file():
         yield _table("on the test part", json.loads(figures.read_text()))
-        yield f"pictures and tables: {figures.parent}"
+        yield f"images and tables: {figures.parent}"
         yield f"weights: {training / 'best.pt'}"
     elif (training / "finished.json").is_file() and "metrics" in (
         found := json.loads((training / "finished.json").read_text())
@@ -48,7 +48,7 @@ def _found(folder: Path) -> Iterator[RenderableType]:
     elif report.is_file():
         yield from _prediction(json.loads(report.read_text()))
         yield f"table: {prediction / 'predictions.csv'} (and .parquet)"
-        yield f"pictures: {prediction / 'gallery.png'}"
+        yield f"images: {prediction / 'gallery.png'}"
     elif (snr / "snr.csv").is_file():
         yield _ratios(snr / "snr.csv")
         yield f"curves and tables: {snr}"
@@ -58,7 +58,7 @@ def _found(folder: Path) -> Iterator[RenderableType]:
 
 def _prediction(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     usable = report["n_pictures"] - report["n_failed"]
-    yield f"{usable} of {report['n_pictures']} pictures read, {report['images_per_second']:.1f} a second"
+    yield f"{usable} of {report['n_pictures']} images read, {report['images_per_second']:.1f} a second"
     counts = report["counts"]
     named = Table(
         "class", Column("pictures", justify="right"), title=f"named by {report['model']} on {report['device']}"

@@ -71,7 +71,7 @@ class Story:
         self._epochs: dict[str, int | None] = {}
 
     def tell(self, snapshot: RunSnapshot) -> list[str]:
-        """Return the lines for what is new: states with their sentences, the log, epochs with figures and time left."""
+        """Return the lines for what is new: states with their sentences, the log, epochs with metrics and time left."""
         lines = [line for row in snapshot.rows for line in self._state(row, alone=not snapshot.stages)]
         lines += [log_line(line, snapshot.names) for line in snapshot.lines]
         return lines + [line for row in snapshot.rows for line in self._epoch(row)]
@@ -91,7 +91,7 @@ class Story:
 
 
 def picture(snapshot: RunSnapshot) -> RenderableType:
-    """Return the moving part of the terminal: a line for the run and each stage, and the figures of the last epoch."""
+    """Return the moving part of the terminal: a line for the run and each stage, and the metrics of the last epoch."""
     parts: list[RenderableType] = []
     for row in snapshot.rows:
         line = Text.assemble((row.name, "bold"), f" ({row.flow})  ", state(row))

@@ -73,7 +73,7 @@ _meters: list[SlotMeter] = []  # of this process's run; one at most
 
 @contextmanager
 def metered() -> Iterator[None]:
-    """Measure what the running flow makes of the slot that this process holds; the figures go to its labels.
+    """Measure what the running flow makes of the slot that this process holds; the metrics go to its labels.
 
     Within another such block, and for a pipeline, which only waits on its slot, nothing is done.
     """

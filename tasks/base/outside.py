@@ -21,7 +21,7 @@ MIB = 2**20
 PARAMETER_BYTES = MIB
 """Of a file of parameters: a thousand classes with long names need a tenth of it."""
 TABLE_BYTES = 256 * MIB
-"""Of a table or a JSON file that describes data: a line for each of a million pictures."""
+"""Of a table or a JSON file that describes data: a line for each of a million images."""
 CLOUD_BYTES = 16 * 1024 * MIB
 """Of a model or a cloud of points, which are read whole."""
 WEIGHTS_BYTES = 64 * 1024 * MIB

@@ -59,7 +59,7 @@ TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "mac
 ANSWERS, CHAMPION = "answers.npz", "champion.npz"
 """In the folder of a training: what its best weights, and the champion of that time, answer on the graded part."""
 
-# How fast it goes; beside the sixteen figures in MLflow, not in the table.
+# How fast it goes; beside the sixteen metrics in MLflow, not in the table.
 PACE_KEYS: dict[str, str] = {
     "images_per_s": "speed/images_per_s",
     "wait_share": "speed/data_wait_share",
@@ -128,13 +128,13 @@ class TrainingRecorder(Recorder[TrainingSession, EpochDone]):
 
 
 def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
-    """Log the sixteen figures of an epoch and its pace, with the time it ended."""
+    """Log the sixteen metrics of an epoch and its pace, with the time it ended."""
     values, keys = asdict(epoch.metrics), METRIC_KEYS | PACE_KEYS
     tracker.metrics({key: values[field] for field, key in keys.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
 
 
 def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
-    """Return a row of the epoch table: the sixteen figures, rounded."""
+    """Return a row of the epoch table: the sixteen metrics, rounded."""
     values = asdict(metrics)
     return {
         field: round(values[field], 5) if isinstance(values[field], float) else values[field] for field in METRIC_KEYS
@@ -242,10 +242,10 @@ def grade_and_log(
     cache: Path,
     log: Callable[[str], None],
 ) -> tuple[TestReport, Decision | None]:
-    """Grade the answers kept, give MLflow the figures, pictures and the model, and settle who is champion."""
+    """Grade the answers kept, give MLflow the metrics, images and the model, and settle who is champion."""
     part = graded_subset(dataset)
     if part != "test":
-        log("the data has no test part: graded on val, which the best epoch was chosen on, so the figures flatter")
+        log("the data has no test part: graded on val, which the best epoch was chosen on, so the metrics are too good")
     tracker.tag("graded_on", part)
     classes = config["classes"]
     answers = read_answers(training / ANSWERS, dataset)
@@ -269,7 +269,7 @@ def grade_and_log(
 
 
 def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset: Path, epoch: int) -> None:
-    """Log the figures of the test at the epoch of the best weights, and what was graded on."""
+    """Log the metrics of the test at the epoch of the best weights, and what was graded on."""
     figures = report_figures(report)
     tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, epoch)
     source, digest = dataset / graded_subset(dataset), joint_digest(answers.digests)
@@ -277,7 +277,7 @@ def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset:
 
 
 def _log_model(tracker: Tracker, training: Path, picture: Path, config: Mapping[str, Any], epoch: int) -> str:
-    """Log the best weights as a model that MLflow serves, with a picture to try it on; return its address."""
+    """Log the best weights as a model that MLflow serves, with an image to try it on; return its address."""
     example = encode_jpeg(read_rgb(picture, min_side=config["image_size"]), 95)
     served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
     return registry.log_served_model(tracker.run_id, training / "best.pt", served, example, step=epoch)
@@ -303,7 +303,7 @@ def summary(report: TestReport, decision: Decision | None, architecture: str, ur
     lines = [
         f"# {architecture}: {g.accuracy:.1%} of {int(report.confusion.sum())} test images right",
         "",
-        "| figure | value |",
+        "| metric | value |",
         "|---|---|",
         *(f"| {name} | {_shown(value)} |" for name, value in report_figures(report).items()),
         "",
@@ -320,7 +320,7 @@ def summary(report: TestReport, decision: Decision | None, architecture: str, ur
             ("**New champion.** " if decision.promote else "**The champion stays.** ") + decision.reason,
             "",
         ]
-    return "\n".join([*lines, f"Pictures, weights and curves: {url}", ""])
+    return "\n".join([*lines, f"Images, weights and curves: {url}", ""])
 
 
 def _shown(value: float | int | None) -> str:

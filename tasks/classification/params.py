@@ -177,7 +177,7 @@ class TrainParams(Params):
     save_path: Annotated[
         Path | None,
         NoneText,
-        Field(description="A folder that gets a copy of weights, configuration and figures"),
+        Field(description="A folder that gets a copy of weights, configuration and metrics"),
     ] = None
     class_names: Annotated[
         tuple[str, ...] | None,

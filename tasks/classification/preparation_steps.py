@@ -100,7 +100,7 @@ def augment(data: Path, params: AugmentParams, output: Path | None) -> Path:
 
 @task(task_run_name="crop")
 def crop(data: Path, params: CropParams, output: Path | None) -> Path:
-    """Cut the box out of every picture; return the folder."""
+    """Cut the box out of every image; return the folder."""
     from tasks.images.crop import cropping
 
     source = allowed_path(data)
@@ -108,16 +108,14 @@ def crop(data: Path, params: CropParams, output: Path | None) -> Path:
     recorded = {"crop": params.model_dump(mode="json")}
     target, n_images = fill("cropped", source, output, lambda folder: cropping(source, folder, box), recorded)
     if n_images is not None:
-        logger().info("%d pictures of %dx%d pixels", n_images, params.width, params.height)
-        show_markdown(
-            "crop", f"# {n_images} pictures of {params.width}x{params.height} pixels\n", "The cropped pictures"
-        )
+        logger().info("%d images of %dx%d pixels", n_images, params.width, params.height)
+        show_markdown("crop", f"# {n_images} images of {params.width}x{params.height} pixels\n", "The cropped images")
     return target
 
 
 @task(task_run_name="spectrograms")
 def draw_spectrograms(data: Path, params: SpectrogramParams, output: Path | None) -> Path:
-    """Make a picture of every frame of every recording; return the folder."""
+    """Make an image of every frame of every recording; return the folder."""
     from tasks.signals.spectrogram_tree import making_spectrograms
 
     source = allowed_path(data)
@@ -128,17 +126,17 @@ def draw_spectrograms(data: Path, params: SpectrogramParams, output: Path | None
     if report is not None:
         for note in report.notes:
             logger().warning("%s", note)
-        logger().info("%d pictures of %d recordings", report.n_images, report.n_recordings)
+        logger().info("%d images of %d recordings", report.n_images, report.n_recordings)
         show_markdown("spectrograms", spectrogram_markdown(report), "The spectrograms")
     return target
 
 
 def spectrogram_markdown(report: "SpectrogramReport") -> str:
-    """Return the table of pictures per folder, and what the recordings were."""
+    """Return the table of images per folder, and what the recordings were."""
     rates = ", ".join(f"{rate / 1e6:g} MS/s" for rate in report.sample_rates_hz)
     stored = ", ".join(f"{count} of {name}" for name, count in report.datatypes.items())
-    lines = [f"# {report.n_images} pictures of {report.n_recordings} recordings", "", f"{stored}; {rates}", ""]
-    lines += ["| folder | pictures |", "|---|---|"]
+    lines = [f"# {report.n_images} images of {report.n_recordings} recordings", "", f"{stored}; {rates}", ""]
+    lines += ["| folder | images |", "|---|---|"]
     lines += [f"| {name} | {count} |" for name, count in report.folders.items()]
     lines += ["", *(f"- {note}" for note in report.notes)]
     return "\n".join(lines)

@@ -17,5 +17,5 @@ def resume_point(folder: Path) -> str | None:
     """
     if found := training_resume_point(folder / TRAINING, CHECKPOINT):
         return found
-    steps = {AUGMENTED: "its augmented pictures", SPLIT: "its split data"}
+    steps = {AUGMENTED: "its augmented images", SPLIT: "its split data"}
     return next((name for step, name in steps.items() if (folder / step / MADE_WITH).is_file()), None)

@@ -28,7 +28,7 @@ class ServedClassifier(PythonModel):
 
         Args:
             context: MLflow's; its artifacts are `config` (JSON: model, classes, image_size, mean, std), `weights`
-                (a state dict), `decoding` (the code that made pixels of the pictures it was trained on) and `networks`
+                (a state dict), `decoding` (the code that made pixels of the images it was trained on) and `networks`
                 (the code that built it).
         """
         self.decoding = load_code(Path(context.artifacts["decoding"]))

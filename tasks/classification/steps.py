@@ -227,7 +227,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
     check_paths(params)
     try:
         with open_training_run(folder, recorded(dataset, params, grading), params, track) as (tracker, device, log):
-            show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
+            show_link("mlflow-run", tracker.url, "Curves, metrics and files in MLflow")
             data, cache = allowed_path(dataset), cache_dir(".")
             session = TrainingSession(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
             with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
@@ -250,7 +250,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
 
     training = step_context.finished_training(run, FINISHED)
     with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
-        show_link("mlflow-run", tracker.url, "Curves, figures and files in MLflow")
+        show_link("mlflow-run", tracker.url, "Curves, metrics and files in MLflow")
         log_training(training, tracker)
         config = json.loads((training / "config.json").read_text())
         graded, decision = grade_and_log(

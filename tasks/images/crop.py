@@ -30,10 +30,10 @@ def cropping(source: Path, target: Path, box: Box) -> Steps[int]:
         source: an image, or a folder whose structure is kept.
         target: an existing empty folder.
         box: x, y, width, height in pixels; x and y of the upper left corner, from the upper left corner of the
-            picture as it is seen, that is with its EXIF orientation applied.
+            image as it is seen, that is with its EXIF orientation applied.
 
     Raises:
-        ImageError: the box reaches outside a picture, or a file is none.
+        ImageError: the box reaches outside an image, or a file is none.
         DatasetError: there is nothing to crop.
     """
     x, y, width, height = box
@@ -46,8 +46,7 @@ def cropping(source: Path, target: Path, box: Box) -> Steps[int]:
         n_rows, n_columns = rgb.shape[:2]
         if x < 0 or y < 0 or x + width > n_columns or y + height > n_rows:
             raise ImageError(
-                f"box x={x} y={y} width={width} height={height} reaches outside the "
-                f"{n_columns}x{n_rows} picture: {path}"
+                f"box x={x} y={y} width={width} height={height} reaches outside the {n_columns}x{n_rows} image: {path}"
             )
         cut = rgb[y : y + height, x : x + width]
         _write(target / path.relative_to(base), cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))

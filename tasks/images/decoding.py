@@ -40,13 +40,13 @@ _REDUCED = (
 
 
 class UndecodableError(Exception):
-    """The bytes are no picture that can be used; the message says why."""
+    """The bytes are no image that can be used; the message says why."""
 
 
 def decode(
     data: bytes, max_pixels: int = MAX_PIXELS, min_side: int | None = None, *, upright: bool = True
 ) -> NDArray[np.uint8]:
-    """Return a picture as (H, W, 3) uint8 RGB, turned the way its EXIF orientation says.
+    """Return an image as (H, W, 3) uint8 RGB, turned the way its EXIF orientation says.
 
     Grey is repeated, 16 bit keeps the upper 8, CMYK is converted, and a transparent pixel is blended with
     black: what nobody can see carries no signal. Of several frames the first is taken.
@@ -60,7 +60,7 @@ def decode(
         upright: False leaves the pixels as they are stored, which is what a known camera means.
 
     Raises:
-        UndecodableError: it is damaged, truncated, too large or no picture.
+        UndecodableError: it is damaged, truncated, too large or no image.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -82,13 +82,13 @@ def decode(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise UndecodableError(f"more pixels than can be decoded safely ({exc})") from exc
     except UnidentifiedImageError as exc:
-        raise UndecodableError(f"not a picture, or its header is damaged ({len(data)} bytes)") from exc
+        raise UndecodableError(f"not an image, or its header is damaged ({len(data)} bytes)") from exc
     except _DAMAGE as exc:
-        raise UndecodableError(f"damaged or truncated picture ({exc})") from exc
+        raise UndecodableError(f"damaged or truncated image ({exc})") from exc
 
 
 def _decode_jpeg(data: bytes, side: int, min_side: int | None, upright: bool) -> NDArray[np.uint8]:
-    """Decode with OpenCV, which takes half of Pillow's time and turns the picture by its EXIF orientation."""
+    """Decode with OpenCV, which takes half of Pillow's time and turns the image by its EXIF orientation."""
     flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     if min_side is not None:
         flags |= next((flag for scale, flag in _REDUCED if side // scale >= 2 * min_side), 0)
@@ -102,7 +102,7 @@ def _decode_jpeg(data: bytes, side: int, min_side: int | None, upright: bool) ->
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Bring any picture Pillow can open to 8-bit RGB; Pillow reads 16-bit RGB as 8 bit by itself."""
+    """Bring any image Pillow can open to 8-bit RGB; Pillow reads 16-bit RGB as 8 bit by itself."""
     if image.mode.startswith("I"):  # 16-bit grey, "I" when it comes from PGM
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
@@ -132,7 +132,7 @@ def resize_rgb(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def decode_sized(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Return a picture as a model sees it, (size, size, 3) uint8 RGB.
+    """Return an image as a model sees it, (size, size, 3) uint8 RGB.
 
     Raises:
         UndecodableError: as `decode`.

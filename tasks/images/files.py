@@ -36,7 +36,7 @@ _COPY_INSTEAD = {
 
 
 def find_images(folder: Path) -> tuple[list[Path], int]:
-    """Return the pictures below `folder` by their suffix, sorted, and how many other files were left out.
+    """Return the images below `folder` by their suffix, sorted, and how many other files were left out.
 
     Names that start with a dot are passed over. A symbolic link to a file counts as that file, as long
     as it leads to an allowed root; one to a folder is not followed (it could lead in circles) and counts as left out.
@@ -66,7 +66,7 @@ def subfolders(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise DatasetError(f"found {found}, need a folder of pictures: {folder}")
+        raise DatasetError(f"found {found}, need a folder of images: {folder}")
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as exc:
@@ -123,7 +123,7 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], n_workers: int = 
 
 @contextmanager
 def one_cv2_thread() -> Iterator[None]:
-    """Let OpenCV work on each picture with one thread; threads inside of threads only get in each other's way."""
+    """Let OpenCV work on each image with one thread; threads inside of threads only get in each other's way."""
     n_before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -16,20 +16,20 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".t
 
 
 LARGEST_BYTES = 8 * MAX_PIXELS + MIB
-"""Of a picture's file: 16-bit RGBA takes 8 bytes a pixel, the MiB is room for headers and profiles."""
+"""Of an image's file: 16-bit RGBA takes 8 bytes a pixel, the MiB is room for headers and profiles."""
 
 
 def read_rgb(
     path: Path, max_pixels: int = MAX_PIXELS, min_side: int | None = None, *, upright: bool = True
 ) -> NDArray[np.uint8]:
-    """Return the picture as (H, W, 3) uint8 RGB, as `decoding.decode` does.
+    """Return the image as (H, W, 3) uint8 RGB, as `decoding.decode` does.
 
     Args:
         path: a regular file, or a symbolic link to one.
         max_pixels, min_side, upright: as there.
 
     Raises:
-        ImageError: the file cannot be read, is empty, truncated, too large or no picture.
+        ImageError: the file cannot be read, is empty, truncated, too large or no image.
     """
     return decode_rgb(read_bytes(path, max_pixels), path, max_pixels, min_side, upright=upright)
 
@@ -40,7 +40,7 @@ def content_digest(data: bytes) -> str:
 
 
 def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Return the content of a picture's file.
+    """Return the content of an image's file.
 
     Raises:
         ImageError: it cannot be read, is empty, or is larger than `max_pixels` could ever need.
@@ -62,7 +62,7 @@ def decode_rgb(
 
 
 def shrunk(data: bytes, path: Path, size: int) -> NDArray[np.uint8]:
-    """Return a picture as a model sees it, (size, size, 3) uint8 RGB, from the bytes of its file; `path` as above.
+    """Return an image as a model sees it, (size, size, 3) uint8 RGB, from the bytes of its file; `path` as above.
 
     Raises:
         ImageError: it cannot be used.

@@ -33,7 +33,7 @@ _DAMAGE = re.compile(
 
 
 class Checkers:
-    """Checks pictures, JPEGs in other processes; `check` may be called from `n_processes` threads at once."""
+    """Checks images, JPEGs in other processes; `check` may be called from `n_processes` threads at once."""
 
     def __init__(self, n_processes: int) -> None:
         # A stack: for few images, most processes are never started.
@@ -55,7 +55,7 @@ class Checkers:
             process.communicate()
 
     def check(self, path: Path) -> str:
-        """Return the digest of a picture's file, blake2b-16.
+        """Return the digest of an image's file, blake2b-16.
 
         Raises:
             ImageError: it cannot be used.
@@ -84,7 +84,7 @@ class Checkers:
         self._started.append(process)
         assert process.stdout is not None
         if process.stdout.readline() != _READY:
-            raise DatasetError(f"the process that checks pictures ended with {process.wait()}, its reason is on stderr")
+            raise DatasetError(f"the process that checks images ended with {process.wait()}, its reason is on stderr")
         return process
 
 
@@ -102,7 +102,7 @@ def _ask(process: subprocess.Popen[bytes], path: Path) -> dict[str, str] | None:
 
 
 def sound_digest(path: Path) -> str:
-    """Return the digest of a picture's file, in a process where nothing else writes to stderr.
+    """Return the digest of an image's file, in a process where nothing else writes to stderr.
 
     Raises:
         ImageError: it cannot be used, or libjpeg finds its data damaged.

@@ -24,14 +24,14 @@ _HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273, transfer characteristics
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video's packets say of it, without any picture decoded."""
+    """What a video's packets say of it, without any image decoded."""
 
     path: Path
     width: int  # pixels as stored, before any rotation
     height: int
     codec: str
-    n_packets: int  # pictures there should be
-    duration_s: float  # from the first picture to the end of the last
+    n_packets: int  # images there should be
+    duration_s: float  # from the first image to the end of the last
     promised_s: float | None  # what the header says; longer than duration_s where the end is cut off
     bits: int  # per channel
     hdr: str | None  # "HLG" or "PQ"; None: standard range
@@ -39,18 +39,18 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class TimedPicture:
-    """A decoded picture that becomes pixels only when asked: most are looked at by their time alone."""
+    """A decoded image that becomes pixels only when asked: most are looked at by their time alone."""
 
     index: int
     time_s: float  # since the first one
-    rgb: Callable[[], Picture]  # (H, W, 3), turned upright; to be called before the next picture is taken
+    rgb: Callable[[], Picture]  # (H, W, 3), turned upright; to be called before the next image is taken
 
 
 def probe(path: Path) -> VideoInfo:
     """Return what a video is, by reading all of its packets: headers and counts of frames are often wrong.
 
     Raises:
-        DatasetError: it is no video, is cut off before it can be opened, or has no picture.
+        DatasetError: it is no video, is cut off before it can be opened, or has no image.
     """
     check_file(path, DatasetError)
     try:
@@ -59,7 +59,7 @@ def probe(path: Path) -> VideoInfo:
             if container.format.name not in FORMATS:
                 raise DatasetError(f"{path} is a {container.format.long_name}, need a video such as mp4, mov or mkv")
             if not container.streams.video:
-                raise DatasetError(f"{path} holds no pictures, only {_kinds(container)}; need a video")
+                raise DatasetError(f"{path} holds no images, only {_kinds(container)}; need a video")
             return _info(path, container)
     except (av.error.FFmpegError, OSError) as exc:
         raise DatasetError(_unopenable(path, exc)) from exc
@@ -79,7 +79,7 @@ def _unopenable(path: Path, exc: Exception) -> str:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return (
-            f"truncated: {path} ({size} bytes) begins as an mp4 or mov but its index (moov) is missing, so no picture "
+            f"truncated: {path} ({size} bytes) begins as an mp4 or mov but its index (moov) is missing, so no image "
             "can be found; copy it again, or end the recording properly"
         )
     return f"not a video, or its beginning is damaged ({size} bytes): {path}"
@@ -100,7 +100,7 @@ def _info(path: Path, container: av.container.InputContainer) -> VideoInfo:
     except av.error.FFmpegError:
         pass  # cut off: the frames before are used
     if n_packets == 0:
-        raise DatasetError(f"{path} holds no picture: 0 frames in its {stream.codec_context.name} stream")
+        raise DatasetError(f"{path} holds no image: 0 frames in its {stream.codec_context.name} stream")
     rate = float(stream.average_rate or stream.guessed_rate or 30)
     if len(times) == n_packets and stream.time_base is not None:
         duration = float((max(times) - min(times) + longest) * stream.time_base)
@@ -122,9 +122,9 @@ def _info(path: Path, container: av.container.InputContainer) -> VideoInfo:
 
 
 def decode(path: Path) -> Iterator[TimedPicture]:
-    """Yield the pictures of a video in the order they are shown, one in memory at a time.
+    """Yield the images of a video in the order they are shown, one in memory at a time.
 
-    OpenCV decodes; where it opens a file and no picture comes, as with AV1, PyAV does.
+    OpenCV decodes; where it opens a file and no image comes, as with AV1, PyAV does.
     """
     came = False
     for picture in _with_opencv(path):
@@ -150,7 +150,7 @@ def _with_opencv(path: Path) -> Iterator[TimedPicture]:
             def rgb() -> Picture:
                 done, bgr = capture.retrieve()
                 if not done:
-                    raise DatasetError(f"a picture of {path} cannot be decoded")
+                    raise DatasetError(f"an image of {path} cannot be decoded")
                 return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
             yield TimedPicture(index, time_s - first, rgb)

@@ -13,7 +13,7 @@ from tasks.base.workspace import write_json
 from tasks.classification.training.precision import Precision, choose_precision
 from tasks.inference.predictor import Predictor
 
-MEASURED_FROM = 1024  # pictures; for fewer, measuring takes longer than it can save
+MEASURED_FROM = 1024  # images; for fewer, measuring takes longer than it can save
 _N_IMAGES = 16
 _HOPELESS = 4.0
 """Times slower in its first batch: a CPU that has to emulate bf16 is."""
@@ -28,7 +28,7 @@ def choose_format(
         wanted: "auto" or a format.
         model: on the device, in evaluation mode.
         device: to compute on.
-        size: side of the pictures, pixels.
+        size: side of the images, pixels.
         n_pictures: to come.
         cache: folder of what was measured before.
         key: names the model.
@@ -44,14 +44,14 @@ def choose_format(
     if path.is_file():
         seconds = json.loads(path.read_text())["seconds"]
     elif n_pictures < MEASURED_FROM:
-        return "fp32", f"precision fp32: not worth measuring for {n_pictures} picture(s)"
+        return "fp32", f"precision fp32: not worth measuring for {n_pictures} image(s)"
     else:
         seconds = _time_both(model, size)
         write_json(path, {"what": where, "seconds": seconds})
     # At least a tenth faster: smaller differences are noise of the measurement, and fp32 is the safer format.
     best: Precision = "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
     figures = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-    return best, f"precision {best}: measured per {_N_IMAGES} pictures: {figures}"
+    return best, f"precision {best}: measured per {_N_IMAGES} images: {figures}"
 
 
 def _time_both(model: nn.Module, size: int) -> dict[str, float]:

@@ -42,30 +42,30 @@ class PredictParams(Params):
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Field(description="auto: the fastest the device does well")
     ] = "auto"
-    every_n: Annotated[int, Field(ge=1, description="Of a video, every n-th picture")] = 10
-    n_workers: Annotated[int, Field(ge=0, description="Threads that prepare pictures; 0: as many as cores")] = 0
+    every_n: Annotated[int, Field(ge=1, description="Of a video, every n-th image")] = 10
+    n_workers: Annotated[int, Field(ge=0, description="Threads that prepare images; 0: as many as cores")] = 0
     save_path: Annotated[
-        Path | None, NoneText, Field(description="A folder that gets a copy of the tables and pictures")
+        Path | None, NoneText, Field(description="A folder that gets a copy of the tables and images")
     ] = None
     task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
     description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
 
 
 class PrepareParams(Params):
-    """How large a picture may be when anything looks at it; larger ones are shrunk, sides in proportion."""
+    """How large an image may be when anything looks at it; larger ones are shrunk, sides in proportion."""
 
     max_side: Annotated[int, Field(ge=32, le=65_500, description="Longest side, pixels")] = 1024
     max_pixels: Annotated[int, Field(ge=1024, description="Pixels in all")] = 1_003_520
 
 
 class DetectParams(Params):
-    """A detector that proposes regions first; without weights the classifier sees whole pictures."""
+    """A detector that proposes regions first; without weights the classifier sees whole images."""
 
     weights: Annotated[
         Path | None, NoneText, Field(description="A state dict of torchvision's ssdlite320_mobilenet_v3_large")
     ] = None
     min_score: Annotated[float, Field(ge=0, le=1, description="Regions below are left out")] = 0.3
-    max_regions: Annotated[int, Field(ge=1, le=300, description="Of a picture, the best ones")] = 20
+    max_regions: Annotated[int, Field(ge=1, le=300, description="Of an image, the best ones")] = 20
     config: Annotated[
         Path | None,
         NoneText,

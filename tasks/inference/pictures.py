@@ -28,7 +28,7 @@ class Gallery:
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def add(self, answer: Answer, row: Mapping[str, Any]) -> None:
-        """Consider an answer; those without a picture are not shown."""
+        """Consider an answer; those without an image are not shown."""
         if answer.pixels is None:
             return
         self._seen += 1
@@ -43,7 +43,7 @@ class Gallery:
             self.images[place], self.captions[place] = shown, caption
 
     def figure(self, title: str) -> Figure:
-        """Return the sample as one picture."""
+        """Return the sample as one image."""
         return gallery_figure(self.images, self.captions, title=title)
 
 
@@ -74,7 +74,7 @@ def timeline_figure(times: Sequence[float], names: Sequence[str], probabilities:
     ax.set_yticks(range(len(shown)), [" ".join(name.split())[:30].replace("$", r"\$") for name in shown])
     ax.set_ylim(-0.6, max(len(shown), 1) - 0.4)
     ax.set_xlabel("seconds since the start")
-    ax.set_title(f"{len(times)} pictures", loc="left", fontsize=11, color=INK)
+    ax.set_title(f"{len(times)} images", loc="left", fontsize=11, color=INK)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="x", color="#E5E5E5")
     fig.colorbar(dots, ax=ax, label="probability")

@@ -30,7 +30,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a picture that a detector proposes; its edges as shares of the picture, in [0, 1]."""
+    """A part of an image that a detector proposes; its edges as shares of the image, in [0, 1]."""
 
     left: float
     top: float
@@ -41,28 +41,28 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A picture as the model sees it, or why there is none."""
+    """An image as the model sees it, or why there is none."""
 
     job: PendingImage
     pixels: Rgb | None  # (S, S, 3); (H, W, 3) for a detector
-    size: tuple[int, int]  # (width, height) of the prepared picture; (0, 0) without one
+    size: tuple[int, int]  # (width, height) of the prepared image; (0, 0) without one
     seconds: float  # of preparing it
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the model says of one picture, or why there is nothing to say."""
+    """What the model says of one image, or why there is nothing to say."""
 
     path: str
     time_s: float | None
     logits: NDArray[np.float32] | None  # (C,)
-    pixels: Rgb | None  # (S, S, 3), for pictures of the result
-    size: tuple[int, int]  # (width, height) of the prepared picture
+    pixels: Rgb | None  # (S, S, 3), for images of the result
+    size: tuple[int, int]  # (width, height) of the prepared image
     seconds: float  # preparing it, and its share of the batch
     error: str | None
-    region: Region | None = None  # what was looked at; None: the whole picture
-    number: int = 0  # of the region in its picture
+    region: Region | None = None  # what was looked at; None: the whole image
+    number: int = 0  # of the region in its image
 
 
 class Predictor:
@@ -114,14 +114,14 @@ class Predictor:
 def answers(
     todo: Iterator[PendingImage], predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
 ) -> Iterator[list[Answer]]:
-    """Yield the answers to all jobs, a batch at a time, in order; a picture that cannot be used is an answer, too.
+    """Yield the answers to all jobs, a batch at a time, in order; an image that cannot be used is an answer, too.
 
     Args:
         todo: taken from a thread of its own, a little ahead of the model.
         predictor: the model.
-        size: S, side of the pictures the model takes, pixels.
-        batch_size: pictures at once, at least 1.
-        n_workers: threads that prepare pictures; 0: one per core.
+        size: S, side of the images the model takes, pixels.
+        batch_size: images at once, at least 1.
+        n_workers: threads that prepare images; 0: one per core.
 
     Raises:
         DatasetError: a video or recording is damaged.
@@ -148,12 +148,12 @@ def answers(
 
 
 def stacked(pictures: Sequence[Rgb]) -> Tensor:
-    """Return (B, 3, S, S) uint8, channels last in memory, of B pictures (S, S, 3)."""
+    """Return (B, 3, S, S) uint8, channels last in memory, of B images (S, S, 3)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def load(job: PendingImage, size: int | None) -> Loaded:
-    """Return a picture squashed to a size, or as prepared; one that cannot be used comes back with its error."""
+    """Return an image squashed to a size, or as prepared; one that cannot be used comes back with its error."""
     started = time.perf_counter()
     try:
         rgb = job.pixels()
@@ -171,9 +171,9 @@ def ahead(todo: Iterator[PendingImage], size: int | None, batch_size: int, n_wor
 
     Args:
         todo: taken from that thread.
-        size: side of the pictures, pixels; None: as they are prepared.
-        batch_size: pictures in a batch, at least 1.
-        n_workers: threads that prepare pictures; 0: one per core.
+        size: side of the images, pixels; None: as they are prepared.
+        batch_size: images in a batch, at least 1.
+        n_workers: threads that prepare images; 0: one per core.
     """
     ready: queue.Queue[list[Loaded] | BaseException | None] = queue.Queue(_AHEAD)
     stop = threading.Event()

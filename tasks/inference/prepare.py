@@ -32,15 +32,15 @@ def bounded(rgb: Rgb, params: PrepareParams) -> Rgb:
 
 
 def read_prepared(path: Path, params: PrepareParams, min_side: int | None) -> Rgb:
-    """Return the picture in a file, prepared: (H, W, 3) uint8 RGB.
+    """Return the image in a file, prepared: (H, W, 3) uint8 RGB.
 
     Args:
         path: of the file.
         params: the bounds.
-        min_side: of what the picture is shrunk to next; a JPEG is then decoded at a fraction of its size as long as
+        min_side: of what the image is shrunk to next; a JPEG is then decoded at a fraction of its size as long as
             twice this is left. None: decoded in full.
 
     Raises:
-        ImageError: the file cannot be read, is empty, truncated, too large or no picture.
+        ImageError: the file cannot be read, is empty, truncated, too large or no image.
     """
     return bounded(read_rgb(path, min_side=min_side), params)

@@ -28,7 +28,7 @@ _ANCHORS = 6  # per place, in each of its feature maps
 _HEAD = "head.classification_head.module_list.0.1.weight"
 
 Detect = Callable[[Rgb], list[Region]]
-"""(H, W, 3) prepared picture -> its regions, best first."""
+"""(H, W, 3) prepared image -> its regions, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +140,15 @@ def detecting(detector: nn.Module, device: torch.device, params: DetectParams) -
 def answers_in_regions(
     todo: Iterator[PendingImage], detect: Detect, predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
 ) -> Iterator[list[Answer]]:
-    """Yield the answers to the regions of each picture, in order; without a region one answer that has no logits.
+    """Yield the answers to the regions of each image, in order; without a region one answer that has no logits.
 
     Args:
-        todo: pictures, taken a little ahead.
+        todo: images, taken a little ahead.
         detect: finds regions.
         predictor: names them.
         size: S, of the classifier, pixels.
         batch_size: regions at once.
-        n_workers: threads that prepare pictures; 0: one per core.
+        n_workers: threads that prepare images; 0: one per core.
     """
     for batch in ahead(todo, None, 1, n_workers):
         for row in batch:

@@ -28,11 +28,11 @@ class Result:
     times: list[float] = field(default_factory=list)  # of a video or recording, with
     names: list[str] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
-    seconds: float = 0.0  # from the first picture to the last row
+    seconds: float = 0.0  # from the first image to the last row
 
     @property
     def images_per_second(self) -> float:
-        """Return how many pictures went through in a second, loading included."""
+        """Return how many images went through in a second, loading included."""
         return self.summary.n_pictures / max(self.seconds, 1e-9)
 
 
@@ -44,7 +44,7 @@ def collecting(
     Args:
         batches: the answers, in order.
         files: the model; its configuration has the classes.
-        total: pictures to come.
+        total: images to come.
         clock: seconds, rising.
     """
     result = Result()
@@ -67,7 +67,7 @@ def collecting(
 
 
 def write_result(result: Result, about: dict[str, Any], title: str, folder: Path) -> list[str]:
-    """Add the pictures and prediction.json to the tables in `folder`; return the names of all files there."""
+    """Add the images and prediction.json to the tables in `folder`; return the names of all files there."""
     save(result.gallery.figure(title), folder / GALLERY)
     names = [CSV, PARQUET, GALLERY, REPORT]
     if result.times:
@@ -110,11 +110,11 @@ def markdown(result: Result, about: dict[str, Any], url: str) -> str:
     s = result.summary
     good = s.n_pictures - s.n_failed - s.n_empty
     lines = [
-        f"# {good} of {s.n_pictures} pictures named by {about['model']}",
+        f"# {good} of {s.n_pictures} images named by {about['model']}",
         "",
-        f"{result.images_per_second:.1f} pictures a second on {about['device']} in {about['precision']}.",
+        f"{result.images_per_second:.1f} images a second on {about['device']} in {about['precision']}.",
         "",
-        *([f"{s.n_answers} regions; none in {s.n_empty} pictures.", ""] if s.n_empty or s.n_answers != good else []),
+        *([f"{s.n_answers} regions; none in {s.n_empty} images.", ""] if s.n_empty or s.n_answers != good else []),
         "| class | answers | share |",
         "|---|---|---|",
         *(f"| {name} | {count} | {count / max(1, s.n_answers):.1%} |" for name, count in s.counts.most_common()),
@@ -124,7 +124,7 @@ def markdown(result: Result, about: dict[str, Any], url: str) -> str:
         lines += [f"Not usable: {s.n_failed}", "", *(f"- {text}" for text in s.errors), ""]
     if about["temperature"] is None:
         lines += [f"Not calibrated: {NOT_CALIBRATED}.", ""]
-    return "\n".join([*lines, f"Table and pictures: {url}", ""])
+    return "\n".join([*lines, f"Table and images: {url}", ""])
 
 
 def now_s() -> float:

@@ -34,7 +34,7 @@ RECORDING_SUFFIXES = frozenset({*SAMPLE_SUFFIXES, META})
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """One picture to come."""
+    """One image to come."""
 
     path: Path
     time_s: float | None  # since the start of the video or recording
@@ -52,11 +52,11 @@ class Source:
 
     @property
     def timed(self) -> bool:
-        """Whether its pictures follow each other in time."""
+        """Whether its images follow each other in time."""
         return self.kind in {"video", "recording"}
 
     def total(self, every_n: int) -> int:
-        """Return how many pictures there will be; of a video that is cut off, fewer come."""
+        """Return how many images there will be; of a video that is cut off, fewer come."""
         step = every_n if self.kind == "video" else 1
         return -(-self.n_frames // step) if self.timed else len(self.images)
 
@@ -70,7 +70,7 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
         spectrogram: how a recording is cut.
 
     Raises:
-        DatasetError: nothing is there, no picture is in it, or the file cannot be used.
+        DatasetError: nothing is there, no image is in it, or the file cannot be used.
         ConfigError: the path, or a symbolic link below it, leads outside the allowed roots.
     """
     if not path.expanduser().exists() and glob.has_magic(str(path)):
@@ -79,10 +79,10 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
     if found.is_dir():
         images, n_other = find_images(found)
         if not images:
-            raise DatasetError(f"found no picture among {n_other} file(s), need at least one, in {path}")
+            raise DatasetError(f"found no image among {n_other} file(s), need at least one, in {path}")
         return Source(found, "folder", tuple(images))
     if not found.exists():
-        raise DatasetError(f"found nothing at {path}, need a picture, a folder, a video or a recording")
+        raise DatasetError(f"found nothing at {path}, need an image, a folder, a video or a recording")
     check_file(found, DatasetError)
     suffix = found.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
@@ -93,7 +93,7 @@ def open_source(path: Path, spectrogram: SpectrogramParams) -> Source:
         recording = allowed_path(find_recordings(found)[0])
         return Source(recording, "recording", n_frames=open_recording(recording, spectrogram).n_frames)
     raise DatasetError(
-        f"found a file {found.suffix or 'without a suffix'}, need a picture ({_shown(IMAGE_SUFFIXES)}), a video "
+        f"found a file {found.suffix or 'without a suffix'}, need an image ({_shown(IMAGE_SUFFIXES)}), a video "
         f"({_shown(VIDEO_SUFFIXES)}) or a recording of I/Q ({_shown(RECORDING_SUFFIXES)}): {path}"
     )
 
@@ -108,7 +108,7 @@ def _globbed(pattern: Path) -> Source:
     wanted = [path for path in sorted(found) if path.suffix.lower() in IMAGE_SUFFIXES]
     images = tuple(dict.fromkeys(allowed_path(path) for path in wanted))
     if not images:
-        raise DatasetError(f"found no picture among {len(found)} match(es), need at least one, for {pattern}")
+        raise DatasetError(f"found no image among {len(found)} match(es), need at least one, for {pattern}")
     return Source(pattern, "glob", images)
 
 
@@ -147,13 +147,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def jobs(
     source: Source, every_n: int, spectrogram: SpectrogramParams, prepare: PrepareParams, min_side: int | None
 ) -> Iterator[PendingImage]:
-    """Yield a job per picture, in order; a video is read as the jobs are taken, a recording as they are done.
+    """Yield a job per image, in order; a video is read as the jobs are taken, a recording as they are done.
 
     Args:
         source: as `open_source` gives it.
-        every_n: of a video, every n-th picture.
-        spectrogram: how frames of a recording become pictures.
-        prepare: the bounds of every picture.
+        every_n: of a video, every n-th image.
+        spectrogram: how frames of a recording become images.
+        prepare: the bounds of every image.
         min_side: as `read_prepared`.
 
     Raises:

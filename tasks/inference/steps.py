@@ -102,10 +102,10 @@ def predict(
     detect: DetectParams,
     track: PredictTrackParams,
 ) -> str:
-    """Name what is on every picture of a source; return the id of the MLflow run.
+    """Name what is on every image of a source; return the id of the MLflow run.
 
     Raises:
-        DatasetError: there is no picture, or none that can be used; the table names each with its reason then.
+        DatasetError: there is no image, or none that can be used; the table names each with its reason then.
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
     from tasks.images.files import n_cores
@@ -127,12 +127,12 @@ def predict(
         files = find_model(params, folder)
         check_head(files)
         with mlflow_run.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
-            show_link("mlflow-run", tracker.url, "Table, pictures and figures in MLflow")
+            show_link("mlflow-run", tracker.url, "Table, images and metrics in MLflow")
             total = source.total(params.every_n)
             predictor = _predictor(files, params, device, total, log)
             size = None if detect.weights else int(files.config["image_size"])
             todo = jobs(source, params.every_n, spectrogram, prepare, size)
-            if source.timed and params.n_workers == 0:  # their pictures, and a recording's frames, are large
+            if source.timed and params.n_workers == 0:  # their images, and a recording's frames, are large
                 params = params.model_copy(update={"n_workers": min(n_cores(), FRAMES_AT_ONCE)})
             result = _collect(_batches(todo, predictor, files, params, detect), files, folder, total)
             _hand_on(result, _about(source, predictor, files, detect), folder, params, tracker, log)
@@ -141,11 +141,11 @@ def predict(
 
 
 def _check_any(result: "Result") -> None:
-    """Fail a run that could not use a single picture, once its table is where people look for it."""
+    """Fail a run that could not use a single image, once its table is where people look for it."""
     s = result.summary
     if s.n_failed == s.n_pictures:
         why = s.errors[0] if s.errors else "the source held none"
-        raise DatasetError(f"none of {s.n_pictures} picture(s) could be used: {why}")
+        raise DatasetError(f"none of {s.n_pictures} image(s) could be used: {why}")
 
 
 def _predictor(
@@ -170,7 +170,7 @@ def _batches(
     params: PredictParams,
     detect: DetectParams,
 ) -> "Iterator[list[Answer]]":
-    """Return the answers to whole pictures, or, with a detector, to the regions it proposes."""
+    """Return the answers to whole images, or, with a detector, to the regions it proposes."""
     from tasks.inference.predictor import answers
     from tasks.inference.regions import answers_in_regions, detecting, load_detector
 
@@ -185,7 +185,7 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
     from tasks.inference.result import collecting, now_s
 
     with Page("prediction", "Prediction") as page, bars() as shown:
-        work, reporter = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("picture")
+        work, reporter = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("image")
         while True:
             try:
                 done, total = next(work)
@@ -239,12 +239,12 @@ def _hand_on(
     tracker.tag("mlflow.note.content", text)
     show_markdown("summary", text, "What was found, and where the table is")
     counts = [{"class": name, "pictures": count} for name, count in s.counts.most_common(_ROWS_SHOWN)]
-    show_table("classes", counts, "Pictures by class")
+    show_table("classes", counts, "Images by class")
     for error in s.errors:
         log.warning("not usable: %s", error)
     if about["temperature"] is None:
         log.info("%s", NOT_CALIBRATED)
-    log.info("%d pictures, %d not usable, %.1f a second", s.n_pictures, s.n_failed, result.images_per_second)
+    log.info("%d images, %d not usable, %.1f a second", s.n_pictures, s.n_failed, result.images_per_second)
     if params.save_path is not None:
         copy_out(target, names, allowed_path(params.save_path))
     log.info("MLflow: %s", tracker.url)

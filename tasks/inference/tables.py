@@ -18,7 +18,7 @@ from tasks.inference.predictor import Answer
 
 TOP = 5
 EDGES = ("left", "top", "right", "bottom")
-"""Of a region, as shares of the picture's width and height."""
+"""Of a region, as shares of the image's width and height."""
 CSV, PARQUET = "predictions.csv", "predictions.parquet"
 _GROUP = 1024  # rows that go into the Parquet file at once
 _MOST_ERRORS = 20  # kept for the summary; the table has all
@@ -56,7 +56,7 @@ def row_of(answer: Answer, classes: Sequence[str], temperature: float | None) ->
     """Return the row of the table for an answer; what there is not is None.
 
     Args:
-        answer: to one picture.
+        answer: to one image.
         classes: C names, in the order of the logits.
         temperature: None: the model was not calibrated.
     """
@@ -81,11 +81,11 @@ def row_of(answer: Answer, classes: Sequence[str], temperature: float | None) ->
 class Summary:
     """What the rows come to."""
 
-    counts: Counter[str] = field(default_factory=Counter)  # class -> pictures
+    counts: Counter[str] = field(default_factory=Counter)  # class -> images
     n_pictures: int = 0  # the failed ones included
     n_failed: int = 0
-    n_empty: int = 0  # pictures in which a detector found nothing
-    n_answers: int = 0  # as many as pictures, but for a detector's regions
+    n_empty: int = 0  # images in which a detector found nothing
+    n_answers: int = 0  # as many as images, but for a detector's regions
     errors: list[str] = field(default_factory=list)  # the first ones
     probability_sum: float = 0.0
 

@@ -56,7 +56,7 @@ class Page:
     Args:
         key: of the artifacts, which Prefect lists over all runs: lower case letters, digits and dashes.
         what: is done, for the descriptions: "Training".
-        columns: of a row, those that the table has room for; a second table has all figures of the last row. Empty:
+        columns: of a row, those that the table has room for; a second table has all metrics of the last row. Empty:
             the table has all of them.
         every_s: seconds between two updates.
     """
@@ -126,10 +126,10 @@ class Page:
 
     def _send_table(self, rows: Sequence[Row]) -> None:
         shown = [{name: row[name] for name in self._columns or row} for row in rows]
-        self._send_rows("epochs", shown, f"{self._what}: figures, the newest last")
+        self._send_rows("epochs", shown, f"{self._what}: metrics, the newest last")
         if self._columns:
             last = [{"figure": name, "value": value} for name, value in rows[-1].items()]
-            self._send_rows("last", last, f"{self._what}: all figures of the last row")
+            self._send_rows("last", last, f"{self._what}: all metrics of the last row")
 
     def _send_rows(self, name: str, rows: list[dict[str, Any]], description: str) -> None:
         if name in self._ids:

@@ -14,7 +14,7 @@ from tasks.signals.waveforms import Samples
 
 SAMPLE_RATE_HZ = 4e6  # a scale model, 1:25, of 100 MS/s in frames of 0.1 s: see synthesis.py
 FRAME_S = 4e-3
-GROUP_BY = r"^(.*_rec\d+)"  # names the recording in a picture's file name
+GROUP_BY = r"^(.*_rec\d+)"  # names the recording in an image's file name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class DemoProgress:
 
     done: int  # recordings so far
     total: int
-    n_images: int  # pictures so far
+    n_images: int  # images so far
     name: str  # of the recording, for example chirp_rec003_snr-05
 
 
@@ -43,7 +43,7 @@ def make_demo_dataset(
 
     Args:
         n_recordings_per_class: each has its own transmitter and place; the SNRs are dealt out in turn.
-        frames_per_recording: pictures of each, 128 kB of I/Q per picture.
+        frames_per_recording: images of each, 128 kB of I/Q per image.
         snrs_db: whole dB, over the full band while a burst is on; see `make_recording`.
         size: pixels on a side.
         n_workers: threads; the files do not depend on it.
@@ -83,13 +83,13 @@ class _Job:
         return f"{self.kind}_rec{self.number:03d}_snr{self.snr_db:+03d}"
 
     def make(self, folder: Path, n_frames: int, size: int) -> int:
-        """Write the recording and its pictures; return their number."""
+        """Write the recording and its images; return their number."""
         iq = make_recording(self.kind, self.snr_db, self.seed, SAMPLE_RATE_HZ, n_frames * FRAME_S)
         return _write(folder, self.kind, self.name, iq, size)
 
 
 def _write(folder: Path, kind: Kind, name: str, iq: Samples, size: int) -> int:
-    """Write a recording, and from its file the pictures; return their number."""
+    """Write a recording, and from its file the images; return their number."""
     path = folder / "iq" / kind / f"{name}.iq"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,10 @@ def _known_colour_map(name: str) -> str:
 
 
 class SpectrogramParams(Params):
-    """How a recording is cut into frames and how a frame becomes a picture.
+    """How a recording is cut into frames and how a frame becomes an image.
 
     The defaults are those of the RFUAV data set. Source: RFUAV graphic/RawDataProcessor.py and its published
-    pictures (1800 x 1200).
+    images (1800 x 1200).
     """
 
     sample_rate_hz: Annotated[
@@ -45,9 +45,9 @@ class SpectrogramParams(Params):
         Literal["auto"] | Datatype,
         Field(description="auto: SigMF metadata, else the file's suffix (.cs16, .cs8, .cu8), else float32"),
     ] = "auto"
-    frame_s: Annotated[float, Field(gt=0, description="Time shown by one picture, seconds")] = 0.1
+    frame_s: Annotated[float, Field(gt=0, description="Time shown by one image, seconds")] = 0.1
     hop_s: Annotated[
-        float | None, Field(gt=0, description="Seconds from one picture's start to the next; empty: frame_s")
+        float | None, Field(gt=0, description="Seconds from one image's start to the next; empty: frame_s")
     ] = None
     n_fft: Annotated[int, Field(ge=16, le=65536, description="Points of the transform, 1024 or 2048 as a rule")] = 1024
     window: Annotated[Window, Field(description="Taper of each transform, symmetric as in RFUAV's code")] = "hamming"
@@ -61,14 +61,14 @@ class SpectrogramParams(Params):
     ] = None
     percentiles: Annotated[
         tuple[float, float],
-        Field(description="Percentiles of each picture at the ends of the colour map; 0 and 100: its extremes"),
+        Field(description="Percentiles of each image at the ends of the colour map; 0 and 100: its extremes"),
     ] = (1.0, 99.9)
     colour_map: Annotated[
         str, AfterValidator(_known_colour_map), Field(description="matplotlib's by name; parula is OpenCV's")
     ] = "jet"
     drawing: Annotated[
         Literal["fast", "matplotlib"],
-        Field(description="matplotlib: its imshow, pixel for pixel, for weights trained on such pictures; slower"),
+        Field(description="matplotlib: its imshow, pixel for pixel, for weights trained on such images; slower"),
     ] = "fast"
     width: Annotated[int, Field(ge=16, le=20000, description="Pixels along time")] = 1800
     height: Annotated[int, Field(ge=16, le=20000, description="Pixels along frequency")] = 1200
@@ -76,12 +76,12 @@ class SpectrogramParams(Params):
 
     @property
     def frame_samples(self) -> int:
-        """Complex samples in one picture."""
+        """Complex samples in one image."""
         return round(self.frame_s * self.sample_rate_hz)
 
     @property
     def hop_samples(self) -> int:
-        """Complex samples from one picture's start to the next, at least 1."""
+        """Complex samples from one image's start to the next, at least 1."""
         return max(1, round((self.hop_s or self.frame_s) * self.sample_rate_hz))
 
     @property
@@ -142,9 +142,9 @@ class MixParams(Params):
 
 
 class CropParams(Params):
-    """The box that is cut out of every picture."""
+    """The box that is cut out of every image."""
 
-    x: Annotated[int, Field(ge=0, description="Left edge, pixels from the left of the picture as it is seen")] = 0
+    x: Annotated[int, Field(ge=0, description="Left edge, pixels from the left of the image as it is seen")] = 0
     y: Annotated[int, Field(ge=0, description="Upper edge, pixels from the top")] = 0
     width: Annotated[int, Field(ge=1, description="Pixels")]
     height: Annotated[int, Field(ge=1, description="Pixels")]

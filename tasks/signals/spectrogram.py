@@ -59,7 +59,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FrameImage:
-    """One picture on disk."""
+    """One image on disk."""
 
     path: Path
     index: int
@@ -104,7 +104,7 @@ def at_rate(params: SpectrogramParams, sample_rate_hz: float, path: Path) -> Spe
     """Return the parameters for a recording of another sample rate.
 
     Raises:
-        DatasetError: a frame would be too short to make a picture of.
+        DatasetError: a frame would be too short to make an image of.
     """
     if sample_rate_hz == params.sample_rate_hz:
         return params
@@ -141,7 +141,7 @@ def spectrogram_db(iq: NDArray[np.complex64], params: SpectrogramParams) -> NDAr
     """Return the power of each frequency over time, in dB; a tone of amplitude 1 has 0 dB.
 
     The same values as scipy.signal.stft with its defaults (zeros put around both ends) and a symmetric window.
-    RFUAV's own code takes 10*log10 of the amplitude, half of these dB: scaled to a picture's own range, the same
+    RFUAV's own code takes 10*log10 of the amplitude, half of these dB: scaled to an image's own range, the same
     colours. Source: RFUAV graphic/RawDataProcessor.py.
 
     Args:
@@ -188,10 +188,10 @@ def _decibel(stretches: NDArray[Any], window: NDArray[np.float32]) -> NDArray[np
 
 
 def render(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.uint8]:
-    """Return a picture of `decibel`, its first row on top.
+    """Return an image of `decibel`, its first row on top.
 
     Drawn fast, pixels are means of dB over their area, where matplotlib's imshow weighs with a Hanning kernel:
-    weights trained on pictures drawn by matplotlib see the same scene, but not the same pixels.
+    weights trained on images drawn by matplotlib see the same scene, but not the same pixels.
 
     Args:
         decibel: (rows, columns).
@@ -212,7 +212,7 @@ def render(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[n
 
 
 def _draw_with_matplotlib(decibel: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.uint8]:
-    """Return what `imshow` draws over the whole of a figure, as RFUAV's pictures were made."""
+    """Return what `imshow` draws over the whole of a figure, as RFUAV's images were made."""
     dpi = 100
     # A hair more than the size: matplotlib rounds down, and 113 / 100 * 100 is less than 113.
     fig = Figure(figsize=((params.width + 1e-3) / dpi, (params.height + 1e-3) / dpi), dpi=dpi)
@@ -266,7 +266,7 @@ def write_spectrograms(path: Path, target: Path, params: SpectrogramParams) -> I
 
     Raises:
         DatasetError: the file cannot be used; see `open_recording` and `read_frames`.
-        StorageError: the picture cannot be written.
+        StorageError: the image cannot be written.
     """
     recording = open_recording(path, params)
     for index in range(recording.n_frames):
@@ -274,7 +274,7 @@ def write_spectrograms(path: Path, target: Path, params: SpectrogramParams) -> I
 
 
 def write_frame(recording: Recording, index: int, target: Path, params: SpectrogramParams) -> FrameImage:
-    """Write the picture of one frame and say where; see `write_spectrograms`."""
+    """Write the image of one frame and say where; see `write_spectrograms`."""
     frame = read_frame(recording, params, index)
     digits = max(2, len(str(recording.n_frames - 1)))
     out = target / f"{recording.path.stem}_f{index:0{digits}d}.jpg"
@@ -283,7 +283,7 @@ def write_frame(recording: Recording, index: int, target: Path, params: Spectrog
 
 
 def write_picture(path: Path, decibel: NDArray[np.float32], params: SpectrogramParams) -> None:
-    """Write a picture of `decibel` (rows, columns) as a JPEG, the folder made where it is missing.
+    """Write an image of `decibel` (rows, columns) as a JPEG, the folder made where it is missing.
 
     Raises:
         StorageError: it cannot be written.

@@ -58,15 +58,15 @@ def open_all(source: Path, params: SpectrogramParams) -> list[Recording]:
 
 
 def making_spectrograms(source: Path, target: Path, params: SpectrogramParams) -> Steps[SpectrogramReport]:
-    """Fill `target` with the pictures of every recording, frames.csv and report.json; yield per picture.
+    """Fill `target` with the images of every recording, frames.csv and report.json; yield per image.
 
     Args:
         source: a recording, or a folder of them whose structure is kept: <class>/a.iq gives <class>/a_f00.jpg.
         target: an existing empty folder.
 
     Raises:
-        DatasetError: a recording cannot be used, or two would have pictures of the same name.
-        StorageError: a picture cannot be written.
+        DatasetError: a recording cannot be used, or two would have images of the same name.
+        StorageError: an image cannot be written.
     """
     recordings = open_all(source, params)
     base = source.parent if source.is_file() else source
@@ -103,12 +103,12 @@ def _said(layout: Layout, start_s: float) -> tuple[str, str]:
 
 
 def _check_names(recordings: Sequence[Recording]) -> None:
-    """Refuse what would write one picture over another, on file systems without upper and lower case, too."""
+    """Refuse what would write one image over another, on file systems without upper and lower case, too."""
     taken: dict[str, Path] = {}
     for path in (recording.path for recording in recordings):
         other = taken.setdefault(str(path.with_suffix("")).lower(), path)
         if other != path:
-            raise DatasetError(f"{other} and {path} would have pictures of the same name, need different stems")
+            raise DatasetError(f"{other} and {path} would have images of the same name, need different stems")
 
 
 def _report(recordings: Sequence[Recording], folders: Counter[str]) -> SpectrogramReport:

@@ -1,9 +1,9 @@
 """Synthesises drone-like I/Q recordings of five kinds from a seed, at a given signal-to-noise ratio.
 
 Widths and times are those of real links seen by a receiver of 100 MS/s in frames of 0.1 s (for example a Futaba
-remote control: bursts of 1.5 MHz and 2 ms, one every 7 ms; RFUAV data set, measured on its pictures). At another
+remote control: bursts of 1.5 MHz and 2 ms, one every 7 ms; RFUAV data set, measured on its images). At another
 sample rate the recording is a scale model: band and time shrink by the same factor, sample_rate / 100 MHz, so that a
-frame of 0.1 s times that factor shows the same picture from fewer samples.
+frame of 0.1 s times that factor shows the same image from fewer samples.
 """
 
 import zlib
@@ -221,7 +221,7 @@ def _receive(antenna: Samples, rng: np.random.Generator) -> Samples:
     """Return what the receiver makes of it: filter edges, phase noise, I/Q imbalance, a DC offset, a gain."""
     n = len(antenna)
     frequency = np.abs(np.fft.fftfreq(n)).astype(np.float32)
-    edge = rng.uniform(0.46, 0.49)  # of the sample rate; the pale rim at the top of the real pictures
+    edge = rng.uniform(0.46, 0.49)  # of the sample rate; the pale rim at the top of the real images
     response = 1 / np.sqrt(1 + (frequency / edge) ** 30)
     heard = np.fft.ifft(np.fft.fft(antenna) * response)
     jitter = rng.standard_normal(n, dtype=np.float32) * np.float32(rng.uniform(0, 0.004))

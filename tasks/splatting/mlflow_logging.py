@@ -15,7 +15,7 @@ from tasks.tracking.mlflow_names import stem_as_name
 from tasks.tracking.tracker import Tracker
 
 FIGURES = "poses.json"
-"""The file of the figures of a preparation, beside its pictures."""
+"""The file of the metrics of a preparation, beside its images."""
 
 # Measurement field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS = {
@@ -83,7 +83,7 @@ class FitRecorder(Recorder[FitSession, MeasurementDone]):
 
 
 def log_measurement(tracker: Tracker, measured: MeasurementDone) -> None:
-    """Log the figures of a measurement, with the time it was taken."""
+    """Log the metrics of a measurement, with the time it was taken."""
     values = {key: getattr(measured.metrics, name) for name, key in METRIC_KEYS.items()}
     tracker.metrics(values, measured.metrics.step, measured.timestamp_ms)
 
@@ -114,7 +114,7 @@ def describe_scene(session: FitSession, tracker: Tracker) -> None:
 
 
 def describe_poses(report: Path, tracker: Tracker) -> None:
-    """Hand MLflow the figures and pictures of the preparation, where there are some."""
+    """Hand MLflow the metrics and images of the preparation, where there are some."""
     if not (report / FIGURES).is_file():
         return
     figures: dict[str, float] = json.loads((report / FIGURES).read_text())
@@ -147,7 +147,7 @@ def result_markdown(session: FitSession, folder: Path, url: str) -> str:
         "",
         *([f"**Look twice.** {flagged}", ""] if flagged else []),
         *([f"{_EARLY}.", ""] if session.result.ended == "deadline" else []),
-        "| figure | value |",
+        "| metric | value |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
@@ -155,7 +155,7 @@ def result_markdown(session: FitSession, folder: Path, url: str) -> str:
         "|---|---|",
         *(f"| {path.name} | {path.stat().st_size / 1e6:.1f} |" for path in files),
         "",
-        f"Pictures, curves and the viewer (`splat/viewer.html`): {url}",
+        f"Images, curves and the viewer (`splat/viewer.html`): {url}",
         "",
     ]
     return "\n".join(lines)

@@ -13,21 +13,21 @@ _BY_PRESET = "empty: as the preset says"
 
 
 class FramesParams(Params):
-    """Which pictures are taken from a video, or from a folder of photographs."""
+    """Which images are taken from a video, or from a folder of photographs."""
 
-    n_frames: Annotated[int, Field(ge=3, le=5000, description="Pictures to take, evenly spaced in time")] = 100
+    n_frames: Annotated[int, Field(ge=3, le=5000, description="Images to take, evenly spaced in time")] = 100
     frames_per_second: Annotated[
         float | None, Field(gt=0, le=240, description="Takes this many a second instead of n_frames"), NoneText
     ] = None
-    max_side: Annotated[int, Field(ge=64, le=8192, description="Longest side of a picture, pixels")] = 1600
-    sharpest: Annotated[bool, Field(description="Take the sharpest picture of each window, not its middle one")] = True
-    drop_duplicates: Annotated[bool, Field(description="Leave out pictures that show what the one before shows")] = True
+    max_side: Annotated[int, Field(ge=64, le=8192, description="Longest side of an image, pixels")] = 1600
+    sharpest: Annotated[bool, Field(description="Take the sharpest image of each window, not its middle one")] = True
+    drop_duplicates: Annotated[bool, Field(description="Leave out images that show what the one before shows")] = True
 
 
 class PosesParams(Params):
     """How cameras are found, and when they are good enough to train on."""
 
-    camera_model: Annotated[CameraModel, Field(description="Lens model of COLMAP; one camera for all pictures")] = (
+    camera_model: Annotated[CameraModel, Field(description="Lens model of COLMAP; one camera for all images")] = (
         "OPENCV"
     )
     matching: Annotated[
@@ -35,9 +35,9 @@ class PosesParams(Params):
         Field(description="auto: sequential for videos and for more than 80 photographs, else exhaustive"),
     ] = "auto"
     max_side: Annotated[int, Field(ge=64, le=8192, description="Longest side features are looked for on, pixels")] = 640
-    max_features: Annotated[int, Field(ge=128, le=65536, description="SIFT features per picture")] = 4096
-    min_registered: Annotated[int, Field(ge=3, description="Fails below this many pictures with a pose")] = 10
-    min_registered_share: Annotated[Fraction, Field(description="Fails below this share of pictures with a pose")] = 0.5
+    max_features: Annotated[int, Field(ge=128, le=65536, description="SIFT features per image")] = 4096
+    min_registered: Annotated[int, Field(ge=3, description="Fails below this many images with a pose")] = 10
+    min_registered_share: Annotated[Fraction, Field(description="Fails below this share of images with a pose")] = 0.5
     seed: Seed = 0
     num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
@@ -54,7 +54,7 @@ class SplatParams(Params):
     max_side: Annotated[
         int | None, Field(ge=32, le=8192, description=f"Longest side to train at, pixels; {_BY_PRESET}"), NoneText
     ] = None
-    test_every: Annotated[int, Field(ge=0, description="Every n-th picture is held out to measure on; 0: none")] = 8
+    test_every: Annotated[int, Field(ge=0, description="Every n-th image is held out to measure on; 0: none")] = 8
     eval_every: Annotated[
         int | None, Field(ge=1, description=f"Steps between two measurements; {_BY_PRESET}"), NoneText
     ] = None
@@ -110,7 +110,7 @@ class SplatParams(Params):
     ] = None
     antialiased: Annotated[bool, Field(description="Opacity follows the blur, so that far views do not swell")] = False
     random_bkgd: Annotated[bool, Field(description="Another background each step: nothing hides in its colour")] = False
-    exposure_opt: Annotated[bool, Field(description="Fit gain and offset per picture, for changing exposure")] = False
+    exposure_opt: Annotated[bool, Field(description="Fit gain and offset per image, for changing exposure")] = False
     exposure_lr: Annotated[float, Field(gt=0)] = 1e-3
     pose_opt: Annotated[bool, Field(description="Refine the cameras as well")] = False
     pose_opt_lr: Annotated[float, Field(gt=0)] = 1e-5

@@ -21,4 +21,4 @@ def resume_point(folder: Path) -> str | None:
         return found
     if (folder / SCENE / MADE_WITH).is_file():
         return "its cameras"
-    return "its pictures" if (folder / FRAMES / FRAMES_TABLE).is_file() else None
+    return "its images" if (folder / FRAMES / FRAMES_TABLE).is_file() else None

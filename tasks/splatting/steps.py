@@ -101,10 +101,10 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
 
 @task(task_run_name="check")
 def check_start(data: Path, train: SplatParams) -> Path:
-    """Return where the pictures are, after a look at what would fail only later.
+    """Return where the images are, after a look at what would fail only later.
 
     Raises:
-        ConfigError: the path leads outside the allowed roots, or is neither a video nor a folder of pictures.
+        ConfigError: the path leads outside the allowed roots, or is neither a video nor a folder of images.
     """
     from tasks.splatting.capture.inputs import recognise
 
@@ -115,7 +115,7 @@ def check_start(data: Path, train: SplatParams) -> Path:
 
 @task(task_run_name="frames")
 def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
-    """Take pictures from a video or folder; return the folder with images/, or `data` where cameras are known."""
+    """Take images from a video or folder; return the folder with images/, or `data` where cameras are known."""
     from tasks.splatting.capture.frame_table import read_table
     from tasks.splatting.capture.frames import extract_frames
     from tasks.splatting.capture.inputs import recognise
@@ -125,16 +125,16 @@ def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
         return source
     target = step_dir(run, FRAMES)
     if not (target / FRAMES_TABLE).is_file():
-        with Page("frames", "Choice of pictures") as page, bars() as shown:
+        with Page("frames", "Choice of images") as page, bars() as shown:
             follow(extract_frames(source, target, params), shown, page, logger())
     rows = read_table(target / FRAMES_TABLE)
-    logger().info("%d pictures taken of %d looked at", sum(row.chosen for row in rows), len(rows))
+    logger().info("%d images taken of %d looked at", sum(row.chosen for row in rows), len(rows))
     return target
 
 
 @task(task_run_name="poses")
 def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, run: str | None) -> Path:
-    """Find from where the pictures were taken; return the folder of the scene.
+    """Find from where the images were taken; return the folder of the scene.
 
     Raises:
         DatasetError: too few could be placed; says why, and what to film better.
@@ -154,8 +154,8 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
     write_pose_report(report, frames, target / REPORT)
     write_json(target / REPORT / FIGURES, pose_figures(report))
     write_step_info(report.scene, {"data": data, "poses": params.model_dump(mode="json")})
-    logger().info("%d of %d pictures placed, %d points", report.registered, report.total, report.points)
-    show_markdown("poses", pose_markdown(report), "How many pictures were placed, and how well")
+    logger().info("%d of %d images placed, %d points", report.registered, report.total, report.points)
+    show_markdown("poses", pose_markdown(report), "How many images were placed, and how well")
     return Path(report.scene)
 
 
@@ -174,7 +174,7 @@ def train(
     folder = step_dir(run, TRAINING)
     try:
         with open_fit_run(folder, scene, params, track) as (tracker, device, log):
-            show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
+            show_link("mlflow-run", tracker.url, "Curves, images and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
             rasterizer = rasterizer_on(device, params)
             session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
@@ -207,7 +207,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
     training = step_context.finished_training(run, FINISHED)
     drawn, target = training / DRAWN, training / SPLAT
     with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
-        show_link("mlflow-run", tracker.url, "Curves, pictures and files in MLflow")
+        show_link("mlflow-run", tracker.url, "Curves, images and files in MLflow")
         session = finished_fit(scene, training, read_step_info(drawn))
         fit = session.params
         events = export_all(
@@ -224,7 +224,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
             follow(events, shown, page, log)
         log_result(session, target, tracker)
         text = result_markdown(session, target, tracker.url) + mlflow_run.slot_line(tracker)
-        show_markdown("summary", text, "The result: figures and files")
+        show_markdown("summary", text, "The result: metrics and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)
     return tracker.run_id

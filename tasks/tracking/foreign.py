@@ -25,7 +25,7 @@ _ENTRY = re.compile(r"(?P<who>pid \d+ \(.*?\)), (?P<mib>\d+) MiB(?:; |$)")
 class ForeignWatch:
     """Looks at once, at the end of every epoch and every so many seconds, while the `with` block runs.
 
-    Each process is told of once. The figures of an epoch are the most that was seen since the one before, 0 where
+    Each process is told of once. The metrics of an epoch are the most that was seen since the one before, 0 where
     nothing was; they are left out where the driver's process numbers are not this system's, as in a container.
     It ends before the tracker does, as `SystemSampler`.
     """
@@ -42,7 +42,7 @@ class ForeignWatch:
         """Prepare; nothing runs yet.
 
         Args:
-            tracker: gets figures and tag; its `step_ended` says when an epoch ends.
+            tracker: gets metrics and tag; its `step_ended` says when an epoch ends.
             log: gets the warnings.
             probe: reads the GPU.
             gpu_uuid: the run's own GPU.
@@ -67,7 +67,7 @@ class ForeignWatch:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; a run without epochs has its figures at step 0."""
+        """Stop; a run without epochs has its metrics at step 0."""
         self._tracker.on_step_end = None
         if exc is None and not self._tracker.logged_steps(NUMBER):
             self._ended.put(0)

@@ -204,7 +204,7 @@ def _send_tags(store: MlflowClient, run_id: str, values: Mapping[str, str]) -> N
 
 
 def _send_image(store: MlflowClient, run_id: str, place: Path) -> None:
-    """Send a picture of a series as MLflow's image grid reads it: itself, and a small copy beside it."""
+    """Send an image of a series as MLflow's image grid reads it: itself, and a small copy beside it."""
     (picture,) = place.glob("*.png")
     small = picture.with_name(f"{picture.stem}+compressed.webp")
     with Image.open(picture) as image:

@@ -73,7 +73,7 @@ class SystemSampler:
         except GpuError as exc:
             # A GPU that does not answer for a moment must not end the samples, nor the run; one line says so.
             if not self._gpu_failed:
-                logger.warning("no figures of the GPU for now: %s", exc)
+                logger.warning("no metrics of the GPU for now: %s", exc)
             self._gpu_failed = True
             return {}
         self._gpu_failed = False
@@ -81,7 +81,7 @@ class SystemSampler:
 
 
 def host_sample(folder: Path) -> dict[str, float | None]:
-    """Return figures of the host and of this process with all its children.
+    """Return metrics of the host and of this process with all its children.
 
     Args:
         folder: on the disk whose free space is told.
@@ -107,7 +107,7 @@ def tree_memory_mib() -> float:
 
 
 def gpu_sample(probe: Probe, uuid: str) -> dict[str, float | None]:
-    """Return figures of one GPU; what it cannot tell is None."""
+    """Return metrics of one GPU; what it cannot tell is None."""
     gpu = probe.device(uuid)
     return {
         "system/gpu_utilisation_percent": gpu.utilisation_percent,

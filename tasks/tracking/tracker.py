@@ -194,7 +194,7 @@ class Tracker:
         return set(self._steps.get(key, ()))
 
     def step_ended(self, step: int) -> None:
-        """Let who watches beside the run add its figures: an epoch, or what a training measures by, has just ended."""
+        """Let who watches beside the run add its metrics: an epoch, or what a training measures by, has just ended."""
         if self.on_step_end is not None:
             self.on_step_end(step)
 

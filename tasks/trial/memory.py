@@ -20,7 +20,7 @@ from tasks.trial.plain import N_CLASSES, wait
 from tasks.trial.report import CheckResult, Place, checked
 
 GOOD_RATE = {"cuda": 3.0, "cpu": 0.5}
-"""GiB/s. A GPU that trains on 5,000 pictures of 224 px a second takes in 0.7, and computes meanwhile; PCIe 3 with all
+"""GiB/s. A GPU that trains on 5,000 images of 224 px a second takes in 0.7, and computes meanwhile; PCIe 3 with all
 its 16 lanes gives 11. A CPU that shares its memory still copies more than this."""
 
 _COPIED = 256 * 2**20  # bytes

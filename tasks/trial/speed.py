@@ -135,7 +135,7 @@ def _with_peak(device: torch.device, call: Callable[[], float]) -> tuple[float, 
 
 
 class OurLoop:
-    """Our training on pictures that lie decoded in memory, as they do once the cache is warm.
+    """Our training on images that lie decoded in memory, as they do once the cache is warm.
 
     Args:
         arch: of the model.
@@ -259,9 +259,7 @@ def speed_row(where: Place, arch: str, size: TrainingSize, precision: Precision,
     todo = "something else uses this machine (`top`, `yard devices`): end it and try again"
     if speed.waiting > _WAITING:
         cores = len(os.sched_getaffinity(0))
-        todo = (
-            f"{100 * speed.waiting:.0f} % of the time goes into waiting for pictures: give it more than {cores} cores"
-        )
+        todo = f"{100 * speed.waiting:.0f} % of the time goes into waiting for images: give it more than {cores} cores"
     values = {"ratio": speed.ratio, "images_s": speed.ours, "plain_images_s": speed.plain, "busy": speed.busy}
     memory = {"peak_bytes": speed.peak, "plain_peak_bytes": speed.plain_peak, "data_wait_share": speed.waiting}
     return checked(arch, speed.ratio >= need, "; ".join(parts), todo, **values, **memory)

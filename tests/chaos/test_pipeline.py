@@ -85,7 +85,7 @@ def statuses(made: Yard) -> dict[str, str]:
 
 
 def figures_of(made: Yard, name: str) -> dict[str, float]:
-    """Return the figures of a run in MLflow as they were logged last."""
+    """Return the metrics of a run in MLflow as they were logged last."""
     client = mlflow.MlflowClient(made.env["MLFLOW_TRACKING_URI"])
     (experiment,) = client.search_experiments(filter_string="name = 'bands'")
     (run,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == name]

@@ -49,7 +49,7 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endless(few):
-    """Return so many pictures that a request of them is met in its middle."""
+    """Return so many images that a request of them is met in its middle."""
     folder = few.parent / "endless"
     folder.mkdir()
     for i in range(N_ENDLESS):
@@ -73,9 +73,9 @@ def left_by(made: Yard, run: str) -> list[str]:
 
 
 def started(made: Yard, run: str) -> int:
-    """Wait until a request is in the middle of its pictures; return its process."""
+    """Wait until a request is in the middle of its images; return its process."""
     table = folder_of(made, run) / "tmp" / "predict" / "predictions.csv"
-    made.until(lambda: table.is_file() and table.stat().st_size > 0, 90, "it names pictures")
+    made.until(lambda: table.is_file() and table.stat().st_size > 0, 90, "it names images")
     (found,) = made.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     return int(found["infrastructure_pid"].rpartition(":")[2])
 
@@ -122,7 +122,7 @@ def test_who_waits_for_a_request_reads_how_far_it_is(made, endless, weights):
     run = made.submit("predict", "cuda:0.inference", request(str(endless), weights))
     started(made, run)
     waits = made.submit("predict", "cuda:0.inference", request(str(endless), weights))
-    said = re.compile(rf", picture \d+ of {N_ENDLESS}, (about \d+ min|less than a minute) more$")
+    said = re.compile(rf", image \d+ of {N_ENDLESS}, (about \d+ min|less than a minute) more$")
     made.until(lambda: said.search(made.state(waits)["message"] or ""), 60, "it says how far the other is")
     for other in (waits, run):
         made.cancel(other)

@@ -1,4 +1,4 @@
-"""The whole pipeline on 24 pictures: what a person finds in the folder, in MLflow and in Prefect afterwards."""
+"""The whole pipeline on 24 images: what a person finds in the folder, in MLflow and in Prefect afterwards."""
 
 import json
 import shutil
@@ -179,7 +179,7 @@ def test_the_champion_names_new_pictures_with_calibrated_confidence(first, pictu
     table = pd.read_csv(yard_home / "runs" / found.data.tags["prefect.flow_run_id"] / "prediction" / "predictions.csv")
     temperature = json.loads((first.folder / "training" / "config.json").read_text())["temperature"]
     softer = (table["probability"] / (1 - table["probability"])) ** (1 / temperature if temperature else np.nan)
-    expected = softer / (1 + softer)  # of two classes; none where six pictures tell no temperature
+    expected = softer / (1 + softer)  # of two classes; none where six images tell no temperature
     assert table["calibrated_confidence"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-4, nan_ok=True)
 
 

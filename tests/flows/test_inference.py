@@ -113,7 +113,7 @@ def test_prefect_shows_the_classes_and_a_summary(done):
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         shown = {page.key: page for page in client.read_artifacts(artifact_filter=wanted)}
     assert sum(row["pictures"] for row in json.loads(shown["classes"].data)) == 5
-    assert shown["summary"].data.startswith("# 5 of 6 pictures named by nets 1")
+    assert shown["summary"].data.startswith("# 5 of 6 images named by nets 1")
     assert "broken.jpg" in shown["summary"].data
     assert done in shown["mlflow-run"].data
     assert shown["prediction-progress"].data == 100
@@ -140,7 +140,7 @@ def test_a_model_that_is_not_there_is_refused_with_what_to_do(champion, pictures
 
 
 def test_a_source_without_one_good_picture_fails_with_its_reason(champion, pictures, yard_home):
-    with pytest.raises(DatasetError, match=r"none of 1 picture\(s\) could be used: .*broken\.jpg"):
+    with pytest.raises(DatasetError, match=r"none of 1 image\(s\) could be used: .*broken\.jpg"):
         predict(pictures / "broken.jpg", BY_ALIAS, track=PredictTrackParams(run_name="hopeless"))
     assert not left_over(yard_home)
 

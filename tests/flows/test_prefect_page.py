@@ -22,7 +22,7 @@ def attempt(n_epochs: int) -> None:
             page.progress(epoch / 4)
     show_markdown("summary", "# result", "The result")
     show_markdown("summary", "# result", "The result")  # twice in one attempt is meant
-    show_table("classes", [{"class": "a"}], "Pictures by class")
+    show_table("classes", [{"class": "a"}], "Images by class")
 
 
 @task

@@ -90,7 +90,7 @@ def test_recordings_become_pictures_in_the_same_folders(recordings, tmp_path, ca
     expected = [f"{label}/r1_f0{i}.jpg" for label in ("calm", "loud") for i in (0, 1)]
     assert names(found) == [*expected[:2], "frames.csv", *expected[2:]]
     assert "left out the last 1000 of 9000 samples" in caplog.text
-    assert any("4 pictures of 2 recordings" in page for page in pages("spectrograms"))
+    assert any("4 images of 2 recordings" in page for page in pages("spectrograms"))
 
 
 def test_a_folder_that_holds_something_is_never_written_into(pictures, tmp_path):
@@ -103,7 +103,7 @@ def test_a_folder_that_holds_something_is_never_written_into(pictures, tmp_path)
 
 
 def test_a_box_outside_a_picture_names_the_file_and_leaves_nothing(pictures, tmp_path):
-    with pytest.raises(ImageError, match=r"box x=0 y=0 width=33 height=4 reaches outside the 32x24 picture: .*0\.png"):
+    with pytest.raises(ImageError, match=r"box x=0 y=0 width=33 height=4 reaches outside the 32x24 image: .*0\.png"):
         crop_images(pictures, CropParams(width=33, height=4), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]

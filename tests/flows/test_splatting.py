@@ -1,4 +1,4 @@
-"""The splatting pipeline on twelve small pictures whose cameras are known: what a person finds afterwards."""
+"""The splatting pipeline on twelve small images whose cameras are known: what a person finds afterwards."""
 
 import json
 import time

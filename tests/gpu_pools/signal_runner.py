@@ -69,7 +69,7 @@ def serve(run: dict[str, Any], told: Path) -> str:
 
 
 def make_inputs() -> dict[str, dict[str, Any]]:
-    """Write pictures and a scene; return the parameters of the flows."""
+    """Write images and a scene; return the parameters of the flows."""
     import cv2
     import numpy as np
 

@@ -57,7 +57,7 @@ NOISE = np.random.default_rng(0)
 
 
 def pictures(folder):
-    """Write 3 parts of 2 classes of 4 pictures of noise."""
+    """Write 3 parts of 2 classes of 4 images of noise."""
     for part, name, index in itertools.product(("train", "val", "test"), "ab", range(4)):
         path = folder / part / name / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ DRAWER = Drawer(splat(30, 1), rasterizer, (0.2, 0.4, 0.6))
 
 
 class Snow:
-    """Draws pictures whose video is large."""
+    """Draws images whose video is large."""
 
     def picture(self, camera):
         return NOISE.integers(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
@@ -163,7 +163,7 @@ KINDS = {
     "cache": lambda at: [Pictures([p], [None], ResizeCache(at, 96), "disk").read(0) for p in DATA.rglob("*.png")],
     "split": lambda at: finish(split.splitting(CLASSES, at, SplitParams(), 2)),
     "augmented copies": lambda at: finish(augmenting(DATA, at, AugmentParams(methods=("GaussNoise",), n_workers=1))),
-    "cropped pictures": lambda at: crop.crop_tree(DATA, at, 0, 0, 90, 90),
+    "cropped images": lambda at: crop.crop_tree(DATA, at, 0, 0, 90, 90),
     "spectrogram": lambda at: [
         spectrogram.write_picture(at / f"{i}.jpg", NOISE.normal(size=(200, 200)).astype(np.float32), WAVES)
         for i in range(10)
@@ -178,7 +178,7 @@ KINDS = {
     "video": lambda at: list(write_video(Snow(), turntable(RING, 20, 192), at / "a.mp4", 12)),
     "depth maps": lambda at: list(write_depth_maps(DRAWER, RING, at)),
     "photographs": lambda at: list(extract_frames(PHOTOS, at / "frames", FramesParams())),
-    "pictures and masks of a model": lambda at: list(adopt(TRANSFORMS, at / "poses", 1000, NEEDED)),
+    "images and masks of a model": lambda at: list(adopt(TRANSFORMS, at / "poses", 1000, NEEDED)),
     "CSV and Parquet of predictions": predictions,
     "report and its Parquet": report,
     "figure": lambda at: plots.save(plots.confusion_matrix_figure(np.eye(3, dtype=int), list("abc")), at / "a.png"),

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 )
 KINDS = {
     *("checkpoint of a training", "JSON", "CSV", "cache", "split", "augmented copies"),
-    *("cropped pictures", "spectrogram", "journal", "outbox", "PLY", "SPZ", "glb", "viewer", "ZIP", "video"),
-    *("depth maps", "photographs", "pictures and masks of a model", "CSV and Parquet of predictions"),
+    *("cropped images", "spectrogram", "journal", "outbox", "PLY", "SPZ", "glb", "viewer", "ZIP", "video"),
+    *("depth maps", "photographs", "images and masks of a model", "CSV and Parquet of predictions"),
     *("report and its Parquet", "figure", "model to be served", "SQLite", "folder of results", "log"),
 }
 WHOLE_OR_ABSENT = {
@@ -26,7 +26,7 @@ WHOLE_OR_ABSENT = {
     *("photographs", "figure", "folder of results"),
 }
 BESIDE = {"job.json", "known.json", "colmap.log"}
-"""What was asked and said, beside the pictures of a model."""
+"""What was asked and said, beside the images of a model."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_full_disk_is_named(ended, kind):
         assert "\n" not in message
         if kind in WHOLE_OR_ABSENT:
             assert left == []
-        if kind == "pictures and masks of a model":
+        if kind == "images and masks of a model":
             assert set(left) <= BESIDE
 
 

@@ -1,4 +1,4 @@
-"""The page with a splat inside, in a real browser: the right picture, nothing asked for, at home in MLflow's page.
+"""The page with a splat inside, in a real browser: the right image, nothing asked for, at home in MLflow's page.
 
 TRAINYARD_PICTURES names a folder for the screenshots.
 """
@@ -105,7 +105,7 @@ def test_it_opens_with_the_first_camera_and_asks_for_nothing(page, written):
     assert page.locator("#numbers").inner_text().startswith("1,500 Gaussians, degree 3")
     shown = pixels(page.locator("#picture").screenshot())[60:300]
     assert shown.std() > 0.1
-    # The whole height of the picture fits, three pixels of the page to one of the camera's.
+    # The whole height of the image fits, three pixels of the page to one of the camera's.
     wanted = cv2.resize(drawn(0), (480, 360), interpolation=cv2.INTER_CUBIC)[60:300]
     assert psnr(shown, wanted) > 25
     shoot(page, "viewer")

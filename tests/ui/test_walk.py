@@ -166,7 +166,7 @@ def test_a_run_started_waited_for_watched_and_looked_at_in_the_browser(stack, da
     url = links[0][links[0].index("http") :].split(")")[0].split("]")[0]
     assert url.startswith(mlflow)
     page.goto(url)
-    page.get_by_text("loss/train").first.wait_for()  # in the list of figures
+    page.get_by_text("loss/train").first.wait_for()  # in the list of metrics
     page.goto(url.replace("?workflowType", "/model-metrics?workflowType"))
     page.wait_for_timeout(8000)  # the curves are drawn some time after the page
     shoot(page, "mlflow-epochs")

@@ -26,7 +26,7 @@ _SHARE = 0.25  # share of what is free: other runs that start now see the same f
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds that each picture of a sample took.
+    """Seconds that each image of a sample took.
 
     What counts must not depend on who else uses the machine: of decoding the processor's time, of writes and reads,
     which may wait for a disk, the quickest.
@@ -35,12 +35,12 @@ class Costs:
     decode: list[float] = field(default_factory=list)  # of the processor
     write: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
-    n_found: int = 0  # pictures whose entry an earlier run left; they are only read
+    n_found: int = 0  # images whose entry an earlier run left; they are only read
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSpace:
-    """Bytes: what the pictures take, and what is free."""
+    """Bytes: what the images take, and what is free."""
 
     needed: int
     memory: int
@@ -49,7 +49,7 @@ class CacheSpace:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where pictures are kept, and the sentence that says why."""
+    """Where images are kept, and the sentence that says why."""
 
     keep: Keep
     why: str
@@ -58,7 +58,7 @@ class Choice:
 def choose(
     paths: Sequence[Path], digests: Sequence[str | None], cache: ResizeCache, *, n_images: int, n_epochs: int
 ) -> Choice:
-    """Return where the pictures are kept, after trying some of them.
+    """Return where the images are kept, after trying some of them.
 
     Args:
         paths: of files, at least one, to take the sample from.
@@ -80,7 +80,7 @@ def choose(
 
 
 def measure(paths: Sequence[Path], digests: Sequence[str | None], cache: ResizeCache) -> Costs:
-    """Return what pictures cost, one after the other, until all are tried or a quarter of a second is over."""
+    """Return what images cost, one after the other, until all are tried or a quarter of a second is over."""
     costs = Costs()
     with storage_errors(cache.folder):
         cache.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def decide(costs: Costs, room: CacheSpace, n_epochs: int) -> Keep:
-    """Return where pictures of these costs are kept when each is asked for `n_epochs` times."""
+    """Return where images of these costs are kept when each is asked for `n_epochs` times."""
     if costs.n_found > len(costs.decode):
         return "disk"
     decode, write, read = statistics.median(costs.decode), min(costs.write), min(costs.read)
@@ -129,13 +129,13 @@ def _sentence(keep: Keep, costs: Costs, room: CacheSpace, n_images: int) -> str:
     found = "most of the entries are there, one is"
     if costs.n_found <= len(costs.decode):
         decode, write = statistics.median(costs.decode), min(costs.write)
-        found = f"decoding takes {_ms(decode)} a picture, an entry is written in {_ms(write)} and"
+        found = f"decoding takes {_ms(decode)} an image, an entry is written in {_ms(write)} and"
     free = {
         "memory": f"of {_gb(room.memory)} free",
         "disk": f"of {_gb(room.disk)} free on the disk",
         "nowhere": f"with {_gb(room.memory)} of memory and {_gb(room.disk)} of the disk free",
     }
-    needed = f"{n_images:,} pictures, {_gb(room.needed)} {free[keep]}"
+    needed = f"{n_images:,} images, {_gb(room.needed)} {free[keep]}"
     return f"cache: {keep}: {found} read in {_ms(min(costs.read))}; {needed}"
 
 

@@ -14,7 +14,7 @@ from tasks.images.images import content_digest, read_bytes, shrunk
 
 
 class Pictures:
-    """The pictures of one part, by their number; may be asked from several threads.
+    """The images of one part, by their number; may be asked from several threads.
 
     Wherever they are kept, the pixels are the same. What a file held when it was first looked at holds for all of the
     training: one that changes meanwhile is an error, not other pixels.
@@ -22,7 +22,7 @@ class Pictures:
     Args:
         paths: of the files.
         digests: of each file's content, where it is known already.
-        cache: where shrunk pictures lie on disk; gives their size.
+        cache: where shrunk images lie on disk; gives their size.
         keep: where they are kept once they are decoded.
     """
 
@@ -41,7 +41,7 @@ class Pictures:
         return None not in self._digests
 
     def read(self, index: int) -> Rgb:
-        """Return a picture as (S, S, 3) uint8 RGB, not to be written into.
+        """Return an image as (S, S, 3) uint8 RGB, not to be written into.
 
         Raises:
             ImageError: it cannot be used.

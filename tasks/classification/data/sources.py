@@ -18,7 +18,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One picture as found: where, of which class and, when the data came split, in which part."""
+    """One image as found: where, of which class and, when the data came split, in which part."""
 
     path: Path
     relative: str  # below the source folder, for reports and for group_by
@@ -29,16 +29,16 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """All pictures of a folder of classes."""
+    """All images of a folder of classes."""
 
     images: list[SourceImage]
     classes: list[str]
     already_split: bool
-    n_ignored: int  # files that are no pictures by their suffix, or lie outside the folders of the classes
+    n_ignored: int  # files that are no images by their suffix, or lie outside the folders of the classes
 
 
 def find_sources(source: Path | Mapping[Part, Path]) -> Sources:
-    """Return the pictures of `source`.
+    """Return the images of `source`.
 
     Args:
         source: a folder of classes; a folder with `train` and `val` (or `valid`), and perhaps `test`, that
@@ -93,7 +93,7 @@ def _find_parts(source: Path) -> dict[Part, Path] | None:
 
 
 def _of_classes(folder: Path, base: Path | None = None, part: Part | None = None) -> Sources:
-    """Return the pictures of a folder of classes, their `relative` counted from `base`."""
+    """Return the images of a folder of classes, their `relative` counted from `base`."""
     classes = subfolders(folder)
     n_outside = sum(1 for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     if not classes:
@@ -115,7 +115,7 @@ def _of_classes(folder: Path, base: Path | None = None, part: Part | None = None
 
 
 def group_names(images: Sequence[SourceImage], group_by: str) -> dict[Path, str]:
-    """Return the recording each picture is from.
+    """Return the recording each image is from.
 
     Args:
         group_by: a regular expression found in the file's name: its first group, else the whole match, is the
@@ -124,7 +124,7 @@ def group_names(images: Sequence[SourceImage], group_by: str) -> dict[Path, str]
 
     Raises:
         ConfigError: no such file, not its columns, or no regular expression.
-        DatasetError: it says nothing about some picture, which could then leak from one side to the other.
+        DatasetError: it says nothing about some image, which could then leak from one side to the other.
     """
     find = _from_csv(Path(group_by)) if group_by.lower().endswith(".csv") else _from_pattern(group_by)
     found = {image.path: find(image) for image in images}

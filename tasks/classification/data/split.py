@@ -38,7 +38,7 @@ class SplitReport:
     n_images: int  # usable ones
     already_split: bool
     bad: list[BadFile]
-    n_ignored: int  # files that are no pictures by their suffix, or lie outside the folders of the classes
+    n_ignored: int  # files that are no images by their suffix, or lie outside the folders of the classes
     duplicates: list[list[str]]  # files of identical content; kept on one side unless the data came split
     mislabelled: list[list[str]]  # those of them that lie in more than one class
     leaks: list[list[str]]  # those of them that lie in more than one part: only when the data came split
@@ -50,7 +50,7 @@ class SplitReport:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A usable picture with all that is known of it."""
+    """A usable image with all that is known of it."""
 
     image: SourceImage
     digest: str
@@ -126,7 +126,7 @@ def splitting(
     Args:
         source: what `find_sources` takes; it is only read.
         target: an existing empty folder.
-        n_workers: threads that decode every picture to check it; 0 for one per core.
+        n_workers: threads that decode every image to check it; 0 for one per core.
 
     Raises:
         DatasetError: the folder is not one of classes, a class is too small, or too many files are bad.
@@ -185,7 +185,7 @@ def _place(
     groups: Mapping[Path, str],
     params: SplitParams,
 ) -> dict[Path, Part]:
-    """Return the part of each picture."""
+    """Return the part of each image."""
     images: dict[str, list[Path]] = {label: [] for label in sources.classes}
     for image in usable:
         images[image.label].append(image.path)

@@ -16,7 +16,7 @@ from tasks.images.files import in_threads
 
 @dataclass(frozen=True, slots=True)
 class LoadedSubset:
-    """One part of the dataset: `samples.labels[i]` is the class of picture `i`."""
+    """One part of the dataset: `samples.labels[i]` is the class of image `i`."""
 
     samples: Samples
     pictures: Pictures
@@ -34,17 +34,17 @@ class LoadedSubset:
 def load_subsets(
     samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int
 ) -> tuple[dict[str, LoadedSubset], str]:
-    """Return parts of a dataset by name, and a sentence on where their pictures are kept once they are decoded.
+    """Return parts of a dataset by name, and a sentence on where their images are kept once they are decoded.
 
     Some files are read to choose that, the others when they are asked for.
 
     Args:
         samples: name -> images, of one dataset.
-        cache: where shrunk pictures lie on disk; gives their size.
-        n_epochs: how often the pictures are asked for.
+        cache: where shrunk images lie on disk; gives their size.
+        n_epochs: how often the images are asked for.
 
     Raises:
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
         StorageError: the cache cannot be written.
     """
     known = {name: known_digests(found.root, found.paths) for name, found in samples.items()}

@@ -97,7 +97,7 @@ def graded_samples(dataset: Path, classes: Sequence[str]) -> Samples:
 
 
 def write_answers(answers: Answers, dataset: Path, path: Path) -> None:
-    """Write answers to a file, the pictures named relative to their dataset.
+    """Write answers to a file, the images named relative to their dataset.
 
     Raises:
         StorageError: it cannot be written.
@@ -121,7 +121,7 @@ def report_on(answers: Answers, dataset: Path, classes: Sequence[str], params: E
 
 
 def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dataset: Path, target: Path) -> None:
-    """Write the tables and pictures of a report into `target`: what a person looks at first."""
+    """Write the tables and images of a report into `target`: what a person looks at first."""
     write_report(report, target)
     figures = {
         "confusion_matrix.png": plots.confusion_matrix_figure(report.confusion, report.class_names),

@@ -163,7 +163,7 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
 
 
 def report_figures(report: TestReport) -> dict[str, float | int | None]:
-    """Return the report's single figures as `metrics.json` holds them; None where one is not defined."""
+    """Return the report's single metrics as `metrics.json` holds them; None where one is not defined."""
     return {
         **asdict(report.grades),
         "calibration_error": report.calibration_error,

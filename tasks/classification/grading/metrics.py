@@ -1,7 +1,7 @@
 """Metrics of a classifier: fractions from 0 to 1, and losses in nats.
 
-Two rules hold everywhere. Absent classes: a class without an image in the truth has no figures (null), and
-macro figures are means over the classes that do occur; `classes_evaluated` counts them. Top-k: null when
+Two rules hold everywhere. Absent classes: a class without an image in the truth has no metrics (null), and
+macro metrics are means over the classes that do occur; `classes_evaluated` counts them. Top-k: null when
 there are fewer than k classes. A class that occurs but is never answered has precision 0. Among equal scores
 the class listed first is the answer.
 """
@@ -22,7 +22,7 @@ Ints = NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """The figures of one set of images."""
+    """The metrics of one set of images."""
 
     loss: float  # mean cross-entropy per image, nats
     accuracy: float  # equals top1
@@ -39,7 +39,7 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class ClassGrades:
-    """The figures of one class; all None when no image has it."""
+    """The metrics of one class; all None when no image has it."""
 
     precision: float | None
     recall: float | None
@@ -99,7 +99,7 @@ class Grader:
         return torch.cat(self._logits).cpu().numpy(), torch.cat(self._labels).cpu().numpy()
 
     def compute(self) -> Grades:
-        """Return the figures of everything since the last reset.
+        """Return the metrics of everything since the last reset.
 
         Raises:
             DatasetError: nothing was collected, or a label is outside [0, n_classes).
@@ -146,7 +146,7 @@ def check_answers(scores: Floats, labels: Ints) -> None:
 
 
 def grade(scores: Floats, labels: Ints, *, losses: Floats) -> Grades:
-    """Return the figures of a set of answers.
+    """Return the metrics of a set of answers.
 
     Args:
         scores: (N, C), any scale on which a higher value within a column and within a row means more likely.
@@ -172,7 +172,7 @@ def grade(scores: Floats, labels: Ints, *, losses: Floats) -> Grades:
 
 
 def grade_classes(scores: Floats, labels: Ints) -> list[ClassGrades]:
-    """Return the figures of every class, one against the rest.
+    """Return the metrics of every class, one against the rest.
 
     Args:
         scores: (N, C), as for `grade`.

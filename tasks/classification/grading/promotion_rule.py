@@ -11,7 +11,7 @@ from tasks.classification.grading.metrics import Ints
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided and why; the figures are None when nothing could be compared."""
+    """What was decided and why; the metrics are None when nothing could be compared."""
 
     promote: bool
     reason: str  # one sentence, for people

@@ -17,7 +17,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
         labels: (N,) in [0, C).
 
     Returns:
-        None where the pictures do not tell: all are answered rightly, or no better than by chance, so that the best
+        None where the images do not tell: all are answered rightly, or no better than by chance, so that the best
         T is 0 or infinite.
     """
     scores = logits.astype(np.float64)

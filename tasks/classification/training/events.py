@@ -59,7 +59,7 @@ class FilesRead:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """An epoch, with its place in time; after a crash it may be trained again, with the same figures."""
+    """An epoch, with its place in time; after a crash it may be trained again, with the same metrics."""
 
     metrics: EpochMetrics
     timestamp_ms: int  # when it ended, Unix time

@@ -217,7 +217,7 @@ class TrainingSession:
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
         self.history.append(EpochDone(event, self._clock_ms()))
-        # Of epochs shorter than that, several are trained again after a crash, with the same figures.
+        # Of epochs shorter than that, several are trained again after a crash, with the same metrics.
         if self.checkpoint.age_s >= min(self.params.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
             self._save(trainer)
         for text in event.notes:

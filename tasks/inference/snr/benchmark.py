@@ -30,11 +30,11 @@ ALL_MAPS = "all"
 
 @dataclass(frozen=True, slots=True)
 class SnrSet:
-    """The pictures of one signal-to-noise ratio, drawn with one colour map."""
+    """The images of one signal-to-noise ratio, drawn with one colour map."""
 
     snr_db: float
     colour_map: str | None  # None: the folders do not tell them apart
-    images: Mapping[str, Sequence[Path]]  # class -> pictures
+    images: Mapping[str, Sequence[Path]]  # class -> images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,10 +62,10 @@ def find_snr_sets(root: Path) -> list[SnrSet]:
     """Return the sets in a folder, by SNR and colour map.
 
     Args:
-        root: <snr>/<class>/<picture>, or <snr>/<colormap>/<class>/<picture>.
+        root: <snr>/<class>/<image>, or <snr>/<colormap>/<class>/<image>.
 
     Raises:
-        DatasetError: a folder is not called after an SNR, two mean the same, or one holds no pictures.
+        DatasetError: a folder is not called after an SNR, two mean the same, or one holds no images.
     """
     folders = subfolders(root)
     if not folders:
@@ -89,7 +89,7 @@ def _sets_of(snr_db: float, folder: Path) -> list[SnrSet]:
     """Return the sets in the folder of one SNR: one, or one for each colour map."""
     inner = subfolders(folder)
     if not inner:
-        raise DatasetError(f"found no folder of a class, need <class>/<picture>: {folder}")
+        raise DatasetError(f"found no folder of a class, need <class>/<image>: {folder}")
     deep = [path for path in inner if subfolders(path)]
     if not deep:
         return [SnrSet(snr_db, None, {path.name: _pictures(path) for path in inner})]
@@ -104,7 +104,7 @@ def _sets_of(snr_db: float, folder: Path) -> list[SnrSet]:
 def _pictures(folder: Path) -> list[Path]:
     paths, _ = find_images(folder)
     if not paths:
-        raise DatasetError(f"found no picture, need at least 1: {folder}")
+        raise DatasetError(f"found no image, need at least 1: {folder}")
     return paths
 
 
@@ -133,7 +133,7 @@ def grade_sets(
 
     Args:
         model: as `grading.load_model` gives it.
-        label: what it is called in tables and pictures.
+        label: what it is called in tables and images.
         config: its architecture, classes, image_size and precision.
         sets: all of the same SNR.
         device: to compute on.
@@ -141,7 +141,7 @@ def grade_sets(
         batch_size: images at once.
 
     Raises:
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
         TrainingError: the model answers with values that are not finite.
     """
     classes = list(config["classes"])
@@ -176,7 +176,7 @@ def _grade(
 def interval(n_right: int, n_images: int) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a share. Source: Wilson 1927, score interval.
 
-    Pictures count as independent; frames of one recording are not, so the true interval is wider.
+    Images count as independent; frames of one recording are not, so the true interval is wider.
     """
     share, z2 = n_right / n_images, _Z95**2
     middle = (share + z2 / (2 * n_images)) / (1 + z2 / n_images)
@@ -193,9 +193,9 @@ def curves(grades: Sequence[SnrGrade]) -> dict[str, list[SnrGrade]]:
 
 
 def headline(curve: Sequence[SnrGrade]) -> dict[str, float | None]:
-    """Return the figures of one curve that papers report: means over SNRs, and where 90 % begin to be reached.
+    """Return the metrics of one curve that papers report: means over SNRs, and where 90 % begin to be reached.
 
-    Every SNR counts the same, whatever its number of pictures; None where there is no such SNR.
+    Every SNR counts the same, whatever its number of images; None where there is no such SNR.
     """
     reached = None
     for one in sorted(curve, key=lambda g: -g.snr_db):

@@ -32,7 +32,7 @@ class MixReport:
     """What was mixed; with the parameters also written as recipe.json."""
 
     n_recordings: int
-    n_frames: int  # of all recordings; each gives a picture for every SNR
+    n_frames: int  # of all recordings; each gives an image for every SNR
     n_noise_recordings: int
     classes: list[str]
     notes: list[str]
@@ -42,7 +42,7 @@ def mixing(source: Path, target: Path, mix: MixParams, params: SpectrogramParams
     """Fill `target` with <snr>dB/<class>/<recording>_f00.jpg, frames.csv and recipe.json; yield per frame.
 
     Args:
-        source: <class>/<recording>, or deeper; folders below that of the class become part of a picture's name.
+        source: <class>/<recording>, or deeper; folders below that of the class become part of an image's name.
         target: an existing empty folder.
 
     Raises:
@@ -85,11 +85,11 @@ def _mix_one(
     stem: str,
     noises: Sequence[Recording],
 ) -> Iterator[tuple[object, ...]]:
-    """Write the pictures of every frame at every SNR; yield the frame's row of frames.csv.
+    """Write the images of every frame at every SNR; yield the frame's row of frames.csv.
 
     Args:
         inside: the recording's path below the data, which seeds its noise.
-        label, stem: its class, and what its pictures are called.
+        label, stem: its class, and what its images are called.
     """
     rate = recording.sample_rate_hz
     params = at_rate(params, rate, recording.path)
@@ -120,7 +120,7 @@ def _n_frames(recording: Recording, mix: MixParams) -> int:
 
 
 def _names(source: Path, recordings: Sequence[Recording]) -> list[tuple[str, str]]:
-    """Return the class of each recording and what its pictures are called."""
+    """Return the class of each recording and what its images are called."""
     names: list[tuple[str, str]] = []
     taken: dict[tuple[str, str], Path] = {}
     for path in (recording.path for recording in recordings):
@@ -130,7 +130,7 @@ def _names(source: Path, recordings: Sequence[Recording]) -> list[tuple[str, str
         name = folders[0], "__".join([*folders[1:], path.stem])
         other = taken.setdefault((name[0].lower(), name[1].lower()), path)
         if other != path:
-            raise DatasetError(f"{other} and {path} would have pictures of the same name, need different stems")
+            raise DatasetError(f"{other} and {path} would have images of the same name, need different stems")
         names.append(name)
     return names
 

@@ -86,7 +86,7 @@ def one_name(curve: Sequence[SnrGrade]) -> str:
 
 
 def figures_of(grades: Sequence[SnrGrade], classes: Mapping[str, Sequence[str]]) -> dict[str, Figure]:
-    """Return every picture of a benchmark by the name of its file.
+    """Return every image of a benchmark by the name of its file.
 
     Args:
         grades: of all models and SNRs.

@@ -73,7 +73,7 @@ def _file_of(address: str) -> str:
 
 
 def _label(given: str | None, files: "ModelFiles", taken: Mapping[str, object]) -> str:
-    """Return what a model is called in tables, pictures and names of metrics; no two are called alike."""
+    """Return what a model is called in tables, images and names of metrics; no two are called alike."""
     name = files.name if files.version is None else f"{files.name}-{files.version}"
     if files.weights.name == files.name:  # a file on disk: best.pt says nothing
         folder = files.weights.resolve().parent
@@ -88,7 +88,7 @@ def _label(given: str | None, files: "ModelFiles", taken: Mapping[str, object]) 
 
 @task(task_run_name="mix")
 def mix_noise(data: Path, mix: MixParams, spectrogram: SpectrogramParams) -> Path:
-    """Mix clean recordings with noise and draw them; return the folder of <snr>dB/<class>/<picture>."""
+    """Mix clean recordings with noise and draw them; return the folder of <snr>dB/<class>/<image>."""
     from tasks.inference.snr.pictures import mixing
 
     source = allowed_path(data)
@@ -100,7 +100,7 @@ def mix_noise(data: Path, mix: MixParams, spectrogram: SpectrogramParams) -> Pat
         for note in report.notes:
             logger().warning("%s", note)
         n_pictures = report.n_frames * len(mix.snrs_db)
-        logger().info("%d frames of %d recordings: %d pictures", report.n_frames, report.n_recordings, n_pictures)
+        logger().info("%d frames of %d recordings: %d images", report.n_frames, report.n_recordings, n_pictures)
     return target
 
 
@@ -127,7 +127,7 @@ def grade_models(
         device,
         log,
     ):
-        show_link("mlflow-run", tracker.url, "Curves, tables and figures in MLflow")
+        show_link("mlflow-run", tracker.url, "Curves, tables and metrics in MLflow")
         grades = _answer_all(sets, models, params, device, tracker=tracker, log=log)
         _write(grades, models, folder / "report", tracker)
         text = snr_markdown(grades, tracker.url)
@@ -190,7 +190,7 @@ def _log(grades: "Sequence[SnrGrade]", several: bool, tracker: "Tracker") -> Non
 
 
 def _write(grades: "Sequence[SnrGrade]", models: Mapping[str, "ModelFiles"], target: Path, tracker: "Tracker") -> None:
-    """Write tables and pictures, and give them and the headline figures to MLflow."""
+    """Write tables and images, and give them and the headline metrics to MLflow."""
     from tasks.classification.grading.plots import save
     from tasks.inference.snr.benchmark import curves, headline, write_tables
     from tasks.inference.snr.plots import figures_of

@@ -17,31 +17,31 @@ MIN_PICTURES = 3
 
 @dataclass(frozen=True, slots=True)
 class FrameRow:
-    """One picture that was looked at."""
+    """One image that was looked at."""
 
     index: int  # in the video, or in the folder's order; from 0
-    time_s: float | None  # since the first picture; None: a photograph
+    time_s: float | None  # since the first image; None: a photograph
     sharpness: float  # variance of the Laplacian of a small grey copy
     chosen: bool
     reason: str
-    name: str  # of the picture written, or of the photograph
+    name: str  # of the image written, or of the photograph
 
 
 @dataclass(frozen=True, slots=True)
 class FramesReport:
     """What was taken from a video or a folder."""
 
-    images: Path  # the folder of pictures
-    names: tuple[str, ...]  # of the pictures, in order
-    rows: tuple[FrameRow, ...]  # one per picture looked at
+    images: Path  # the folder of images
+    names: tuple[str, ...]  # of the images, in order
+    rows: tuple[FrameRow, ...]  # one per image looked at
 
     def moved_to(self, folder: Path) -> "FramesReport":
-        """Return the report with the pictures in another folder."""
+        """Return the report with the images in another folder."""
         return replace(self, images=folder / IMAGES)
 
 
 def write_table(path: Path, rows: Sequence[FrameRow]) -> None:
-    """Write one line per picture that was looked at: index, time_s, sharpness, chosen, reason, name."""
+    """Write one line per image that was looked at: index, time_s, sharpness, chosen, reason, name."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["index", "time_s", "sharpness", "chosen", "reason", "name"])
@@ -68,7 +68,7 @@ def read_table(path: Path) -> list[FrameRow]:
 
 
 def check_enough(rows: Sequence[FrameRow], n_chosen: int, source: Path) -> None:
-    """Say why nothing can be made of so few pictures.
+    """Say why nothing can be made of so few images.
 
     Raises:
         DatasetError: fewer than three were chosen.
@@ -78,7 +78,7 @@ def check_enough(rows: Sequence[FrameRow], n_chosen: int, source: Path) -> None:
     n_black = sum(row.reason == "black" for row in rows)
     n_flat = sum(row.reason == "flat" for row in rows)
     n_same = sum(row.reason.startswith("same view") for row in rows)
-    found = f"{source}: {n_chosen} usable picture(s) of {len(rows)} looked at, need at least {MIN_PICTURES}"
+    found = f"{source}: {n_chosen} usable image(s) of {len(rows)} looked at, need at least {MIN_PICTURES}"
     if n_black + n_flat > len(rows) // 2:
         raise DatasetError(f"{found}; {n_black} are black and {n_flat} without any detail: film with more light")
     if n_same:

@@ -25,9 +25,9 @@ FrameEvent = StageProgress | Note | FramesReport
 MAX_FRAMES = 5000
 
 MAX_CANDIDATES = 60
-"""Pictures of one window that are looked at; more would cost time and find hardly a sharper one."""
+"""Images of one window that are looked at; more would cost time and find hardly a sharper one."""
 
-_PROGRESS_EVERY = 25  # decoded pictures
+_PROGRESS_EVERY = 25  # decoded images
 
 
 def extract_frames(source: Path, folder: Path, params: FramesParams) -> Iterator[FrameEvent]:
@@ -42,7 +42,7 @@ def extract_frames(source: Path, folder: Path, params: FramesParams) -> Iterator
         params: how many, how large, which.
 
     Raises:
-        DatasetError: the source cannot be read, is cut off before its first picture, or fewer than three pictures can
+        DatasetError: the source cannot be read, is cut off before its first image, or fewer than three images can
             be used: black, flat, or all taken from one place.
         StorageError: the folder cannot be written.
     """
@@ -96,12 +96,12 @@ def _n_windows(info: VideoInfo, params: FramesParams) -> tuple[int, list[str]]:
         wanted = max(1, round(info.duration_s * params.frames_per_second))
         if wanted > MAX_FRAMES:
             notes.append(
-                f"{params.frames_per_second:g} pictures a second of {info.duration_s:.0f} s are {wanted}; "
+                f"{params.frames_per_second:g} images a second of {info.duration_s:.0f} s are {wanted}; "
                 f"{MAX_FRAMES} are taken, evenly spaced"
             )
             wanted = MAX_FRAMES
     if wanted > info.n_packets:
-        notes.append(f"{wanted} pictures were asked for, {info.path.name} has {info.n_packets}")
+        notes.append(f"{wanted} images were asked for, {info.path.name} has {info.n_packets}")
     return min(wanted, info.n_packets), notes
 
 
@@ -109,12 +109,12 @@ def _what_is_missing(info: VideoInfo, n_decoded: int, last_s: float, n_windows: 
     notes = []
     n_same = sum(row.reason.startswith("same view") for row in choice.rows)
     if n_same:
-        notes.append(f"{n_same} of {n_windows} pictures were left out: they show the same view as the one before")
+        notes.append(f"{n_same} of {n_windows} images were left out: they show the same view as the one before")
     if n_decoded < 0.98 * info.n_packets:
-        notes.append(f"{info.path.name} is damaged: {n_decoded} of its {info.n_packets} pictures could be decoded")
+        notes.append(f"{info.path.name} is damaged: {n_decoded} of its {info.n_packets} images could be decoded")
     if info.promised_s is not None and last_s < 0.95 * info.promised_s - 1:
         notes.append(
-            f"{info.path.name} ends early: its header says {info.promised_s:.0f} s, pictures come for {last_s:.0f} s"
+            f"{info.path.name} ends early: its header says {info.promised_s:.0f} s, images come for {last_s:.0f} s"
         )
     return notes
 
@@ -132,7 +132,7 @@ class _Choice:
     _best: tuple[int, ImageQuality, NDArray[np.uint8]] | None = None  # row, look and pixels of the candidate
 
     def offer(self, picture: TimedPicture, window: int) -> None:
-        """Look at a picture; keep it as the candidate of its window if it is the sharpest there."""
+        """Look at an image; keep it as the candidate of its window if it is the sharpest there."""
         if window != self.window:
             self.close()
             self.window = window

@@ -27,7 +27,7 @@ _ABOVE = 3  # folders: sparse/0 of colmap
 
 
 def recognise(path: Path) -> Kind:
-    """Return what `path` is: a video, a folder of photographs, or pictures whose cameras are known.
+    """Return what `path` is: a video, a folder of photographs, or images whose cameras are known.
 
     Raises:
         ConfigError: there is nothing there, or one photograph alone.
@@ -62,11 +62,11 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
     Args:
         source: as given.
         folder: the result is kept here, at `find_poses`' place.
-        max_side: pictures are shrunk to this, pixels.
-        params: how to look for features where points lack, and how many pictures have to be there.
+        max_side: images are shrunk to this, pixels.
+        params: how to look for features where points lack, and how many images have to be there.
 
     Raises:
-        DatasetError: the cameras or pictures cannot be used.
+        DatasetError: the cameras or images cannot be used.
     """
     if recognise(source) == "transforms":
         *notes, job = known_of(_transforms(source) or source, folder, params)
@@ -79,7 +79,7 @@ def adopt(source: Path, folder: Path, max_side: int, params: PosesParams) -> Ite
             if path.suffix in _MODEL_SUFFIXES:  # COLMAP opens them itself
                 check_file(path, DatasetError, CLOUD_BYTES)
         places = [place.resolve() for place in _places(source)]
-        # Beside a folder of pictures, but in the folder that was given: what is beside that is another's.
+        # Beside a folder of images, but in the folder that was given: what is beside that is another's.
         masks = [(place if place == source.resolve() else place.parent) / MASKS for place in places]
         job = ColmapJob(
             stages=(),
@@ -109,7 +109,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _places(path: Path) -> list[Path]:
-    """Return the folders that may hold a model's pictures: beside it, or above when the model's own was given."""
+    """Return the folders that may hold a model's images: beside it, or above when the model's own was given."""
     found = []
     above = path.resolve().parents[:_ABOVE] if _is_model(path) else ()
     for up in (path, *above):
@@ -117,5 +117,5 @@ def _places(path: Path) -> list[Path]:
     if photographs(path):
         found.append(path)
     if not found:
-        raise DatasetError(f"there is a COLMAP model in {path}, but no folder {IMAGES} with its pictures beside it")
+        raise DatasetError(f"there is a COLMAP model in {path}, but no folder {IMAGES} with its images beside it")
     return found

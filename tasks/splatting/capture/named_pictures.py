@@ -15,7 +15,7 @@ _EXAMPLES = 3
 
 
 class Needed(Protocol):
-    """How many pictures are enough."""
+    """How many images are enough."""
 
     @property
     def min_registered(self) -> int: ...
@@ -31,7 +31,7 @@ class _Folders:
         self._read: dict[Path, dict[str, list[str]]] = {}
 
     def beside(self, path: Path) -> Path | None:
-        """Return the picture whose name differs from `path` by suffix or case alone."""
+        """Return the image whose name differs from `path` by suffix or case alone."""
         names = self._names(path.parent)
         found = [name for key in (path.stem, path.name) for name in names.get(key.lower(), ())]
         return path.with_name(found[0]) if found else None
@@ -67,7 +67,7 @@ def parts_of(name: str, source: Path) -> tuple[str, ...]:
             raise DatasetError(f"{source} names {name}, which leads out of its folder")
     parts = [part for part in os.path.normpath("/".join(parts)).split("/") if part not in {"", "."}]
     if not parts or "\0" in name:
-        raise DatasetError(f"{source} names the picture {name!r}, need a name")
+        raise DatasetError(f"{source} names the image {name!r}, need a name")
     return tuple(parts)
 
 
@@ -127,17 +127,17 @@ def _near(folders: _Folders, parts: tuple[str, ...]) -> Path | None:
 
 
 def smaller_copies(folder: Path) -> list[Path]:
-    """Return `images_2`, `images_4` and so on in a folder, the largest pictures first."""
+    """Return `images_2`, `images_4` and so on in a folder, the largest images first."""
     found = [path for path in folder.glob(f"{IMAGES}_*") if path.is_dir() and path.name[len(IMAGES) + 1 :].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[len(IMAGES) + 1 :]))
 
 
 def check_there(total: int, n_missing: int, sentence: str, needed: Needed) -> None:
-    """Refuse cameras of which too many have no picture.
+    """Refuse cameras of which too many have no image.
 
     Args:
         total: cameras.
-        n_missing: those without a picture, at least one.
+        n_missing: those without an image, at least one.
         sentence: which is missing, and where.
         needed: how many are enough.
 
@@ -147,16 +147,16 @@ def check_there(total: int, n_missing: int, sentence: str, needed: Needed) -> No
     there = total - n_missing
     if there < needed.min_registered:
         raise DatasetError(
-            f"{sentence}; {there} of {total} pictures are there, need at least {needed.min_registered} (min_registered)"
+            f"{sentence}; {there} of {total} images are there, need at least {needed.min_registered} (min_registered)"
         )
     if there < needed.min_registered_share * total:
         raise DatasetError(
-            f"{sentence}; {there} of {total} pictures are there, need at least {needed.min_registered_share:.0%} "
+            f"{sentence}; {there} of {total} images are there, need at least {needed.min_registered_share:.0%} "
             "(min_registered_share)"
         )
 
 
 def left_out(total: int, missing: Sequence[str], source: Path) -> str:
-    """Return the sentence that says which cameras are left out for want of their pictures."""
+    """Return the sentence that says which cameras are left out for want of their images."""
     shown = ", ".join(missing[:_EXAMPLES]) + (", ..." if len(missing) > _EXAMPLES else "")
-    return f"{len(missing)} of {total} pictures are not there and left out: {shown} ({source})"
+    return f"{len(missing)} of {total} images are not there and left out: {shown} ({source})"

@@ -33,7 +33,7 @@ _UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", 
 
 
 def photographs(folder: Path) -> list[Path]:
-    """Return the pictures that lie in a folder, numbers in their names in order of value.
+    """Return the images that lie in a folder, numbers in their names in order of value.
 
     Raises:
         ConfigError: one is a link that leads outside the allowed roots.
@@ -115,7 +115,7 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
     seen = look(rgb)
     if seen.flaw:
         return FrameRow(index, None, seen.sharpness, False, seen.flaw, path.name)
-    # Numbered: COLMAP takes the neighbours of a picture by the order of names as text, where 10 comes before 2.
+    # Numbered: COLMAP takes the neighbours of an image by the order of names as text, where 10 comes before 2.
     name = f"{index + 1:05}_{stem_as_name(path.name)}.jpg"
     exif = Image.Exif()
     focal = focal_35mm(path)

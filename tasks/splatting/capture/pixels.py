@@ -23,7 +23,7 @@ _END = b"\xff\xd9"
 
 
 def read_stored(path: Path) -> NDArray[np.uint8]:
-    """Return a picture (H, W, 3) RGB as its pixels are stored: a camera was found for those, whatever EXIF says.
+    """Return an image (H, W, 3) RGB as its pixels are stored: a camera was found for those, whatever EXIF says.
 
     Raises:
         ImageError: it cannot be read.
@@ -32,7 +32,7 @@ def read_stored(path: Path) -> NDArray[np.uint8]:
 
 
 def stored_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture as its pixels are stored.
+    """Return width and height of an image as its pixels are stored.
 
     Raises:
         ImageError: it cannot be read.
@@ -41,17 +41,17 @@ def stored_size(path: Path) -> tuple[int, int]:
         with open_file(path, ImageError, LARGEST_BYTES) as file, Image.open(file) as image:
             return image.size
     except (OSError, UnidentifiedImageError) as exc:
-        raise ImageError(f"cannot be read as a picture: {path}") from exc
+        raise ImageError(f"cannot be read as an image: {path}") from exc
 
 
 def bounded(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """Return (width, height) of a picture shrunk, never enlarged, so that its longest side is at most `max_side`."""
+    """Return (width, height) of an image shrunk, never enlarged, so that its longest side is at most `max_side`."""
     scale = min(1.0, max_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
-    """Return a picture (H, W, 3) with its longest side at most `max_side`, as an array of its own."""
+    """Return an image (H, W, 3) with its longest side at most `max_side`, as an array of its own."""
     height, width = rgb.shape[:2]
     size = bounded(width, height, max_side)
     if size == (width, height):
@@ -60,7 +60,7 @@ def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
 
 
 def jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    """Return a picture (H, W, 3) as a JPEG file that keeps its colours at full size, not at half."""
+    """Return an image (H, W, 3) as a JPEG file that keeps its colours at full size, not at half."""
     full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full]
     return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
@@ -87,7 +87,7 @@ def anonymous(data: bytes, exif: bytes) -> bytes | None:
         exif: the block, as Pillow's `Exif.tobytes`; empty: none.
 
     Returns:
-        The file's bytes; None where its form is damaged or something stands within or behind the picture, which would
+        The file's bytes; None where its form is damaged or something stands within or behind the image, which would
         go with it.
     """
     parts = _segments(data)

@@ -10,13 +10,13 @@ SMALL = 480
 """Longest side of the copies, pixels: finer detail is noise and compression."""
 
 BLACK_LEVEL = 12.0
-"""A picture whose brightest hundredth is below this grey level is black."""
+"""An image whose brightest hundredth is below this grey level is black."""
 
 FLAT_SPREAD = 2.0
-"""A picture whose grey levels, blurred, spread less (standard deviation) shows nothing but noise."""
+"""An image whose grey levels, blurred, spread less (standard deviation) shows nothing but noise."""
 
 SAME_SHIFT = 0.002
-"""Pictures whose corners moved less than this share of the longest side (median) show the same.
+"""Images whose corners moved less than this share of the longest side (median) show the same.
 
 Measured: a camera on a tripod stays below 0.0002 through noise (standard deviation 25) and H.264 at crf 38; motion is
 told to a tenth from 0.0003 on, and 0.002 is 3 px of 1600, too little to see depth by.
@@ -31,7 +31,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ImageQuality:
-    """What one picture is like."""
+    """What one image is like."""
 
     sharpness: float  # variance of the Laplacian
     grey: Grey  # (h, w), longest side at most SMALL
@@ -39,7 +39,7 @@ class ImageQuality:
 
 
 def look(rgb: NDArray[np.uint8]) -> ImageQuality:
-    """Return what a picture (H, W, 3) is like."""
+    """Return what an image (H, W, 3) is like."""
     height, width = rgb.shape[:2]
     scale = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -54,9 +54,9 @@ def look(rgb: NDArray[np.uint8]) -> ImageQuality:
 
 
 def shift(before: Grey, after: Grey) -> float | None:
-    """Return how far the corners of one picture moved in the other, median, as a share of the longest side.
+    """Return how far the corners of one image moved in the other, median, as a share of the longest side.
 
-    None: too few could be followed, the pictures show different things, or have no corners.
+    None: too few could be followed, the images show different things, or have no corners.
     """
     before, after = _even(before), _even(after)
     corners = cv2.goodFeaturesToTrack(before, _N_CORNERS, 0.01, 8)
@@ -71,14 +71,14 @@ def shift(before: Grey, after: Grey) -> float | None:
 
 
 def _even(grey: Grey) -> Grey:
-    """Return a copy of one mean and spread: exposure may have changed between two pictures."""
+    """Return a copy of one mean and spread: exposure may have changed between two images."""
     mean, spread = cv2.meanStdDev(grey)
     scale = 50 / max(float(spread[0, 0]), 1.0)
     return np.asarray(np.clip((grey - float(mean[0, 0])) * scale + 128, 0, 255), np.uint8)
 
 
 def same_view(before: Grey, after: Grey) -> bool:
-    """Return whether two pictures were taken from the same place, as far as noise lets one tell."""
+    """Return whether two images were taken from the same place, as far as noise lets one tell."""
     if before.shape != after.shape:
         return False
     moved = shift(before, after)

@@ -37,10 +37,10 @@ def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Colm
     Args:
         source: the file.
         folder: what was read is kept here.
-        needed: how many pictures have to be there.
+        needed: how many images have to be there.
 
     Raises:
-        DatasetError: the file is damaged, too many pictures are missing or one lies elsewhere, or the lens is not one
+        DatasetError: the file is damaged, too many images are missing or one lies elsewhere, or the lens is not one
             of nerfstudio's perspective or fisheye ones.
 
     Source: nerfstudio documentation, "Data conventions".
@@ -57,7 +57,7 @@ def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Colm
         if path is not None:
             taken.setdefault(path, index)
     if n_twice := len(rows) - len(lost) - len(taken):
-        yield Note(f"{n_twice} frame(s) of {source} name a picture that another one names: the first of each is taken")
+        yield Note(f"{n_twice} frame(s) of {source} name an image that another one names: the first of each is taken")
     masks = _masks(rows, source)
     pictures = []
     for name, path in zip(_names(list(taken), source.parent), taken, strict=True):
@@ -87,7 +87,7 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 def _lost(name: str, index: int, source: Path) -> str:
     if Path(name).is_absolute():
         return f"{source} names {name}, which leads out of its folder"
-    return f"{source}: frame {index}: there is no picture {source.parent.joinpath(*parts_of(name, source))}"
+    return f"{source}: frame {index}: there is no image {source.parent.joinpath(*parts_of(name, source))}"
 
 
 def _masks(rows: Sequence[Mapping[str, Any]], source: Path) -> dict[int, Path]:
@@ -124,7 +124,7 @@ def _world_to_camera(row: Mapping[str, Any], where: str) -> NDArray[np.float64]:
 
 
 def _names(paths: Sequence[Path], root: Path) -> list[str]:
-    """Return a name in the scene for each picture: its own, with its folders but for the first, all different."""
+    """Return a name in the scene for each image: its own, with its folders but for the first, all different."""
     names = []
     for path in paths:
         parts = path.relative_to(os.path.abspath(root)).parts
@@ -150,7 +150,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _lens(values: Mapping[str, Any], width: int, height: int, picture: Path) -> dict[str, Any]:
-    """Return COLMAP's camera of a picture of `width` x `height` pixels; the file's figures may be for another size."""
+    """Return COLMAP's camera of an image of `width` x `height` pixels; the file's figures may be for another size."""
     model = str(values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")).upper()
     if model not in _MODELS:
         raise DatasetError(f"{picture}: camera_model {model}, need one of {', '.join(_MODELS)}")

@@ -115,13 +115,13 @@ def _texture(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]
         )
         canvas *= 1 + 0.10 * noise[..., None]
     wrapped = cv2.copyMakeBorder(canvas, 16, 16, 16, 16, cv2.BORDER_WRAP)
-    # Nothing finer than about three texels is left: what cannot be sampled would crawl from picture to picture.
+    # Nothing finer than about three texels is left: what cannot be sampled would crawl from image to image.
     soft = cv2.GaussianBlur(wrapped, (0, 0), 1.4)[16:-16, 16:-16]
     return np.clip(soft, 0, 1)
 
 
 def render(room: Room, camera: Camera) -> NDArray[np.uint8]:
-    """Return the picture the camera takes of the room, (H, W, 3) RGB."""
+    """Return the image the camera takes of the room, (H, W, 3) RGB."""
     fine = camera.resized(camera.width * _SUPERSAMPLING, camera.height * _SUPERSAMPLING)
     rays, origin = _rays(fine), camera.center.astype(np.float32)
     depth, color = _hit_box(room.walls, origin, rays, room.floor_light)

@@ -33,8 +33,8 @@ class Densify:
     def __init__(self, settings: Settings, generator: torch.Generator, scene_size: float, n_gaussians: int) -> None:
         self._settings, self._generator, self._scene_size = settings, generator, scene_size
         self.cap_max = settings.cap_max
-        self.pull = torch.zeros(n_gaussians, device=generator.device)  # (N,) sum of gradients, in half pictures
-        self.seen = torch.zeros(n_gaussians, device=generator.device)  # (N,) pictures it was in
+        self.pull = torch.zeros(n_gaussians, device=generator.device)  # (N,) sum of gradients, in half images
+        self.seen = torch.zeros(n_gaussians, device=generator.device)  # (N,) images it was in
 
     @torch.no_grad()
     def after_step(self, optimizer: SplatOptimizer, rendered: Rendered, step: int, means_lr: float) -> None:
@@ -42,7 +42,7 @@ class Densify:
 
         Args:
             optimizer: changed in place.
-            rendered: the picture of the step, with the gradient by `means2d`.
+            rendered: the image of the step, with the gradient by `means2d`.
             step: from 0.
             means_lr: not used by this strategy.
         """
@@ -58,7 +58,7 @@ class Densify:
             self._reset(optimizer)
 
     def _look(self, rendered: Rendered) -> None:
-        """Note how hard the picture pulls at each Gaussian in it."""
+        """Note how hard the image pulls at each Gaussian in it."""
         grad = rendered.means2d.grad
         assert grad is not None, "the rasteriser leaves the gradient of means2d"
         height, width = rendered.alphas.shape

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-REGULARISATION = 1e-2  # on squared differences from no change; holds the mean of all pictures, which nothing else does
+REGULARISATION = 1e-2  # on squared differences from no change; holds the mean of all images, which nothing else does
 
 
 class Exposures:
-    """Affine colour per training picture, fitted along with the Gaussians.
+    """Affine colour per training image, fitted along with the Gaussians.
 
-    Source: affine per picture as in the authors' own exposure compensation (upstream graphdeco-inria
-    gaussian-splatting, `exposure`, 3 x 4 per picture, from the identity); the pull to the identity is ours.
+    Source: affine per image as in the authors' own exposure compensation (upstream graphdeco-inria
+    gaussian-splatting, `exposure`, 3 x 4 per image, from the identity); the pull to the identity is ours.
 
     Args:
-        n: pictures.
+        n: images.
         rate: learning rate of Adam.
         device: of the Gaussians.
     """
@@ -27,11 +27,11 @@ class Exposures:
         self._optimizer = torch.optim.Adam([self.affine], lr=rate)
 
     def apply(self, colors: Tensor, index: int) -> Tensor:
-        """Return (H, W, 3) as picture `index` was exposed."""
+        """Return (H, W, 3) as image `index` was exposed."""
         return exposed(colors, self.affine[index])
 
     def penalty(self, index: int) -> Tensor:
-        """Return what is added to the loss for a picture."""
+        """Return what is added to the loss for an image."""
         return REGULARISATION * (self.affine[index] - self._identity).square().mean()
 
     def step(self) -> None:
@@ -70,7 +70,7 @@ def solved(drawn: Tensor, taken: Tensor, mask: Tensor | None) -> Tensor:
     y = taken[mask] if mask is not None else taken.reshape(-1, 3)
     ones = torch.ones(len(x), 1, dtype=torch.float64, device=x.device)
     a = torch.cat([x.double(), ones], 1)
-    # A little of the identity keeps pictures of one colour, or no counted pixel, from having many answers.
+    # A little of the identity keeps images of one colour, or no counted pixel, from having many answers.
     ridge = 1e-6 * (len(x) + 1) * torch.eye(4, dtype=torch.float64, device=x.device)
     identity = torch.eye(4, 3, dtype=torch.float64, device=x.device)
     answer = torch.linalg.solve(a.T @ a + ridge, a.T @ y.double() + ridge @ identity)

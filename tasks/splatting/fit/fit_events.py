@@ -17,7 +17,7 @@ End = Literal["finished", "deadline"]
 
 @dataclass(frozen=True, slots=True)
 class PicturesRead:
-    """Progress of reading the pictures."""
+    """Progress of reading the images."""
 
     done: int
     total: int
@@ -37,7 +37,7 @@ class StepsDone:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A picture that was drawn, left, and the one that was taken, right."""
+    """An image that was drawn, left, and the one that was taken, right."""
 
     name: str
     pixels: NDArray[np.uint8]  # (H, 2 W, 3) RGB
@@ -45,13 +45,13 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a fit has come to. None: no picture is held out."""
+    """What a fit has come to. None: no image is held out."""
 
     step: int  # steps done
     train_loss: float  # mean of the steps since the last measurement
-    psnr: float | None  # dB, mean over held-out pictures
-    ssim: float | None  # in [-1, 1], mean over held-out pictures
-    l1: float | None  # in [0, 1], mean over held-out pictures
+    psnr: float | None  # dB, mean over held-out images
+    ssim: float | None  # in [-1, 1], mean over held-out images
+    l1: float | None  # in [0, 1], mean over held-out images
     n_gaussians: int
     steps_per_s: float  # since the start, measuring left out
     memory_bytes: int  # most that was in use: of the GPU, without one of the process
@@ -62,7 +62,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementDone:
-    """A measurement with pictures of up to four views to look at."""
+    """A measurement with images of up to four views to look at."""
 
     metrics: Measurement
     previews: tuple[Preview, ...]
@@ -89,7 +89,7 @@ Event = Note | PicturesRead | StepsDone | MeasurementDone | Done
 
 
 def row_of(measured: MeasurementDone) -> dict[str, Any]:
-    """Return a measurement without its pictures, as plain values."""
+    """Return a measurement without its images, as plain values."""
     return {**dataclasses.asdict(measured.metrics), "timestamp_ms": measured.timestamp_ms}
 
 

@@ -33,7 +33,7 @@ MEANS_LR_END = 0.01  # of the means' learning rate, at the last step. Source: 3D
 
 @dataclass(frozen=True, slots=True)
 class FitData:
-    """What a fit is given: pictures to fit to, pictures to measure on, where to start, and how large the scene is."""
+    """What a fit is given: images to fit to, images to measure on, where to start, and how large the scene is."""
 
     train: TrainingImages
     held_out: TrainingImages
@@ -44,7 +44,7 @@ class FitData:
 class Fit:
     """Everything a fit consists of: Gaussians, moments, strategy, random generator, position, losses.
 
-    The order of pictures is a function of (seed, step); all other draws come from one generator of torch.
+    The order of images is a function of (seed, step); all other draws come from one generator of torch.
 
     Args:
         data: what to fit to, and from where.
@@ -179,7 +179,7 @@ class Fit:
                 pose=self.poses.pose(index) if self.poses else None,
             )
         except TrainingError as exc:  # it knows of no steps
-            where = f"at step {self.step + 1} of {s.max_steps}, on picture {shot.camera.name}"
+            where = f"at step {self.step + 1} of {s.max_steps}, on image {shot.camera.name}"
             raise TrainingError(f"{exc} ({where})") from exc
 
     def _loss(self, rendered: Rendered, shot: TrainingImage, index: int) -> Tensor:
@@ -210,7 +210,7 @@ class Fit:
         if cap < FEWEST:
             raise TrainingError(
                 f"out of memory on {self.device} at step {self.step + 1} with {n} Gaussians, and below {FEWEST} no "
-                f"picture comes of it: take a smaller max_side, or free memory there ({reason})"
+                f"image comes of it: take a smaller max_side, or free memory there ({reason})"
             )
         self.strategy.cap_max = cap
         rows = torch.topk(self.gaussians.opacities.detach(), cap).indices.sort().values
@@ -228,7 +228,7 @@ class Fit:
         return StepsDone(self.step, self.settings.max_steps, loss, speed, len(self.gaussians), left)
 
     def measured(self) -> MeasurementDone:
-        """Return what the fit has come to; without held-out pictures, the views to look at are training ones."""
+        """Return what the fit has come to; without held-out images, the views to look at are training ones."""
         begun = self._clock()
         s, held_out = self.settings, self.data.held_out
         n_shown = min(MAX_PREVIEWS, len(self.data.train))
@@ -263,7 +263,7 @@ class Fit:
         if metrics.psnr is None or metrics.psnr >= self.settings.min_psnr:
             return None
         return (
-            f"held-out pictures are drawn at {metrics.psnr:.1f} dB, below min_psnr {self.settings.min_psnr:g}: moving "
+            f"held-out images are drawn at {metrics.psnr:.1f} dB, below min_psnr {self.settings.min_psnr:g}: moving "
             "things, blur or wrong cameras do that; look at the previews"
         )
 

@@ -40,7 +40,7 @@ class Mcmc:
 
         Args:
             optimizer: changed in place.
-            rendered: the picture of the step; this strategy does not look at it.
+            rendered: the image of the step; this strategy does not look at it.
             step: from 0.
             means_lr: the learning rate that the means were just moved with.
         """

@@ -13,13 +13,13 @@ FINAL = 0.01  # the learning rate at the last step, as a share of the first one
 
 
 class PoseCorrections:
-    """A turn and a shift per training picture.
+    """A turn and a shift per training image.
 
     The turn is two columns of a rotation, made orthonormal (arXiv:1812.07035), the shift is in the camera's own axes.
     Source: the same in upstream gsplat examples/utils.py, Adam with weight decay.
 
     Args:
-        cameras: of the pictures, in their order.
+        cameras: of the images, in their order.
         rate: learning rate of Adam.
         decay: weight decay.
         device: of the Gaussians.
@@ -34,7 +34,7 @@ class PoseCorrections:
         self._optimizer = torch.optim.Adam([self.values], lr=rate, weight_decay=decay)
 
     def pose(self, index: int) -> Tensor:
-        """Return world to camera of a picture, (4, 4) float32, differentiable."""
+        """Return world to camera of an image, (4, 4) float32, differentiable."""
         turn, shift = rigid(self.values[index])
         correction = torch.cat([torch.cat([turn, shift[:, None]], 1), self._last_row])
         return correction @ self._given[index].float()

@@ -79,7 +79,7 @@ class _Figures:
 
 
 # Source: upstream gsplat examples/simple_trainer.py and strategy/mcmc.py: 30,000 steps, cap 1M, refinement from 500 to
-# 25,000 by 5 % each, noise 5e5, means 1.6e-4. The pictures of the benchmarks there are about 1,000 to 1,600 pixels.
+# 25,000 by 5 % each, noise 5e5, means 1.6e-4. The images of the benchmarks there are about 1,000 to 1,600 pixels.
 _GPU = _Figures(
     max_steps=30_000,
     max_side=1600,

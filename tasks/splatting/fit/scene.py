@@ -16,16 +16,16 @@ from tasks.splatting.poses.similarity import Similarity
 from tasks.splatting.render.cameras import Camera
 
 MASKS, MODEL = "masks", "sparse/0"
-"""What lies where in a folder of undistorted pictures, beside IMAGES."""
+"""What lies where in a folder of undistorted images, beside IMAGES."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One picture and the camera that took it."""
+    """One image and the camera that took it."""
 
     camera: Camera
     picture: Path
-    mask: Path | None  # white: counts, black: does not; None: all of the picture counts
+    mask: Path | None  # white: counts, black: does not; None: all of the image counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class LoadedPicture:
 
 
 def read_scene(folder: Path) -> Scene:
-    """Return the scene in a folder of undistorted pictures: images/, sparse/0/, and masks/ where there are some.
+    """Return the scene in a folder of undistorted images: images/, sparse/0/, and masks/ where there are some.
 
     Raises:
-        DatasetError: the model cannot be read, is empty, or a picture of it is missing.
+        DatasetError: the model cannot be read, is empty, or an image of it is missing.
     """
     model = read_model(folder / MODEL)
     if not model.cameras:
-        raise DatasetError(f"no picture has a pose in {folder / MODEL}, need at least 3")
+        raise DatasetError(f"no image has a pose in {folder / MODEL}, need at least 3")
     views = []
     for camera in model.cameras:
         picture = folder / IMAGES / camera.name
@@ -91,7 +91,7 @@ def normalized(scene: Scene) -> tuple[Scene, Similarity]:
     middle = centers.mean(0)
     extent = scene.extent
     if not extent > 1e-9 * (1 + float(np.abs(middle).max())):
-        raise DatasetError(f"all {len(scene.views)} cameras stand at one place; need pictures from several")
+        raise DatasetError(f"all {len(scene.views)} cameras stand at one place; need images from several")
     rotation = _upright(np.array([-view.camera.world_to_camera[1, :3] for view in scene.views]).mean(0))
     move = Similarity(1 / extent, rotation, -rotation @ middle / extent)
     return moved(scene, move), move
@@ -128,7 +128,7 @@ def split(views: Sequence[View], test_every: int) -> tuple[list[View], list[View
     held_out = ordered[::test_every] if test_every else []
     train = [view for index, view in enumerate(ordered) if not test_every or index % test_every]
     if not train:
-        raise DatasetError(f"test_every={test_every} holds out all {len(ordered)} pictures, need some to train on")
+        raise DatasetError(f"test_every={test_every} holds out all {len(ordered)} images, need some to train on")
     return train, held_out
 
 
@@ -136,8 +136,8 @@ def load_picture(view: View, max_side: int) -> LoadedPicture:
     """Return the view's pixels and its camera, shrunk so that the longest side is at most `max_side` pixels.
 
     Raises:
-        ImageError: the picture or its mask cannot be read.
-        DatasetError: the picture or its mask has not the size the camera has.
+        ImageError: the image or its mask cannot be read.
+        DatasetError: the image or its mask has not the size the camera has.
     """
     camera = view.camera
     rgb = _checked(read_stored(view.picture), camera, view.picture)

@@ -144,15 +144,15 @@ class FitSession:
         return start_gaussians(self.scene.points, self.scene.colors, scene_size(self.scene), self.settings)
 
     def _read_pictures(self, data: FitData) -> Iterator[Event]:
-        """Fill the memory with pictures."""
+        """Fill the memory with images."""
         total = len(data.train) + len(data.held_out)
         for before, shots in ((0, data.train), (len(data.train), data.held_out)):
             if not shots.fits:
-                yield Note(f"{len(shots)} pictures do not fit into the memory set aside: they are read as they come")
+                yield Note(f"{len(shots)} images do not fit into the memory set aside: they are read as they come")
             for n in shots.read():
                 yield PicturesRead(before + n, total)
                 if self._stop_asked():
-                    raise StopAsked("stopped while reading the pictures, as asked")
+                    raise StopAsked("stopped while reading the images, as asked")
 
     def _keep(self, fit: Fit, event: Event) -> Event:
         """Put the state on disk when it is time; return the event to pass on."""

@@ -21,7 +21,7 @@ SIZE_MARGIN = 1.1  # Source: upstream gsplat examples/simple_trainer.py
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One picture as the loss wants it."""
+    """One image as the loss wants it."""
 
     camera: Camera
     rgb: Tensor  # (H, W, 3) uint8, on the device
@@ -35,12 +35,12 @@ class TrainingImage:
 
 
 class TrainingImages:
-    """Pictures by their place in a list of views.
+    """Images by their place in a list of views.
 
     Args:
         views: in the order that indices mean.
         max_side: longest side, pixels.
-        device: where the pictures shall be.
+        device: where the images shall be.
         bound: bytes that may be kept.
     """
 
@@ -69,13 +69,13 @@ class TrainingImages:
 
     @property
     def fits(self) -> bool:
-        """Return whether all pictures can be kept."""
+        """Return whether all images can be kept."""
         sizes = (bounded(view.camera.width, view.camera.height, self._max_side) for view in self.views)
         masked = [4 if view.mask else 3 for view in self.views]
         return sum(w * h * n for (w, h), n in zip(sizes, masked, strict=True)) <= self._bound
 
     def read(self) -> Iterator[int]:
-        """Read pictures ahead while they fit, yielding how many are read."""
+        """Read images ahead while they fit, yielding how many are read."""
         for index in range(len(self) if self.fits else 0):
             self[index]
             yield index + 1
@@ -86,7 +86,7 @@ def _size(shot: TrainingImage) -> int:
 
 
 def order_of(seed: int, n: int, step: int) -> int:
-    """Return which of n pictures a step takes: every one once per pass, each pass in an order of its own."""
+    """Return which of n images a step takes: every one once per pass, each pass in an order of its own."""
     return _permutation(seed, n, step // n)[step % n]
 
 
@@ -101,7 +101,7 @@ def scene_size(scene: Scene) -> float:
 
 
 def digest_of(scene: Scene) -> str:
-    """Return one digest over pictures, masks, cameras and points, wherever they lie."""
+    """Return one digest over images, masks, cameras and points, wherever they lie."""
     total = hashlib.blake2b(digest_size=16)
     for view in scene.views:
         c = view.camera

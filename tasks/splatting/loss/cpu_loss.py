@@ -1,9 +1,9 @@
 """L1 and SSIM of two images on the CPU in one pass, with gradient.
 
-SSIM with a Gaussian window of 11x11 pixels, sigma 1.5, only where the whole window lies in the picture ("valid"
+SSIM with a Gaussian window of 11x11 pixels, sigma 1.5, only where the whole window lies in the image ("valid"
 padding, as upstream gsplat trains; 3DGS pads with zeros, which makes borders count as dark).
-Variances are differences of large numbers beside 9e-4, so pictures are taken less the mean of each of their
-channels: of a flat picture nothing is left that could cancel.
+Variances are differences of large numbers beside 9e-4, so images are taken less the mean of each of their
+channels: of a flat image nothing is left that could cancel.
 Source: Wang et al. 2004, "Image quality assessment"; loss of 3DGS (arXiv:2308.04079) eq. 7.
 """
 
@@ -48,7 +48,7 @@ def _smooth(source: Floats, at: np.uint64, step: np.uint64, out: Floats, to: np.
 
 @kernel
 def _across(first: int, step: int, image: Floats, target: Floats, center: Floats, maps: Floats) -> None:
-    """Smooth x, y, x^2 + y^2 and x y along each row: maps (4, H, M) from pictures (H, 3 W), less center (2, 3 W)."""
+    """Smooth x, y, x^2 + y^2 and x y along each row: maps (4, H, M) from images (H, 3 W), less center (2, 3 W)."""
     height, width = image.shape
     row = np.empty(4 * width, np.float32)
     flat, n, size = maps.reshape(-1), np.uint64(maps.shape[2]), np.uint64(width)
@@ -142,7 +142,7 @@ def _distances(first: int, step: int, image: Floats, target: Floats, sums: NDArr
 
 
 def _rows(picture: Tensor, name: str) -> Floats:
-    """Return a picture (H, W, 3) as rows (H, 3 W)."""
+    """Return an image (H, W, 3) as rows (H, 3 W)."""
     if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < WINDOW:
         raise ValueError(f"{name} has shape {tuple(picture.shape)}; need (H, W, 3) with H and W of at least {WINDOW}")
     if picture.dtype != torch.float32 or picture.device.type != "cpu":
@@ -151,7 +151,7 @@ def _rows(picture: Tensor, name: str) -> Floats:
 
 
 def _center(image: Floats, target: Floats) -> Floats:
-    """Return the means of the channels of both pictures (H, 3 W), once for every pixel of a row, (2, 3 W)."""
+    """Return the means of the channels of both images (H, 3 W), once for every pixel of a row, (2, 3 W)."""
     means = [picture.mean(0).reshape(-1, 3).mean(0) for picture in (image, target)]
     return np.tile(np.stack(means), image.shape[1] // 3)
 
@@ -167,7 +167,7 @@ def _ssim(image: Floats, target: Floats, center: Floats, n_threads: int) -> tupl
 
 
 class _Photometric(torch.autograd.Function):
-    """Pictures (H, 3 W) -> (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM)."""
+    """Images (H, 3 W) -> (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM)."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, ssim_lambda: float, counted: int, n_threads: int) -> Tensor:
@@ -216,7 +216,7 @@ def photometric_loss(
 
 
 def ssim(image: Tensor, target: Tensor, *, num_threads: int = 1) -> float:
-    """Return the mean SSIM of two pictures (H, W, 3) float32 in [0, 1], 1 for equal ones.
+    """Return the mean SSIM of two images (H, W, 3) float32 in [0, 1], 1 for equal ones.
 
     Raises:
         ValueError: shapes or types differ from these, or a side is shorter than the window of 11 pixels.

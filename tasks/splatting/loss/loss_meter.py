@@ -33,7 +33,7 @@ class Losses:
         """Raise TrainingError where the loss is not finite."""
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} at step {step + 1} of {self._max_steps}, on picture {picture}: need a finite one; "
+                f"the loss is {loss} at step {step + 1} of {self._max_steps}, on image {picture}: need a finite one; "
                 "lower the learning rates"
             )
 

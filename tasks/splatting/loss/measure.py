@@ -20,7 +20,7 @@ MAX_PREVIEWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How like its picture one view was drawn."""
+    """How like its image one view was drawn."""
 
     psnr: float  # dB
     ssim: float
@@ -28,7 +28,7 @@ class Score:
 
 
 def score(drawn: Tensor, shot: TrainingImage) -> Score:
-    """Return how like the picture it is, over the pixels that count.
+    """Return how like the image it is, over the pixels that count.
 
     Args:
         drawn: (H, W, 3).
@@ -48,9 +48,9 @@ def score(drawn: Tensor, shot: TrainingImage) -> Score:
 
 
 def score_exposed(drawn: Tensor, shot: TrainingImage) -> tuple[Score, Tensor]:
-    """Return the score of the right half, with the exposure that fits the left half best, and the exposed picture.
+    """Return the score of the right half, with the exposure that fits the left half best, and the exposed image.
 
-    Nothing says how a picture was exposed that was not fitted to; half of it does. Source: the protocol of NeRF in the
+    Nothing says how an image was exposed that was not fitted to; half of it does. Source: the protocol of NeRF in the
     Wild (arXiv:2008.02268) sec. 5, and of the 3DGS authors' `--train_test_exp`.
     """
     middle = shot.camera.width // 2
@@ -71,15 +71,15 @@ def measure(
     antialiased: bool,
     expose: bool,
 ) -> tuple[list[Score], list[Preview]]:
-    """Return the score of every picture, and the first ones to look at.
+    """Return the score of every image, and the first ones to look at.
 
     Args:
         gaussians: on the rasteriser's device.
         rasterizer: to draw with.
-        shots: pictures.
+        shots: images.
         sh_degree: the degree in use.
         antialiased: as fitted.
-        expose: whether exposures were fitted, so that these pictures' are solved for.
+        expose: whether exposures were fitted, so that these images' are solved for.
     """
     scores: list[Score] = []
     previews: list[Preview] = []
@@ -104,7 +104,7 @@ def side_by_side(drawn: Tensor, shot: TrainingImage) -> Preview:
 
 
 def mean_score(scores: Sequence[Score]) -> Score | None:
-    """Return the mean of each figure, or None where nothing was scored."""
+    """Return the mean of each metric, or None where nothing was scored."""
     if not scores:
         return None
     figures = torch.tensor([dataclasses.astuple(one) for one in scores], dtype=torch.float64)

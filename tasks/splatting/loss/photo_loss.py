@@ -25,7 +25,7 @@ def photo_loss(
     """Return (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM), a scalar.
 
     Computed by `triton_loss` on a GPU, by `tensor_loss` on one without Triton, and by `cpu_loss` on a CPU.
-    Source: 3DGS (arXiv:2308.04079) eq. 7. A picture of which no pixel counts is no error at all.
+    Source: 3DGS (arXiv:2308.04079) eq. 7. An image of which no pixel counts is no error at all.
 
     Args:
         drawn: (H, W, 3) float32, differentiable.
@@ -48,7 +48,7 @@ def photo_loss(
 
 
 def as_float(taken: Tensor) -> Tensor:
-    """Return a picture of bytes as float32 in [0, 1]; one of floats as it is."""
+    """Return an image of bytes as float32 in [0, 1]; one of floats as it is."""
     return taken.float() / 255 if taken.dtype == torch.uint8 else taken
 
 
@@ -61,7 +61,7 @@ def tensor_loss(drawn: Tensor, taken: Tensor, mask: Tensor | None, ssim_lambda: 
 
 
 def tensor_ssim(drawn: Tensor, taken: Tensor) -> Tensor:
-    """Return the mean structural similarity of two pictures (H, W, 3), where the whole window lies in the picture.
+    """Return the mean structural similarity of two images (H, W, 3), where the whole window lies in the image.
 
     In float64: variances are differences of large numbers beside 9e-4, and neither TF32 nor float32 leaves them enough
     digits in flat regions.
@@ -76,7 +76,7 @@ def tensor_ssim(drawn: Tensor, taken: Tensor) -> Tensor:
 def _smooth(maps: Tensor) -> Tensor:
     """Return (5, 3, H - 10, W - 10): maps (5, 3, H, W) under the window, first along one axis, then the other.
 
-    As a depthwise convolution of 15 channels: a batch of 15 pictures of one channel takes cuDNN thirty times as long.
+    As a depthwise convolution of 15 channels: a batch of 15 images of one channel takes cuDNN thirty times as long.
     """
     channels = maps.flatten(0, 1)[None]  # (1, 15, H, W)
     n = channels.shape[1]
@@ -99,5 +99,5 @@ def penalty(gaussians: Gaussians, opacity_reg: float, scale_reg: float) -> Tenso
 
 
 def psnr(mean_squared_error: float) -> float:
-    """Return decibels for values in [0, 1]; equal pictures count as 100 dB."""
+    """Return decibels for values in [0, 1]; equal images count as 100 dB."""
     return -10 * math.log10(max(mean_squared_error, 1e-10))

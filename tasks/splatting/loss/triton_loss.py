@@ -162,7 +162,7 @@ def _total(
 
 
 class _Photometric(torch.autograd.Function):
-    """Pictures (H, W, 3) -> (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM)."""
+    """Images (H, W, 3) -> (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM)."""
 
     @staticmethod
     def forward(ctx: Any, drawn: Tensor, taken: Tensor, mask: Tensor | None, n_counted: int, share: float) -> Tensor:
@@ -196,7 +196,7 @@ class _Photometric(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient by the picture."""
+        """Return the gradient by the image."""
         return ctx.saved_tensors[0] * by_loss, None, None, None, None
 
 
@@ -217,7 +217,7 @@ def photometric_loss(
     """
     if drawn.shape != taken.shape or drawn.ndim != 3 or drawn.shape[2] != 3 or min(drawn.shape[:2]) < WINDOW:
         raise ValueError(
-            f"found pictures of shape {tuple(drawn.shape)} and {tuple(taken.shape)}; need both (H, W, 3) with H and W "
+            f"found images of shape {tuple(drawn.shape)} and {tuple(taken.shape)}; need both (H, W, 3) with H and W "
             f"of at least {WINDOW}"
         )
     if drawn.dtype != torch.float32 or taken.dtype not in (torch.float32, torch.uint8):

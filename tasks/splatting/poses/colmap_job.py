@@ -32,19 +32,19 @@ class ColmapJob:
     stages: tuple[str, ...]  # of "features", "matches", "poses", "undistort", "adopt"
     pictures: str = ""  # folder
     folder: str = ""  # where the stages' results go
-    groups: tuple[tuple[str, ...], ...] = ()  # names of pictures, by the camera that took them
+    groups: tuple[tuple[str, ...], ...] = ()  # names of images, by the camera that took them
     camera_model: str = "OPENCV"
     exhaustive: bool = True
     max_side: int = 640  # pixels, of the copies features are looked for on
-    max_features: int = 4096  # per picture
+    max_features: int = 4096  # per image
     seed: int = 0
     num_threads: int = -1  # -1: all
     model: str = ""  # folder of the model to undistort
     known: str = ""  # file of cameras that are no model, as `tasks/splatting/capture/transforms.py` writes it
     source: str = ""  # file they were read from
-    places: tuple[str, ...] = ()  # folders that may hold the model's pictures, the likeliest first
+    places: tuple[str, ...] = ()  # folders that may hold the model's images, the likeliest first
     masks: tuple[str, ...] = ()  # of each of `places` the folder of its masks; empty: there are none
-    min_registered: int = 3  # pictures of a known camera that have to be there
+    min_registered: int = 3  # images of a known camera that have to be there
     min_registered_share: float = 0.0
     undistorted_max_side: int = 65_500  # pixels; a JPEG can have no more
     parent: int = 0  # process that wants it

@@ -25,7 +25,7 @@ _POINT_HEAD = struct.Struct("<Q3d3BdQ")  # id, position, colour, reprojection er
 
 @dataclass(frozen=True, slots=True)
 class PinholeModel:
-    """Posed pictures without lens distortion, and the points seen in them."""
+    """Posed images without lens distortion, and the points seen in them."""
 
     cameras: tuple[Camera, ...]  # by name
     points: NDArray[np.float32]  # (P, 3) world units
@@ -78,7 +78,7 @@ def _read_lenses(reader: _Reader) -> dict[int, Camera]:
         if model not in _N_PARAMS:
             raise DatasetError(
                 f"camera {number} in {reader.path} has COLMAP's lens model number {model}, need SIMPLE_PINHOLE (0) or "
-                "PINHOLE (1): undistort the pictures first"
+                "PINHOLE (1): undistort the images first"
             )
         values = reader.unpack(struct.Struct(f"<{_N_PARAMS[model]}d"))
         fx, fy, cx, cy = values if model == _PINHOLE else (values[0], *values)
@@ -94,7 +94,7 @@ def _read_images(reader: _Reader, lenses: dict[int, Camera]) -> list[Camera]:
         n_features = int(reader.unpack(struct.Struct("<Q"))[0])
         reader.at += 24 * n_features  # column, row and point of each
         if int(lens) not in lenses:
-            raise DatasetError(f"{reader.path}: picture {name} was taken by camera {int(lens)}, cameras.bin lacks it")
+            raise DatasetError(f"{reader.path}: image {name} was taken by camera {int(lens)}, cameras.bin lacks it")
         known = lenses[int(lens)]
         matrix = matrix_of(pose[:4], pose[4:])
         cameras.append(
@@ -115,7 +115,7 @@ def _read_points(reader: _Reader) -> tuple[NDArray[np.float32], NDArray[np.uint8
 
 
 def write_model(folder: Path, model: PinholeModel) -> None:
-    """Write a model that `read_model`, COLMAP and other trainers read; without the pictures' features."""
+    """Write a model that `read_model`, COLMAP and other trainers read; without the images' features."""
     lenses = [struct.pack("<Q", len(model.cameras))]
     images = [struct.pack("<Q", len(model.cameras))]
     for number, camera in enumerate(model.cameras, 1):

@@ -32,7 +32,7 @@ from tasks.splatting.poses.triangulate import triangulated
 _PR_SET_PDEATHSIG = 1
 # pycolmap handles these to print its stack, and may wait for ever for a lock that the crashed thread holds.
 _TAKEN_OVER = (signal.SIGTERM, signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)
-_BLOCK = 10  # pictures; every pair of two blocks is matched, then there is news
+_BLOCK = 10  # images; every pair of two blocks is matched, then there is news
 _MAX_PAIR = 2147483647  # COLMAP numbers pairs first * this + second
 _TURNED = {5, 6}  # TwoViewGeometry configurations PANORAMIC, PLANAR_OR_PANORAMIC
 _VERIFIED = {2, 3, 4, 5, 6, 7}  # all but undefined, degenerate and watermark
@@ -91,7 +91,7 @@ def _matches(job: ColmapJob, reporter: Reporter) -> None:
     options = pycolmap.FeatureMatchingOptions(num_threads=job.num_threads, use_gpu=False)
     n = sum(map(len, job.groups))
     blocks = pycolmap.ExhaustivePairingOptions(block_size=_BLOCK)
-    total = (-(-n // _BLOCK)) ** 2 if job.exhaustive else n  # a line a block of pairs, or a picture
+    total = (-(-n // _BLOCK)) ** 2 if job.exhaustive else n  # a line a block of pairs, or an image
     begun = lines(job, "] Processing ")
     with _database(job, MATCHES, copied_from=FEATURES) as database:
         with watched(lambda: max(0, begun() - 1), "matches", total, reporter):

@@ -35,23 +35,23 @@ SEQUENTIAL_FROM = 80
 def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool) -> Iterator[PoseEvent]:
     """Yield how far COLMAP is and what to know, at last a PoseReport; its scene is what `read_scene` reads.
 
-    A stage that an earlier call with the same pictures and parameters finished is not done again. Closing the generator
+    A stage that an earlier call with the same images and parameters finished is not done again. Closing the generator
     ends COLMAP.
 
     Args:
-        pictures: folder of the pictures, all taken by one camera; other sizes are taken as other cameras.
+        images: folder of the images, all taken by one camera; other sizes are taken as other cameras.
         folder: the stages' results are kept here.
         params: how to look for features, what to refuse.
         is_video: neighbours by name were taken one after the other.
 
     Raises:
-        DatasetError: there are too few pictures, too few could be placed, or COLMAP failed.
+        DatasetError: there are too few images, too few could be placed, or COLMAP failed.
         StorageError: the folder cannot be written.
     """
     names = [path.name for path in photographs(pictures)]
     if len(names) < params.min_registered:
         raise DatasetError(
-            f"{len(names)} picture(s) in {pictures}, need at least {params.min_registered} (min_registered)"
+            f"{len(names)} image(s) in {pictures}, need at least {params.min_registered} (min_registered)"
         )
     job = _job(pictures, folder, names, params, is_video)
     _forget_others(folder, pictures, names, job)
@@ -63,7 +63,7 @@ def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool
     best = facts.models[0]
     if len(facts.models) > 1:
         sizes = ", ".join(str(len(model.names)) for model in facts.models)
-        yield Note(f"the pictures fall into {len(facts.models)} models, of {sizes} pictures; the largest is used")
+        yield Note(f"the images fall into {len(facts.models)} models, of {sizes} images; the largest is used")
     if not (folder / UNDISTORTED).is_dir():
         model = str(folder / MODELS / str(best.number))
         yield from run_colmap(replace(job, stages=("undistort",), model=model, places=(job.pictures,)))
@@ -73,15 +73,15 @@ def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool
 def adopt_poses(job: ColmapJob, params: PosesParams, max_side: int) -> Iterator[PoseEvent]:
     """Yield how far it is, at last a PoseReport: cameras that are there already are taken over.
 
-    Pictures without distortion are linked, the others made straight; points that lack are triangulated.
+    Images without distortion are linked, the others made straight; points that lack are triangulated.
 
     Args:
-        job: with a model and the places its pictures may lie at, or with known cameras; and where the result is kept.
-        params: how to look for features, and how many pictures have to be there.
-        max_side: pictures are shrunk to this, pixels.
+        job: with a model and the places its images may lie at, or with known cameras; and where the result is kept.
+        params: how to look for features, and how many images have to be there.
+        max_side: images are shrunk to this, pixels.
 
     Raises:
-        DatasetError: the model is damaged, or too many pictures of it are missing, or lie elsewhere.
+        DatasetError: the model is damaged, or too many images of it are missing, or lie elsewhere.
     """
     folder = Path(job.folder)
     with storage_errors(folder):
@@ -137,7 +137,7 @@ def _job(pictures: Path, folder: Path, names: Sequence[str], params: PosesParams
 
 
 def _groups(pictures: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the names by size: one camera cannot have taken pictures of two, at least not turned the same way."""
+    """Return the names by size: one camera cannot have taken images of two, at least not turned the same way."""
     by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name in names:
         with open_file(pictures / name, DatasetError) as file, Image.open(file) as image:
@@ -146,7 +146,7 @@ def _groups(pictures: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]
 
 
 def _forget_others(folder: Path, pictures: Path, names: Sequence[str], job: ColmapJob) -> None:
-    """Remove what was made from other pictures or with other parameters."""
+    """Remove what was made from other images or with other parameters."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     sizes = [[name, (pictures / name).stat().st_size] for name in names]

@@ -19,12 +19,12 @@ from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.capture.point_cloud import read_points
 from tasks.splatting.poses.colmap_job import ColmapJob
 
-_ASPECT = 0.02  # two ratios of sides that differ by less are the same picture, rounded
+_ASPECT = 0.02  # two ratios of sides that differ by less are the same image, rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One picture, the camera that took it, and what was found in it."""
+    """One image, the camera that took it, and what was found in it."""
 
     name: str  # in the scene
     path: Path
@@ -40,25 +40,25 @@ class Points:
 
     positions: NDArray[np.float64]  # (P, 3) world units
     colors: NDArray[np.uint8]  # (P, 3) RGB
-    tracks: Sequence[Sequence[tuple[int, int]]]  # of each: picture and feature it was seen as; may be empty
+    tracks: Sequence[Sequence[tuple[int, int]]]  # of each: image and feature it was seen as; may be empty
     reprojection_error_px: float | None = None  # mean
     track_length: float | None = None  # mean
 
 
 @dataclass(frozen=True, slots=True)
 class KnownScene:
-    """What is known of a scene before its pictures are made straight."""
+    """What is known of a scene before its images are made straight."""
 
     pictures: tuple[Known, ...]
     points: Points
-    unplaced: tuple[str, ...] = ()  # names of pictures beside them that no camera is known of
+    unplaced: tuple[str, ...] = ()  # names of images beside them that no camera is known of
 
 
 def from_model(job: ColmapJob, note: Callable[[str], None]) -> KnownScene:
-    """Return what a COLMAP model knows; pictures of it that are not there are left out.
+    """Return what a COLMAP model knows; images of it that are not there are left out.
 
     Raises:
-        DatasetError: it cannot be read, a name leads elsewhere, or too few pictures are there.
+        DatasetError: it cannot be read, a name leads elsewhere, or too few images are there.
     """
     model = read_model(Path(job.model), Path(job.folder) / "model.tmp")
     numbers = sorted(model.reg_image_ids(), key=lambda number: str(model.image(number).name))
@@ -67,7 +67,7 @@ def from_model(job: ColmapJob, note: Callable[[str], None]) -> KnownScene:
     folder, masks_folder = Path(job.places[best]), Path(job.masks[best]) if job.masks else None
     missing = tuple(name for name, path in zip(names, files, strict=True) if path is None)
     if missing:
-        check_there(len(names), len(missing), f"{job.model}: there is no picture {missing[0]} in {folder}", job)
+        check_there(len(names), len(missing), f"{job.model}: there is no image {missing[0]} in {folder}", job)
         note(left_out(len(names), missing, folder))
     masks = _masks(masks_folder, names) if masks_folder else {}
     cameras, pictures, place = Sized(), list[Known](), dict[int, int]()
@@ -87,10 +87,10 @@ def from_model(job: ColmapJob, note: Callable[[str], None]) -> KnownScene:
 
 
 def from_frames(job: ColmapJob) -> KnownScene:
-    """Return what `tasks/splatting/capture/transforms.py` has read, one line of JSON a picture.
+    """Return what `tasks/splatting/capture/transforms.py` has read, one line of JSON an image.
 
     Raises:
-        DatasetError: a picture cannot be read or has another form than its camera says, or the points are damaged.
+        DatasetError: an image cannot be read or has another form than its camera says, or the points are damaged.
     """
     known = json.loads(Path(job.known).read_text())
     cameras, pictures = Sized(), []
@@ -137,11 +137,11 @@ def read_model(folder: Path, spare: Path) -> Any:
 
 
 def points_of(model: Any, place: Mapping[int, int]) -> Points:
-    """Return a model's points as they are seen in the pictures that are kept.
+    """Return a model's points as they are seen in the images that are kept.
 
     Args:
         model: pycolmap.Reconstruction.
-        place: index of each picture by its number in the model.
+        place: index of each image by its number in the model.
     """
     numbers = sorted(model.point3D_ids())  # COLMAP's own order is that of a hash table
     points = [model.point3D(number) for number in numbers]
@@ -161,16 +161,16 @@ def points_of(model: Any, place: Mapping[int, int]) -> Points:
 
 
 class Sized:
-    """Cameras at the sizes their pictures have: a folder of smaller copies is as good as the pictures themselves."""
+    """Cameras at the sizes their images have: a folder of smaller copies is as good as the images themselves."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[object, ...], Any] = {}
 
     def sized(self, camera: Any, path: Path) -> tuple[Any, NDArray[np.float64]]:
-        """Return the camera of a picture's own pixels, the same object for the same, and the scale (2,) to them.
+        """Return the camera of an image's own pixels, the same object for the same, and the scale (2,) to them.
 
         Raises:
-            DatasetError: the sides of the picture have another ratio.
+            DatasetError: the sides of the image have another ratio.
             ImageError: it cannot be read.
         """
         width, height = stored_size(path)
@@ -186,7 +186,7 @@ class Sized:
 
 
 def _best_place(job: ColmapJob, names: Sequence[str]) -> tuple[int, list[Path | None]]:
-    """Return which folder holds most of a model's pictures, the first of equals, and the file of each name."""
+    """Return which folder holds most of a model's images, the first of equals, and the file of each name."""
     places = [Path(place) for place in job.places]
     found = [find_pictures(place, names, Path(job.model)) for place in places]
     best = max(range(len(places)), key=lambda index: (len(names) - found[index].count(None), -index))
@@ -194,7 +194,7 @@ def _best_place(job: ColmapJob, names: Sequence[str]) -> tuple[int, list[Path | 
 
 
 def _masks(masks: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return the mask of each picture that has one, by the model's name of it; COLMAP or others have named it."""
+    """Return the mask of each image that has one, by the model's name of it; COLMAP or others have named it."""
     if not masks.is_dir():
         return {}
     long = find_pictures(masks, [f"{name}.png" for name in names], masks)

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pictures whose features were matched and agree with one geometry."""
+    """Two images whose features were matched and agree with one geometry."""
 
     first: str  # names
     second: str
@@ -18,22 +18,22 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """One of the models that the pictures fall into."""
+    """One of the models that the images fall into."""
 
     number: int  # its folder
-    names: tuple[str, ...]  # of the pictures in it
+    names: tuple[str, ...]  # of the images in it
     points: int
-    reprojection_error_px: float  # mean, pixels of the pictures given
-    track_length: float  # pictures a point is seen in, mean
+    reprojection_error_px: float  # mean, pixels of the images given
+    track_length: float  # images a point is seen in, mean
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known before pictures are undistorted."""
+    """What is known before images are undistorted."""
 
-    n_features: Mapping[str, int]  # by picture
+    n_features: Mapping[str, int]  # by image
     pairs: tuple[Pair, ...]
-    models: tuple[ModelFacts, ...]  # the one with the most pictures first
+    models: tuple[ModelFacts, ...]  # the one with the most images first
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -50,16 +50,16 @@ def facts_from(row: Mapping[str, Any]) -> Facts:
 class PoseReport:
     """How well the cameras were found."""
 
-    scene: Path  # folder of the undistorted pictures and their model
-    registered: int  # pictures with a pose
+    scene: Path  # folder of the undistorted images and their model
+    registered: int  # images with a pose
     total: int
     reprojection_error_px: float | None  # mean; None: the source did not say
-    track_length: float | None  # pictures a point is seen in, mean
+    track_length: float | None  # images a point is seen in, mean
     points: int
-    missing: tuple[str, ...]  # pictures without a pose
+    missing: tuple[str, ...]  # images without a pose
     n_models: int
 
     @property
     def share(self) -> float:
-        """Return the share of pictures with a pose."""
+        """Return the share of images with a pose."""
         return self.registered / self.total

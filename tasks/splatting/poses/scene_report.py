@@ -49,13 +49,13 @@ def pose_figures(report: PoseReport) -> dict[str, float]:
 
 
 def pose_markdown(report: PoseReport) -> str:
-    """Return a table of the figures, and the names of pictures without a pose."""
-    rows = [("pictures placed", f"{report.registered} of {report.total} ({report.share:.0%})")]
+    """Return a table of the figures, and the names of images without a pose."""
+    rows = [("images placed", f"{report.registered} of {report.total} ({report.share:.0%})")]
     if report.reprojection_error_px is not None:
         rows.append(("mean reprojection error", f"{report.reprojection_error_px:.2f} px"))
     rows.append(("points", f"{report.points:,}"))
     if report.track_length is not None:
-        rows.append(("pictures a point is seen in", f"{report.track_length:.1f}"))
+        rows.append(("images a point is seen in", f"{report.track_length:.1f}"))
     if report.n_models > 1:
         rows.append(("models", f"{report.n_models}, the largest is used"))
     text = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
@@ -67,7 +67,7 @@ def pose_markdown(report: PoseReport) -> str:
 
 
 def write_pose_report(report: PoseReport, frames: Path, folder: Path) -> list[Path]:
-    """Write the pictures of a preparation; return their paths.
+    """Write the images of a preparation; return their paths.
 
     Args:
         report: of the poses.
@@ -90,7 +90,7 @@ def write_pose_report(report: PoseReport, frames: Path, folder: Path) -> list[Pa
 
 
 def contact_sheet(paths: Sequence[Path], missing: set[str]) -> NDArray[np.uint8]:
-    """Return a sheet of at most 60 of the pictures, evenly chosen; an orange frame: has no pose."""
+    """Return a sheet of at most 60 of the images, evenly chosen; an orange frame: has no pose."""
     step = max(1.0, len(paths) / _MAX_CELLS)
     chosen = [paths[int(index * step)] for index in range(min(len(paths), _MAX_CELLS))]
     cells = [_cell(shrunk(read_stored(path), _CELL_PX), path.name in missing) for path in chosen]
@@ -111,7 +111,7 @@ def _cell(rgb: NDArray[np.uint8], missing: bool) -> NDArray[np.uint8]:
 
 
 def sharpness_figure(rows: list[FrameRow], missing: set[str]) -> Figure:
-    """Return a figure of how sharp every picture is that was looked at, and which were taken."""
+    """Return a figure of how sharp every image is that was looked at, and which were taken."""
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.add_subplot()
     timed = all(row.time_s is not None for row in rows)

@@ -25,7 +25,7 @@ class Similarity:
         return moved
 
     def camera(self, camera: Camera) -> Camera:
-        """Return the camera in the new world; its picture stays what it is, its depths are scaled."""
+        """Return the camera in the new world; its image stays what it is, its depths are scaled."""
         turned = camera.world_to_camera[:3, :3] @ self.rotation.T
         matrix = np.eye(4)
         matrix[:3, :3] = turned

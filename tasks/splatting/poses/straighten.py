@@ -1,7 +1,7 @@
 """Removes lens distortion in COLMAP's process; images without any are linked.
 
-A pixel of a straight picture that no pixel of the given one stands for does not count in training: it is cut off, and
-what cannot be cut off is black in the picture's mask.
+A pixel of a straight image that no pixel of the given one stands for does not count in training: it is cut off, and
+what cannot be cut off is black in the image's mask.
 """
 
 from collections.abc import Callable
@@ -32,24 +32,24 @@ _JPEG = frozenset({".jpg", ".jpeg"})
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """Where each pixel of a straight picture comes from."""
+    """Where each pixel of a straight image comes from."""
 
     columns: NDArray[np.float32]  # (H, W), centres of pixels at whole numbers
     rows: NDArray[np.float32]  # (H, W)
-    seen: NDArray[np.uint8]  # (H, W) 255: comes from the picture, 0: from outside
+    seen: NDArray[np.uint8]  # (H, W) 255: comes from the image, 0: from outside
     whole: bool  # all are seen
 
 
 def plain(camera: Any) -> bool:
-    """Return whether a camera's pictures are straight as they are."""
+    """Return whether a camera's images are straight as they are."""
     return camera.model_name in _STRAIGHT and not any(camera.params[index] for index in camera.extra_params_idxs())
 
 
 def straight_camera(camera: Any, max_side: int) -> Any:
-    """Return the camera without distortion whose picture is bounded in size, and shows nothing that was not seen.
+    """Return the camera without distortion whose image is bounded in size, and shows nothing that was not seen.
 
     Raises:
-        DatasetError: its lens bends more than a straight picture can show.
+        DatasetError: its lens bends more than a straight image can show.
     """
     width, height = bounded(camera.width, camera.height, max_side)
     if plain(camera):
@@ -65,7 +65,7 @@ def straight_camera(camera: Any, max_side: int) -> Any:
 
 
 def map_between(straight: Any, bent: Any) -> Map:
-    """Return where the pixels of a straight camera lie in the picture of the one with distortion."""
+    """Return where the pixels of a straight camera lie in the image of the one with distortion."""
     u, v = np.meshgrid(np.arange(straight.width) + 0.5, np.arange(straight.height) + 0.5)
     fx, fy, cx, cy = straight.params
     rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1).reshape(-1, 3)
@@ -83,15 +83,15 @@ def map_between(straight: Any, bent: Any) -> Map:
 
 
 class Straightener:
-    """Writes the pictures of a scene, each once.
+    """Writes the images of a scene, each once.
 
     Args:
         scene: what is known.
         target: folder that gets images, masks and the model.
-        max_side: pictures are shrunk to this, pixels.
+        max_side: images are shrunk to this, pixels.
 
     Raises:
-        DatasetError: two pictures would get the same name, or a lens bends too much.
+        DatasetError: two images would get the same name, or a lens bends too much.
     """
 
     def __init__(self, scene: KnownScene, target: Path, max_side: int) -> None:
@@ -113,10 +113,10 @@ class Straightener:
         self._map = lru_cache(maxsize=n_cores() + 1)(self._made_map)
 
     def write(self, num_threads: int, done: Callable[[], None]) -> None:
-        """Write all of it; `done` is called after each picture.
+        """Write all of it; `done` is called after each image.
 
         Raises:
-            ImageError: a picture or mask cannot be read.
+            ImageError: an image or mask cannot be read.
         """
         by_camera = sorted(range(len(self.scene.pictures)), key=lambda index: self._number(index))
         for _ in in_threads(self._picture, by_camera, max(0, num_threads)):
@@ -134,13 +134,13 @@ class Straightener:
         return plain(camera) and max(camera.width, camera.height) <= self._max_side
 
     def _name(self, known: Known) -> str:
-        """Return the name of a picture; what is written again is a PNG unless it was given as JPEG."""
+        """Return the name of an image; what is written again is a PNG unless it was given as JPEG."""
         name = _with_suffix(known.name, known.path.suffix)
         kept = self._as_it_is(known.camera) or PurePosixPath(name).suffix.lower() in {*_JPEG, ".png"}
         return name if kept else f"{name}.png"
 
     def _picture(self, index: int) -> None:
-        """Write or link a picture and its mask."""
+        """Write or link an image and its mask."""
         known, number, name = self.scene.pictures[index], self._number(index), self._names[index]
         small = bounded(known.camera.width, known.camera.height, self._max_side)
         if self._as_it_is(known.camera):
@@ -168,7 +168,7 @@ class Straightener:
         _place(self._target / MASKS / f"{name}.png").write_bytes(_png(white))
 
     def _model(self, names: list[str]) -> Any:
-        """Return the reconstruction of the straight pictures, with features and tracks where there were some."""
+        """Return the reconstruction of the straight images, with features and tracks where there were some."""
         model = pycolmap.Reconstruction()
         for camera in self.cameras.values():
             model.add_camera_with_trivial_rig(camera)
@@ -190,14 +190,14 @@ class Straightener:
 
 
 def _at_most(camera: Any, max_side: int) -> Any:
-    """Return the camera of a picture that was shrunk."""
+    """Return the camera of an image that was shrunk."""
     made = pycolmap.Camera(camera.todict())
     made.rescale(*bounded(camera.width, camera.height, max_side))
     return made
 
 
 def _moved(known: Known, straight: Any) -> NDArray[np.float64]:
-    """Return the features of a picture (K, 2) where they lie in the straight one."""
+    """Return the features of an image (K, 2) where they lie in the straight one."""
     if not len(known.features):
         return known.features
     rays = known.camera.cam_from_img(known.features)
@@ -225,7 +225,7 @@ def _with_suffix(name: str, suffix: str) -> str:
 
 
 def _link(path: Path, target: Path) -> None:
-    """Link a picture, the same bytes; only a JPEG that EXIF wants turned is copied without it, pixels untouched."""
+    """Link an image, the same bytes; only a JPEG that EXIF wants turned is copied without it, pixels untouched."""
     link_or_copy(path, target)
     if path.suffix.lower() in _JPEG:
         with open_file(path, DatasetError) as file, Image.open(file) as image:
@@ -235,7 +235,7 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _write(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write a picture, without loss unless it was given as JPEG."""
+    """Write an image, without loss unless it was given as JPEG."""
     is_jpeg = path.suffix.lower() in _JPEG
     path.write_bytes(jpeg(rgb) if is_jpeg else _png(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)))
 

@@ -22,7 +22,7 @@ MIN_POINTS = 100
 """Fewer than this are no shape to start from."""
 
 N_NEIGHBOURS = 12
-"""Pictures each is matched with: the nearest that look the same way."""
+"""Images each is matched with: the nearest that look the same way."""
 
 _LARGEST_TURN = np.cos(np.radians(60))  # SIFT finds little again beyond
 
@@ -99,7 +99,7 @@ def _matches(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Repo
 
 
 def neighbours(pictures: tuple[Known, ...]) -> list[tuple[int, int]]:
-    """Return the pairs of pictures that may show the same, each once: nearest places, directions that agree."""
+    """Return the pairs of images that may show the same, each once: nearest places, directions that agree."""
     matrices = np.array([known.pose.matrix() for known in pictures])  # (V, 3, 4)
     forward = matrices[:, 2, :3]
     centers = -np.einsum("vji,vj->vi", matrices[:, :, :3], matrices[:, :, 3])
@@ -143,7 +143,7 @@ def _triangulate(scene: KnownScene, names: list[str], job: ColmapJob, reporter: 
 
 
 def _numbers(database: Path) -> dict[str, tuple[int, int]]:
-    """Return the numbers of each picture and its camera by the picture's name."""
+    """Return the numbers of each image and its camera by the image's name."""
     connection = sqlite3.connect(database)
     try:
         rows = connection.execute("SELECT name, image_id, camera_id FROM images").fetchall()

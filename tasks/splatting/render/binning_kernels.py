@@ -26,7 +26,7 @@ TILE = 16  # pixels
 
 @kernel
 def by_depth(splats: Floats, radii: Floats) -> Ints:
-    """Return the numbers of the splats in the picture, nearest first, equals in their own order."""
+    """Return the numbers of the splats in the image, nearest first, equals in their own order."""
     n = 0
     order, keys = np.empty(len(radii), np.int32), np.empty(len(radii), np.uint32)
     for i in range(len(radii)):

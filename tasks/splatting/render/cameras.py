@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 class Camera:
     """One pinhole camera at one place.
 
-    Axes as OpenCV and COLMAP have them: x right, y down, z into the picture. The centre of the pixel in column 0 of
+    Axes as OpenCV and COLMAP have them: x right, y down, z into the image. The centre of the pixel in column 0 of
     row 0 is at (0.5, 0.5).
     """
 
-    name: str  # of its picture, with its suffix, relative to the folder of pictures
+    name: str  # of its image, with its suffix, relative to the folder of images
     width: int  # pixels
     height: int  # pixels
     fx: float  # pixels
@@ -30,6 +30,6 @@ class Camera:
         return -rotation.T @ translation
 
     def resized(self, width: int, height: int) -> "Camera":
-        """Return the camera of the same picture at another size."""
+        """Return the camera of the same image at another size."""
         x, y = width / self.width, height / self.height
         return replace(self, width=width, height=height, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y)

@@ -23,12 +23,12 @@ from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import DrawOptions, Rasterizer, Rendered
 
 Floats = NDArray[np.float32]
-FIELD_SPARE = 0.15  # of the picture's size, on each side; slopes in the Jacobian stay within. Source: 3DGS
+FIELD_SPARE = 0.15  # of the image's size, on each side; slopes in the Jacobian stay within. Source: 3DGS
 
 
 @dataclass(frozen=True, slots=True)
 class _ImageSetup:
-    """What is the same for all Gaussians of one picture."""
+    """What is the same for all Gaussians of one image."""
 
     view: NDArray[np.float64]  # (26,), see projection_kernels
     width: int
@@ -65,7 +65,7 @@ def _check_finite(radii: Tensor, tensors: tuple[Tensor, ...], camera: Camera) ->
     what = f"{', '.join(broken)} not finite" if broken else "too large, or a quaternion of length 0"
     raise TrainingError(
         f"{len(bad)} of {len(radii)} Gaussians cannot be drawn for {camera.name}; number {i} has {what}: {values}; "
-        "need finite values, so lower the learning rates or look at the picture before"
+        "need finite values, so lower the learning rates or look at the image before"
     )
 
 
@@ -164,7 +164,7 @@ class CpuRasterizer(Rasterizer):
         self.near_plane = near_plane
 
     def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
-        """Draw one picture.
+        """Draw one image.
 
         Raises:
             TrainingError: a Gaussian has values that are not finite.

@@ -48,7 +48,7 @@ class CudaRasterizer(Rasterizer):
         self.near_plane = near_plane
 
     def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
-        """Draw one picture."""
+        """Draw one image."""
         own_pose, lens = self._placed(camera, gaussians.means.device)
         pose = own_pose if options.pose is None else options.pose
         fused = triton_part("render.fused_draw", gaussians.means.device)
@@ -102,7 +102,7 @@ class CudaRasterizer(Rasterizer):
 
 
 def _watched(means2d: Tensor) -> Tensor:
-    """Return the centres (N, 2) of the one picture (1, N, 2), which get their gradient when those get theirs.
+    """Return the centres (N, 2) of the one image (1, N, 2), which get their gradient when those get theirs.
 
     A slice of them would be no part of the graph that the kernels' backward pass goes through.
     """

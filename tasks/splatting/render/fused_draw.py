@@ -14,13 +14,13 @@ from torch import Tensor
 from tasks.splatting.render.triton_colors import activated, by_fitted, colors_of
 
 _TILE = 16  # pixels
-_BLUR = 0.3  # px^2 added to the covariance in the picture; gsplat's eps2d
+_BLUR = 0.3  # px^2 added to the covariance in the image; gsplat's eps2d
 _FAR = 1e10
 
 
 @dataclass(slots=True)
 class DrawCall:
-    """What a picture is drawn of, besides Gaussians.
+    """What an image is drawn of, besides Gaussians.
 
     Args:
         lens: (1, 3, 3) intrinsics.
@@ -28,7 +28,7 @@ class DrawCall:
         near_plane: world units.
         sh_degree: in use.
         antialiased: whether opacities are scaled by the share that the blur takes.
-        centers: gets the gradient by the centres in the picture, (N, 2), as its `.grad`; made by drawing.
+        centers: gets the gradient by the centres in the image, (N, 2), as its `.grad`; made by drawing.
         radii: (N, 2) int32 pixels; made by drawing.
     """
 
@@ -43,7 +43,7 @@ class DrawCall:
 
 
 class Draw(torch.autograd.Function):
-    """Means, scales, quats, opacities, sh0, shN, pose (4, 4), background (3,) or None -> picture (H, W, 3), alphas."""
+    """Means, scales, quats, opacities, sh0, shN, pose (4, 4), background (3,) or None -> image (H, W, 3), alphas."""
 
     @staticmethod
     def forward(

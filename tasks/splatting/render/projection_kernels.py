@@ -159,7 +159,7 @@ def project(
     splats: Floats,
     radii: Floats,
 ) -> None:
-    """Fill splats (N, 12) and radii (N,), both zero before: pixels, 0: not in the picture, -1: not a number.
+    """Fill splats (N, 12) and radii (N,), both zero before: pixels, 0: not in the image, -1: not a number.
 
     Args:
         tensors: means, scales, quats, opacities, sh0, shN, as `Gaussians` has them.

@@ -12,24 +12,24 @@ from tasks.splatting.render.gaussians import Gaussians
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One picture, and what densification needs to know of the Gaussians in it."""
+    """One image, and what densification needs to know of the Gaussians in it."""
 
     colors: Tensor  # (H, W, 3) with the background behind, not clamped
     alphas: Tensor  # (H, W) in [0, 1]
     depths: Tensor | None  # (H, W) alpha-weighted mean depth, world units, 0 where nothing is; None: not asked for
     means2d: Tensor  # (N, 2) pixels; its .grad after backward is the gradient of the loss by it
-    radii: Tensor  # (N,), or (N, 2) along both axes, pixels; 0: not in the picture
+    radii: Tensor  # (N,), or (N, 2) along both axes, pixels; 0: not in the image
 
     @property
     def visible(self) -> Tensor:
-        """Return which Gaussians are in the picture, (N,) bool."""
+        """Return which Gaussians are in the image, (N,) bool."""
         inside = self.radii > 0
         return inside.all(-1) if inside.ndim == 2 else inside
 
 
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
-    """How one picture is drawn.
+    """How one image is drawn.
 
     Args:
         sh_degree: the highest degree of spherical harmonics to use, at most the Gaussians' own.
@@ -51,15 +51,15 @@ class Rasterizer(ABC):
     """Draws Gaussians, differentiable by every tensor of them, by `pose` and by `background`."""
 
     def __call__(self, gaussians: Gaussians, camera: Camera, *, sh_degree: int, **options: Any) -> Rendered:
-        """Draw one picture.
+        """Draw one image.
 
         Args:
             gaussians: N of them, float32.
-            camera: whose picture it is.
+            camera: whose image it is.
             sh_degree, options: as `DrawOptions` has them.
         """
         return self.draw(gaussians, camera, DrawOptions(sh_degree, **options))
 
     @abstractmethod
     def draw(self, gaussians: Gaussians, camera: Camera, options: DrawOptions) -> Rendered:
-        """Draw one picture."""
+        """Draw one image."""

@@ -116,7 +116,7 @@ def _gather(
     """Write a splat's gradient by its columns, from the sums over its rows of the tile.
 
     These are taken from the tile's place nearest to the splat's centre and moved there in float64: however far away
-    that is, an error of the sums then is that of a slightly different picture, and does not grow with the distance.
+    that is, an error of the sums then is that of a slightly different image, and does not grow with the distance.
     """
     px, py = from_middle(splats, i, left, top)
     sums = _moments(buffer, rows, _origin(px), _origin(py))
@@ -166,7 +166,7 @@ def draw_back(
     """Fill out (entries, 9), zero before: the gradient by the columns CENTER_X to BLUE, for each splat in each tile.
 
     Args:
-        picture: colors (H, W, 3) and through (H, W) as drawn; gradients by colors and by alphas.
+        image: colors (H, W, 3) and through (H, W) as drawn; gradients by colors and by alphas.
     """
     columns = (picture[1].shape[1] + TILE - 1) // TILE
     buffer = tile_buffer()

@@ -116,7 +116,7 @@ def rows_of(splats: Floats, i: int, top: int, height: int) -> tuple[np.uint64, n
 
 @kernel
 def open_tile(buffer: Floats, left: int, top: int, width: int, height: int) -> tuple[int, int]:
-    """Begin a tile: pixels inside the picture are open, those outside closed; return how many columns and rows."""
+    """Begin a tile: pixels inside the image are open, those outside closed; return how many columns and rows."""
     columns, rows = min(width - left, TILE), min(height - top, TILE)
     for pixel in range(PIXELS):
         buffer[T_AT + pixel] = -ONE

@@ -93,7 +93,7 @@ def _basis(x, y, z, K: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n"])
 def _color(means, sh0, shN, radii, view, colors, n, stride, N_BASES: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the colours (N, 3), not below 0, of the Gaussians in the picture; grey where one is not."""
+    """Write the colours (N, 3), not below 0, of the Gaussians in the image; grey where one is not."""
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     keep = lane < n
     seen = keep & (tl.load(radii + 2 * lane, mask=keep, other=0) > 0)
@@ -223,7 +223,7 @@ def by_fitted(
 
     Args:
         fitted: means (N, 3), shN.
-        drawn: radii (N, 2), extents (N, 3), opacities (N,), colors (N, 3), as the picture was made with.
+        drawn: radii (N, 2), extents (N, 3), opacities (N,), colors (N, 3), as the image was made with.
         gradients: by means (N, 3), extents (N, 3), opacities (N,), colors (N, 3), contiguous.
         view: (4, 4) world to camera.
         sh_degree: in use.

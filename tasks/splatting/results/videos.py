@@ -35,7 +35,7 @@ class Drawer:
 
     @torch.no_grad()
     def draw(self, camera: Camera, *, with_depth: bool = False) -> Rendered:
-        """Return the picture of one camera, outside any graph."""
+        """Return the image of one camera, outside any graph."""
         return self.rasterizer(
             self.gaussians,
             camera,
@@ -46,7 +46,7 @@ class Drawer:
         )
 
     def picture(self, camera: Camera) -> NDArray[np.uint8]:
-        """Return the picture of one camera, (H, W, 3) RGB."""
+        """Return the image of one camera, (H, W, 3) RGB."""
         colors = self.draw(camera).colors.clamp(0, 1).mul(255).round()
         return np.asarray(colors.to(torch.uint8).cpu().numpy())
 
@@ -145,7 +145,7 @@ def some(cameras: Sequence[Camera], most: int) -> list[Camera]:
 
 
 def _colored(depths: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a picture (H, W, 3) BGR of the depths, black where nothing is.
+    """Return an image (H, W, 3) BGR of the depths, black where nothing is.
 
     Colours go by one over the depth, as differences near by matter more; the outermost 2 % on both sides share one.
     """
@@ -161,5 +161,5 @@ def _colored(depths: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[n
 
 
 def _encoded(suffix: str, pixels: NDArray[Any]) -> bytes:
-    """Return a picture as the bytes of its file."""
+    """Return an image as the bytes of its file."""
     return bytes(cv2.imencode(suffix, pixels)[1])

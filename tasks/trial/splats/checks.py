@@ -44,7 +44,7 @@ _REPORT = "report it with what `--json` says: fits on this device come out wrong
 
 
 def agreement(where: Place, folder: Path) -> Iterator[CheckResult]:
-    """Compare a picture, its gradients, the loss and a refinement on the device with what they should be."""
+    """Compare an image, its gradients, the loss and a refinement on the device with what they should be."""
     device = torch.device(where.kind)
     yield picture(where, device)
     yield loss_row(*loss_off(device))
@@ -64,7 +64,7 @@ def rasterizer_of(where: Place) -> Rasterizer:
 
 
 def picture(where: Place, device: torch.device) -> CheckResult:
-    """Return the row of a picture with harmonics of degree 3: of a GPU against the CPU's, of a CPU against gsplat's."""
+    """Return the row of an image with harmonics of degree 3: of a GPU against the CPU's, of a CPU against gsplat's."""
     gaussians, camera = _colourful(), arc(3)[1]
     try:
         rasterizer = rasterizer_of(where)
@@ -79,7 +79,7 @@ def picture(where: Place, device: torch.device) -> CheckResult:
 
 
 def picture_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> CheckResult:
-    """Return the row of two pictures, each with its gradients behind it."""
+    """Return the row of two images, each with its gradients behind it."""
     off = relative(found[0], expected[0])
     gradients = max(relative(one, other) for one, other in zip(found[1:], expected[1:], strict=True) if other.any())
     most = PICTURE_OFF[where.kind], GRADIENTS_OFF[where.kind]
@@ -94,7 +94,7 @@ def _by(rasterizer: Rasterizer) -> Drawn:
 
 
 def drawn_by(gaussians: Gaussians, camera: Camera, draw: Drawn, device: torch.device) -> list[Tensor]:
-    """Return the picture and the gradients of its weighted sum by every tensor, on the CPU."""
+    """Return the image and the gradients of its weighted sum by every tensor, on the CPU."""
     leaves = {name: tensor.to(device).requires_grad_() for name, tensor in gaussians.detached().tensors().items()}
     colors = draw(Gaussians(**leaves), camera)
     (colors * torch.linspace(0, 1, colors.numel(), device=device).view_as(colors)).sum().backward()
@@ -108,7 +108,7 @@ def _colourful() -> Gaussians:
 
 
 def loss_off(device: torch.device) -> tuple[float, float]:
-    """Return how far loss and gradient are from float64 at worst, over a noisy, a close and a flat picture."""
+    """Return how far loss and gradient are from float64 at worst, over a noisy, a close and a flat image."""
     taken = torch.rand(48, 64, 3, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(48, 64, 3, generator=torch.Generator().manual_seed(2))
     flat = torch.full_like(taken, 0.9)

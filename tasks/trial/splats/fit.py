@@ -26,7 +26,7 @@ from tasks.trial.splats.peers import GsplatLoop, PlainSplats
 from tasks.trial.splats.scene import make_scene
 
 GOOD_PSNR = {"cuda": 16.0, "cpu": 20.0}
-"""dB on held-out pictures. Of a GPU gsplat's own loop says what it should be; alone, only what no fit comes to that is
+"""dB on held-out images. Of a GPU gsplat's own loop says what it should be; alone, only what no fit comes to that is
 well: 14.6 dB was what SSIM in TF32 led to. The small scene of a CPU ends at 28 dB."""
 
 GOOD_RATIO = 1.0
@@ -77,7 +77,7 @@ def fit(where: Place, folder: Path) -> Iterator[CheckResult]:
     with one_thread(device):
         ours, steps_s = our_fit(data, rasterizer, device, size.steps)
         psnr = ours.measured().metrics.psnr
-        assert psnr is not None, "pictures were held out"
+        assert psnr is not None, "images were held out"
         peer = plain_loop(where, data, start, size, rasterizer)
     fused = not where.is_gpu or triton_part("render.fused_draw", device) is not None
     plain_steps_s, plain_psnr = peer or (None, None)
@@ -85,7 +85,7 @@ def fit(where: Place, folder: Path) -> Iterator[CheckResult]:
 
 
 def made_data(folder: Path, size: FitSize, device: torch.device) -> FitData:
-    """Return pictures of known Gaussians, some held out, and Gaussians near those to start from."""
+    """Return images of known Gaussians, some held out, and Gaussians near those to start from."""
     shape = (size.width, size.height)
     scene = make_scene(folder, size.pictures, size=shape, n_true=size.gaussians, num_threads=torch.get_num_threads())
     train, held_out = split(scene.views, 4)
@@ -146,20 +146,20 @@ def _rate(take: Callable[[int], None], steps: int, device: torch.device) -> floa
 
 
 def psnr_of(loop: PlainSplats, rasterizer: Rasterizer, data: FitData) -> float:
-    """Return the PSNR of the other loop's Gaussians on the held-out pictures."""
+    """Return the PSNR of the other loop's Gaussians on the held-out images."""
     gaussians = loop.gaussians
     scores, _ = measure(
         gaussians, rasterizer, data.held_out, sh_degree=gaussians.sh_degree, antialiased=False, expose=False
     )
     score = mean_score(scores)
-    assert score is not None, "pictures were held out"
+    assert score is not None, "images were held out"
     return score.psnr
 
 
 def fit_row(where: Place, size: FitSize, found: Found) -> CheckResult:
     """Return the row of a fit."""
     need = max(GOOD_PSNR[where.kind], (found.plain_psnr or 0.0) - _WORSE_DB)
-    parts = [f"{found.psnr:.1f} dB on held-out pictures after {size.steps} steps (at least {need:.1f})"]
+    parts = [f"{found.psnr:.1f} dB on held-out images after {size.steps} steps (at least {need:.1f})"]
     ratio, good = None, found.psnr >= need
     if found.plain_steps_s is None:
         parts.append(f"{found.steps_s:.0f} steps/s; gsplat's loop not here: gsplat is not installed")

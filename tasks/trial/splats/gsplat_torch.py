@@ -1,6 +1,6 @@
 """gsplat's PyTorch versions of its kernels, which draw small images without a GPU.
 
-Of the kernels only those that cut the picture into tiles have no such version; here every pixel looks at every
+Of the kernels only those that cut the image into tiles have no such version; here every pixel looks at every
 Gaussian instead, with the limits of gsplat's kernels: alpha within [1/255, 0.999], an end at a transmittance of 1e-4.
 """
 
@@ -16,11 +16,11 @@ _BLUR, _NEAR, _FAR = 0.3, 0.01, 1e10
 
 
 def draw(gaussians: Gaussians, camera: Camera, sh_degree: int) -> Tensor:
-    """Return a picture (H, W, 3) on black, differentiable.
+    """Return an image (H, W, 3) on black, differentiable.
 
     Args:
         gaussians: on the CPU.
-        camera: whose picture it is.
+        camera: whose image it is.
         sh_degree: 0 to 3.
 
     Raises:
@@ -41,7 +41,7 @@ def draw(gaussians: Gaussians, camera: Camera, sh_degree: int) -> Tensor:
 
 
 def in_order(radii: Tensor, depths: Tensor) -> Tensor:
-    """Return the Gaussians of a picture (1, N) that are in it, the nearest first, (M,) int64."""
+    """Return the Gaussians of an image (1, N) that are in it, the nearest first, (M,) int64."""
     order = torch.argsort(depths[0], stable=True)
     return order[(radii[0, order] > 0).all(-1)]
 
@@ -49,7 +49,7 @@ def in_order(radii: Tensor, depths: Tensor) -> Tensor:
 def composited(
     centers: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """Return picture (H, W, 3) and alphas (H, W) of Gaussians on a picture, the nearest first.
+    """Return image (H, W, 3) and alphas (H, W) of Gaussians on an image, the nearest first.
 
     Args:
         centers: (M, 2) pixels.

@@ -34,7 +34,7 @@ class PlainSplats:
 
     Args:
         start: Gaussians; copied.
-        shots: pictures to fit to.
+        shots: images to fit to.
         size: of the scene, for the learning rate of the means.
         steps: of the whole fit.
     """
@@ -69,7 +69,7 @@ class PlainSplats:
             self.taken += 1
 
     def drawn(self, index: int) -> tuple[Tensor, Any]:
-        """Return picture (H, W, 3) number `index`, and what its refinement wants to know: by gsplat's PyTorch."""
+        """Return image (H, W, 3) number `index`, and what its refinement wants to know: by gsplat's PyTorch."""
         fitted = Gaussians(**dict(self.values.items()))
         return draw(fitted, self.shots[index].camera, fitted.sh_degree), None
 
@@ -114,7 +114,7 @@ class GsplatLoop(PlainSplats):
         self._places = [_placed(shot.camera, device) for shot in shots]
 
     def drawn(self, index: int) -> tuple[Tensor, Any]:
-        """Return picture (H, W, 3) number `index`, and what gsplat tells of it."""
+        """Return image (H, W, 3) number `index`, and what gsplat tells of it."""
         v, camera, (pose, lens) = self.values, self.shots[index].camera, self._places[index]
         most = self.gaussians.sh_degree
         drawn, _, info = self._rasterization(

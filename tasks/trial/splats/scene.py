@@ -55,13 +55,13 @@ def make_scene(
     n_true: int = N_TRUE,
     num_threads: int = 1,
 ) -> Scene:
-    """Write the pictures into `folder` and return the scene, with points that are a little off.
+    """Write the images into `folder` and return the scene, with points that are a little off.
 
     Args:
         folder: made when missing.
         n_views: how many.
         size: width, height.
-        gains: (n_views,) factor on each picture's colours; None: 1.
+        gains: (n_views,) factor on each image's colours; None: 1.
         n_true: Gaussians that are drawn.
         num_threads: that draw.
     """

@@ -88,7 +88,7 @@ def stack(up, monkeypatch):
 def test_up_shows_devices_and_addresses(up):
     _, said = up
     record_lines = [line for line in said.splitlines() if line.startswith("http://127.0.0.1:")]
-    assert [line.partition("  ")[2] for line in record_lines] == ["runs, logs, schedules", "figures, curves, models"]
+    assert [line.partition("  ")[2] for line in record_lines] == ["runs, logs, schedules", "metrics, curves, models"]
     assert "cuda:1  simulated GPU 1, compute 0.0, GPU-simulated-1" in said
     assert "24576 MiB: 0 used, 24576 free; utilisation 0 %" in said
     assert f"database: {'postgres' if POSTGRES else 'sqlite'}; workers: none" in said

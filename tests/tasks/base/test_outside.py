@@ -73,7 +73,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "weights to predict with": ("a.pt", lambda path: from_file(path, PredictParams(device="cpu"))),
     "table of groups": ("a.csv", read_groups),
     "picture": ("a.jpg", read_rgb),
-    "picture as stored": ("a.png", read_stored),
+    "image as stored": ("a.png", read_stored),
     "focal length": ("a.jpg", focal_35mm),
     "SigMF metadata": ("a.sigmf-meta", read_metadata),
     "points": ("a.ply", read_points),
@@ -89,7 +89,7 @@ STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "array": ("a.npy", lambda path: open_recording(path, PARAMS)),
     "samples": ("a.cs16", lambda path: read_samples(path, raw_layout("ci16_le"), 0, 10)),
     "recording to predict": ("a.iq", lambda path: open_source(path, PARAMS)),
-    "picture to predict": ("a.jpg", lambda path: open_source(path, PARAMS)),
+    "image to predict": ("a.jpg", lambda path: open_source(path, PARAMS)),
     "recording alone": ("a.iq", find_recordings),
     "scene": ("a.mp4", recognise),
     "video": ("a.mp4", video.probe),
@@ -126,7 +126,7 @@ def _back(monkeypatch, tmp_path):
 def test_only_plain_files_are_read(tmp_path, reader, thing):
     name, read = (READERS | STREAMED)[reader]
     THINGS[thing](tmp_path / name)
-    if thing == "a folder" and reader in {"recording to predict", "picture to predict", "recording alone", "scene"}:
+    if thing == "a folder" and reader in {"recording to predict", "image to predict", "recording alone", "scene"}:
         return  # is searched
     with pytest.raises(TrainyardError, match=rf"found {thing}, need a plain file: .*({name}|/dev/zero)"):
         read(tmp_path / name)

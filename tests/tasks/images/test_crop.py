@@ -25,7 +25,7 @@ def target(tmp_path):
 def test_a_tree_keeps_its_structure(tmp_path, target):
     a = save(tmp_path / "source/dji/a.png", seed=1)
     b = save(tmp_path / "source/fpv/deep/b.bmp", seed=2)
-    (tmp_path / "source/notes.txt").write_text("not a picture")
+    (tmp_path / "source/notes.txt").write_text("not an image")
     assert crop_tree(tmp_path / "source", target, x=5, y=3, width=20, height=10) == 2
     np.testing.assert_array_equal(read_rgb(target / "dji/a.png"), a[3:13, 5:25])
     np.testing.assert_array_equal(read_rgb(target / "fpv/deep/b.bmp"), b[3:13, 5:25])
@@ -50,7 +50,7 @@ def test_every_format_is_written_as_itself(tmp_path, target, suffix):
 def test_a_box_outside_names_file_size_and_box(tmp_path, target, box):
     save(tmp_path / "source/a.png")
     x, y, width, height = box
-    expected = rf"box x={x} y={y} width={width} height={height} reaches outside the 60x40 picture: .*a\.png$"
+    expected = rf"box x={x} y={y} width={width} height={height} reaches outside the 60x40 image: .*a\.png$"
     with pytest.raises(ImageError, match=expected):
         crop_tree(tmp_path / "source", target, *box)
 

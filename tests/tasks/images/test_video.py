@@ -18,7 +18,7 @@ def moving(index):
 
 
 def corner_marked(index):
-    """A picture whose upper left quarter is red."""
+    """An image whose upper left quarter is red."""
     picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
     picture[: HEIGHT // 2, : WIDTH // 2] = (220, 20, 20)
     return picture
@@ -58,7 +58,7 @@ def test_every_picture_of_every_codec_comes_in_order_at_its_time(tmp_path, name,
     assert info.duration_s == pytest.approx(1.2, abs=0.11)  # some containers do not say how long the last one stands
     assert info.bits == (10 if pix_fmt.endswith("10le") else 8)
     for index, _, rgb in pictures:
-        assert np.abs(rgb.astype(int) - moving(index)).mean() < 12  # grey levels; a shift of one picture costs 30
+        assert np.abs(rgb.astype(int) - moving(index)).mean() < 12  # grey levels; a shift of one image costs 30
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])  # one decoded by OpenCV, one by PyAV

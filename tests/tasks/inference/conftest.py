@@ -1,4 +1,4 @@
-"""A tiny model with its configuration, and pictures to show it."""
+"""A tiny model with its configuration, and images to show it."""
 
 import json
 
@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Return a folder with six pictures, two of them deeper down."""
+    """Return a folder with six images, two of them deeper down."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     for i in range(6):

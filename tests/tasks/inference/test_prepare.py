@@ -1,4 +1,4 @@
-"""Every picture is prepared the same way, whatever it was."""
+"""Every image is prepared the same way, whatever it was."""
 
 import cv2
 import numpy as np

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Redness(nn.Module):
-    """Tells red pictures from others."""
+    """Tells red images from others."""
 
     def forward(self, x):
         return torch.stack([x[:, 0].mean(dim=(1, 2)), x[:, 1:].mean(dim=(1, 2, 3))], 1)

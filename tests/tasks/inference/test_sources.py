@@ -38,7 +38,7 @@ def made(path, every_n=1):
 
 
 def test_a_folder_is_every_picture_below_it_sorted(pictures):
-    (pictures / "notes.txt").write_text("no picture")
+    (pictures / "notes.txt").write_text("no image")
     source = open_source(pictures, RADIO)
     assert (source.kind, source.total(1)) == ("folder", 6)
     assert [path.name for path in source.images] == [f"{i}.png" for i in range(6)]
@@ -116,13 +116,13 @@ def test_a_recording_of_odd_length_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(DatasetError, match="found no picture among 1 file"):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DatasetError, match="found no image among 1 file"):
         open_source(tmp_path, RADIO)
 
 
 def test_a_glob_without_a_match_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="found no picture among 0 match"):
+    with pytest.raises(DatasetError, match="found no image among 0 match"):
         open_source(tmp_path / "*.jpg", RADIO)
 
 
@@ -130,7 +130,7 @@ def test_nothing_and_files_of_no_known_kind_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="found nothing at .*absent"):
         open_source(tmp_path / "absent", RADIO)
     (tmp_path / "a.pdf").write_text("%PDF")
-    with pytest.raises(DatasetError, match=r"found a file \.pdf, need a picture"):
+    with pytest.raises(DatasetError, match=r"found a file \.pdf, need an image"):
         open_source(tmp_path / "a.pdf", RADIO)
 
 

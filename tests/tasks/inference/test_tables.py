@@ -37,7 +37,7 @@ def test_large_logits_stay_finite():
 
 def test_both_files_hold_every_row(tmp_path):
     rows = [row_of(answer([i, 1.5, 0], f"{i}.png", time_s=0.1 * i), CLASSES, None) for i in range(4)]
-    rows.append(row_of(answer(None, "bad\udcff.jpg", error="damaged, not a picture: bad.jpg"), CLASSES, None))
+    rows.append(row_of(answer(None, "bad\udcff.jpg", error="damaged, not an image: bad.jpg"), CLASSES, None))
     with TableWriter(tmp_path) as table:
         for row in rows:
             table.add(row)
@@ -48,7 +48,7 @@ def test_both_files_hold_every_row(tmp_path):
     assert text["probability"].tolist() == pytest.approx(binary["probability"].tolist(), nan_ok=True)
     for table in (text, binary):
         assert table["error"].isna().tolist() == [True] * 4 + [False]
-        assert table["error"].tolist()[4] == "damaged, not a picture: bad.jpg"
+        assert table["error"].tolist()[4] == "damaged, not an image: bad.jpg"
 
 
 def test_more_rows_than_fit_into_memory_at_once_are_all_written(tmp_path, monkeypatch):

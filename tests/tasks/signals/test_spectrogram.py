@@ -1,4 +1,4 @@
-"""The pictures of raw recordings: right frequency, right dB, right frames."""
+"""The images of raw recordings: right frequency, right dB, right frames."""
 
 import cv2
 import matplotlib
@@ -147,7 +147,7 @@ def test_a_colour_map_that_this_matplotlib_lacks_is_an_error():
 
 
 def imshow(decibel, params):
-    """A picture as RFUAV's code draws it, with pyplot's own ways."""
+    """An image as RFUAV's code draws it, with pyplot's own ways."""
     figure = plt.figure(figsize=(params.width / 100, params.height / 100), dpi=100)
     try:
         plt.imshow(decibel, aspect="auto", cmap=params.colour_map)

@@ -1,4 +1,4 @@
-"""A tree of recordings becomes the same tree of pictures, and what cannot be used is told before any work."""
+"""A tree of recordings becomes the same tree of images, and what cannot be used is told before any work."""
 
 import csv
 import json
@@ -120,7 +120,7 @@ def test_all_bad_recordings_are_named_before_any_picture_is_made(tmp_path, targe
 def test_two_recordings_of_one_stem_are_an_error(tmp_path, target):
     store(tmp_path / "iq/a/x.iq")
     store(tmp_path / "iq/a/X.dat")
-    with pytest.raises(DatasetError, match="pictures of the same name"):
+    with pytest.raises(DatasetError, match="images of the same name"):
         finish(making_spectrograms(tmp_path / "iq", target, SMALL))
 
 

@@ -40,7 +40,7 @@ def film(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a video of `n_frames` pictures (H, W, 3); `times` are milliseconds, else they are evenly spaced."""
+    """Write a video of `n_frames` images (H, W, 3); `times` are milliseconds, else they are evenly spaced."""
     first = picture(0)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})

@@ -1,6 +1,6 @@
 """Runs a fit in forked processes that are killed at given events: `fit_kill_runner.py SCENE FOLDER STRATEGY KILL ...`.
 
-Imports, kernels and pictures are made once, before the forks, on one thread: threads would not survive them.
+Imports, kernels and images are made once, before the forks, on one thread: threads would not survive them.
 """
 
 import os
@@ -19,7 +19,7 @@ from tests.tasks.splatting.fit_scene import make_scene
 
 
 def attempt(scene: Scene, folder: Path, strategy: str, kill_at: int, seed: int) -> None:
-    """Fit, the state going to disk at every event, until the n-th picture is to be drawn; 0: to the end."""
+    """Fit, the state going to disk at every event, until the n-th image is to be drawn; 0: to the end."""
     params = SplatParams(
         preset="quick",
         device="cpu",

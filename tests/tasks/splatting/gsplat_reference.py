@@ -14,7 +14,7 @@ from tasks.trial.splats.gsplat_torch import composited, in_order
 
 
 def rasterizer_without_gpu(monkeypatch: pytest.MonkeyPatch) -> CudaRasterizer:
-    """Return what draws on a GPU, drawing on the CPU; only small pictures of few Gaussians."""
+    """Return what draws on a GPU, drawing on the CPU; only small images of few Gaussians."""
     for name in ("projection", "harmonics", "order", "offsets", "pixels"):
         monkeypatch.setattr(rendering, _REPLACED[name], globals()[f"_{name}"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -22,7 +22,7 @@ TILE = 16
 
 @dataclass
 class Projected:
-    """Gaussians in the picture's plane."""
+    """Gaussians in the image's plane."""
 
     means2d: Tensor  # (N, 2) pixels
     covariances: Tensor  # (N, 3) xx, xy, yy in pixels^2, blurred
@@ -179,7 +179,7 @@ def boxes(seen: Projected) -> tuple[Tensor, Tensor]:
 
 
 def radii(seen: Projected, camera: Camera) -> Tensor:
-    """Return how far each Gaussian reaches, whole pixels along the longer axis of its box; 0: not in the picture."""
+    """Return how far each Gaussian reaches, whole pixels along the longer axis of its box; 0: not in the image."""
     with torch.no_grad():
         rx, ry = reaches(seen)
         x, y = seen.means2d.unbind(-1)
@@ -188,7 +188,7 @@ def radii(seen: Projected, camera: Camera) -> Tensor:
 
 
 def draw(seen: Projected, camera: Camera, background: Tensor, *, with_depth: bool) -> tuple[Rendered, float]:
-    """Return the picture of projected Gaussians, and the margin of `render`."""
+    """Return the image of projected Gaussians, and the margin of `render`."""
     order, (lefts, rights, tops, bottoms) = boxes(seen)
     bands, margin = [], min(seen.margin, nearness(seen.depths[order]))
     for top in range(0, camera.height, TILE):

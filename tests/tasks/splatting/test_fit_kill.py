@@ -1,4 +1,4 @@
-"""kill -9 at any picture that is drawn and start again: the same Gaussians, bit for bit, every measurement once."""
+"""kill -9 at any image that is drawn and start again: the same Gaussians, bit for bit, every measurement once."""
 
 import json
 import os

@@ -41,7 +41,7 @@ def test_what_was_half_written_goes_and_all_that_is_whole_stays(tmp_path):
     with staged(run / "split") as folder:
         write_step_info(folder, {"data": "here"})
         (folder / "train" / "x.tmp").mkdir(parents=True)  # a class may be called so
-        (folder / "train" / "x.tmp" / ".a.jpg.abcdefgh").write_text("a picture with an odd name")
+        (folder / "train" / "x.tmp" / ".a.jpg.abcdefgh").write_text("an image with an odd name")
     write_json(run / "training" / "epochs" / "epoch-0001.pt", 1)
     with replacing(run / "training" / "checkpoint.pt") as file:
         file.write(b"state")

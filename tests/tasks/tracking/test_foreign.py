@@ -73,7 +73,7 @@ def until(condition):
 
 
 def ended(tracker, step):
-    """End an epoch, and wait for its figures."""
+    """End an epoch, and wait for its metrics."""
     tracker.step_ended(step)
     until(lambda: step in tracker.logged_steps(NUMBER))
 

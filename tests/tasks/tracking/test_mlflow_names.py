@@ -1,4 +1,4 @@
-"""Whatever people call their classes, pictures and folders, MLflow takes it, and what differs stays different."""
+"""Whatever people call their classes, images and folders, MLflow takes it, and what differs stays different."""
 
 from hypothesis import given
 from hypothesis import strategies as st

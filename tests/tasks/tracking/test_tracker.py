@@ -338,7 +338,7 @@ def test_a_gpu_that_is_gone_does_not_end_the_samples(tmp_path, caplog):
     ):
         time.sleep(0.2)
     assert len(tracker.logged_steps("system/cpu_percent")) >= 2
-    assert caplog.text.count("no figures of the GPU") == 1
+    assert caplog.text.count("no metrics of the GPU") == 1
 
 
 WRITER = """

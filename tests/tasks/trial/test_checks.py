@@ -52,7 +52,8 @@ def test_a_gradient_that_is_no_number_does_not_agree():
 def test_a_batch_that_is_not_cut_ends_the_training_and_that_is_its_row(monkeypatch, tmp_path):
     (row,) = halved_batch(CPU, tmp_path)
     assert (row.verdict, row.values["pieces"], row.values["images"]) == ("ok", 4, 48)
-    monkeypatch.setattr("tasks.classification.training.train.ran_out_of_memory", lambda exc: False)
+    for module in ("forward", "train"):
+        monkeypatch.setattr(f"tasks.classification.training.{module}.ran_out_of_memory", lambda exc: False)
     (row,) = call(TrialCheck("batch too large", "tasks.trial.memory.halved_batch", 5), CPU, tmp_path)
     assert failed(row, "OutOfMemoryError", "as if the memory held 5")
 
@@ -88,7 +89,7 @@ def test_a_slow_training_is_a_failure_that_says_what_is_waited_for():
     row = speed_row(GPU, "resnet18", SIZE, "bf16", slow)
     assert failed(row, "0.84 of a plain loop (at least 0.85)")
     assert "something else uses this machine" in row.todo
-    assert "waiting for pictures" in speed_row(GPU, "resnet18", SIZE, "bf16", replace(slow, waiting=0.3)).todo
+    assert "waiting for images" in speed_row(GPU, "resnet18", SIZE, "bf16", replace(slow, waiting=0.3)).todo
 
 
 def test_one_bit_makes_a_resumed_training_another_one():

@@ -192,7 +192,7 @@ def test_an_unknown_method_is_an_error():
 
 
 def test_a_bad_image_is_named(source, tmp_path):
-    (source / "train/dji/bad.jpg").write_bytes(b"no picture")
+    (source / "train/dji/bad.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg$"):
         augment(source, tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""Where pictures are kept: the decision by costs and room, and the measurement on real files."""
+"""Where images are kept: the decision by costs and room, and the measurement on real files."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_entries_of_an_earlier_run_are_used_and_the_line_says_so(paths, tmp_path
     choice = choose(paths, digests, ResizeCache(tmp_path / "cache", 32), n_images=15_000, n_epochs=3)
     assert choice.keep == "disk"
     assert choice.why.startswith("cache: disk: most of the entries are there, one is read in ")
-    assert " ms; 15,000 pictures, 0.0 GB of " in choice.why
+    assert " ms; 15,000 images, 0.0 GB of " in choice.why
 
 
 def group(folder, limit, current, file):

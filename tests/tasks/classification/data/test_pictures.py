@@ -1,4 +1,4 @@
-"""Pictures decoded when they are asked for: the same pixels wherever they are kept, and no file read for nothing."""
+"""Images decoded when they are asked for: the same pixels wherever they are kept, and no file read for nothing."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +85,7 @@ def test_digests_are_learnt_on_the_way_and_the_rest_is_looked_at_when_asked_for(
 
 @pytest.mark.parametrize("keep", KEEPS)
 def test_a_bad_picture_is_named_and_leaves_nothing(tmp_path, keep):
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg$"):
         pictures([tmp_path / "bad.jpg"], keep).read(0)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

@@ -411,7 +411,7 @@ def test_what_is_no_folder_of_classes_fails(source, target, files, message):
 
 
 def test_a_missing_folder_and_a_file_fail(tmp_path, target):
-    with pytest.raises(DatasetError, match=r"found nothing, need a folder of pictures: .*gone$"):
+    with pytest.raises(DatasetError, match=r"found nothing, need a folder of images: .*gone$"):
         split_dataset(tmp_path / "gone", target, PARAMS)
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match="found a file, need a folder"):

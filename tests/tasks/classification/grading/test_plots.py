@@ -16,7 +16,7 @@ def texts(figure):
 
 
 def drawn(figure, folder):
-    """Return the saved picture, (H, W, 3) uint8; coarse, to be quick."""
+    """Return the saved image, (H, W, 3) uint8; coarse, to be quick."""
     figure.set_dpi(50)
     plots.save(figure, folder / "picture.png")
     return cv2.imread(str(folder / "picture.png"))

@@ -31,7 +31,7 @@ MODEL = {"model": "mobilenet_v3_small", "classes": ["a", "b"], "image_size": 32}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Four pictures of two classes."""
+    """Four images of two classes."""
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(4):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)

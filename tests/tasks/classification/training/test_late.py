@@ -1,4 +1,4 @@
-"""Figures that must not make a training wait, and batches on their way to a GPU."""
+"""Metrics that must not make a training wait, and batches on their way to a GPU."""
 
 import pytest
 import torch

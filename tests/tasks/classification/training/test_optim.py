@@ -1,4 +1,4 @@
-"""Schedules, weights and averages, in figures one can work out by hand."""
+"""Schedules, weights and averages, in metrics one can work out by hand."""
 
 import os
 

@@ -88,7 +88,7 @@ def test_empty_folders_are_errors_at_every_depth(tmp_path):
     with pytest.raises(DatasetError, match="found no folder of a class"):
         find_snr_sets(tmp_path)
     (tmp_path / "0/a").mkdir()
-    with pytest.raises(DatasetError, match=r"found no picture.*0/a"):
+    with pytest.raises(DatasetError, match=r"found no image.*0/a"):
         find_snr_sets(tmp_path)
     (tmp_path / "0/jet/b").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"found classes beside colour maps \(a, jet\)"):
@@ -136,7 +136,7 @@ def test_several_colour_maps_also_count_together(tmp_path):
 def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     picture(tmp_path / "data/0/dark/1.png")
     (tmp_path / "data/0/light").mkdir()
-    (tmp_path / "data/0/light/bad.png").write_bytes(b"no picture")
+    (tmp_path / "data/0/light/bad.png").write_bytes(b"no image")
     model = build_model("resnet18", 2)
     with pytest.raises(ImageError, match=r"bad\.png"):
         sets = find_snr_sets(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""The pictures of an SNR benchmark show every curve, named, at its height."""
+"""The images of an SNR benchmark show every curve, named, at its height."""
 
 import numpy as np
 import pytest

@@ -56,7 +56,7 @@ def test_as_many_pictures_as_frames_takes_every_one(tmp_path):
     source = film(tmp_path / "a.mp4", 45, moving, rate=15)
     report, notes = extract(source, tmp_path / "out", n_frames=100)
     assert indices(report) == list(range(45))
-    assert any("100 pictures were asked for, a.mp4 has 45" in note for note in notes)
+    assert any("100 images were asked for, a.mp4 has 45" in note for note in notes)
 
 
 def test_a_rate_decides_how_many(tmp_path):
@@ -79,7 +79,7 @@ def test_a_pause_of_the_camera_gives_one_picture(tmp_path):
     source = film(tmp_path / "a.mp4", 40, lambda index: moving(min(index, 10) + max(0, index - 30)))
     report, notes = extract(source, tmp_path / "out", n_frames=40)
     assert indices(report) == [*range(11), *range(31, 40)]
-    assert any("20 of 40 pictures were left out: they show the same view" in note for note in notes)
+    assert any("20 of 40 images were left out: they show the same view" in note for note in notes)
     assert next(row.reason for row in report.rows if row.index == 20) == "same view as frame 10"
     kept, _ = extract(source, tmp_path / "all", n_frames=40, drop_duplicates=False)
     assert len(kept.names) == 40
@@ -97,7 +97,7 @@ def test_slow_motion_adds_up_until_there_is_something_new(tmp_path):
 def test_a_camera_that_stands_still_is_refused_with_what_to_film(tmp_path):
     source = film(tmp_path / "a.mp4", 20, lambda index: moving(0))
     with pytest.raises(
-        DatasetError, match=r"1 usable picture\(s\) of 20 .* need at least 3; 19 show the same view .* Walk"
+        DatasetError, match=r"1 usable image\(s\) of 20 .* need at least 3; 19 show the same view .* Walk"
     ):
         extract(source, tmp_path / "out", n_frames=20)
     assert not list(tmp_path.glob("out*"))

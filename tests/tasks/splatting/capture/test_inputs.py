@@ -82,7 +82,7 @@ def test_nothing_there_is_said(tmp_path):
 def test_a_model_without_pictures_is_refused(tmp_path):
     (tmp_path / "sparse" / "0").mkdir(parents=True)
     (tmp_path / "sparse" / "0" / "cameras.bin").write_bytes(b"")
-    with pytest.raises(DatasetError, match="no folder images with its pictures"):
+    with pytest.raises(DatasetError, match="no folder images with its images"):
         list(adopt(tmp_path, tmp_path / "out", 640, PosesParams()))
 
 
@@ -91,7 +91,7 @@ PARAMS = PosesParams(min_registered=3, num_threads=1)
 
 
 def colmap(folder, names, place="sparse/0", pictures="images", size=(W, H), text=False, points=True):
-    """Write a folder as COLMAP's users have it: a model and its pictures."""
+    """Write a folder as COLMAP's users have it: a model and its images."""
     (folder / pictures).mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         (folder / pictures / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,11 +147,11 @@ def test_pictures_that_were_thinned_out_are_left_out_and_counted(tmp_path):
         (source / "images" / "cam1" / f"f{index}.jpg").unlink()
     scene, notes, report = adopted(source)
     assert [view.camera.name for view in scene.views] == [f"cam1/f{index}.jpg" for index in (1, 2, 4, 5)]
-    assert notes[0].startswith("2 of 6 pictures are not there and left out: cam1/f0.jpg, cam1/f3.jpg (")
+    assert notes[0].startswith("2 of 6 images are not there and left out: cam1/f0.jpg, cam1/f3.jpg (")
     assert (report.registered, report.total, report.missing) == (4, 5, ("other.jpg",))
     for index in (1, 2):
         (source / "images" / "cam1" / f"f{index}.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"there is no picture cam1/f0\.jpg in .*; 2 of 6 pictures are there, need"):
+    with pytest.raises(DatasetError, match=r"there is no image cam1/f0\.jpg in .*; 2 of 6 images are there, need"):
         adopted(source)
 
 

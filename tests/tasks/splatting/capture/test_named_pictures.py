@@ -62,7 +62,7 @@ def test_a_name_that_leads_out_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["", ".", "/", "a\0.jpg"])
 def test_a_name_of_nothing_is_refused(tmp_path, name):
-    with pytest.raises(DatasetError, match="names the picture .*, need a name"):
+    with pytest.raises(DatasetError, match="names the image .*, need a name"):
         parts_of(name, tmp_path)
 
 

@@ -142,10 +142,10 @@ def test_a_photograph_without_exif_has_no_focal_length(tmp_path):
 
 def test_one_unreadable_of_ten_is_named_and_left_out(tmp_path):
     source = shoot(tmp_path / "in", [f"{i}.jpg" for i in range(10)])
-    (source / "3.jpg").write_bytes(b"not a picture")
+    (source / "3.jpg").write_bytes(b"not an image")
     report, notes = extract(source, tmp_path / "out")
     assert len(report.names) == 9
-    assert [note for note in notes if note.startswith("left out: not a picture") and "3.jpg" in note] == notes
+    assert [note for note in notes if note.startswith("left out: not an image") and "3.jpg" in note] == notes
 
 
 def test_two_unreadable_of_ten_are_too_many(tmp_path):
@@ -175,5 +175,5 @@ def test_a_folder_without_photographs_says_what_it_holds(tmp_path, names, messag
 
 
 def test_two_photographs_are_too_few(tmp_path):
-    with pytest.raises(DatasetError, match=r"2 usable picture\(s\) of 2 looked at, need at least 3"):
+    with pytest.raises(DatasetError, match=r"2 usable image\(s\) of 2 looked at, need at least 3"):
         extract(shoot(tmp_path / "in", ["a.jpg", "b.jpg"]), tmp_path / "out")

@@ -101,7 +101,7 @@ def test_points_are_read_and_their_lack_is_said(tmp_path):
     scene, events = adopted(without, tmp_path / "out2")
     assert scene.points.shape == (0, 3)
     assert notes(events)[0].endswith("has no points: they are triangulated from its cameras")
-    assert notes(events)[-1].endswith("splat starts from random ones")  # flat pictures have no features
+    assert notes(events)[-1].endswith("splat starts from random ones")  # flat images have no features
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -149,7 +149,7 @@ def test_masks_come_with_their_pictures(tmp_path):
         ({"fl_x": 80, "w": 50, "h": 50}, {}, "has 96x64 pixels, its camera 50x50"),
         (None, {"file_path": "../secret.jpg"}, "leads out of its folder"),
         (None, {"file_path": "/etc/passwd"}, "leads out of its folder"),
-        (None, {"file_path": "images/nowhere.jpg"}, "frame 0: there is no picture .*; 0 of 4 pictures are there"),
+        (None, {"file_path": "images/nowhere.jpg"}, "frame 0: there is no image .*; 0 of 4 images are there"),
         (None, {"mask_path": "nowhere.png"}, "frame 0: there is no mask nowhere.png"),
         ({"fl_x": 80, "ply_file_path": "nowhere.ply"}, {}, "names the points .*nowhere.ply, which are not there"),
         (None, {"transform_matrix": [[1, 2], [3, 4]]}, "no turn and shift"),
@@ -198,16 +198,16 @@ def test_frames_without_pictures_are_left_out_and_counted_while_half_are_there(t
         (source / "images" / f"f{index}.jpg").unlink()
     scene, events = adopted(source, tmp_path / "out")
     assert [view.camera.name for view in scene.views] == ["f0.jpg", "f2.jpg", "f3.jpg"]
-    assert notes(events)[0].startswith("3 of 6 pictures are not there and left out: images/f1.jpg, images/f4.jpg, ")
+    assert notes(events)[0].startswith("3 of 6 images are not there and left out: images/f1.jpg, images/f4.jpg, ")
     (source / "images" / "f3.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"frame 1: there is no picture .*f1\.jpg; 2 of 6 pictures are there, need"):
+    with pytest.raises(DatasetError, match=r"frame 1: there is no image .*f1\.jpg; 2 of 6 images are there, need"):
         adopted(source, tmp_path / "out")
 
 
 def test_half_of_the_pictures_are_not_enough_where_more_are_needed(tmp_path):
     source = write(tmp_path / "in", n=6)
     (source / "images" / "f1.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"5 of 6 pictures are there, need at least 6 \(min_registered\)"):
+    with pytest.raises(DatasetError, match=r"5 of 6 images are there, need at least 6 \(min_registered\)"):
         list(adopt(source, tmp_path / "out", 640, PosesParams(min_registered=6)))
     with pytest.raises(DatasetError, match="5 of 6 .*, need at least 90%"):
         list(adopt(source, tmp_path / "out", 640, PosesParams(min_registered=3, min_registered_share=0.9)))
@@ -247,7 +247,7 @@ def test_a_frame_that_is_listed_twice_is_taken_once_and_said(tmp_path):
     scene, events = adopted(rewrite(write(tmp_path / "in"), lambda row: [row, row]), tmp_path / "out")
     assert len(scene.views) == 4
     assert any(
-        note.startswith("4 frame(s) of") and "name a picture that another one names" in note for note in notes(events)
+        note.startswith("4 frame(s) of") and "name an image that another one names" in note for note in notes(events)
     )
 
 

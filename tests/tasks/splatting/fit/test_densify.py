@@ -36,7 +36,7 @@ def strategy(n: int, **values) -> Densify:
 
 
 def seen(pulls: list[float], *, width: int = 200, height: int = 100) -> Rendered:
-    """Return a picture that pulls at each Gaussian by so much, in halves of its width."""
+    """Return an image that pulls at each Gaussian by so much, in halves of its width."""
     means2d = torch.zeros(len(pulls), 2)
     means2d.grad = torch.tensor([[pull / (width / 2), 0.0] for pull in pulls])
     return Rendered(torch.zeros(height, width, 3), torch.zeros(height, width), None, means2d, torch.ones(len(pulls)))

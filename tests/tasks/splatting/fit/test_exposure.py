@@ -1,4 +1,4 @@
-"""Exposure per picture: nothing at the start, pulled to nothing, and solved for where a picture was not fitted to."""
+"""Exposure per image: nothing at the start, pulled to nothing, and solved for where an image was not fitted to."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The loop: held-out pictures get better, by every strategy and option; deadlines, memory and bad losses are met."""
+"""The loop: held-out images get better, by every strategy and option; deadlines, memory and bad losses are met."""
 
 import dataclasses
 import math
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_names_step_and_picture(scene):
         return dataclasses.replace(drawn, colors=drawn.colors * (math.nan if len(calls) == 8 else 1.0))
 
     fit._rasterizer = poisoned
-    with pytest.raises(TrainingError, match="the loss is nan at step 8 of 200, on picture ...\\.png") as caught:
+    with pytest.raises(TrainingError, match="the loss is nan at step 8 of 200, on image ...\\.png") as caught:
         list(fit.run())
     assert calls[-1] in str(caught.value)
     assert all(tensor.isfinite().all() for tensor in fit.gaussians.tensors().values())
@@ -235,7 +235,7 @@ def test_gaussians_that_cannot_be_drawn_are_named_with_step_and_picture(scene):
     fit = make_fit(scene)
     with torch.no_grad():
         fit.gaussians.means[7] = math.nan
-    with pytest.raises(TrainingError, match="number 7.*at step 1 of 200, on picture"):
+    with pytest.raises(TrainingError, match="number 7.*at step 1 of 200, on image"):
         list(fit.run())
 
 

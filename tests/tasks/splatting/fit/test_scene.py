@@ -56,7 +56,7 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
 
 
 def test_a_model_without_pictures_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no picture has a pose"):
+    with pytest.raises(DatasetError, match="no image has a pose"):
         read_scene(write_scene(tmp_path, []))
 
 
@@ -96,7 +96,7 @@ def test_every_nth_by_name_is_held_out(tmp_path, n, every, held_out):
 
 
 def test_holding_out_all_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="test_every=1 holds out all 5 pictures"):
+    with pytest.raises(DatasetError, match="test_every=1 holds out all 5 images"):
         split(read_scene(write_scene(tmp_path, ring(5))).views, 1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a fit: each once per pass, kept while they fit, and a digest that sees every change."""
+"""Images of a fit: each once per pass, kept while they fit, and a digest that sees every change."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Tests of the loss between pictures."""
+"""Tests of the loss between images."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tasks.splatting.loss.cpu_loss import photometric_loss, ssim
 
 
 def pictures(seed, height, width):
-    """Two alike pictures in [0, 1], with a flat corner where variances vanish."""
+    """Two alike images in [0, 1], with a flat corner where variances vanish."""
     rng = np.random.default_rng(seed)
     image = rng.random((height, width, 3))
     target = (image + rng.normal(0, 0.2, image.shape)).clip(0, 1)

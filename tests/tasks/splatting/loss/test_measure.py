@@ -1,4 +1,4 @@
-"""Scores of held-out pictures: over pixels that count, with exposure solved on the half that is not scored."""
+"""Scores of held-out images: over pixels that count, with exposure solved on the half that is not scored."""
 
 import numpy as np
 import pytest

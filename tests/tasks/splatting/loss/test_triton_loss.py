@@ -1,4 +1,4 @@
-"""Every way to the loss between pictures, held to the formula in float64: numba, torch's operations, Triton.
+"""Every way to the loss between images, held to the formula in float64: numba, torch's operations, Triton.
 
 Without a GPU Triton interprets its kernels, lane by lane the same operations.
 """
@@ -46,7 +46,7 @@ def by_triton(x, y, mask, share):
 
 
 def drawn_scene():
-    """Return a picture of a scene and one of it that is a little off."""
+    """Return an image of a scene and one of it that is a little off."""
     from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 
     camera = arc(3)[1].resized(26, 20)

@@ -117,7 +117,7 @@ def test_the_gate_speaks_before_pictures_are_undistorted(found, pictures, tmp_pa
     row = json.loads(facts.read_text())
     row["models"][0]["names"] = row["models"][0]["names"][:5]
     facts.write_text(json.dumps(row))
-    with pytest.raises(DatasetError, match=r"^5 of 12 pictures could be placed \(42%\), need at least 10"):
+    with pytest.raises(DatasetError, match=r"^5 of 12 images could be placed \(42%\), need at least 10"):
         list(find_poses(pictures, tmp_path / "poses", PARAMS, True))
 
 
@@ -187,7 +187,7 @@ def test_pictures_without_any_view_to_compare_are_refused(kind, tmp_path):
         write_jpeg(tmp_path / "pictures" / f"{index}.jpg", same, 95)
     params = PARAMS.model_copy(update={"min_registered": 4})
     lack = "turned on the spot" if kind == "identical" else "little texture"
-    with pytest.raises(DatasetError, match=rf"^0 of 4 pictures could be placed .*{lack}"):
+    with pytest.raises(DatasetError, match=rf"^0 of 4 images could be placed .*{lack}"):
         list(find_poses(tmp_path / "pictures", tmp_path / "poses", params, False))
 
 
@@ -195,7 +195,7 @@ def test_fewer_pictures_than_needed_are_refused_at_once(pictures, tmp_path):
     (tmp_path / "pictures").mkdir()
     for path in sorted(pictures.iterdir())[:3]:
         (tmp_path / "pictures" / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(DatasetError, match=r"3 picture\(s\) in .*, need at least 10 \(min_registered\)"):
+    with pytest.raises(DatasetError, match=r"3 image\(s\) in .*, need at least 10 \(min_registered\)"):
         next(find_poses(tmp_path / "pictures", tmp_path / "poses", PARAMS, False))
 
 
@@ -237,7 +237,7 @@ def test_points_that_lack_are_triangulated_from_the_known_cameras(cameras, pictu
     assert list(dict.fromkeys(steps)) == ["features", "matches", "points", "undistort"]
     assert report.points == len(scene.points) > 300
     assert 2 < report.track_length < N
-    assert report.reprojection_error_px < (0.5 if k1 == 0 else 3)  # the pictures were taken without distortion
+    assert report.reprojection_error_px < (0.5 if k1 == 0 else 3)  # the images were taken without distortion
     assert np.ptp(scene.colors.astype(int), axis=0).min() > 50
     np.testing.assert_allclose(scene.centers, [camera.center for camera in cameras], atol=1e-9)
     model = report.scene / "sparse" / "0"
@@ -261,7 +261,7 @@ model.write(target)
 
 
 def renamed(found, pictures, source, prefix, **save):
-    """Write the model that was found, with its pictures under other names, and return how it is taken over."""
+    """Write the model that was found, with its images under other names, and return how it is taken over."""
     (source / "images").mkdir(parents=True)
     (source / "sparse" / "0").mkdir(parents=True)
     command = [sys.executable, "-c", RENAME, found[1] / MODELS / "0", source / "sparse" / "0", prefix]

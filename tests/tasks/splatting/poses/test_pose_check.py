@@ -40,9 +40,7 @@ def test_enough_pictures_pass_and_nothing_is_measured(size, params):
 @pytest.mark.parametrize(("size", "params"), [(9, {}), (10, {"min_registered_share": 0.6}), (0, {})])
 def test_the_refusal_says_how_many_of_how_many_and_both_limits(size, params):
     text = refused(facts(*([size] if size else [])), **params)
-    assert text.startswith(
-        f"{size} of 20 pictures could be placed ({size / 20:.0%}), need at least 10 (min_registered)"
-    )
+    assert text.startswith(f"{size} of 20 images could be placed ({size / 20:.0%}), need at least 10 (min_registered)")
     assert f"{params.get('min_registered_share', 0.5):.0%} (min_registered_share)" in text
 
 
@@ -52,8 +50,8 @@ def test_the_refusal_says_how_many_of_how_many_and_both_limits(size, params):
         (facts(5), 9.0, "blurred (median sharpness 9"),
         (facts(5, features=80), 300.0, "little texture (80 features"),
         (facts(5, turned=True), 300.0, "turned on the spot"),
-        (facts(5, linked=6), 300.0, "14 pictures have too little in common"),
-        (facts(5, inliers=12), 300.0, "20 pictures have too little in common"),
+        (facts(5, linked=6), 300.0, "14 images have too little in common"),
+        (facts(5, inliers=12), 300.0, "20 images have too little in common"),
         (facts(8, 7, 5), 300.0, "3 parts of 8, 7, 5 that nothing connects"),
         (facts(5), 300.0, "a scene that stands still"),
     ],

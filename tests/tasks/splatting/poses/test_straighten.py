@@ -1,4 +1,4 @@
-"""Pictures of known cameras end up in a scene without damage, in COLMAP's process: importing it takes SIGTERM over."""
+"""Images of known cameras end up in a scene without damage, in COLMAP's process: importing it takes SIGTERM over."""
 
 import json
 
@@ -32,7 +32,7 @@ STRAIGHT = {"PINHOLE", "SIMPLE_PINHOLE", "OPENCV without distortion"}
 
 
 def bent(name, x, y):
-    """Return where rays (x, y, 1) meet the picture, by the lens's formula written out; centres at 0.5."""
+    """Return where rays (x, y, 1) meet the image, by the lens's formula written out; centres at 0.5."""
     model, values = name.split()[0], LENSES[name]
     if model == "OPENCV_FISHEYE":
         r = np.hypot(x, y)
@@ -58,7 +58,7 @@ def seen(x, y):
 
 
 def painted(name, width=W, height=H):
-    """Return the picture (H, W, 3) that a lens takes of `seen`; rays are found by iterating."""
+    """Return the image (H, W, 3) that a lens takes of `seen`; rays are found by iterating."""
     u, v = np.meshgrid((np.arange(width) + 0.5) * W / width, (np.arange(height) + 0.5) * H / height)
     x, y = np.zeros_like(u), np.zeros_like(v)
     for _ in range(200):
@@ -68,10 +68,10 @@ def painted(name, width=W, height=H):
 
 
 def known(folder, cameras, files, masks=()):
-    """Return a job with pictures that stand on an arc.
+    """Return a job with images that stand on an arc.
 
     Args:
-        cameras: name of the lens of each picture.
+        cameras: name of the lens of each image.
         files: the file of each.
     """
     rows = []

@@ -39,7 +39,7 @@ def gaussians_of(seed, n, degree=3):
 
 
 def camera_of(seed, width=37, height=29):
-    """A camera near (0, 0, -2), a little turned, its axis off the picture's centre."""
+    """A camera near (0, 0, -2), a little turned, its axis off the image's centre."""
     rng = np.random.default_rng(seed)
     turn, pose = np.linalg.qr(np.eye(3) + rng.normal(0, 0.1, (3, 3)))[0], np.eye(4)
     turn *= np.sign(np.diag(turn))
@@ -50,7 +50,7 @@ def camera_of(seed, width=37, height=29):
 
 
 def drawn(gaussians, camera, dtype, weights, num_threads=1, **options):
-    """Return the picture's parts and all gradients of a weighted sum, float64, by name; then the reference's margin."""
+    """Return the image's parts and all gradients of a weighted sum, float64, by name; then the reference's margin."""
     copy = Gaussians(**{k: v.to(dtype, copy=True).requires_grad_() for k, v in gaussians.tensors().items()})
     pose = torch.tensor(camera.world_to_camera, dtype=torch.float64).requires_grad_()
     background = torch.tensor([0.3, 0.6, 0.1], dtype=dtype).requires_grad_()

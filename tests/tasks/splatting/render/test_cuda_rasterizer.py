@@ -1,4 +1,4 @@
-"""gsplat behind the interface: what is missing is said; the same picture, gradients and fits as on the CPU.
+"""gsplat behind the interface: what is missing is said; the same image, gradients and fits as on the CPU.
 
 Without a GPU that is shown with gsplat's own Python and its PyTorch versions of the kernels, on one with the kernels.
 """

@@ -18,7 +18,7 @@ def centers(cameras):
 
 
 def shown_at(camera, point):
-    """Return where a point is in the picture, pixels, and how far ahead."""
+    """Return where a point is in the image, pixels, and how far ahead."""
     x, y, z = camera.world_to_camera[:3, :3] @ point + camera.world_to_camera[:3, 3]
     return camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy, z
 
