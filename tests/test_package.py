@@ -40,7 +40,9 @@ def built(tmp_path_factory):
     (source / "build" / "lib" / "tasks").mkdir(parents=True)
     (source / "build" / "lib" / "tasks" / "gone.py").touch()
     for words in (["--wheel"], ["--sdist"]):
-        command = [UV, "build", "--quiet", "--offline", "--no-build-isolation", "--out-dir", folder, *words, source]
+        # This Python, whatever the current folder: uv looks for an environment there.
+        options = ("--quiet", "--offline", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder)
+        command = [UV, "build", *options, *words, source]
         subprocess.run(command, check=True)
     return folder
 
