@@ -17,6 +17,7 @@ from urllib.parse import quote
 from deployments.services.service import ServiceError
 from tasks.base.database import database_file, postgres_record
 from tasks.base.errors import StorageError
+from tasks.base.home import make_home
 from tasks.base.workspace import home, storage_errors, write_atomic, write_json
 
 DATABASES = ("prefect", "mlflow")
@@ -194,7 +195,7 @@ def _place(user: User) -> Path:
 
 def _let_in(user: User) -> None:
     """Give root's home, which is closed to others, to the group of the server's user, who has to get through it."""
-    found = home().stat()
+    found = make_home().stat()
     if os.geteuid() == 0 and found.st_uid == found.st_gid == 0 and user.name == "postgres":
         os.chown(home(), -1, user.gid)
 
