@@ -118,7 +118,5 @@ def _words(parameter: Any) -> list[str]:
 
 FlowArgument = Annotated[
     str,
-    typer.Argument(
-        help="classification, splatting, or a part of one: prepare_dataset ...", autocompletion=complete_flow
-    ),
+    typer.Argument(help="One of the flows below", autocompletion=complete_flow),
 ]
