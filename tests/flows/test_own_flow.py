@@ -123,13 +123,13 @@ def test_what_is_no_flow_is_refused_by_name(lab, monkeypatch, named, fault):
 
 
 def test_one_that_is_killed_is_resumed_to_the_same_result(environ, lab, tmp_path):
-    words = ["run", "digits", "--device", "cpu", "--set", "train.n_epochs=150"]
+    words = ["run", "digits", "--device", "cpu", "--set", "train.n_epochs=60"]
     with subprocess.Popen([YARD, *words], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         wait_for(lambda: cut_off_at(tmp_path, 3))
         running.kill()
-    assert not cut_off_at(tmp_path, 150)
+    assert not cut_off_at(tmp_path, 60)
     yard(environ, "resume")
-    check_result(tmp_path, 150)
+    check_result(tmp_path, 60)
 
 
 @pytest.mark.yard
