@@ -161,11 +161,14 @@ async def ensure_queues(client: Any) -> None:
 def _as_called(deployment: dict[str, Any], there: Container[tuple[str | None, str]]) -> dict[str, Any]:
     """Return a deployment under the name that it has on the server: one without the yard's guard keeps the old names.
 
+    A second deployment of the same flow, under a name that a person gave it, is one of its own.
+
     Args:
         there: (entrypoint, name) of what the server has.
     """
     entrypoint, name = deployment["entrypoint"], deployment["name"]
-    is_old = (entrypoint, name) not in there and (entrypoint, OLD_NAME) in there
+    had_old_name = name == deployment_name(entrypoint.rpartition(".")[2])
+    is_old = had_old_name and (entrypoint, name) not in there and (entrypoint, OLD_NAME) in there
     return {**deployment, "name": OLD_NAME} if is_old else deployment
 
 

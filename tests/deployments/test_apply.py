@@ -5,7 +5,7 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.apply import apply
+from deployments.apply import _as_called, apply
 from deployments.runs.prefect_http import ask, asking, online_workers, queue_counts
 from deployments.services.service import ServiceError
 from deployments.stack.stack import free_port, prefect_service, running
@@ -153,3 +153,13 @@ def test_a_server_that_is_gone_is_named():
     url = f"http://127.0.0.1:{free_port()}/api"
     with pytest.raises(ServiceError, match=rf"no answer from {url}"):
         ask(url, ("GET", "/health", None))
+
+
+def test_on_a_server_of_old_names_only_the_deployments_of_the_yard_keep_theirs():
+    entrypoint = "flows.classification.classification"
+    ours = {"entrypoint": entrypoint, "name": "build-classifier"}
+    nightly = {"entrypoint": entrypoint, "name": "nightly"}  # a person's, of the same flow
+    old = {(entrypoint, "yard")}
+    assert [_as_called(made, old)["name"] for made in (ours, nightly)] == ["yard", "nightly"]
+    assert _as_called(ours, {(entrypoint, "yard"), (entrypoint, "build-classifier")}) == ours
+    assert _as_called(ours, set()) == ours
