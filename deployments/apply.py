@@ -23,7 +23,7 @@ from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
 from gpu_pools.prefect_pages import PAGE
-from gpu_pools.project_flows import OLD_NAME, deployment_name
+from gpu_pools.project_flows import OLD_NAME, deployment_name, flow_of
 from gpu_pools.worker.permitted import more_flows
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file
@@ -167,7 +167,7 @@ def _as_called(deployment: dict[str, Any], there: Container[tuple[str | None, st
         there: (entrypoint, name) of what the server has.
     """
     entrypoint, name = deployment["entrypoint"], deployment["name"]
-    had_old_name = name == deployment_name(entrypoint.rpartition(".")[2])
+    had_old_name = name == deployment_name(flow_of(entrypoint))
     is_old = had_old_name and (entrypoint, name) not in there and (entrypoint, OLD_NAME) in there
     return {**deployment, "name": OLD_NAME} if is_old else deployment
 
@@ -201,7 +201,7 @@ async def _as_people_left_them(client: Any, deployment: dict[str, Any]) -> list[
     from prefect.exceptions import ObjectNotFound
 
     schedules: list[dict[str, Any]] = deployment["schedules"]
-    flow = deployment["entrypoint"].rpartition(".")[2]
+    flow = flow_of(deployment["entrypoint"])
     try:
         known = await client.read_deployment_by_name(f"{flow}/{deployment['name']}")
     except ObjectNotFound:

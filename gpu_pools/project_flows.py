@@ -16,19 +16,24 @@ def _deployments() -> list[dict[str, str]]:
     return found
 
 
+def flow_of(entrypoint: str) -> str:
+    """Return the name of the flow of a MODULE.FUNCTION: it is called like its function."""
+    return entrypoint.rpartition(".")[2]
+
+
 def entrypoints() -> dict[str, str]:
-    """Return flow name -> MODULE.FUNCTION; a flow is called like its function."""
-    return {made["entrypoint"].rpartition(".")[2]: made["entrypoint"] for made in _deployments()}
+    """Return flow name -> MODULE.FUNCTION."""
+    return {flow_of(made["entrypoint"]): made["entrypoint"] for made in _deployments()}
 
 
 def descriptions() -> dict[str, str]:
     """Return flow name -> what it does, in a line, in the order of the file."""
-    return {made["entrypoint"].rpartition(".")[2]: made["description"] for made in _deployments()}
+    return {flow_of(made["entrypoint"]): made["description"] for made in _deployments()}
 
 
 def deployment_names() -> dict[str, str]:
     """Return flow name -> name of its deployment."""
-    return {made["entrypoint"].rpartition(".")[2]: made["name"] for made in _deployments()}
+    return {flow_of(made["entrypoint"]): made["name"] for made in _deployments()}
 
 
 def deployment_name(flow: str) -> str:

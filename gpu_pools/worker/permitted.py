@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gpu_pools.project_flows import entrypoints
+from gpu_pools.project_flows import entrypoints, flow_of
 from tasks.base.errors import ConfigError
 
 FLOWS = "TRAINYARD_FLOWS"
@@ -63,7 +63,7 @@ def more_flows() -> dict[str, str]:
             continue
         if not _MODULE.fullmatch(entrypoint):
             raise ConfigError(f"found {entrypoint!r} in {FLOWS}, need MODULE.FUNCTION or MODULE.*")
-        name = entrypoint.rpartition(".")[2]
+        name = flow_of(entrypoint)
         if name in named or name in entrypoints():
             raise ConfigError(f"found a second flow {name!r} in {FLOWS}: {entrypoint}; give it a name of its own")
         named[name] = entrypoint

@@ -100,7 +100,7 @@ class TrainingRecorder(Recorder[TrainingSession, EpochDone]):
             self.bars.move(f"read {event.part}", event.done, event.total)
         elif isinstance(event, BatchDone):
             total = self.session.params.num_epochs * event.n_batches
-            self.step_done("train", (event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
+            self.step_done((event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
         else:
             self._handle_epoch(event.metrics)
 

@@ -70,11 +70,11 @@ class Recorder(ABC, Generic[T, R]):
         else:
             self.handle(event)
 
-    def step_done(self, name: str, done: int, total: int, caption: str) -> None:
+    def step_done(self, done: int, total: int, caption: str) -> None:
         """Show that `done` of `total` optimiser steps are done."""
         batch_done()
         self.page.progress(done / total)
-        self.bars.move(name, done, total, caption)
+        self.bars.move("train", done, total, caption)
 
     def show_new_rows(self) -> None:
         """Log the rows that are new and add them to the page's table.

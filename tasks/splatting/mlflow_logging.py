@@ -52,7 +52,7 @@ class FitRecorder(Recorder[FitSession, MeasurementDone]):
         if isinstance(event, PicturesRead):
             self.bars.move("pictures", event.done, event.total)
         elif isinstance(event, StepsDone):
-            self.step_done("train", event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
+            self.step_done(event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait
         elif isinstance(event, MeasurementDone):
             self._handle_measurement(event)

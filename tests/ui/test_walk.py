@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -54,13 +55,11 @@ class Stack:
     def urls(self) -> dict[str, str]:
         return dict(json.loads((self.home / "services.json").read_text()))
 
-    def state(self, run: str) -> dict[str, str]:
-        found = httpx.get(f"{self.urls['prefect']}/api/flow_runs/{run}", timeout=60)
-        return dict(found.json()["state"])
+    def run(self, run: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.urls['prefect']}/api/flow_runs/{run}", timeout=60).json())
 
-    def attempts(self, run: str) -> int:
-        found = httpx.get(f"{self.urls['prefect']}/api/flow_runs/{run}", timeout=60)
-        return int(found.json()["run_count"])
+    def state(self, run: str) -> dict[str, str]:
+        return dict(self.run(run)["state"])
 
     def until(self, true, seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
@@ -207,7 +206,7 @@ def test_a_run_of_three_attempts_shows_the_last_one_and_a_cancelled_one_says_so(
         stack.until(lambda before=before: _updated(prefect, run) != before, 240, "its table moves")
         os.kill(stack.pid(run), signal.SIGKILL)
         # That it waits in between is over in less than a second.
-        stack.until(lambda attempt=attempt: stack.attempts(run) == attempt, 120, "it goes on")
+        stack.until(lambda attempt=attempt: stack.run(run)["run_count"] == attempt, 120, "it goes on")
     before = _updated(prefect, run)
     stack.until(lambda: _updated(prefect, run) != before, 240, "its table moves")
     keys = sorted(found["key"] for found in _artifacts(prefect, run))
