@@ -1,0 +1,1 @@
+"""Parts given as meshes: rendered, found in images, and told apart."""

@@ -1,0 +1,1 @@
+"""Generates the demo's parts, and parts that no training knows."""
