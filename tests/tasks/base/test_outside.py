@@ -25,6 +25,9 @@ from tasks.inference.params import PredictParams
 from tasks.inference.regions import read_two_stages
 from tasks.inference.sources import open_source
 from tasks.inference.weights import from_file, read_config
+from tasks.recognition.coco.files import stored_size
+from tasks.recognition.coco.read_coco import read_coco
+from tasks.recognition.coco.read_yolo import read_names
 from tasks.signals.iq_files import find_recordings, read_layout
 from tasks.signals.iq_layout import raw_layout, read_samples
 from tasks.signals.params import SpectrogramParams
@@ -81,6 +84,9 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "what a folder was made with": ("made_with.json", lambda path: read_step_info(path.parent)),
     "transforms": ("transforms.json", adopt_cameras),
     "points of a model to adopt": ("points3D.bin", adopt_cameras),
+    "boxes": ("a.json", read_coco),
+    "names of classes": ("data.yaml", read_names),
+    "size of an image": ("a.jpg", stored_size),
     "model": ("cameras.bin", lambda path: read_model(path.parent)),
 }
 STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -95,7 +101,7 @@ STREAMED: dict[str, tuple[str, Callable[[Path], object]]] = {
     "video": ("a.mp4", video.probe),
 }
 TEXTS = ["two stages", "what a folder was made with", "model's configuration", "configuration beside weights"]
-TEXTS += ["SigMF metadata", "transforms"]
+TEXTS += ["SigMF metadata", "transforms", "boxes"]
 
 
 def pipe(path: Path) -> None:
@@ -266,6 +272,7 @@ OWN = """
     geometry: jit
     images: decoding video
     inference: number_format
+    recognition/coco: files
     run: checkpoint
     signals: iq_layout
     splatting: mlflow_logging
