@@ -99,7 +99,7 @@ class _Reader:
 
     def _corners(self, row: Mapping[str, Any]) -> Corners:
         box = row.get("bbox")
-        if _are_numbers(box) and len(box) == 4:
+        if isinstance(box, list) and len(box) == 4 and _are_numbers(box):
             left, top, width, height = box
             return left, top, left + width, top + height
         polygons = row.get("segmentation")
