@@ -22,14 +22,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks.classification.data.batches import Batches, Samples
 from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.samples import Samples
 from tasks.classification.data.subsets import load_subsets
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone
 from tasks.classification.training.train import Trainer
 from tasks.images.files import n_cores
+from tasks.training.batches import Batches
 
 BATCH = 32
 CPU = torch.device("cpu")

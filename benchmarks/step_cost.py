@@ -25,7 +25,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.classification.data.batches import Batches
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.train import Trainer
@@ -33,6 +32,7 @@ from tasks.splatting.fit import triton_steps
 from tasks.splatting.loss import triton_loss
 from tasks.splatting.render import fused_draw
 from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
+from tasks.training.batches import Batches
 from tests.tasks.splatting.fit_scene import make_fit, make_scene
 from tests.tasks.splatting.gsplat_reference import Kernels
 

@@ -76,8 +76,9 @@ def tensors(root: Path, part: str) -> list[Any]:
     """Return the part as normalised batches in memory."""
     import torch
 
-    from tasks.classification.data.batches import Batches, Normalise, read_classes, read_subset
+    from tasks.classification.data.samples import read_classes, read_subset
     from tasks.images.images import read_rgb
+    from tasks.training.batches import Batches, Normalise
 
     samples = read_subset(root, part, read_classes(root))
     images = [read_rgb(path) for path in samples.paths]
@@ -91,7 +92,7 @@ def fastest_precision() -> Any:
     import torch
 
     from tasks.classification.models import build_model
-    from tasks.classification.training.precision import choose_precision
+    from tasks.training.precision import choose_precision
 
     device, folder = torch.device("cpu"), Path(HOME) / "precision"
     build = partial(build_model, "resnet18", CLASSES, SIZE)

@@ -12,19 +12,23 @@ from tasks.base import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpu_pools", "tasks", "flows", "deployments")
-PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.inference", "tasks.recognition")
+PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.recognition", "tasks.inference")
 # From the ground up: what stands on a floor imports from its own and those below.
 FLOORS = (
     ("tasks.base",),
     ("gpu_pools",),
     ("tasks.run", "tasks.tracking"),
-    ("tasks.images", "tasks.signals", "tasks.geometry"),
+    ("tasks.images", "tasks.signals", "tasks.geometry", "tasks.training"),
     PIPELINES,
     ("tasks.trial",),
     ("flows",),
     ("deployments",),
 )
-ACROSS = {("tasks.inference", "tasks.classification")}  # what answers is what was trained
+# What answers is what was trained.
+ACROSS = {
+    ("tasks.inference", "tasks.classification"),
+    ("tasks.inference", "tasks.recognition"),
+}
 MAX_MODULES = 16
 SHELL = {
     "tasks/run/prefect_page.py",

@@ -26,7 +26,6 @@ from tasks.classification.grading.answers import (
     write_pictures,
 )
 from tasks.classification.grading.evaluate import TestReport, report_figures
-from tasks.classification.grading.promotion_rule import Decision
 from tasks.classification.params import EvaluateParams
 from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
 from tasks.classification.training.session import TrainingSession
@@ -34,6 +33,7 @@ from tasks.images.images import encode_jpeg, read_rgb
 from tasks.run.recorder import Recorder
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
+from tasks.training.promotion_rule import Decision
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS: dict[str, str] = {

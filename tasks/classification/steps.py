@@ -159,9 +159,9 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
         ConfigError: a path leads outside the allowed roots, or no data is named.
         WeightsError: the weights to start from cannot be had.
     """
-    from tasks.classification.data.batches import check_num_classes, order_classes
+    from tasks.classification.data.samples import check_num_classes, order_classes
     from tasks.classification.data.sources import find_sources
-    from tasks.classification.models import pretrained_state, read_state_dict
+    from tasks.training.state_dicts import pretrained_state, read_state_dict
 
     try:
         source = data_source(data, train)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tasks.base.workspace import write_json
-from tasks.classification.training.precision import Precision, choose_precision
 from tasks.inference.predictor import Predictor
+from tasks.training.precision import Precision, choose_precision
 
 MEASURED_FROM = 1024  # images; for fewer, measuring takes longer than it can save
 _N_IMAGES = 16

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tasks.classification.grading.plots import DPI, INK, gallery_figure
+from tasks.images.figures import DPI, INK, gallery_figure
 from tasks.inference.predictor import Answer
 from tasks.inference.prepare import Rgb
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tasks.base.errors import ImageError, WeightsError
-from tasks.classification.data.batches import Normalise
-from tasks.classification.training.forward import OneShape, Pieces
-from tasks.classification.training.precision import Precision, autocast
 from tasks.images.decoding import resize_rgb
 from tasks.images.files import in_threads
 from tasks.inference.prepare import Rgb
 from tasks.inference.sources import PendingImage
+from tasks.training.batches import Normalise
+from tasks.training.pieces import OneShape, Pieces
+from tasks.training.precision import Precision, autocast
 
 T = TypeVar("T")
 

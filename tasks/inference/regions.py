@@ -16,12 +16,12 @@ from tasks.base.config import read_parameters
 from tasks.base.errors import ConfigError, WeightsError
 from tasks.base.outside import PARAMETER_BYTES, read_json
 from tasks.base.workspace import allowed_path
-from tasks.classification.models import read_state_dict
 from tasks.images.decoding import resize_rgb
 from tasks.inference.params import DetectParams, PredictParams, from_training
 from tasks.inference.predictor import Answer, Loaded, Predictor, Region, ahead, stacked
 from tasks.inference.prepare import Rgb
 from tasks.inference.sources import PendingImage
+from tasks.training.state_dicts import read_state_dict
 
 DETECTOR = "ssdlite320_mobilenet_v3_large"
 _ANCHORS = 6  # per place, in each of its feature maps

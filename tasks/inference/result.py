@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.base.progress import Steps
 from tasks.base.workspace import copy_whole, storage_errors, write_json
-from tasks.classification.grading.plots import save
+from tasks.images.figures import save
 from tasks.inference.pictures import GALLERY, TIMELINE, Gallery, timeline_figure
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import CSV, PARQUET, Summary, TableWriter, row_of

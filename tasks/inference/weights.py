@@ -11,8 +11,9 @@ from torch import nn
 from tasks.base.errors import ConfigError, WeightsError
 from tasks.base.outside import PARAMETER_BYTES, WEIGHTS_BYTES, check_file, read_json
 from tasks.classification.grading.answers import load_model
-from tasks.classification.models import head_classes, read_state_dict
+from tasks.classification.models import head_classes
 from tasks.inference.params import PredictParams
+from tasks.training.state_dicts import read_state_dict
 
 CONFIG = "config.json"
 DEFAULT_SIZE = 224

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.classification.data.batches import MEAN, STD
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.train import Trainer
+from tasks.training.batches import MEAN, STD
 from tasks.trial.plain import N_CLASSES
 from tasks.trial.report import CheckResult, Place, checked
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.classification.data.batches import Batches
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.train import Trainer
+from tasks.training.batches import Batches
 from tasks.trial.plain import N_CLASSES, wait
 from tasks.trial.report import CheckResult, Place, checked
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tasks.classification.training.precision import Precision, autocast
+from tasks.training.precision import Precision, autocast
 
 N_CLASSES = 10
 

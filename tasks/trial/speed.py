@@ -18,11 +18,11 @@ import psutil
 import torch
 
 from gpu_pools.placement.probe import get_probe
-from tasks.classification.data.batches import Batches
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture, TrainParams
-from tasks.classification.training.precision import Precision
 from tasks.classification.training.train import Trainer
+from tasks.training.batches import Batches
+from tasks.training.precision import Precision
 from tasks.trial.plain import N_CLASSES, PlainLoop, wait
 from tasks.trial.report import CheckResult, Place, checked
 

@@ -25,11 +25,10 @@ from tasks.classification.data import split
 from tasks.classification.data.augment import augmenting
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.pictures import Pictures
-from tasks.classification.grading import plots
 from tasks.classification.grading.evaluate import grade_predictions, write_report
 from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
-from tasks.images import crop
+from tasks.images import crop, figures
 from tasks.images.images import write_jpeg
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import TableWriter, row_of
@@ -181,7 +180,7 @@ KINDS = {
     "images and masks of a model": lambda at: list(adopt(TRANSFORMS, at / "poses", 1000, NEEDED)),
     "CSV and Parquet of predictions": predictions,
     "report and its Parquet": report,
-    "figure": lambda at: plots.save(plots.confusion_matrix_figure(np.eye(3, dtype=int), list("abc")), at / "a.png"),
+    "figure": lambda at: figures.save(figures.confusion_matrix_figure(np.eye(3, dtype=int), list("abc")), at / "a.png"),
     "model to be served": served,
     "SQLite": database,
     "folder of results": results,

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.classification.data.batches import Batches, Samples
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests
 from tasks.classification.data.keeping import choose
 from tasks.classification.data.pictures import Pictures
+from tasks.classification.data.samples import Samples
 from tasks.classification.training.events import FilesRead
 from tasks.images.files import in_threads
+from tasks.training.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)

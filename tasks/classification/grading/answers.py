@@ -12,16 +12,18 @@ from torch import nn
 
 from tasks.base.errors import DatasetError, WeightsError
 from tasks.base.workspace import replacing
-from tasks.classification.data.batches import Samples, read_subset
 from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.samples import Samples, read_subset
 from tasks.classification.data.subsets import load_subsets
 from tasks.classification.grading import plots
 from tasks.classification.grading.evaluate import TestReport, grade_predictions, write_report
-from tasks.classification.models import build_model, head_classes, load_weights, read_state_dict
+from tasks.classification.models import build_model, head_classes, load_weights
 from tasks.classification.params import EvaluateParams, Part
 from tasks.classification.training.forward import predict
-from tasks.classification.training.precision import Precision
+from tasks.images import figures
 from tasks.images.images import read_rgb
+from tasks.training.precision import Precision
+from tasks.training.state_dicts import read_state_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def report_on(answers: Answers, dataset: Path, classes: Sequence[str], params: E
 def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dataset: Path, target: Path) -> None:
     """Write the tables and images of a report into `target`: what a person looks at first."""
     write_report(report, target)
-    figures = {
-        "confusion_matrix.png": plots.confusion_matrix_figure(report.confusion, report.class_names),
+    drawn = {
+        "confusion_matrix.png": figures.confusion_matrix_figure(report.confusion, report.class_names),
         "learning_curves.png": plots.learning_curves_figure(history),
         "reliability.png": plots.reliability_figure(report.calibration, report.calibration_error),
         "per_class.png": plots.per_class_figure(report.per_class),
@@ -133,9 +135,9 @@ def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dat
     if report.mistakes:
         images = [_thumbnail(dataset / mistake.path) for mistake in report.mistakes]
         captions = [plots.mistake_caption(m.true, m.predicted, m.confidence) for m in report.mistakes]
-        figures["worst_mistakes.png"] = plots.gallery_figure(images, captions, title="Worst mistakes")
-    for name, figure in figures.items():
-        plots.save(figure, target / name)
+        drawn["worst_mistakes.png"] = figures.gallery_figure(images, captions, title="Worst mistakes")
+    for name, figure in drawn.items():
+        figures.save(figure, target / name)
 
 
 def _samples(dataset: Path, classes: Sequence[str], per_class: int = 3) -> Any:
@@ -147,7 +149,7 @@ def _samples(dataset: Path, classes: Sequence[str], per_class: int = 3) -> Any:
         for path in paths[:: max(1, len(paths) // per_class)][:per_class]:
             images.append(_thumbnail(path))
             captions.append(name)
-    return plots.gallery_figure(images, captions, columns=2 * per_class, title="Training images")
+    return figures.gallery_figure(images, captions, columns=2 * per_class, title="Training images")
 
 
 def _thumbnail(path: Path) -> NDArray[np.uint8]:

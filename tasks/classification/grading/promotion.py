@@ -15,11 +15,11 @@ from tasks.base.errors import TrackingError
 from tasks.base.file_locks import file_lock
 from tasks.base.outside import read_json
 from tasks.base.workspace import home, replacing
-from tasks.classification.data.batches import Samples
+from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
-from tasks.classification.grading.promotion_rule import Decision, Rules, common_files, decide
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import registry
+from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
 """Where a run keeps what a later comparison needs, below its artifacts."""

@@ -14,18 +14,10 @@ from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
-from tasks.classification.data.batches import (
-    MEAN,
-    STD,
-    Batches,
-    check_num_classes,
-    order_classes,
-    read_classes,
-    read_subset,
-)
 from tasks.classification.data.cache import ResizeCache
+from tasks.classification.data.samples import check_num_classes, order_classes, read_classes, read_subset
 from tasks.classification.data.subsets import LoadedSubset, digest_of, load_subsets, reading
-from tasks.classification.models import build_model, load_weights, pretrained_state, read_state_dict, takes_one_image
+from tasks.classification.models import build_model, load_weights, takes_one_image
 from tasks.classification.params import FREE_TO_CHANGE, TrainParams
 from tasks.classification.resume_point import CHECKPOINT
 from tasks.classification.training.events import (
@@ -37,11 +29,13 @@ from tasks.classification.training.events import (
     epoch_from,
     history_frame,
 )
-from tasks.classification.training.optim import deterministic
-from tasks.classification.training.precision import Precision, choose_precision
 from tasks.classification.training.train import Trainer
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
 from tasks.run.resume_point import FINISHED
+from tasks.training.batches import MEAN, STD, Batches
+from tasks.training.optim import deterministic
+from tasks.training.precision import Precision, choose_precision
+from tasks.training.state_dicts import pretrained_state, read_state_dict
 
 CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from tasks.base.errors import TrainingError
 from tasks.base.memory import memory_in_use
-from tasks.classification.data.batches import Batches, Normalise, ahead, batch_indices
 from tasks.classification.grading.metrics import Grader, Grades
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
+from tasks.classification.training.class_weights import balanced_weights
 from tasks.classification.training.events import BatchDone, EpochMetrics
-from tasks.classification.training.forward import Pieces, predict, ran_out_of_memory
-from tasks.classification.training.late import Late, Pace
+from tasks.classification.training.forward import predict
 from tasks.classification.training.mixup import mirror_half, mix_pairs
-from tasks.classification.training.optim import MovingAverage, balanced_weights, build_optimizer, learning_rate
-from tasks.classification.training.precision import Precision, autocast
-from tasks.classification.training.rng_state import generator_states, set_generator_states
+from tasks.training.batches import Batches, Normalise, ahead, batch_indices
+from tasks.training.late import Late, Pace
+from tasks.training.optim import MovingAverage, build_optimizer, learning_rate
+from tasks.training.pieces import Pieces, ran_out_of_memory
+from tasks.training.precision import Precision, autocast
+from tasks.training.rng_state import generator_states, set_generator_states
 
 
 class Trainer:

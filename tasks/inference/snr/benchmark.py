@@ -18,7 +18,7 @@ from torch import nn
 
 from tasks.base.errors import DatasetError
 from tasks.base.workspace import write_atomic
-from tasks.classification.data.batches import Samples
+from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import answer
 from tasks.classification.grading.metrics import check_answers, confusion_counts, grade
 from tasks.images.files import find_images, subfolders

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tasks.classification.grading.plots import BLUE, DPI, GREEN, GREY, INK, ORANGE, RED
+from tasks.images.figures import BLUE, DPI, GREEN, GREY, INK, ORANGE, RED
 from tasks.inference.snr.benchmark import SnrGrade, curves
 
 COLOURS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK)

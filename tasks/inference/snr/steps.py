@@ -191,7 +191,7 @@ def _log(grades: "Sequence[SnrGrade]", several: bool, tracker: "Tracker") -> Non
 
 def _write(grades: "Sequence[SnrGrade]", models: Mapping[str, "ModelFiles"], target: Path, tracker: "Tracker") -> None:
     """Write tables and images, and give them and the headline metrics to MLflow."""
-    from tasks.classification.grading.plots import save
+    from tasks.images.figures import save
     from tasks.inference.snr.benchmark import curves, headline, write_tables
     from tasks.inference.snr.plots import figures_of
 

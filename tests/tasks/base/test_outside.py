@@ -18,7 +18,6 @@ from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.workspace import read_step_info
 from tasks.classification.data.sources import SourceImage, group_names
-from tasks.classification.models import read_state_dict
 from tasks.images import video
 from tasks.images.images import read_rgb
 from tasks.inference.params import PredictParams
@@ -39,6 +38,7 @@ from tasks.splatting.capture.point_cloud import read_points
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_model import read_model
 from tasks.splatting.results.ply import read_ply
+from tasks.training.state_dicts import read_state_dict
 
 pytestmark = pytest.mark.timeout(60)  # a reader that waits for a pipe never comes back
 

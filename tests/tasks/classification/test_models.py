@@ -8,16 +8,10 @@ import pytest
 import torch
 
 from tasks.base.errors import WeightsError
-from tasks.classification.models import (
-    build_model,
-    head_classes,
-    load_weights,
-    pretrained_state,
-    read_state_dict,
-    takes_one_image,
-)
+from tasks.classification.models import build_model, head_classes, load_weights, takes_one_image
 from tasks.classification.networks import head_name
 from tasks.classification.params import Architecture
+from tasks.training.state_dicts import pretrained_state, read_state_dict
 
 
 @pytest.mark.parametrize("arch", get_args(Architecture))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.classification.data.batches import Batches, ahead
 from tasks.classification.training.forward import predict
 from tasks.classification.training.train import Trainer
+from tasks.training.batches import Batches, ahead
 from tests.tasks.classification.training.test_train import (
     N_CLASSES,
     Hungry,

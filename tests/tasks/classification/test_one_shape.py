@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tasks.base.errors import ImageError
-from tasks.classification.data.batches import Batches
 from tasks.classification.params import TrainParams
-from tasks.classification.training.forward import OneShape, predict
+from tasks.classification.training.forward import predict
 from tasks.classification.training.train import Trainer
 from tasks.inference.predictor import Predictor, answers
 from tasks.inference.sources import PendingImage
+from tasks.training.batches import Batches
+from tasks.training.pieces import OneShape
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
@@ -40,7 +41,7 @@ class Watched(nn.Module):
 @pytest.fixture
 def dear(monkeypatch):
     """The CPU pads as a GPU does."""
-    monkeypatch.setattr("tasks.classification.training.forward.shapes_cost", lambda device: True)
+    monkeypatch.setattr("tasks.training.pieces.shapes_cost", lambda device: True)
 
 
 def batches(n, batch_size=8, **options):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.classification.grading.plots import save
+from tasks.images.figures import save
 from tasks.inference.pictures import Gallery, in_proportion, timeline_figure
 from tasks.inference.predictor import Answer
 

@@ -9,6 +9,7 @@ from tasks.base.errors import StorageError
 from tasks.classification.grading import plots
 from tasks.classification.grading.evaluate import calibration_bins
 from tasks.classification.grading.metrics import ClassGrades
+from tasks.images import figures
 
 
 def texts(figure):
@@ -18,7 +19,7 @@ def texts(figure):
 def drawn(figure, folder):
     """Return the saved image, (H, W, 3) uint8; coarse, to be quick."""
     figure.set_dpi(50)
-    plots.save(figure, folder / "picture.png")
+    figures.save(figure, folder / "picture.png")
     return cv2.imread(str(folder / "picture.png"))
 
 
@@ -30,7 +31,7 @@ def confusion(n):
 def test_labels_of_a_confusion_matrix_do_not_overlap(n, tmp_path):
     counts = np.eye(n, dtype=int) * 1800
     counts[0] = 999
-    figure = plots.confusion_matrix_figure(counts, [f"a_long_class_name_{i}" for i in range(n)])
+    figure = figures.confusion_matrix_figure(counts, [f"a_long_class_name_{i}" for i in range(n)])
     drawn(figure, tmp_path)
     renderer = figure.canvas.get_renderer()
     ticks = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
@@ -42,20 +43,20 @@ def test_labels_of_a_confusion_matrix_do_not_overlap(n, tmp_path):
 
 
 def test_confusion_matrix_tells_counts_and_leaves_zeros_blank():
-    figure = plots.confusion_matrix_figure(np.array([[8, 0], [1, 1700]]), ["a", "b"])
+    figure = figures.confusion_matrix_figure(np.array([[8, 0], [1, 1700]]), ["a", "b"])
     assert sorted(t.get_text() for t in figure.axes[0].texts) == ["1", "1.7k", "8"]
     assert "1,708 of 1,709 right (99.9%)" in texts(figure)
 
 
 def test_a_class_without_images_does_not_break_the_confusion_matrix(tmp_path):
-    drawn(plots.confusion_matrix_figure(np.array([[3, 0], [0, 0]]), ["a", "b"]), tmp_path)
+    drawn(figures.confusion_matrix_figure(np.array([[3, 0], [0, 0]]), ["a", "b"]), tmp_path)
 
 
 def test_any_folder_name_can_be_drawn(tmp_path):
     names = ["$a_{$b$", r"$\frac{1$", "a\nb", "caf\udce9", "x" * 200]
-    drawn(plots.confusion_matrix_figure(np.eye(5, dtype=int), names), tmp_path)
+    drawn(figures.confusion_matrix_figure(np.eye(5, dtype=int), names), tmp_path)
     drawn(plots.per_class_figure({name: ClassGrades(1.0, 1.0, 1.0, 1.0, 1, 1) for name in names}), tmp_path)
-    drawn(plots.gallery_figure([np.zeros((4, 4), np.uint8)] * 5, names, title=names[0]), tmp_path)
+    drawn(figures.gallery_figure([np.zeros((4, 4), np.uint8)] * 5, names, title=names[0]), tmp_path)
 
 
 def history(n):
@@ -109,21 +110,21 @@ def test_per_class_figure_has_the_best_class_on_top_and_names_absent_ones(tmp_pa
 
 def test_gallery_takes_images_of_any_size_grey_or_rgb(tmp_path):
     images = [np.full(shape, 90, np.uint8) for shape in [(600, 900, 3), (1, 1), (3, 2000, 3), (40, 10, 3)]]
-    figure = plots.gallery_figure(images, ["a", "b", "c", plots.mistake_caption("a", "b", 0.97)], 3)
+    figure = figures.gallery_figure(images, ["a", "b", "c", plots.mistake_caption("a", "b", 0.97)], 3)
     assert "a\n-> b 97%" in texts(figure)
     assert len(figure.axes) == 6
     drawn(figure, tmp_path)
 
 
 def test_an_empty_gallery_says_so(tmp_path):
-    figure = plots.gallery_figure([], [], title="Worst mistakes")
+    figure = figures.gallery_figure([], [], title="Worst mistakes")
     assert "nothing to show" in texts(figure)
     drawn(figure, tmp_path)
 
 
 def test_a_gallery_needs_a_caption_per_image():
     with pytest.raises(ValueError, match="0 captions for 1 images"):
-        plots.gallery_figure([np.zeros((2, 2, 3), np.uint8)], [])
+        figures.gallery_figure([np.zeros((2, 2, 3), np.uint8)], [])
 
 
 @pytest.mark.parametrize(
@@ -139,24 +140,24 @@ def test_a_gallery_needs_a_caption_per_image():
     ],
 )
 def test_counts_take_four_characters_at_most(count, text):
-    assert plots._count(count) == text
+    assert figures.short_count(count) == text
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for name in ("one.png", "two.png"):
-        plots.save(plots.confusion_matrix_figure(confusion(3), ["a", "b", "c"]), tmp_path / name)
+        figures.save(figures.confusion_matrix_figure(confusion(3), ["a", "b", "c"]), tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def test_a_picture_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        plots.save(plots.gallery_figure([], []), tmp_path / "file" / "picture.png")
+        figures.save(figures.gallery_figure([], []), tmp_path / "file" / "picture.png")
 
 
 def test_no_state_shared_with_other_threads_is_touched():
     before = dict(matplotlib.rcParams)
-    plots.confusion_matrix_figure(confusion(2), ["a", "b"])
+    figures.confusion_matrix_figure(confusion(2), ["a", "b"])
     assert dict(matplotlib.rcParams) == before
     assert not Gcf.figs  # the figures that pyplot would keep alive
 

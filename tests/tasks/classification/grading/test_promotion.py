@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.classification.data.batches import Samples
+from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import answer
 from tasks.classification.grading.promotion import (
     CONFIG,

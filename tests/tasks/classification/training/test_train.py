@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tasks.base.errors import TrainingError
-from tasks.classification.data.batches import Batches
 from tasks.classification.params import TrainParams
 from tasks.classification.training.events import BatchDone, EpochMetrics
 from tasks.classification.training.forward import predict
 from tasks.classification.training.train import Trainer
+from tasks.training.batches import Batches
 
 CPU = torch.device("cpu")
 N_CLASSES = 3

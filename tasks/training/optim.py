@@ -1,17 +1,48 @@
-"""Builds optimiser, learning-rate schedule, moving average and class weights."""
+"""Builds optimiser, learning-rate schedule and moving average."""
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tasks.classification.params import TrainParams
+
+class OptimizerSettings(Protocol):
+    """What the parameters of a training say of its optimiser."""
+
+    @property
+    def optimizer(self) -> str:
+        """Return adam, adamw or sgd."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the rate after the warm-up; above 0."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Return the decay of all that has more than one dimension; at least 0."""
+
+    @property
+    def momentum(self) -> float:
+        """Return that of SGD, in [0, 1)."""
+
+    @property
+    def schedule(self) -> str:
+        """Return none or cosine."""
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Return the epochs in which the rate rises; at least 0."""
+
+    @property
+    def num_epochs(self) -> int:
+        """Return the epochs of the whole training."""
 
 
-def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, params: OptimizerSettings) -> torch.optim.Optimizer:
     """Return the optimiser asked for; biases and norms are not decayed, as in torchvision's references."""
     decayed: list[nn.Parameter] = []
     bare: list[nn.Parameter] = []
@@ -28,7 +59,7 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
     return kind(groups, lr=params.learning_rate, fused=True)
 
 
-def learning_rate(params: TrainParams, step: int, steps_per_epoch: int) -> float:
+def learning_rate(params: OptimizerSettings, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of optimiser step `step` (from 0): linear warm-up, then constant or a half cosine to 0.
 
     Source: SGDR without restarts (arXiv:1608.03983), warm-up of arXiv:1706.02677.
@@ -41,12 +72,6 @@ def learning_rate(params: TrainParams, step: int, steps_per_epoch: int) -> float
     total = params.num_epochs * steps_per_epoch
     done = (step - warmup) / max(1.0, total - warmup)
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def balanced_weights(labels: Sequence[int] | Tensor, n_classes: int) -> Tensor:
-    """Return (n_classes,) float32 loss weights inverse to how often a class occurs; their mean over images is 1."""
-    counts = torch.bincount(torch.as_tensor(labels), minlength=n_classes).float()
-    return counts.sum() / (n_classes * counts.clamp(min=1))
 
 
 class MovingAverage:

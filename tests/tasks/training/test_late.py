@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.classification.data.batches import ahead
-from tasks.classification.training.late import Late, Pace
+from tasks.training.batches import ahead
+from tasks.training.late import Late, Pace
 
 CPU = torch.device("cpu")
 

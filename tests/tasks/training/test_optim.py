@@ -7,13 +7,8 @@ import torch
 from torch import nn
 
 from tasks.classification.params import TrainParams
-from tasks.classification.training.optim import (
-    MovingAverage,
-    balanced_weights,
-    build_optimizer,
-    deterministic,
-    learning_rate,
-)
+from tasks.classification.training.class_weights import balanced_weights
+from tasks.training.optim import MovingAverage, build_optimizer, deterministic, learning_rate
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.classification.grading.metrics import Ints
+Ints = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True)

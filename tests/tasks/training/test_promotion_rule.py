@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.classification.grading.promotion_rule import Rules, common_files, decide, probability_better
+from tasks.training.promotion_rule import Rules, common_files, decide, probability_better
 
 NAMES = ["a", "b", "c"]
 

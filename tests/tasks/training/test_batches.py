@@ -5,17 +5,8 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, DatasetError
-from tasks.classification.data.batches import (
-    MEAN,
-    STD,
-    Batches,
-    Normalise,
-    batch_indices,
-    check_num_classes,
-    order_classes,
-    read_classes,
-    read_subset,
-)
+from tasks.classification.data.samples import check_num_classes, order_classes, read_classes, read_subset
+from tasks.training.batches import MEAN, STD, Batches, Normalise, batch_indices
 
 
 def folder(tmp_path, files):
