@@ -27,6 +27,7 @@ from tasks.classification.grading.answers import (
 )
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.params import EvaluateParams
+from tasks.classification.serving import log_classifier
 from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
 from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
@@ -280,7 +281,7 @@ def _log_model(tracker: Tracker, training: Path, picture: Path, config: Mapping[
     """Log the best weights as a model that MLflow serves, with an image to try it on; return its address."""
     example = encode_jpeg(read_rgb(picture, min_side=config["image_size"]), 95)
     served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
-    return registry.log_served_model(tracker.run_id, training / "best.pt", served, example, step=epoch)
+    return log_classifier(tracker.run_id, training / "best.pt", served, example, step=epoch)
 
 
 def joint_digest(digests: list[str]) -> str:

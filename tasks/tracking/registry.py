@@ -1,23 +1,12 @@
 """Registers models in MLflow, whole and once, and sets the alias of the champion."""
 
-import json
-import pickle
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
-import mlflow.pyfunc
-import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from tasks.base.errors import TrackingError
 from tasks.base.workspace import storage_errors
@@ -26,63 +15,6 @@ from tasks.tracking.mlflow_api import client as store_client
 from tasks.tracking.uploader import first_line
 
 CHAMPION = "champion"
-
-_TASKS = Path(__file__).parents[1]
-_CODE = _TASKS / "classification" / "served_model.py"
-# Modules that it loads from its artifacts.
-_CODE_BESIDE = {"decoding": _TASKS / "images" / "decoding.py", "networks": _TASKS / "classification" / "networks.py"}
-_NEEDS = ("mlflow", "torch", "torchvision", "opencv-python-headless", "pillow", "numpy", "pandas")
-_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "class"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Array(DataType.double), "probabilities"),
-        ]
-    ),
-)
-
-
-def log_served_model(
-    run_id: str,
-    weights: Path,
-    config: Mapping[str, Any],
-    example: bytes,
-    *,
-    step: int = 0,
-    name: str = "classifier",
-    uri: str | None = None,
-) -> str:
-    """Log a classifier that MLflow can serve; return its address `models:/m-...`.
-
-    It is loaded and predicts on the example before MLflow hears of it, so that a model that is READY works.
-    Logged again by a restarted run, it is the one that is there.
-
-    Args:
-        run_id: the run it comes from.
-        weights: a state dict.
-        config: model, classes, image_size, mean, std; as the served model reads it.
-        example: an encoded image.
-        step: the epoch of the weights.
-        name: shown in the UI.
-        uri: of MLflow; empty: `tracking_uri()`.
-
-    Raises:
-        TrackingError: the model does not predict, or MLflow does not take it.
-    """
-    with _telling(f"log the model of run {run_id}", uri), tempfile.TemporaryDirectory(prefix="trainyard-model-") as tmp:
-        client = store_client(uri)
-        experiment_id = client.get_run(run_id).info.experiment_id
-        if ready := _ready_model(client, experiment_id, run_id, name):
-            return f"models:/{ready.model_id}"
-        local = Path(tmp) / "model"
-        with storage_errors(local):
-            _save(local, weights, config, example)
-        _check(local, weights, example)
-        model = client.create_logged_model(experiment_id, name, run_id, model_type="classifier")
-        _upload(client, model, run_id, local, step)
-    return f"models:/{model.model_id}"
 
 
 def register(
@@ -99,7 +31,7 @@ def register(
     Args:
         model_name: made when missing.
         run_id: the run it comes from.
-        model_uri: from `log_served_model`.
+        model_uri: from `served_models.log_served_model`.
         tags: and
         description: written on the version, also on one that is there.
         uri: of MLflow; empty: `tracking_uri()`.
@@ -110,7 +42,7 @@ def register(
     """
     if "'" in model_name:
         raise ValueError(f"found a quote in the model name {model_name!r}, need one without")
-    with _telling(f"register the model of run {run_id} as {model_name!r}", uri):
+    with as_tracking_error(f"register the model of run {run_id} as {model_name!r}", uri):
         client = store_client(uri)
         try:
             client.create_registered_model(model_name)
@@ -140,7 +72,7 @@ def annotate(
     Raises:
         TrackingError: MLflow does not take it, or does not answer.
     """
-    with _telling(f"write on version {version} of {model_name!r}", uri):
+    with as_tracking_error(f"write on version {version} of {model_name!r}", uri):
         client = store_client(uri)
         for key, value in (tags or {}).items():
             client.set_model_version_tag(model_name, str(version), key, value)
@@ -154,7 +86,7 @@ def champion(model_name: str, uri: str | None = None) -> ModelVersion | None:
     Raises:
         TrackingError: MLflow does not answer.
     """
-    with _telling(f"ask for the champion of {model_name!r}", uri):
+    with as_tracking_error(f"ask for the champion of {model_name!r}", uri):
         try:
             return store_client(uri).get_model_version_by_alias(model_name, CHAMPION)
         except MlflowException as exc:
@@ -183,7 +115,7 @@ def promote(model_name: str, version: int, *, instead_of: int | None, uri: str |
         return True
     if number != instead_of:
         return False
-    with _telling(f"make version {version} the champion of {model_name!r}", uri):
+    with as_tracking_error(f"make version {version} the champion of {model_name!r}", uri):
         store_client(uri).set_registered_model_alias(model_name, CHAMPION, str(version))
     return True
 
@@ -201,7 +133,7 @@ def why_lost(run_id: str | None, names: Sequence[str], uri: str | None = None) -
     """
     if not run_id:
         return "it was registered without a run, which would have its files"
-    with _telling(f"look for the files of run {run_id}", uri):
+    with as_tracking_error(f"look for the files of run {run_id}", uri):
         client = store_client(uri)
         try:
             client.get_run(run_id)
@@ -222,77 +154,18 @@ def fetch(run_id: str, names: Sequence[str], folder: Path, uri: str | None = Non
         TrackingError: MLflow does not give them.
         StorageError: there is no room for them.
     """
-    with _telling(f"read the files of run {run_id}", uri), storage_errors(folder):
+    with as_tracking_error(f"read the files of run {run_id}", uri), storage_errors(folder):
         return [Path(store_client(uri).download_artifacts(run_id, name, str(folder))) for name in names]
 
 
 @contextmanager
-def _telling(what: str, uri: str | None) -> Iterator[None]:
+def as_tracking_error(what: str, uri: str | None) -> Iterator[None]:
     """Turn what MLflow refuses, or does not answer to, into a TrackingError: those are tried again."""
     try:
         yield
     except TRANSIENT as exc:
         where = public_uri(uri or tracking_uri())
         raise TrackingError(f"cannot {what} in MLflow at {where}: {first_line(exc)}") from exc
-
-
-def _save(local: Path, weights: Path, config: Mapping[str, Any], example: bytes) -> None:
-    folder = local.parent / "artifacts"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
-    shutil.copyfile(weights, folder / "weights.pt")
-    for name, code in _CODE_BESIDE.items():
-        shutil.copyfile(code, folder / f"{name}.py")
-    mlflow.pyfunc.save_model(
-        path=str(local),
-        python_model=str(_CODE),
-        artifacts={
-            "config": str(folder / "config.json"),
-            "weights": str(folder / "weights.pt"),
-            **{name: str(folder / f"{name}.py") for name in _CODE_BESIDE},
-        },
-        signature=_SIGNATURE,
-        input_example=pd.DataFrame({"image": [example]}),
-        # Given, not inferred: inferring starts a process that imports everything, and asks PyPI.
-        pip_requirements=[f"{name}=={package_version(name)}" for name in _NEEDS],
-        metadata={"classes": list(config["classes"])},
-    )
-    shutil.rmtree(folder)
-
-
-def _check(local: Path, weights: Path, example: bytes) -> None:
-    try:
-        answer = mlflow.pyfunc.load_model(str(local)).predict(pd.DataFrame({"image": [example]}))
-    except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError, MlflowException) as exc:
-        raise TrackingError(f"{weights} and their configuration do not make a model that predicts: {exc}") from exc
-    probability = float(answer["probability"][0])
-    if not 0 < probability <= 1:
-        raise TrackingError(f"the model of {weights} answers {probability}, need a probability in (0, 1]")
-
-
-def _upload(client: MlflowClient, model: LoggedModel, run_id: str, local: Path, step: int) -> None:
-    try:
-        description = Model.load(str(local))
-        description.model_id = description.model_uuid = model.model_id
-        description.run_id = run_id
-        description.artifact_path = model.artifact_location
-        description.save(str(local / "MLmodel"))
-        client.log_model_artifacts(model.model_id, str(local))
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
-    except BaseException:
-        client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
-        raise
-    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-
-def _ready_model(client: MlflowClient, experiment_id: str, run_id: str, name: str) -> LoggedModel | None:
-    """Return the model the run has logged; what a killed attempt left half written is removed."""
-    for found in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        if found.name == name and found.status == LoggedModelStatus.READY:
-            return found
-        if found.name == name:
-            client.delete_logged_model(found.model_id)
-    return None
 
 
 def _version_of(client: MlflowClient, model_name: str, run_id: str) -> ModelVersion | None:

@@ -21,6 +21,7 @@ from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_section, for_flow
 from flows.inference import predict, predict_many
 from tasks.base.errors import ConfigError, DatasetError, TrainyardError, WeightsError
+from tasks.classification.serving import log_classifier
 from tasks.images.images import encode_jpeg
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
 from tasks.tracking import mlflow_api, registry
@@ -52,7 +53,7 @@ def champion(prefect_api, yard_home, weights):
     client.log_artifact(run_id, str(weights), "weights")
     client.log_dict(run_id, CONFIG, "config/model.json")
     example = encode_jpeg(np.zeros((32, 32, 3), np.uint8), 90)
-    version = registry.register("nets", run_id, registry.log_served_model(run_id, weights, CONFIG, example))
+    version = registry.register("nets", run_id, log_classifier(run_id, weights, CONFIG, example))
     assert registry.promote("nets", version, instead_of=None)
     return run_id
 

@@ -12,18 +12,17 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from tasks.base.errors import TrackingError
-from tasks.base.file_locks import file_lock
 from tasks.base.outside import read_json
-from tasks.base.workspace import home, replacing
+from tasks.base.workspace import replacing
 from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import registry
+from tasks.training.champion import settle_champion
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
 """Where a run keeps what a later comparison needs, below its artifacts."""
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +101,9 @@ def decide_promotion(
     Raises:
         TrackingError: MLflow does not answer, or other runs kept promoting theirs while this one was compared.
     """
-    name, version = challenger.model_name, challenger.version
-    # One decision at a time on this host; runs of other hosts are noticed when the alias is to move.
-    with file_lock(home() / "locks" / f"champion-{name}", f"the champion of {name}", wait=True):
-        for _ in range(_ATTEMPTS):
-            now = registry.champion(name)
-            number = None if now is None else int(now.version)
-            if now is not None and number == version:
-                return Decision(True, now.description or "promoted before a restart")
-            decision = _compare(now, challenger, params, known, device, cache)
-            # Written before the alias moves: killed in between, the next attempt decides again, no reason is lost.
-            tags = {"promoted": str(decision.promote).lower(), "compared_with": str(number or "none")}
-            registry.annotate(name, version, tags=tags, description=decision.reason)
-            if not decision.promote or registry.promote(name, version, instead_of=number):
-                return decision
-        raise TrackingError(
-            f"the champion of {name} changed {_ATTEMPTS} times while version {version} was compared: compare again"
-        )
+    return settle_champion(
+        challenger.model_name, challenger.version, lambda now: _compare(now, challenger, params, known, device, cache)
+    )
 
 
 def _compare(

@@ -21,10 +21,10 @@ from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.pictures import Pictures
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture
+from tasks.classification.serving import log_classifier
 from tasks.images import decoding
 from tasks.images.decoding import resize_rgb
 from tasks.tracking import mlflow_api
-from tasks.tracking.registry import log_served_model
 from tasks.tracking.tracker import Tracker
 
 CONFIG = {
@@ -53,7 +53,7 @@ def logged(tmp_path_factory, image):
         network = build_model("mobilenet_v3_small", 2).eval()
         torch.save(network.state_dict(), home / "w.pt")
         with Tracker.open(home / "run", "exp", "r", {}) as tracker:
-            model_uri = log_served_model(tracker.run_id, home / "w.pt", CONFIG, image, step=3)
+            model_uri = log_classifier(tracker.run_id, home / "w.pt", CONFIG, image, step=3)
             yield mlflow_api.client(), tracker.run_id, model_uri, home / "w.pt", network
 
 
@@ -119,7 +119,7 @@ def test_images_come_as_base64_over_rest(logged, image):
 
 def test_logging_again_is_the_same_model(logged, image):
     client, run_id, model_uri, weights, _ = logged
-    assert log_served_model(run_id, weights, CONFIG, image) == model_uri
+    assert log_classifier(run_id, weights, CONFIG, image) == model_uri
 
 
 def test_what_is_no_image_is_named_by_its_row(logged, image):
@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_leave_no_model(logged, image, tmp_path):
     client, run_id, model_uri, *_ = logged
     torch.save({"x": torch.zeros(1)}, tmp_path / "bad.pt")
     with pytest.raises(TrackingError, match="do not make a model that predicts"):
-        log_served_model(run_id, tmp_path / "bad.pt", CONFIG, image, name="other")
+        log_classifier(run_id, tmp_path / "bad.pt", CONFIG, image, name="other")
     experiment = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment])
     assert [f"models:/{model.model_id}" for model in found] == [model_uri]
