@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from deployments.runs.flow_list import load_flow
-from deployments.runs.local import device_section
+from deployments.runs.local import device_sections
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name
@@ -68,10 +68,10 @@ def more_deployments() -> list[dict[str, Any]]:
 
 
 def _queue_of(flow: Any) -> Queue:
-    section = device_section(flow)
-    if section is None:
+    sections = device_sections(flow)
+    if not sections:
         return Queue("cpu", "preparation")
-    default = inspect.signature(flow.fn).parameters[section].default
+    default = inspect.signature(flow.fn).parameters[sections[0]].default
     return device_queue(getattr(default, "device", "cuda"), "training")
 
 

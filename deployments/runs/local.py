@@ -72,11 +72,11 @@ def _matches(path: Path) -> bool:
     return any(True for _ in glob.iglob(str(path.expanduser()), recursive=True))
 
 
-def device_section(flow: Any) -> str | None:
-    """Return the name of the parameter that says on what device a flow computes; None: it uses none."""
+def device_sections(flow: Any) -> list[str]:
+    """Return the names of the parameters that say on what device a flow computes; empty: it uses none."""
     hints = typing.get_type_hints(flow.fn)
     models = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, BaseModel)}
-    return next((name for name, model in models.items() if "device" in model.model_fields), None)
+    return [name for name, model in models.items() if "device" in model.model_fields]
 
 
 def for_flow(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -135,16 +135,16 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
 
 def _checked(flow: Any, parameters: dict[str, Any], device: str | None, run_name: str | None) -> dict[str, Any]:
     """Return the parameters as the flow takes them, held against what is on this machine."""
-    parameters, section = for_flow(flow, parameters), device_section(flow)
+    parameters, sections = for_flow(flow, parameters), device_sections(flow)
     if device is not None:
-        if section is None:
+        if not sections:
             raise ConfigError(f"found --device for {flow.name}, which uses none")
-        override(parameters, [f"{section}.device={json.dumps(device)}"])
+        override(parameters, [f"{section}.device={json.dumps(device)}" for section in sections])
     if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
         override(parameters, [f"track.run_name={json.dumps(run_name)}"])
     checked = check_parameters(flow, parameters)
     check_data(checked.get("data", checked.get("dataset")))
-    if section in checked:
+    for section in checked.keys() & set(sections):
         resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
     return checked
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.runs.flow_list import load_flow
-from deployments.runs.local import check_data, check_parameters, device_section, for_flow
+from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
 from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import (
     POOL,
@@ -102,7 +102,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
-    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_section(flow))
+    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_sections(flow))
     if wishes.name is not None and "track" in names:
         override(given, [f"track.run_name={json.dumps(wishes.name)}"])
     checked = check_parameters(flow, given)
@@ -233,26 +233,33 @@ def _deployment(api: Api, flow_name: str) -> Json:
     raise ConfigError(f"found no deployment {names[0]} at {api.url}: `yard up` makes it")
 
 
-def _place(api: Api, default: Queue, parameters: Json, wish: str | None, section: str | None) -> Queue | None:
+def _place(api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]) -> Queue | None:
     """Put the device into the parameters and return the queue, None for the deployment's own.
 
     Args:
-        section: the parameter that has the device; None: the flow uses none.
+        sections: the parameters that have a device; empty: the flow uses none.
     """
-    given = parameters.get(section) if section else None
-    asked = wish or (given.get("device") if isinstance(given, dict) else None)
-    if asked is None:
-        return None
-    if default.kind == "pipeline":  # it waits on the CPU for its stages; the device is that of the training
-        if section is None:
+    asked = {section: wish or _device_of(parameters, section) for section in sections}
+    wanted = {section: device for section, device in asked.items() if device is not None}
+    if default.kind == "pipeline":  # it waits on the CPU for its stages; the devices are those of the stages
+        if wish is not None and not sections:
             raise ConfigError("found --device for a flow that uses none")
-        found = find_device(read_queues(api), str(asked), "inference" if section == "predict" else "training")
-        override(parameters, [f"{section}.device={found.label}"])
+        for section, device in wanted.items():
+            kind: Kind = "inference" if section == "predict" else "training"
+            override(parameters, [f"{section}.device={find_device(read_queues(api), device, kind).label}"])
         return None
-    found = find_device(read_queues(api), str(asked), default.kind)
-    if section:
-        override(parameters, [f"{section}.device={found.device}"])
+    chosen = wish or next(iter(wanted.values()), None)
+    if chosen is None:
+        return None
+    found = find_device(read_queues(api), chosen, default.kind)
+    override(parameters, [f"{section}.device={found.device}" for section in sections])
     return None if found == default else found
+
+
+def _device_of(parameters: Json, section: str) -> str | None:
+    given = parameters.get(section)
+    device = given.get("device") if isinstance(given, dict) else None
+    return None if device is None else str(device)
 
 
 def _variables(wishes: Wishes, owner: str) -> Json:

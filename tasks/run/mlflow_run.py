@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 _SLOT = "slot/"  # section of MLflow's charts
 
 
-def mlflow_run_name(run: str) -> str | None:
-    """Return the name that a run's training has in MLflow; None: it has none yet."""
+def mlflow_run_name(run: str, stage: str = "training") -> str | None:
+    """Return the name that a run's training, in a folder of that name, has in MLflow; None: it has none yet."""
     from tasks.tracking.journal import read_card
 
     folder = run_path(run)
-    card = folder and read_card(folder / "training")
+    card = folder and read_card(folder / stage)
     return card.run_name if card else None
 
 
-def mlflow_run_id(run: str) -> str:
-    """Return the id of the MLflow run of a run's training."""
+def mlflow_run_id(run: str, stage: str = "training") -> str:
+    """Return the id of the MLflow run of a run's training, in a folder of that name."""
     from tasks.tracking.journal import read_card
 
-    card = read_card(run_dir(run) / "training")
+    card = read_card(run_dir(run) / stage)
     assert card is not None, "a training that has ended has a card"
     assert card.run_id is not None, "a training ends once MLflow has all of it"
     return card.run_id

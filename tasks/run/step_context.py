@@ -87,17 +87,18 @@ def step_dir(run: str | None, stage: str) -> Path:
     return run_dir(key) / stage
 
 
-def finished_training(run: str, finished: str) -> Path:
+def finished_training(run: str, finished: str, stage: str = "training") -> Path:
     """Return the folder of a run's training that has ended.
 
     Args:
         run: whose training it is.
         finished: the file that a training ends with.
+        stage: its folder, below that of the run.
 
     Raises:
         ConfigError: it has not, or there is none.
     """
-    folder = step_dir(run, "training")
+    folder = step_dir(run, stage)
     if not (folder / finished).is_file():
         raise ConfigError(f"found no finished training in {folder}, need one to go on from")
     return folder

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.settings import PREFECT_API_URL
 
 from deployments.runs.flow_list import load_flow
-from deployments.runs.local import check_data, check_parameters, device_section, for_flow
+from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
 from flows.inference import predict, predict_many
 from tasks.base.errors import ConfigError, DatasetError, TrainyardError, WeightsError
 from tasks.classification.serving import log_classifier
@@ -189,11 +189,9 @@ def test_two_stages_give_a_row_per_region(champion, weights, pictures, tmp_path,
 
 def test_what_a_training_file_says_of_device_and_model_reaches_the_flow():
     flow = load_flow("predict")
-    assert (device_section(flow), device_section(load_flow("predict_many"))) == ("predict", "predict")
-    assert (device_section(load_flow("classification")), device_section(load_flow("prepare_dataset"))) == (
-        "train",
-        None,
-    )
+    assert (device_sections(flow), device_sections(load_flow("predict_many"))) == (["predict"], ["predict"])
+    assert device_sections(load_flow("classification")) == ["train"]
+    assert device_sections(load_flow("prepare_dataset")) == []
     given = for_flow(flow, {"data": "/d", "train": {"weight_path": "w.pt", "device": "cpu", "num_epochs": 3}})
     assert check_parameters(flow, given)["predict"] == PredictParams(weights="w.pt", device="cpu")
     kept = {"train": {"device": "cpu"}}
