@@ -1,0 +1,117 @@
+"""Parts made ready for rays: of diameter one around the origin, with smooth normals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull, QhullError  # type: ignore[import-untyped]
+
+from tasks.geometry.jit import kernel
+from tasks.recognition.render.parts import Part
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+_CREASE = np.float32(np.cos(np.deg2rad(35)))
+"""Faces that meet at less are one curved surface: CAD programs turn a circle in steps of 5 to 30 degrees."""
+_CROWD = 256  # faces at one corner, such as the middle of a fan, beyond which each keeps its own normal
+_MAX_OUTLINE = 512  # points of the hull that are projected to find where a part is on an image
+
+
+class Solid:
+    """A part that rays can hit; one is shared by all threads."""
+
+    def __init__(self, part: Part) -> None:
+        self.name, self.diameter, self.center = part.name, part.diameter, part.center
+        points = ((part.vertices - part.center) / part.diameter).astype(np.float32)
+        self.faces: Ints = part.faces.astype(np.int32)
+        self.points: Floats = points
+        self.normals: Floats = corner_normals(points, self.faces)  # (F, 3, 3)
+        self.outline: Floats = outline(points)  # (H, 3)
+        self._scene = EmbreeScene()
+        TriangleMesh(self._scene, points, self.faces)
+        self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))  # builds the tree, once
+
+    def first_hit(self, origin: Floats, directions: Floats) -> tuple[Ints, Floats, Floats, Floats]:
+        """Return what rays from one point hit first.
+
+        Args:
+            origin: (3,).
+            directions: (N, 3), of any length.
+
+        Returns:
+            face (N,), -1 for none; its two barycentric coordinates (N,), of the second and third corner; and the
+            distance (N,) in lengths of the direction.
+        """
+        origins = np.broadcast_to(origin, directions.shape)
+        hit: dict[str, Any] = self._scene.run(origins, directions, output=1)
+        return hit["primID"], hit["u"], hit["v"], hit["tfar"]
+
+    def blocks(self, origins: Floats, directions: Floats, reach: float) -> NDArray[np.bool_]:
+        """Return which rays (N, 3) hit anything within `reach` lengths of their direction."""
+        hit: Ints = self._scene.run(origins, directions, dists=reach, query="OCCLUDED")
+        return hit >= 0
+
+
+def corner_normals(points: Floats, faces: Ints) -> Floats:
+    """Return the unit normal at each corner of each face, (F, 3, 3): smooth across curved surfaces, sharp at edges."""
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    own = np.cross(b - a, c - a)  # as long as twice the area: large faces count more
+    order = np.argsort(faces.reshape(-1), kind="stable")
+    starts = np.searchsorted(faces.reshape(-1)[order], np.arange(len(points) + 1))
+    normals = np.empty((len(faces), 3, 3), np.float32)
+    _smooth(own, faces, (order // 3).astype(np.int32), starts.astype(np.int64), normals)
+    return normals
+
+
+@kernel
+def _smooth(own: Floats, faces: Ints, around: Ints, starts: NDArray[np.int64], normals: Floats) -> None:
+    for face in range(len(faces)):
+        x, y, z = own[face, 0], own[face, 1], own[face, 2]
+        length = np.sqrt(x * x + y * y + z * z) + np.float32(1e-30)
+        for k in range(3):
+            first, last = starts[faces[face, k]], starts[faces[face, k] + 1]
+            sx, sy, sz = x, y, z
+            if last - first <= _CROWD:
+                for i in range(first, last):
+                    other = around[i]
+                    if other == face:
+                        continue
+                    ox, oy, oz = own[other, 0], own[other, 1], own[other, 2]
+                    size = np.sqrt(ox * ox + oy * oy + oz * oz)
+                    if x * ox + y * oy + z * oz > _CREASE * size * length:
+                        sx, sy, sz = sx + ox, sy + oy, sz + oz
+            norm = np.sqrt(sx * sx + sy * sy + sz * sz) + np.float32(1e-30)
+            normals[face, k, 0], normals[face, k, 1], normals[face, k, 2] = sx / norm, sy / norm, sz / norm
+
+
+def outline(points: Floats) -> Floats:
+    """Return points whose hull holds all others, or nearly so: a part's corners, or the extreme ones of very many."""
+    try:
+        corners = points[ConvexHull(points).vertices]
+    except QhullError:  # flat
+        corners = points
+    if len(corners) <= _MAX_OUTLINE:
+        return corners
+    chosen = np.unique(np.argmax(corners @ sphere_directions(_MAX_OUTLINE).T.astype(np.float32), axis=0))
+    return corners[chosen] * np.float32(1.01)
+
+
+def sphere_directions(n: int) -> NDArray[np.float64]:
+    """Return n unit vectors (n, 3) spread evenly over the sphere.
+
+    Source: Gonzalez 2010, "Measurement of areas on a sphere using Fibonacci and latitude-longitude lattices".
+    """
+    i = np.arange(n) + 0.5
+    z = 1 - 2 * i / n
+    turn = np.pi * (1 + 5**0.5) * i
+    radius = np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
+
+
+def make_solids(parts: Sequence[Part]) -> list[Solid]:
+    """Return the solids of parts, in their order."""
+    return [Solid(part) for part in parts]
