@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tasks.geometry.rotations import quaternion_of
 from tasks.recognition.params import RenderParams
-from tasks.recognition.render.drawing import Camera, Drawing, Placed, draw
+from tasks.recognition.render.composition import Camera, Placed
+from tasks.recognition.render.drawing import Drawing, draw
 from tasks.recognition.render.materials import random_material
 from tasks.recognition.render.resting import Footprint, RestingPoses, resting_poses, scatter
 from tasks.recognition.render.sensor import photograph
@@ -140,7 +141,7 @@ def _annotation(
     """Return the entry of one part, None where hardly anything of it is seen."""
     mask = drawing.owner == number
     area = int(mask.sum())
-    whole = len(drawing.whole[number])
+    whole = drawing.n_whole[number]
     if area < _LEAST_PIXELS or whole == 0:
         return None
     visible = min(1.0, area / whole) * _share_inside(placed, camera)
@@ -164,8 +165,7 @@ def _annotation(
 
 def _share_inside(placed: Placed, camera: Camera) -> float:
     """Return how much of the hull of a part's projection is on the image."""
-    corners = placed.solid.outline @ placed.turn.T * np.float32(placed.size) + placed.shift
-    hull = cv2.convexHull(camera.project(corners).astype(np.float32))
+    hull = cv2.convexHull(camera.project(placed.outline()).astype(np.float32))
     frame = np.array([[0, 0], [camera.size, 0], [camera.size, camera.size], [0, camera.size]], np.float32)
     inside, _ = cv2.intersectConvexConvex(hull, frame)
     return min(1.0, float(inside) / max(float(cv2.contourArea(hull)), 1e-6))

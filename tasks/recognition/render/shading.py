@@ -1,71 +1,30 @@
 """Light from a surface to the camera: Cook-Torrance with GGX for lamps, filtered maps for the room around.
 
-Sources: Walter et al. 2007, "Microfacet Models for Refraction through Rough Surfaces" (GGX); Heitz 2014,
-"Understanding the Masking-Shadowing Function" (Smith, correlated); Schlick 1994 (Fresnel); Karis 2014, "Physically
-Based Shading on Mobile" (the room's share of the reflection); Lagarde, de Rousiers 2014, "Moving Frostbite to PBR"
-(occlusion of reflections).
+Sources: Walter et al. 2007, "Microfacet Models for Refraction through Rough Surfaces" (GGX); Hammon 2017, "PBR Diffuse
+Lighting for GGX+Smith Microsurfaces" (masking); Schlick 1994 (Fresnel); Karis 2014, "Physically Based Shading on
+Mobile" (the room's share of the reflection).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.geometry.jit import kernel
-from tasks.recognition.render.materials import CAST, NONE
+from tasks.recognition.render.composition import Ground, Light, Placed
+from tasks.recognition.render.hits import Hits
+from tasks.recognition.render.materials import CAST, N_VALUES, NONE
+from tasks.recognition.render.studio import ROUGHNESS
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Rows = NDArray[np.uint32]
 
 F = np.float32
-ZERO, HALF, ONE, TWO, FOUR = F(0), F(0.5), F(1), F(2), F(4)
-PI = F(np.pi)
-
-
-@kernel
-def place(
-    dirs: Floats,
-    face: Ints,
-    u: Floats,
-    v: Floats,
-    t: Floats,
-    rows: Ints,
-    corners: Floats,
-    turn: Floats,
-    shift: Floats,
-    size: np.float32,
-    points: Floats,
-    normals: Floats,
-    local: Floats,
-) -> None:
-    """Write where rays hit a solid, camera frame, and its normals there, facing the camera.
-
-    Args:
-        dirs: (N, 3) rays from the camera.
-        face, u, v, t: (N,) of the hits.
-        rows: (M,) which of the N hit this solid.
-        corners: (F, 3, 3) normals of the solid.
-        turn, shift, size: camera = size * turn @ local + shift.
-        points, normals, local: (N, 3), to be written; local is in the solid's own frame.
-    """
-    for r in range(len(rows)):
-        i = rows[r]
-        f, b, c = face[i], u[i], v[i]
-        a = ONE - b - c
-        x = a * corners[f, 0, 0] + b * corners[f, 1, 0] + c * corners[f, 2, 0]
-        y = a * corners[f, 0, 1] + b * corners[f, 1, 1] + c * corners[f, 2, 1]
-        z = a * corners[f, 0, 2] + b * corners[f, 1, 2] + c * corners[f, 2, 2]
-        nx = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z
-        ny = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z
-        nz = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
-        norm = ONE / np.sqrt(nx * nx + ny * ny + nz * nz + F(1e-20))
-        if nx * dirs[i, 0] + ny * dirs[i, 1] + nz * dirs[i, 2] > ZERO:
-            norm = -norm
-        normals[i, 0], normals[i, 1], normals[i, 2] = nx * norm, ny * norm, nz * norm
-        px, py, pz = t[i] * dirs[i, 0], t[i] * dirs[i, 1], t[i] * dirs[i, 2]
-        points[i, 0], points[i, 1], points[i, 2] = px, py, pz
-        qx, qy, qz = (px - shift[0]) / size, (py - shift[1]) / size, (pz - shift[2]) / size
-        local[i, 0] = turn[0, 0] * qx + turn[1, 0] * qy + turn[2, 0] * qz
-        local[i, 1] = turn[0, 1] * qx + turn[1, 1] * qy + turn[2, 1] * qz
-        local[i, 2] = turn[0, 2] * qx + turn[1, 2] * qy + turn[2, 2] * qz
+U = np.uint64
+ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
+N_LEVELS = len(ROUGHNESS)
+_N_ANGLES = 33
 
 
 @kernel
@@ -92,34 +51,81 @@ def _slopes(x: np.float32, y: np.float32, z: np.float32) -> tuple[np.float32, np
     return dx, dy, dz
 
 
-@kernel
-def roughen(
-    rows: Ints, local: Floats, turn: Floats, material: Floats, scratch: Floats, dirs: Floats, normals: Floats
+def paint(
+    rows: Rows,
+    hits: Hits,
+    objects: Sequence[Placed],
+    regions: Sequence[Rows],
+    ground: Ground | None,
+    light: Light,
+    sky: Floats,
+    lamp: Floats,
+    colors: Floats,
 ) -> None:
-    """Tilt the normals of a solid by its relief: cast skin all over, or the marks of a tool across one axis.
+    """Write the radiance (N, 3) that some rows see.
 
     Args:
-        rows: (M,) which of the N belong to the solid.
-        local: (N, 3) in its own frame, diameter 1.
-        turn: (3, 3) from its frame to the camera's.
-        material: (N_VALUES,).
-        scratch: (3,) unit axis of the marks, in its own frame.
-        dirs: (N, 3) rays from the camera.
-        normals: (N, 3) in the camera frame, changed.
+        rows: (M,) that hit something.
+        regions: the rows that may hit each solid.
+        sky, lamp: (N,) shares of sky and lamp that are open to what is hit.
     """
-    kind, height, waves = material[6], material[7], material[8]
+    for number, (placed, region) in enumerate(zip(objects, regions, strict=True)):
+        _roughen(
+            *(region, number, hits.owner, hits.points, placed.turn, placed.shift, F(placed.size)),
+            *(placed.material, placed.scratch, hits.normals),
+        )
+    last = ground.material if ground is not None else np.zeros(N_VALUES, np.float32)
+    materials = np.stack([*(placed.material for placed in objects), last])
+    texture = ground.texture if ground is not None else np.zeros((1, 1, 3), np.float32)
+    axes = ground.axes() if ground is not None else np.zeros((2, 4), np.float32)
+    _shade(
+        *(rows, hits.points, hits.normals, hits.owner, sky, lamp, materials, _reflection(materials[:, 4])),
+        *(texture, axes, light.lamp, light.color, light.room, light.matt, light.to_room, colors),
+    )
+
+
+def _reflection(rough: Floats) -> Floats:
+    """Return of each roughness (M,) what an even room reflects, (M, N_ANGLES, 2): factor of f0, and what is added.
+
+    Of N_ANGLES cosines of the angle of sight, from 0 to 1. Source: Karis 2014.
+    """
+    r, nv = rough[:, None], np.linspace(0, 1, _N_ANGLES, dtype=np.float32)[None]
+    a = np.minimum((1 - r) ** 2, 2 ** (-9.28 * nv)) * (1 - r) + 0.0425 - 0.0275 * r
+    factor, added = -1.04 * a + 1.04 - 0.572 * r + 0.022 * r, 1.04 * a - 0.04 + 0.022 * r
+    return np.stack([factor, np.maximum(added, 0)], axis=-1).astype(np.float32)
+
+
+@kernel
+def _roughen(
+    rows: Rows,
+    number: int,
+    owner: Ints,
+    points: Floats,
+    turn: Floats,
+    shift: Floats,
+    size: np.float32,
+    material: Floats,
+    scratch: Floats,
+    normals: Floats,
+) -> None:
+    """Tilt the normals of a solid by its relief: cast skin all over, or the marks of a tool across one axis."""
+    kind, height = material[6], material[7]
     if kind == NONE:
         return
-    for r in range(len(rows)):
-        i = rows[r]
-        x, y, z = local[i, 0] * waves, local[i, 1] * waves, local[i, 2] * waves
+    waves = material[8] / size
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        if owner[i] != number:
+            continue
+        x, y, z = points[i, 0] - shift[0], points[i, 1] - shift[1], points[i, 2] - shift[2]
+        px = (turn[0, 0] * x + turn[1, 0] * y + turn[2, 0] * z) * waves
+        py = (turn[0, 1] * x + turn[1, 1] * y + turn[2, 1] * z) * waves
+        pz = (turn[0, 2] * x + turn[1, 2] * y + turn[2, 2] * z) * waves
         if kind == CAST:
-            dx, dy, dz = _slopes(x, y, z)
+            dx, dy, dz = _slopes(px, py, pz)
         else:
-            along = x * scratch[0] + y * scratch[1] + z * scratch[2]
-            cell = np.floor(along)
-            one = np.int32(cell)
-            tilt = _hash(one, np.int32(7), np.int32(3)) - HALF + (_hash(one, np.int32(1), np.int32(5)) - HALF) * HALF
+            cell = np.int32(np.floor(px * scratch[0] + py * scratch[1] + pz * scratch[2]))
+            tilt = _hash(cell, np.int32(7), np.int32(3)) - HALF
             dx, dy, dz = tilt * scratch[0], tilt * scratch[1], tilt * scratch[2]
         dx, dy, dz = dx * height, dy * height, dz * height
         nx = normals[i, 0] - turn[0, 0] * dx - turn[0, 1] * dy - turn[0, 2] * dz
@@ -127,130 +133,138 @@ def roughen(
         nz = normals[i, 2] - turn[2, 0] * dx - turn[2, 1] * dy - turn[2, 2] * dz
         norm = ONE / np.sqrt(nx * nx + ny * ny + nz * nz + F(1e-20))
         nx, ny, nz = nx * norm, ny * norm, nz * norm
-        if nx * dirs[i, 0] + ny * dirs[i, 1] + nz * dirs[i, 2] < ZERO:
+        if nx * points[i, 0] + ny * points[i, 1] + nz * points[i, 2] < ZERO:
             normals[i, 0], normals[i, 1], normals[i, 2] = nx, ny, nz
 
 
 @kernel
-def _texel(x: np.float32, y: np.float32, z: np.float32, side: np.float32) -> tuple[np.float32, np.float32]:
-    """Return column and row on an octahedral map of a direction of any length."""
-    norm = ONE / (abs(x) + abs(y) + abs(z) + F(1e-20))
-    x, y, z = x * norm, y * norm, z * norm
-    if z < ZERO:
-        ax, ay = abs(x), abs(y)
-        x, y = (ONE - ay) * (ONE if x >= ZERO else -ONE), (ONE - ax) * (ONE if y >= ZERO else -ONE)
+def _texel(
+    x: np.float32, y: np.float32, z: np.float32, turn: Floats, side: np.float32
+) -> tuple[np.float32, np.float32]:
+    """Return column and row on an octahedral map of a direction of any length in the camera's frame."""
+    rx = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z
+    ry = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z
+    rz = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
+    norm = ONE / (abs(rx) + abs(ry) + abs(rz) + F(1e-20))
+    rx, ry, rz = rx * norm, ry * norm, rz * norm
+    if rz < ZERO:
+        ax, ay = abs(rx), abs(ry)
+        rx, ry = (ONE - ay) * (ONE if rx >= ZERO else -ONE), (ONE - ax) * (ONE if ry >= ZERO else -ONE)
     limit = side - F(1.001)
-    column = min(max((x * HALF + HALF) * side - HALF, ZERO), limit)
-    row = min(max((y * HALF + HALF) * side - HALF, ZERO), limit)
+    column = min(max((rx * HALF + HALF) * side - HALF, ZERO), limit)
+    row = min(max((ry * HALF + HALF) * side - HALF, ZERO), limit)
     return column, row
 
 
 @kernel
-def shade(
+def _surface_color(
+    texture: Floats, axes: Floats, x: np.float32, y: np.float32, z: np.float32
+) -> tuple[np.float32, np.float32, np.float32]:
+    """Return the colour of a texture (S, S, 3) that repeats, S a power of two, at a point of the ground."""
+    column = axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z + axes[0, 3]
+    row = axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z + axes[1, 3]
+    left, top = np.floor(column), np.floor(row)
+    a, b = column - left, row - top
+    last = np.int64(texture.shape[0] - 1)
+    c0, r0 = U(np.int64(left) & last), U(np.int64(top) & last)
+    c1, r1 = U((np.int64(left) + 1) & last), U((np.int64(top) + 1) & last)
+    w00, w01, w10, w11 = (ONE - b) * (ONE - a), (ONE - b) * a, b * (ONE - a), b * a
+    p00, p01, p10, p11 = texture[r0, c0], texture[r0, c1], texture[r1, c0], texture[r1, c1]
+    return (
+        w00 * p00[0] + w01 * p01[0] + w10 * p10[0] + w11 * p11[0],
+        w00 * p00[1] + w01 * p01[1] + w10 * p10[1] + w11 * p11[1],
+        w00 * p00[2] + w01 * p01[2] + w10 * p10[2] + w11 * p11[2],
+    )
+
+
+@kernel
+def _shade(
+    rows: Rows,
     points: Floats,
     normals: Floats,
     owner: Ints,
-    albedo: Floats,
-    materials: Floats,
-    open_: Floats,
+    sky: Floats,
     lit: Floats,
+    materials: Floats,
+    reflection: Floats,
+    texture: Floats,
+    axes: Floats,
     lamp: Floats,
     lamp_color: Floats,
     room: Floats,
     matt: Floats,
-    levels: Floats,
     to_room: Floats,
     colors: Floats,
 ) -> None:
-    """Write the radiance (N, 3) that surfaces send to the camera, which is at the origin.
+    """Write the radiance (N, 3) that some rows of surfaces send to the camera, which is at the origin.
 
     Args:
         points, normals: (N, 3) camera frame, normals facing the camera.
-        owner: (N,) row of the material; the last row is the ground's, and takes its colour from `albedo` (N, 3).
-        materials: (M, N_VALUES).
-        open_: (N,) share of the sky that is not hidden by other surfaces.
-        lit: (N,) share of the lamp that is seen.
-        lamp: (3,) unit direction to the lamp, camera frame; lamp_color: (3,) irradiance at right angles over pi.
-        room: (L, S, S, 3), reflected by surfaces of the roughness `levels` (L,); matt: (S, S, 3).
-        to_room: (3, 3) from the camera frame to the room's.
-        colors: to be written.
+        owner: (N,) row of the material; the last one is the ground's, whose colour is the texture's.
+        sky, lit: (N,) shares of sky and lamp that are open.
+        materials: (M, N_VALUES); reflection: (M, N_ANGLES, 2).
+        lamp: (3,) unit direction; lamp_color: (3,) irradiance at right angles over pi.
+        room: (L, S, S, 3), reflected by surfaces of each of `ROUGHNESS` (L,); matt: (S, S, 3).
     """
     side = F(room.shape[1])
-    n_levels = len(levels)
     ground = len(materials) - 1
-    for i in range(len(points)):
-        m = materials[owner[i]]
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        own = U(owner[i])
+        m = materials[own]
+        px, py, pz = points[i, 0], points[i, 1], points[i, 2]
         red, green, blue = m[0], m[1], m[2]
         if owner[i] == ground:
-            red, green, blue = albedo[i, 0], albedo[i, 1], albedo[i, 2]
+            red, green, blue = _surface_color(texture, axes, px, py, pz)
         metallic, rough, f0 = m[3], m[4], m[5]
-        px, py, pz = points[i, 0], points[i, 1], points[i, 2]
         norm = -ONE / np.sqrt(px * px + py * py + pz * pz + F(1e-20))
         vx, vy, vz = px * norm, py * norm, pz * norm
         nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
-        nv = max(nx * vx + ny * vy + nz * vz, F(0.02))
-        # What the room sends by reflection, between the two levels next to the roughness.
-        rx, ry, rz = TWO * nv * nx - vx, TWO * nv * ny - vy, TWO * nv * nz - vz
-        column, row = _texel(
-            to_room[0, 0] * rx + to_room[0, 1] * ry + to_room[0, 2] * rz,
-            to_room[1, 0] * rx + to_room[1, 1] * ry + to_room[1, 2] * rz,
-            to_room[2, 0] * rx + to_room[2, 1] * ry + to_room[2, 2] * rz,
-            side,
-        )
-        level = 0
-        while level < n_levels - 2 and levels[level + 1] < rough:
-            level += 1
-        mix = min(max((rough - levels[level]) / (levels[level + 1] - levels[level]), ZERO), ONE)
-        c0, r0 = np.int32(column), np.int32(row)
-        fc, fr = column - F(c0), row - F(r0)
+        nv = min(max(nx * vx + ny * vy + nz * vz, F(0.02)), ONE)
+        # What the room sends by reflection, between the two maps next to the roughness.
+        column, row = _texel(TWO * nv * nx - vx, TWO * nv * ny - vy, TWO * nv * nz - vz, to_room, side)
+        level = U(0)
+        while level < U(N_LEVELS - 2) and ROUGHNESS[level + U(1)] < rough:
+            level += U(1)
+        mix = (rough - ROUGHNESS[level]) / (ROUGHNESS[level + U(1)] - ROUGHNESS[level])
+        mix = min(max(mix, ZERO), ONE)
+        fc, fr = np.floor(column), np.floor(row)
+        c0, r0, fc, fr = U(fc), U(fr), column - fc, row - fr
         w00, w01, w10, w11 = (ONE - fr) * (ONE - fc), (ONE - fr) * fc, fr * (ONE - fc), fr * fc
-        low, high = room[level], room[level + 1]
+        low, high = room[level], room[level + U(1)]
+        low_a, low_b = low[r0], low[r0 + U(1)]
+        high_a, high_b = high[r0], high[r0 + U(1)]
+        c1 = c0 + U(1)
         # What it sends onto a matt surface.
-        column, row = _texel(
-            to_room[0, 0] * nx + to_room[0, 1] * ny + to_room[0, 2] * nz,
-            to_room[1, 0] * nx + to_room[1, 1] * ny + to_room[1, 2] * nz,
-            to_room[2, 0] * nx + to_room[2, 1] * ny + to_room[2, 2] * nz,
-            side,
-        )
-        dc, dr = np.int32(column + HALF), np.int32(row + HALF)
-        # Karis: the reflection's factor of f0, and the one that all surfaces add at grazing angles.
-        a0, a1 = ONE - rough, F(0.0425) - F(0.0275) * rough
-        b0 = min(a0 * a0, F(2) ** (F(-9.28) * nv)) * a0 + a1
-        scale, bias = F(-1.04) * b0 + F(1.04) - F(0.572) * rough + F(0.022) * rough, F(1.04) * b0 + F(0.022) * rough
-        bias = max(bias - F(0.04), ZERO)
-        sky = open_[i]
-        seen = min(max((nv + sky) ** (F(2) ** (F(-16) * rough - ONE)) - ONE + sky, ZERO), ONE)
+        column, row = _texel(nx, ny, nz, to_room, side)
+        even = matt[U(row + HALF), U(column + HALF)]
+        at = nv * F(_N_ANGLES - 1)
+        k = U(min(at, F(_N_ANGLES - 2)))
+        part = at - F(k)
+        factor = reflection[own, k, 0] + part * (reflection[own, k + U(1), 0] - reflection[own, k, 0])
+        added = reflection[own, k, 1] + part * (reflection[own, k + U(1), 1] - reflection[own, k, 1])
+        open_ = sky[i]
         # The lamp.
         nl = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
-        spec, share = ZERO, ZERO
-        fresnel = ZERO
+        gloss, fresnel, share = ZERO, ZERO, ZERO
         if nl > ZERO and lit[i] > ZERO:
+            share = nl * lit[i]
             hx, hy, hz = vx + lamp[0], vy + lamp[1], vz + lamp[2]
             half = ONE / np.sqrt(hx * hx + hy * hy + hz * hz + F(1e-20))
             nh = (nx * hx + ny * hy + nz * hz) * half
-            vh = (vx * hx + vy * hy + vz * hz) * half
-            a2 = max(rough * rough, F(0.03)) ** 2  # a lamp is no point
-            d = nh * nh * (a2 - ONE) + ONE
-            smith = nl * np.sqrt(nv * nv * (ONE - a2) + a2) + nv * np.sqrt(nl * nl * (ONE - a2) + a2)
-            spec = a2 / (d * d) * HALF / max(smith, F(1e-4)) * nl * lit[i]
-            q = ONE - vh
-            fresnel = q * q * q * q * q
-            share = nl * lit[i]
+            away = ONE - (vx * hx + vy * hy + vz * hz) * half
+            alpha = max(rough * rough, F(0.03))  # a lamp is no point
+            square = alpha * alpha
+            d = nh * nh * (square - ONE) + ONE
+            masked = TWO * nl * nv * (ONE - alpha) + (nl + nv) * alpha  # Hammon
+            gloss = square / (d * d) * HALF / max(masked, F(1e-4)) * share
+            fresnel = away * away
+            fresnel = fresnel * fresnel * away
         for c in range(3):
             base = red if c == 0 else (green if c == 1 else blue)
             f = f0 + (base - f0) * metallic
-            first = (
-                w00 * low[r0, c0, c]
-                + w01 * low[r0, c0 + 1, c]
-                + w10 * low[r0 + 1, c0, c]
-                + w11 * low[r0 + 1, c0 + 1, c]
-            )
-            last = (
-                w00 * high[r0, c0, c]
-                + w01 * high[r0, c0 + 1, c]
-                + w10 * high[r0 + 1, c0, c]
-                + w11 * high[r0 + 1, c0 + 1, c]
-            )
-            mirrored = (first + (last - first) * mix) * (f * scale + bias) * seen
-            scattered = base * (ONE - metallic) * (matt[dr, dc, c] * sky + share * lamp_color[c])
-            colors[i, c] = mirrored + scattered + spec * (f + (ONE - f) * fresnel) * lamp_color[c]
+            first = w00 * low_a[c0, c] + w01 * low_a[c1, c] + w10 * low_b[c0, c] + w11 * low_b[c1, c]
+            last = w00 * high_a[c0, c] + w01 * high_a[c1, c] + w10 * high_b[c0, c] + w11 * high_b[c1, c]
+            mirrored = (first + (last - first) * mix) * (f * factor + added) * open_
+            scattered = base * (ONE - metallic) * (even[c] * open_ + share * lamp_color[c])
+            colors[i, c] = mirrored + scattered + gloss * (f + (ONE - f) * fresnel) * lamp_color[c]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.recognition.render.drawing import Ground, Light
+from tasks.recognition.render.composition import Ground, Light
 from tasks.recognition.render.materials import ground_material
 from tasks.recognition.render.studio import N_ROOMS, Studio
 

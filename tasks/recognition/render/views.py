@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.recognition.params import RenderParams
-from tasks.recognition.render.drawing import Camera, Placed, draw
+from tasks.recognition.render.composition import Camera, Placed
+from tasks.recognition.render.drawing import draw
 from tasks.recognition.render.materials import random_material
 from tasks.recognition.render.sensor import photograph
 from tasks.recognition.render.solids import Solid, sphere_directions
@@ -64,7 +65,7 @@ def render_view(solid: Solid, pose: ViewPose, studio: Studio, params: RenderPara
     up = _up(rng)
     light = random_light(studio, up, rng)
     if rng.random() < _ON_GROUND:
-        corners = solid.outline @ placed.turn.T + placed.shift
+        corners = placed.outline()
         ground = random_ground(studio, up, corners[np.argmin(corners @ up)].astype(np.float64), rng)
         return photograph(draw(camera, [placed], light, ground, rng).light, studio.noise, params, rng)
     drawing = draw(camera, [placed], light, None, rng)
@@ -80,7 +81,7 @@ def _up(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _framing(placed: Placed, size: int, rng: np.random.Generator) -> Camera:
     """Return the camera whose image is a square around the part, as a detector's box would be cut."""
-    at = Camera(1.0, 0.0, 0.0, size).project(placed.solid.outline @ placed.turn.T + placed.shift)
+    at = Camera(1.0, 0.0, 0.0, size).project(placed.outline())
     low, high = at.min(axis=0), at.max(axis=0)
     focal = size / (float((high - low).max()) * (1 + rng.uniform(*_MARGIN)))
     middle = size * (0.5 + rng.uniform(-_SHIFT, _SHIFT, 2)) - focal * (low + high) / 2

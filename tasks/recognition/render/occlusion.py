@@ -1,0 +1,256 @@
+"""How much of the sky and of the lamp each pixel's surface sees, by one ray a pixel."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.geometry.jit import kernel
+from tasks.recognition.render.composition import Ground, Light, Placed
+from tasks.recognition.render.hits import Hits
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Rows = NDArray[np.uint32]
+
+F = np.float32
+U = np.uint64
+ONE, ZERO = F(1), F(0)
+_TILE = 4
+"""Pixels of a tile of 4 x 4 look in different directions, half of them to the sky, half to the lamp, like a chess
+board; the mean of a tile has looked in all."""
+_LIFT = F(2e-4)  # diameters that rays start above a surface
+_REACH = 0.6  # diameters within which surfaces take light from one another
+_FOREVER = 1e6
+
+
+def occlusion(
+    rows: Rows,
+    hits: Hits,
+    size: int,
+    objects: Sequence[Placed],
+    ground: Ground | None,
+    light: Light,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """Return the share of the sky, and of the lamp, (N,) each, that is open to each pixel of some rows.
+
+    Args:
+        rows: (M,) of the N = size * size pixels, all of which hit something.
+    """
+    angles, radii = _pattern(rng)
+    starts, ways = np.empty((len(rows), 3), np.float32), np.empty((len(rows), 3), np.float32)
+    reach = F(_REACH * max(placed.size for placed in objects))
+    seen = np.ones(len(hits.rays), np.float32)
+    largest = F(max(placed.size for placed in objects))
+    _aim(
+        *(rows, size, hits.points, hits.normals, angles, radii, light.lamp, F(light.spread)),
+        *(_LIFT * largest, starts, ways, seen),
+    )
+    for placed in objects:
+        _look_through(placed, rows, size, starts, ways, reach, seen)
+    if ground is not None:
+        level = F(ground.normal @ ground.point)
+        _near_ground(rows, size, hits.owner, len(objects), hits.points, ways, ground.normal, level, reach, seen)
+    sky, lamp = np.ones(len(seen), np.float32), np.ones(len(seen), np.float32)
+    _mean_of_tile(rows, size, hits.owner, hits.face, hits.t, hits.normals, seen, sky, lamp)
+    return sky, lamp
+
+
+def _pattern(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return angle and radius, on the unit disc, of the direction of each pixel of a tile (16,).
+
+    Those of either colour of the chess board are spread evenly over the disc.
+    """
+    half = _TILE * _TILE // 2
+    angles, radii = np.empty(2 * half), np.empty(2 * half)
+    board = np.add.outer(np.arange(_TILE), np.arange(_TILE)).reshape(-1) % 2
+    for color in (0, 1):
+        order = rng.permutation(half)
+        angles[board == color] = (order * (np.pi * (3 - 5**0.5))) + rng.uniform(0, 2 * np.pi)
+        radii[board == color] = np.sqrt((order + 0.5) / half)
+    return angles.astype(np.float32), radii.astype(np.float32)
+
+
+@kernel
+def _aim(
+    rows: Rows,
+    size: int,
+    points: Floats,
+    normals: Floats,
+    angles: Floats,
+    radii: Floats,
+    lamp: Floats,
+    spread: np.float32,
+    lift: np.float32,
+    starts: Floats,
+    ways: Floats,
+    seen: Floats,
+) -> None:
+    """Write where rays start, and their directions (M, 3): around the normal by the cosine, or to a place on the lamp.
+
+    What faces away from the lamp does not see it.
+    """
+    xs, ys, zs = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(16, np.float32)
+    for k in range(16):
+        xs[k], ys[k] = radii[k] * np.cos(angles[k]), radii[k] * np.sin(angles[k])
+        zs[k] = np.sqrt(max(ONE - radii[k] * radii[k], F(0.01)))
+    width = U(size)
+    inverse = 1 / size  # whole numbers divide slowly
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        row = U((i + 0.5) * inverse)
+        column = i - row * width
+        place = (row & U(3)) * U(4) + (column & U(3))
+        x, y, z = xs[place], ys[place], zs[place]
+        nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
+        if (row + column) & U(1):
+            if nx * lamp[0] + ny * lamp[1] + nz * lamp[2] <= ZERO:
+                seen[i] = ZERO
+            # The sideways parts serve as the place on the lamp's disc: near enough to even.
+            ways[r, 0], ways[r, 1] = lamp[0] + spread * x, lamp[1] + spread * y
+            ways[r, 2] = lamp[2] + spread * (z - F(0.5))
+        else:
+            # Duff et al. 2017, "Building an Orthonormal Basis, Revisited".
+            sign = ONE if nz >= ZERO else -ONE
+            a = -ONE / (sign + nz)
+            b = nx * ny * a
+            ways[r, 0] = x * (ONE + sign * nx * nx * a) + y * b + z * nx
+            ways[r, 1] = x * sign * b + y * (sign + ny * ny * a) + z * ny
+            ways[r, 2] = -x * sign * nx - y * ny + z * nz
+        starts[r, 0] = points[i, 0] + lift * nx
+        starts[r, 1] = points[i, 1] + lift * ny
+        starts[r, 2] = points[i, 2] + lift * nz
+
+
+def _look_through(
+    placed: Placed, rows: Rows, size: int, starts: Floats, ways: Floats, reach: np.float32, seen: Floats
+) -> None:
+    """Darken the pixels whose rays a solid stands in the way of; only those that come near its sphere are traced."""
+    n = len(rows)
+    chosen = np.empty(n, np.uint32)
+    own_starts, own_ways, limits = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32), np.empty(n, np.float32)
+    n_chosen = _near_sphere(
+        *(rows, size, starts, ways, placed.turn, placed.shift, F(placed.size), reach, seen),
+        *(chosen, own_starts, own_ways, limits),
+    )
+    if n_chosen:
+        blocked = placed.solid.blocks(own_starts[:n_chosen], own_ways[:n_chosen], limits[:n_chosen])
+        seen[chosen[:n_chosen][blocked]] = 0
+
+
+@kernel
+def _near_sphere(
+    rows: Rows,
+    size: int,
+    starts: Floats,
+    ways: Floats,
+    turn: Floats,
+    middle: Floats,
+    diameter: np.float32,
+    reach: np.float32,
+    seen: Floats,
+    chosen: Rows,
+    own_starts: Floats,
+    own_ways: Floats,
+    limits: Floats,
+) -> int:
+    """Write the rays that pass a solid's sphere within reach, in its own frame; return how many."""
+    n = U(0)
+    width = U(size)
+    square = diameter * diameter * F(0.25)
+    scale = ONE / diameter
+    inverse = 1 / size
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        if seen[i] == ZERO:
+            continue
+        x, y, z = middle[0] - starts[r, 0], middle[1] - starts[r, 1], middle[2] - starts[r, 2]
+        dx, dy, dz = ways[r, 0], ways[r, 1], ways[r, 2]
+        row = U((i + 0.5) * inverse)
+        limit = F(_FOREVER) if (row + i - row * width) & U(1) else reach
+        distance = x * x + y * y + z * z
+        if distance > square:
+            far = diameter * F(0.5) + limit
+            ahead = x * dx + y * dy + z * dz
+            length = dx * dx + dy * dy + dz * dz
+            if ahead <= ZERO or distance > far * far or (distance - square) * length > ahead * ahead:
+                continue
+        for c in range(3):
+            own_starts[n, c] = -(turn[0, c] * x + turn[1, c] * y + turn[2, c] * z) * scale
+            own_ways[n, c] = (turn[0, c] * dx + turn[1, c] * dy + turn[2, c] * dz) * scale
+        limits[n] = limit
+        chosen[n] = np.uint32(i)
+        n += U(1)
+    return int(n)
+
+
+@kernel
+def _near_ground(
+    rows: Rows,
+    size: int,
+    owner: Ints,
+    ground: int,
+    points: Floats,
+    ways: Floats,
+    normal: Floats,
+    level: np.float32,
+    reach: np.float32,
+    seen: Floats,
+) -> None:
+    """Darken what looks down at the ground close by, which sends part of the light on."""
+    width, inverse = U(size), 1 / size
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        row = U((i + 0.5) * inverse)
+        if owner[i] == ground or seen[i] == ZERO or (row + i - row * width) & U(1):
+            continue
+        down = -(ways[r, 0] * normal[0] + ways[r, 1] * normal[1] + ways[r, 2] * normal[2])
+        if down > F(0.01):
+            height = points[i, 0] * normal[0] + points[i, 1] * normal[1] + points[i, 2] * normal[2] - level
+            away = height / down
+            if away < reach:
+                seen[i] = F(0.3) + F(0.5) * max(away, ZERO) / reach
+
+
+@kernel
+def _mean_of_tile(
+    rows: Rows,
+    size: int,
+    owner: Ints,
+    face: Ints,
+    t: Floats,
+    normals: Floats,
+    seen: Floats,
+    sky: Floats,
+    lamp: Floats,
+) -> None:
+    """Average over the 4 x 4 pixels around each that belong to the same surface."""
+    width = U(size)
+    inverse = 1 / size
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        row = U((i + 0.5) * inverse)
+        column = i - row * width
+        top, left = (row - U(2) if row > U(1) else U(0)), (column - U(2) if column > U(1) else U(0))
+        bottom, right = min(row + U(2), width), min(column + U(2), width)
+        mine, own = owner[i], face[i]
+        sky_sum, lamp_sum, sky_n, lamp_n = ZERO, ZERO, ZERO, ZERO
+        near = F(0.03) * t[i]
+        for y in range(top, bottom):
+            for x in range(left, right):
+                j = y * width + x
+                if owner[j] != mine:
+                    continue
+                if face[j] != own:
+                    turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
+                    if turn < F(0.8) or abs(t[j] - t[i]) > near:
+                        continue
+                if (y + x) & U(1):
+                    lamp_sum, lamp_n = lamp_sum + seen[j], lamp_n + ONE
+                else:
+                    sky_sum, sky_n = sky_sum + seen[j], sky_n + ONE
+        if sky_n > ZERO:
+            sky[i] = sky_sum / sky_n
+        if lamp_n > ZERO:
+            lamp[i] = lamp_sum / lamp_n
