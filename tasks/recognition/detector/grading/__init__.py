@@ -1,0 +1,1 @@
+"""Grades a detector: precision and recall, what it answers for each part, figures and reports."""

@@ -1,0 +1,235 @@
+"""Builds the networks that find parts, torchvision's and transformers', behind one face.
+
+A copy of this file is kept with every detector in MLflow and used there, so it imports nothing of this project.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FeaturePyramidNetwork
+
+MAX_FOUND = 100
+"""Detections kept of an image; as many as COCO's mean average precision counts."""
+MIN_SCORE = 0.01
+"""Detections below are not worth keeping, not even for the left end of a precision-recall curve."""
+
+Targets = Sequence[Mapping[str, Tensor]]
+"""Per image `boxes` (M, 4) float32, left, top, right, bottom in pixels, and `labels` (M,) int64 from 0."""
+Found = list[dict[str, Tensor]]
+"""Per image `boxes` and `labels` as in `Targets`, and `scores` (M,) float32 in [0, 1], highest first."""
+
+
+class Detector(nn.Module):
+    """A network that gives losses while it is trained, and detections afterwards.
+
+    Args:
+        image_size: S, pixels on a side.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Return each part of the loss, a scalar that is the mean over images (B, 3, S, S) in [0, 1]."""
+        raise NotImplementedError
+
+    def find(self, images: Tensor) -> Found:
+        """Return what is found on images (B, 3, S, S) in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | Found:
+        """Return losses where targets are given, else detections."""
+        return self.find(images) if targets is None else self.losses(images, targets)
+
+
+class TorchvisionDetector(Detector):
+    """One of torchvision's detectors.
+
+    Args:
+        network: takes a list of images and, in training, targets.
+        image_size: S.
+        first_label: of the first part: 1 where 0 is the background.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int, first_label: int) -> None:
+        super().__init__(image_size)
+        self.network, self._first = network, first_label
+
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """See Detector."""
+        rows = [{"boxes": row["boxes"], "labels": row["labels"] + self._first} for row in targets]
+        return cast(dict[str, Tensor], self.network(list(images), rows))
+
+    def find(self, images: Tensor) -> Found:
+        """See Detector."""
+        found = [{name: row[name] for name in ("boxes", "scores", "labels")} for row in self.network(list(images))]
+        for row in found:
+            row["labels"] = row["labels"] - self._first
+            row["boxes"], row["scores"] = row["boxes"].float(), row["scores"].float()
+        return found
+
+
+class TransformersDetector(Detector):
+    """One of transformers' detectors, whose queries are matched to parts: RF-DETR, D-FINE.
+
+    Args:
+        network: takes `pixel_values` and, in training, `labels`.
+        image_size: S.
+        mean, std: of the pixels it expects.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(image_size)
+        self.network = network
+        # Not part of the weights: they stand in the configuration.
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def _normal(self, images: Tensor) -> Tensor:
+        return (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """See Detector; the parts are of the last layer, `auxiliary` is the sum of those of the layers before it."""
+        rows = [{"class_labels": row["labels"], "boxes": self._shares(row["boxes"])} for row in targets]
+        out = self.network(pixel_values=self._normal(images), labels=rows)
+        weights = _loss_weights(self.network.config)
+        parts = {name: weights[name] * value for name, value in out.loss_dict.items() if name in weights}
+        return {**parts, "auxiliary": out.loss - sum(parts.values())}
+
+    def _shares(self, boxes: Tensor) -> Tensor:
+        """Return centre, width and height as shares of the image."""
+        low, high = boxes[:, :2], boxes[:, 2:]
+        return torch.cat([(low + high) / 2, high - low], dim=1) / self.image_size
+
+    def find(self, images: Tensor) -> Found:
+        """See Detector."""
+        out = self.network(pixel_values=self._normal(images))
+        scores, boxes = out.logits.float().sigmoid(), out.pred_boxes.float()  # (B, Q, C), (B, Q, 4)
+        low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+        corners = (self.image_size * torch.cat([low, high], dim=-1)).clamp(0, self.image_size)
+        best, places = scores.flatten(1).topk(min(MAX_FOUND, scores[0].numel()), dim=1)
+        n_classes = scores.shape[2]
+        return [_kept(row, score, place, n_classes) for row, score, place in zip(corners, best, places, strict=True)]
+
+
+def _kept(corners: Tensor, scores: Tensor, places: Tensor, n_classes: int) -> dict[str, Tensor]:
+    keep = scores > MIN_SCORE
+    queries = places[keep] // n_classes
+    return {"boxes": corners[queries], "scores": scores[keep], "labels": places[keep] % n_classes}
+
+
+def _loss_weights(config: Any) -> dict[str, float]:
+    """Return by what the losses that a model of transformers names add up to its loss; D-FINE's are weighted already."""
+    if config.model_type == "d_fine":
+        return dict.fromkeys(("loss_vfl", "loss_bbox", "loss_giou", "loss_fgl"), 1.0)
+    names = {"ce": config.class_loss_coefficient, "bbox": config.bbox_loss_coefficient}
+    return {f"loss_{name}": float(value) for name, value in {**names, "giou": config.giou_loss_coefficient}.items()}
+
+
+class SmallBackbone(nn.Module):
+    """A residual network that begins at a quarter of the resolution, with a pyramid of features on top.
+
+    Most of the time of a small network on a CPU goes into its first, large maps: one convolution of 7x7 in steps of
+    four takes a fifth of ResNet's first layers, and what follows can be wide instead.
+
+    Args:
+        widths: channels after the stem and after each stage; a stage halves the resolution.
+        depths: blocks of each stage.
+        n_out: channels of each level of the pyramid, whose strides are 8, 16 and 32.
+    """
+
+    def __init__(self, widths: Sequence[int], depths: Sequence[int], n_out: int) -> None:
+        super().__init__()
+        stem = nn.Conv2d(3, widths[0], 7, stride=4, padding=3, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+        pairs = zip(widths[:-1], widths[1:], depths, strict=True)
+        self.stages = nn.ModuleList(_stage(n_in, n, depth) for n_in, n, depth in pairs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.pyramid = FeaturePyramidNetwork(list(widths[1:]), n_out, norm_layer=nn.BatchNorm2d)
+        self.out_channels = n_out
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the levels of the pyramid of images (B, 3, S, S), the finest first."""
+        x, levels = self.stem(images), {}
+        for number, stage in enumerate(self.stages):
+            x = levels[str(number)] = stage(x)
+        return cast(dict[str, Tensor], self.pyramid(levels))
+
+
+def _stage(n_in: int, n_out: int, depth: int) -> nn.Sequential:
+    shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride=2, bias=False), nn.BatchNorm2d(n_out))
+    return nn.Sequential(BasicBlock(n_in, n_out, 2, shortcut), *(BasicBlock(n_out, n_out) for _ in range(depth - 1)))
+
+
+def _fcos_small(n_classes: int, size: int) -> Detector:
+    """Source: FCOS (arXiv:1904.01355); batch norm in its head, which takes half the time of group norm."""
+    backbone = SmallBackbone((64, 128, 256, 512), (2, 2, 1), 64)
+    head = FCOSHead(64, 1, n_classes, 2)
+    head.classification_head = FCOSClassificationHead(64, 1, n_classes, 2, norm_layer=nn.BatchNorm2d)
+    head.regression_head = FCOSRegressionHead(64, 1, 2, norm_layer=nn.BatchNorm2d)
+    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    shared = {"score_thresh": MIN_SCORE, "nms_thresh": 0.5, "detections_per_img": MAX_FOUND, "topk_candidates": 300}
+    sizes = {"min_size": size, "max_size": size}
+    network = detection.FCOS(backbone, n_classes, anchor_generator=anchors, head=head, **sizes, **shared)
+    return TorchvisionDetector(network, size, first_label=0)
+
+
+def _ssdlite(n_classes: int, size: int) -> Detector:
+    build = detection.ssdlite320_mobilenet_v3_large
+    network = build(weights=None, weights_backbone=None, num_classes=n_classes + 1, detections_per_img=MAX_FOUND)
+    network.score_thresh = MIN_SCORE
+    network.transform.fixed_size = (size, size)
+    return TorchvisionDetector(network, size, first_label=1)
+
+
+def _faster_rcnn(name: str, n_classes: int, size: int) -> Detector:
+    limits = {"box_score_thresh": MIN_SCORE, "box_detections_per_img": MAX_FOUND}
+    sizes = {"min_size": size, "max_size": size}
+    build = getattr(detection, name)
+    network = build(weights=None, weights_backbone=None, num_classes=n_classes + 1, **limits, **sizes)
+    return TorchvisionDetector(network, size, first_label=1)
+
+
+TORCHVISION = {
+    "fcos_small": _fcos_small,
+    "ssdlite320_mobilenet_v3_large": _ssdlite,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": partial(_faster_rcnn, "fasterrcnn_mobilenet_v3_large_320_fpn"),
+    "fasterrcnn_resnet50_fpn_v2": partial(_faster_rcnn, "fasterrcnn_resnet50_fpn_v2"),
+}
+"""Name -> takes the number of classes and the size of the images."""
+TRANSFORMERS = ("rf_detr", "d_fine")
+
+
+def build(config: Mapping[str, Any]) -> Detector:
+    """Return a freshly initialised detector.
+
+    Args:
+        config: `network`, `classes` (names), `image_size`; of a network of transformers also `transformers`, the
+            content of its config.json, `mean` and `std`.
+    """
+    name, n_classes, size = config["network"], len(config["classes"]), int(config["image_size"])
+    if name in TORCHVISION:
+        return TORCHVISION[name](n_classes, size)
+    network = _transformers(name, {**config["transformers"], "num_labels": n_classes})
+    return TransformersDetector(network, size, config["mean"], config["std"])
+
+
+def _transformers(name: str, config: Mapping[str, Any]) -> nn.Module:
+    import transformers  # noqa: PLC0415 - seconds, and only where such a network is used
+
+    kinds = {
+        "rf_detr": (transformers.RfDetrConfig, transformers.RfDetrForObjectDetection),
+        "d_fine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
+    }
+    config_kind, kind = kinds[name]
+    return cast(nn.Module, kind(config_kind.from_dict(dict(config))))

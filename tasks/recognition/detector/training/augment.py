@@ -1,0 +1,141 @@
+"""Cuts, scales and colours scenes anew in every epoch; a pure function of seed, epoch and sample."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.recognition.detector.training.scenes import Rgb, Scenes
+
+GREY = 114
+"""Of what lies beside an image."""
+_LEAST_SEEN = 0.35  # of a box: what is cut off further is no example of its part
+_LEAST_SIDE = 3.0  # pixels
+
+
+class AugmentSettings(Protocol):
+    """What the parameters of a training say of its images."""
+
+    @property
+    def scale_jitter(self) -> float:
+        """Return by how much scenes are enlarged or shrunk, as a share; 0 to 1."""
+
+    @property
+    def color_jitter(self) -> float:
+        """Return the spread of brightness and tint; 0 to 1."""
+
+    @property
+    def horizontal_flip(self) -> bool:
+        """Return whether half of the scenes are mirrored."""
+
+    @property
+    def mosaic(self) -> float:
+        """Return the share of images that are put together of four scenes; 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One scene on the square that the network sees."""
+
+    sample: int
+    zoom: float  # 1: its longer side fills the tile
+    place: tuple[float, float]  # of what it is larger or smaller than its tile, the share that lies left and above
+    flip: bool
+    gain: tuple[float, float, float]  # of red, green and blue
+    shift: float  # added to all three
+    corner: tuple[float, float]  # left and top of the tile, shares of the square
+    side: float  # of the tile, share of the square
+
+
+PLAIN = (1.0, 1.0, 1.0)
+
+
+def plain(sample: int) -> list[Tile]:
+    """Return a scene as it is, its longer side filling the square from the top left corner."""
+    return [Tile(sample, 1.0, (0.0, 0.0), False, PLAIN, 0.0, (0.0, 0.0), 1.0)]
+
+
+def plan(seed: int, epoch: int, sample: int, n_samples: int, settings: AugmentSettings) -> list[Tile]:
+    """Return the tiles that one image of an epoch is made of: one, or four for a mosaic.
+
+    Args:
+        seed, epoch, sample: the same three give the same tiles.
+        n_samples: from which the other scenes of a mosaic are drawn.
+        settings: how far images are changed.
+    """
+    rng = np.random.default_rng((seed, epoch, sample))
+    if rng.random() >= settings.mosaic:
+        return [_tile(sample, rng, settings, (0.0, 0.0), 1.0)]
+    samples = [sample, *(int(other) for other in rng.integers(0, n_samples, 3))]
+    corners = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
+    return [_tile(each, rng, settings, corner, 0.5) for each, corner in zip(samples, corners, strict=True)]
+
+
+def _tile(
+    sample: int, rng: np.random.Generator, settings: AugmentSettings, corner: tuple[float, float], side: float
+) -> Tile:
+    zoom = float((1 + settings.scale_jitter) ** rng.uniform(-1, 1))
+    place = float(rng.random()), float(rng.random())
+    flip = settings.horizontal_flip and bool(rng.random() < 0.5)
+    tint = rng.uniform(-1, 1, 3) if rng.random() < 0.5 else np.repeat(rng.uniform(-1, 1), 3)
+    red, green, blue = (float(value) for value in 1 + settings.color_jitter * tint)
+    shift = float(rng.uniform(-1, 1)) * 64 * settings.color_jitter
+    return Tile(sample, zoom, place, flip, (red, green, blue), shift, corner, side)
+
+
+def pixels_of(tiles: list[Tile], scenes: Scenes, size: int) -> Rgb:
+    """Return the square (S, S, 3) that the tiles make."""
+    square = np.full((size, size, 3), GREY, np.uint8)
+    for tile in tiles:
+        side = round(tile.side * size)
+        left, top = (round(value * size) for value in tile.corner)
+        pixels = scenes.read(tile.sample)
+        matrix = _matrix(tile, pixels.shape[1], pixels.shape[0], side)
+        # Shrinking by more than half is rare: linear interpolation is enough.
+        drawn = cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=(GREY, GREY, GREY))
+        square[top : top + side, left : left + side] = _coloured(drawn.astype(np.uint8, copy=False), tile)
+    return square
+
+
+def _coloured(pixels: Rgb, tile: Tile) -> Rgb:
+    if tile.gain == PLAIN and tile.shift == 0:
+        return pixels
+    levels = np.arange(256)[:, None] * np.array(tile.gain) + tile.shift
+    table = np.clip(levels, 0, 255).astype(np.uint8).reshape(1, 256, 3)
+    return cv2.LUT(pixels, table).astype(np.uint8, copy=False)
+
+
+def _matrix(tile: Tile, width: float, height: float, side: int) -> NDArray[np.float32]:
+    """Return the affine map (2, 3) from places on an image of that size to places on its tile, in pixels."""
+    scale = side * tile.zoom / max(width, height)
+    left, top = (share * (side - scale * length) for share, length in zip(tile.place, (width, height), strict=True))
+    if tile.flip:
+        return np.array([[-scale, 0, left + scale * width], [0, scale, top]], np.float32)
+    return np.array([[scale, 0, left], [0, scale, top]], np.float32)
+
+
+def boxes_of(
+    tiles: list[Tile], scenes: Scenes, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return what can be seen on the square: boxes (M, 4) in its pixels, and class numbers (M,).
+
+    Boxes of which too little is left, and those of crowds, are left out.
+    """
+    boxes, labels = [], []
+    for tile in tiles:
+        image = scenes.images[tile.sample]
+        longer = max(image.width, image.height)
+        side = round(tile.side * size)
+        (fx, _, dx), (_, fy, dy) = _matrix(tile, image.width / longer, image.height / longer, side)
+        moved = scenes.boxes[tile.sample] * (fx, fy, fx, fy) + (dx, dy, dx, dy)
+        moved = np.stack([moved[:, [0, 2]].min(1), moved[:, 1], moved[:, [0, 2]].max(1), moved[:, 3]], axis=1)
+        seen = moved.clip(0, side)
+        sides = seen[:, 2:] - seen[:, :2]
+        whole = np.prod(moved[:, 2:] - moved[:, :2], axis=1)
+        keep = (np.prod(sides, axis=1) >= _LEAST_SEEN * whole) & (sides.min(1) >= _LEAST_SIDE)
+        keep &= ~scenes.crowds[tile.sample]
+        boxes.append(seen[keep] + np.array([round(value * size) for value in tile.corner] * 2))
+        labels.append(scenes.labels[tile.sample][keep])
+    return np.concatenate(boxes).astype(np.float32), np.concatenate(labels)
