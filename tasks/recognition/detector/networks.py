@@ -3,7 +3,7 @@
 A copy of this file is kept with every detector in MLflow and used there, so it imports nothing of this project.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -127,7 +127,7 @@ def _kept(corners: Tensor, scores: Tensor, places: Tensor, n_classes: int) -> di
 
 
 def _loss_weights(config: Any) -> dict[str, float]:
-    """Return by what the losses that a model of transformers names add up to its loss; D-FINE's are weighted already."""
+    """Return by what the losses of a model of transformers add up to its whole loss; D-FINE's are weighted already."""
     if config.model_type == "d_fine":
         return dict.fromkeys(("loss_vfl", "loss_bbox", "loss_giou", "loss_fgl"), 1.0)
     names = {"ce": config.class_loss_coefficient, "bbox": config.bbox_loss_coefficient}
@@ -171,12 +171,47 @@ def _stage(n_in: int, n_out: int, depth: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(n_in, n_out, 2, shortcut), *(BasicBlock(n_out, n_out) for _ in range(depth - 1)))
 
 
+class _Levels(nn.Module):
+    """One head of FCOS on all levels: convolutions that the levels share, and norms of their own.
+
+    Batch norm that is shared keeps an average over levels that differ, and is off on each of them: boxes came out a
+    seventh too large.
+
+    Args:
+        build: makes the head of a level.
+        last: names of its last layers, which the levels share.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], last: Sequence[str]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(build() for _ in range(3))
+        first = self.levels[0]
+        for other in list(self.levels)[1:]:
+            for number, layer in enumerate(cast(nn.Sequential, first.conv)):
+                if isinstance(layer, nn.Conv2d):
+                    cast(nn.Sequential, other.conv)[number] = layer
+            for name in last:
+                setattr(other, name, getattr(first, name))
+
+    def forward(self, features: list[Tensor]) -> Any:
+        """Return what torchvision's head returns, in float32: the loss sums over all places."""
+        found = [level([each]) for level, each in zip(self.levels, features, strict=True)]
+        if isinstance(found[0], tuple):
+            return tuple(torch.cat(parts, dim=1).float() for parts in zip(*found, strict=True))
+        return torch.cat(found, dim=1).float()
+
+
 def _fcos_small(n_classes: int, size: int) -> Detector:
     """Source: FCOS (arXiv:1904.01355); batch norm in its head, which takes half the time of group norm."""
-    backbone = SmallBackbone((64, 128, 256, 512), (2, 2, 1), 64)
-    head = FCOSHead(64, 1, n_classes, 2)
-    head.classification_head = FCOSClassificationHead(64, 1, n_classes, 2, norm_layer=nn.BatchNorm2d)
-    head.regression_head = FCOSRegressionHead(64, 1, 2, norm_layer=nn.BatchNorm2d)
+    width, depth = 64, 2
+    head = FCOSHead(width, 1, n_classes, depth)
+    head.classification_head = _Levels(
+        partial(FCOSClassificationHead, width, 1, n_classes, depth, norm_layer=nn.BatchNorm2d), ("cls_logits",)
+    )
+    head.regression_head = _Levels(
+        partial(FCOSRegressionHead, width, 1, depth, norm_layer=nn.BatchNorm2d), ("bbox_reg", "bbox_ctrness")
+    )
+    backbone = SmallBackbone((64, 128, 256, 512), (2, 2, 1), width)
     anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
     shared = {"score_thresh": MIN_SCORE, "nms_thresh": 0.5, "detections_per_img": MAX_FOUND, "topk_candidates": 300}
     sizes = {"min_size": size, "max_size": size}
@@ -200,7 +235,7 @@ def _faster_rcnn(name: str, n_classes: int, size: int) -> Detector:
     return TorchvisionDetector(network, size, first_label=1)
 
 
-TORCHVISION = {
+TORCHVISION: dict[str, Callable[[int, int], Detector]] = {
     "fcos_small": _fcos_small,
     "ssdlite320_mobilenet_v3_large": _ssdlite,
     "fasterrcnn_mobilenet_v3_large_320_fpn": partial(_faster_rcnn, "fasterrcnn_mobilenet_v3_large_320_fpn"),
@@ -227,7 +262,7 @@ def build(config: Mapping[str, Any]) -> Detector:
 def _transformers(name: str, config: Mapping[str, Any]) -> nn.Module:
     import transformers  # noqa: PLC0415 - seconds, and only where such a network is used
 
-    kinds = {
+    kinds: dict[str, tuple[Any, Any]] = {
         "rf_detr": (transformers.RfDetrConfig, transformers.RfDetrForObjectDetection),
         "d_fine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
     }

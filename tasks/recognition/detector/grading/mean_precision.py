@@ -57,8 +57,8 @@ class PrecisionMeter:
         result = self._metric.compute()
         per_class = _by_class(result["classes"], result["map_per_class"])
         known = {self._classes[number]: per_class.get(number, 0.0) for number in sorted(self._seen)}
-        values = (max(0.0, float(result[name])) for name in ("map_50", "map", f"mar_{MAX_FOUND}"))
-        return Precision(*values, known)
+        map50, whole, recall = (max(0.0, float(result[name])) for name in ("map_50", "map", f"mar_{MAX_FOUND}"))
+        return Precision(map50, whole, recall, known)
 
 
 def _by_class(classes: Tensor, values: Tensor) -> dict[int, float]:

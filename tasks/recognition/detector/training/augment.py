@@ -116,9 +116,7 @@ def _matrix(tile: Tile, width: float, height: float, side: int) -> NDArray[np.fl
     return np.array([[scale, 0, left], [0, scale, top]], np.float32)
 
 
-def boxes_of(
-    tiles: list[Tile], scenes: Scenes, size: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def boxes_of(tiles: list[Tile], scenes: Scenes, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return what can be seen on the square: boxes (M, 4) in its pixels, and class numbers (M,).
 
     Boxes of which too little is left, and those of crowds, are left out.

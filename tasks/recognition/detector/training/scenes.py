@@ -88,7 +88,7 @@ def _digest(path: Path) -> str:
 def _boxes(image: AnnotatedImage) -> NDArray[np.float32]:
     """Return (M, 4), left, top, right, bottom as shares of the image's longer side."""
     boxes = np.array([one.box for one in image.annotations], np.float32).reshape(-1, 4)
-    return boxes / max(image.width, image.height)
+    return boxes / np.float32(max(image.width, image.height))
 
 
 def fits_memory(n_images: int, size: int) -> bool:

@@ -287,4 +287,4 @@ class Trainer:
 
 
 def _placed(model: Detector, device: torch.device) -> Detector:
-    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
