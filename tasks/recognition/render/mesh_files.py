@@ -1,7 +1,10 @@
 """Reads the triangles of STL, OBJ, PLY, GLB and 3MF files, and follows nothing out of the file."""
 
 import io
+import re
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +23,13 @@ MESH_BYTES = 512 * MIB
 MAX_FACES = 2_000_000
 
 _STL_HEAD, _STL_FACE = 84, 50  # bytes
+_STL_END = 1024  # bytes that hold the last line, with a name
+_VERTEX = re.compile(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", re.IGNORECASE)
 _RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _DAMAGED: tuple[type[Exception], ...] = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError, EOFError, OSError),
     *(NotImplementedError, StopIteration, ZeroDivisionError, SyntaxError, ImportError, struct.error),
+    *(RuntimeError, AssertionError, zipfile.BadZipFile, zlib.error),
 )
 """What trimesh raises on files that are not what they say; of errors of our own none is among these."""
 
@@ -72,9 +78,11 @@ def _read_stl(data: bytes) -> Triangles:
     promised = struct.unpack_from("<I", data, 80)[0] if len(data) >= _STL_HEAD else 0
     needed = _STL_HEAD + _STL_FACE * promised
     is_text = _is_text(data)
-    if len(data) != needed and is_text and b"vertex" in data.lower():
+    if len(data) != needed and is_text and re.search(rb"\bfacet\b", data, re.IGNORECASE):
         return _read_ascii_stl(data)
     if len(data) < _STL_HEAD or is_text:
+        if is_text and re.match(rb"\s*solid\b.*\bendsolid\b", data, re.IGNORECASE | re.DOTALL):
+            raise DatasetError("holds no triangle")
         raise DatasetError("is no STL: neither the length of a binary one nor the words of an ASCII one")
     if len(data) < needed:
         held = (len(data) - _STL_HEAD) // _STL_FACE
@@ -95,11 +103,10 @@ def _is_text(data: bytes) -> bool:
 
 def _read_ascii_stl(data: bytes) -> Triangles:
     """Read the words "vertex x y z"; all others say nothing that is needed."""
-    words = data.lower().split()
-    places = [i for i, word in enumerate(words) if word == b"vertex"]
-    if len(places) % 3 or b"endsolid" not in words or places[-1] + 3 >= len(words):
-        raise DatasetError(f"is cut off: an ASCII STL without its end, after {len(places) // 3} faces")
-    values = np.array([words[i + 1 : i + 4] for i in places], dtype=np.bytes_).astype(np.float64)
+    corners = _VERTEX.findall(data)
+    if len(corners) % 3 or b"endsolid" not in data[-_STL_END:].lower():
+        raise DatasetError(f"is cut off: an ASCII STL without its end, after {len(corners) // 3} faces")
+    values = np.array(corners, dtype=np.bytes_).reshape(-1, 3).astype(np.float64)
     return Triangles(values, np.arange(len(values)).reshape(-1, 3), [])
 
 
@@ -118,7 +125,7 @@ def _read_glb(data: bytes) -> Triangles:
 
 
 def _read_3mf(data: bytes) -> Triangles:
-    check_3mf(data, MESH_BYTES, MAX_FACES)
+    check_3mf(data, MAX_FACES)
     return _of_loaded(trimesh.load_scene(io.BytesIO(data), file_type="3mf"))
 
 

@@ -10,8 +10,11 @@ from typing import Any
 from lxml import etree
 
 from tasks.base.errors import DatasetError
+from tasks.base.outside import MIB
 
 _GLB_HEAD = 20  # bytes: magic, version, length, and the length and kind of the first chunk
+_VALUES_A_FACE = 16  # three corners with position, normal and texture, and their numbers
+_MODEL_BYTES = 192 * MIB  # unpacked: a million faces; parsing takes ten times as much memory
 _MAX_LEVELS = 32  # of nodes within nodes
 
 
@@ -44,9 +47,9 @@ def _check_gltf(content: Mapping[str, Any], most_faces: int) -> None:
     if needed := content.get("extensionsRequired"):
         raise DatasetError(f"needs the extension {needed[0]}, which is not read: export it without")
     accessors = _rows(content, "accessors")
-    largest = max((int(row.get("count", 0)) for row in accessors), default=0)
-    if largest > 3 * most_faces:
-        raise DatasetError(f"would unpack to {largest} values, need at most {3 * most_faces}")
+    total = sum(int(row.get("count", 0)) for row in accessors)
+    if total > _VALUES_A_FACE * most_faces:
+        raise DatasetError(f"would unpack to {total} values, need at most {_VALUES_A_FACE * most_faces}")
     sizes = [_mesh_faces(row, accessors) for row in _rows(content, "meshes")]
     nodes = _rows(content, "nodes")
     holds = {number: [int(child) for child in row.get("children", [])] for number, row in enumerate(nodes)}
@@ -68,8 +71,8 @@ def _mesh_faces(mesh: Mapping[str, Any], accessors: Sequence[Mapping[str, Any]])
     return sum(int(accessors[number]["count"]) // 3 for number in named if number is not None)
 
 
-def check_3mf(data: bytes, most_bytes: int, most_faces: int) -> None:
-    """Refuse a 3MF that unpacks to more than the bytes allowed, or whose objects hold others over and over.
+def check_3mf(data: bytes, most_faces: int) -> None:
+    """Refuse a 3MF that unpacks to too much, or whose objects hold others over and over.
 
     Raises:
         DatasetError: it does, or is no archive.
@@ -77,8 +80,8 @@ def check_3mf(data: bytes, most_bytes: int, most_faces: int) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > most_bytes:
-                raise DatasetError(f"unpacks to {unpacked} bytes from {len(data)}, need at most {most_bytes}")
+            if unpacked > _MODEL_BYTES:
+                raise DatasetError(f"unpacks to {unpacked} bytes from {len(data)}, need at most {_MODEL_BYTES}")
             names = [name for name in archive.namelist() if name.lower().endswith(".model")]
             models = [archive.read(name) for name in names]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zipfile.LargeZipFile) as exc:
@@ -95,7 +98,7 @@ def _check_model(model: bytes, most_faces: int) -> None:
     holds: dict[str, list[str]] = {}
     own: dict[str, int] = {}
     try:
-        for _, item in etree.iterparse(io.BytesIO(model), tag=("{*}object", "{*}build"), events=("end",)):
+        for _, item in etree.iterparse(io.BytesIO(model), tag=("{*}object", "{*}build"), resolve_entities=False):
             name = item.get("id", "build")
             holds[name] = [part.get("objectid", "") for part in item.iter("{*}component", "{*}item")]
             own[name] = sum(1 for _ in item.iter("{*}triangle"))

@@ -27,6 +27,7 @@ _OTHER_UNITS = 200.0
 _FAR = 1e4  # diameters from the origin: float32 is left with a thousandth of a part's diameter
 _HUGE = 1e15  # coordinates beyond say nothing, and their squares leave float32
 _MANY_BODIES = 1000
+_MAX_TURNED = 200_000  # faces: turning takes a minute for a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,11 @@ def _count_bodies(faces: NDArray[Any]) -> int:
 def _turn_outwards(mesh: trimesh.Trimesh, n_bodies: int, said: list[str]) -> None:
     """Make neighbouring faces turn the same way, and closed bodies face outwards."""
     before = np.array(mesh.faces)
-    if not mesh.is_winding_consistent:
+    consistent = mesh.is_winding_consistent
+    if not consistent and len(before) > _MAX_TURNED:
+        said.append("has faces inside out, too many to turn: each is shaded as seen from its front")
+        return
+    if not consistent:
         trimesh.repair.fix_winding(mesh)
     if mesh.is_watertight:
         trimesh.repair.fix_inversion(mesh, multibody=n_bodies > 1)
@@ -217,7 +222,7 @@ def _remarks(part: Part, mesh: trimesh.Trimesh) -> list[str]:
         _, counts = np.unique(mesh.faces_unique_edges, return_counts=True)
         n_open, n_crowded = int((counts == 1).sum()), int((counts > 2).sum())
         what = f"{n_open} edges belong to one face only" if n_open else f"{n_crowded} edges belong to three faces"
-        said.append(f"is open: {what}, and its inside can be seen")
+        said.append(f"is not closed: {what}")
     if part.size.min() < 1e-6 * part.size.max():
         said.append("is flat: it has no thickness")
     away = float(np.linalg.norm(part.center)) / part.diameter

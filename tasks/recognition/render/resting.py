@@ -38,11 +38,12 @@ def resting_poses(solid: Solid) -> RestingPoses:
         normal = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][-1]
         return RestingPoses([onto_plane(normal), onto_plane(-normal)], np.array([0.5, 0.5]))
     middle = _center_of_mass(solid)
-    rounded = np.round(hull.equations / _SAME_PLANE).astype(np.int64)
-    _, first = np.unique(rounded, axis=0, return_index=True)
+    # A face of the hull comes as triangles; the centre of mass is above one of them at most.
+    planes = hull.equations[_below(middle, points[hull.simplices], hull.equations)]
+    _, first = np.unique(np.round(planes / _SAME_PLANE).astype(np.int64), axis=0, return_index=True)
     turns, weights = [], []
-    for normal, offset in ((row[:3], row[3]) for row in hull.equations[np.sort(first)]):
-        corners = points[hull.vertices]
+    corners = points[hull.vertices]
+    for normal, offset in ((row[:3], row[3]) for row in planes[np.sort(first)]):
         touching = corners[corners @ normal + offset > -_SAME_PLANE]
         if weight := _hold(touching, normal, offset, middle):
             turns.append(onto_plane(normal))
@@ -50,6 +51,16 @@ def resting_poses(solid: Solid) -> RestingPoses:
     if not turns:
         turns, weights = [onto_plane(row[:3]) for row in hull.equations], [1.0] * len(hull.equations)
     return RestingPoses(turns, np.array(weights) / np.sum(weights))
+
+
+def _below(middle: Points, triangles: Points, planes: Points) -> NDArray[np.bool_]:
+    """Return which triangles (N, 3, 3), on planes (N, 4), a point is right above, their edges included."""
+    foot = middle - (planes[:, :3] @ middle + planes[:, 3])[:, None] * planes[:, :3]
+    edges = np.roll(triangles, -1, axis=1) - triangles
+    turns = np.cross(edges, foot[:, None] - triangles)
+    sides = np.einsum("ikj,ij->ki", turns, planes[:, :3])
+    slack = 1e-9
+    return np.asarray((np.min(sides, axis=0) >= -slack) | (np.max(sides, axis=0) <= slack))
 
 
 def _center_of_mass(solid: Solid) -> Points:
