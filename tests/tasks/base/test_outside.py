@@ -24,10 +24,10 @@ from tasks.inference.params import PredictParams
 from tasks.inference.regions import read_two_stages
 from tasks.inference.sources import open_source
 from tasks.inference.weights import from_file, read_config
-from tasks.recognition.render.parts import read_parts
 from tasks.recognition.coco.files import stored_size
 from tasks.recognition.coco.read_coco import read_coco
 from tasks.recognition.coco.read_yolo import read_names
+from tasks.recognition.render.parts import read_part
 from tasks.signals.iq_files import find_recordings, read_layout
 from tasks.signals.iq_layout import raw_layout, read_samples
 from tasks.signals.params import SpectrogramParams
@@ -82,7 +82,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "SigMF metadata": ("a.sigmf-meta", read_metadata),
     "points": ("a.ply", read_points),
     "splat": ("a.ply", read_ply),
-    "mesh": ("a.stl", read_parts),
+    "mesh": ("a.stl", lambda path: read_part(path, "a")),
     "what a folder was made with": ("made_with.json", lambda path: read_step_info(path.parent)),
     "transforms": ("transforms.json", adopt_cameras),
     "points of a model to adopt": ("points3D.bin", adopt_cameras),
