@@ -27,6 +27,9 @@ from tasks.inference.weights import from_file, read_config
 from tasks.recognition.coco.files import stored_size
 from tasks.recognition.coco.read_coco import read_coco
 from tasks.recognition.coco.read_yolo import read_names
+from tasks.recognition.index.index_folder import read_index_config
+from tasks.recognition.index.models import read_transformers
+from tasks.recognition.index.views import read_view_set
 from tasks.recognition.render.parts import read_part
 from tasks.signals.iq_files import find_recordings, read_layout
 from tasks.signals.iq_layout import raw_layout, read_samples
@@ -69,6 +72,9 @@ def beside_weights(path: Path) -> object:
 
 PARAMS = SpectrogramParams()
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "configuration of an index": ("config.json", read_index_config),
+    "rendered views": ("parts.json", lambda path: read_view_set(path.parent)),
+    "backbone of transformers": ("config.json", lambda path: read_transformers(path.parent)),
     "parameters": ("a.yaml", read_parameters),
     "two stages": ("a.json", read_two_stages),
     "model's configuration": ("config.json", read_config),
@@ -275,6 +281,8 @@ OWN = """
     images: decoding video
     inference: number_format
     recognition/coco: files
+    recognition/index: building index_folder served_index
+    recognition/index/training: session
     run: checkpoint
     signals: iq_layout
     splatting: mlflow_logging

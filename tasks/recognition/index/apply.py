@@ -1,0 +1,88 @@
+"""Names the part that a crop shows, by an index in a folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.base.progress import finish
+from tasks.images.decoding import resize_rgb
+from tasks.recognition.index.embedding import Floats, embedding
+from tasks.recognition.index.index_folder import WEIGHTS, StoredIndex, load_embedder, read_index_folder
+from tasks.recognition.index.lookup import Nearest, answers
+from tasks.recognition.index.networks import Embedder
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an index says of one crop."""
+
+    part: str | None  # None: unknown
+    score: float  # what the threshold of the index is held against; higher is surer
+    nearest: list[tuple[str, str, float]]  # (path of the view, its part, cosine), the most similar first
+    rotation: tuple[float, float, float, float] | None  # of the nearest view, w, x, y, z: part frame -> camera frame
+
+
+class PartIndex:
+    """An index, ready to name parts.
+
+    Args:
+        stored: views, vectors and threshold.
+        embedder: of the index.
+        device: to compute on.
+    """
+
+    def __init__(self, stored: StoredIndex, embedder: Embedder, device: torch.device) -> None:
+        self.stored, self.device = stored, device
+        self._embedder = embedder.to(device)
+
+    @property
+    def parts(self) -> list[str]:
+        """Return the names of the parts it knows."""
+        return list(self.stored.config["parts"])
+
+    def name(self, crops: Sequence[Rgb]) -> list[Named]:
+        """Return what each crop shows.
+
+        Args:
+            crops: (H, W, 3) RGB of any size, each cut about as a detector's box around a part.
+        """
+        found = answers(
+            self.stored.search,
+            self.stored.labels,
+            self.vectors(crops),
+            n_parts=self.stored.n_parts,
+            threshold=float(self.stored.config["threshold"]),
+            n_nearest=self.stored.config["n_nearest"],
+        )
+        return [self._named(each) for each in found]
+
+    def vectors(self, crops: Sequence[Rgb]) -> Floats:
+        """Return the vectors (N, D) of crops."""
+        size = self.stored.config["image_size"]
+        return finish(embedding(self._embedder, lambda place: resize_rgb(crops[place], size), len(crops), self.device))
+
+    def _named(self, found: Nearest) -> Named:
+        stored = self.stored
+        nearest = [
+            (stored.paths[row], stored.names[stored.labels[row]], cosine)
+            for row, cosine in zip(found.rows, found.similarities, strict=True)
+        ]
+        w, x, y, z = stored.rotations[found.rows[0]].tolist() if found.rows else (1.0, 0.0, 0.0, 0.0)
+        part = None if found.part is None else stored.names[found.part]
+        return Named(part, found.score, nearest, (w, x, y, z) if found.rows else None)
+
+
+def load_index(folder: Path, device: torch.device) -> PartIndex:
+    """Return the index in a folder.
+
+    Raises:
+        WeightsError: it holds none, or its files do not fit together.
+    """
+    stored = read_index_folder(folder)
+    return PartIndex(stored, load_embedder(folder / WEIGHTS, stored.config), device)

@@ -1,0 +1,1 @@
+"""Grades an index on held-out views, and settles who is champion."""

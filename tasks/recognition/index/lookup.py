@@ -1,0 +1,193 @@
+"""Finds the nearest views of vectors, and says by them which part they are of, or that it is none.
+
+A copy of this file is kept with every index in MLflow and used there, so it imports nothing of this project.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+DEEP = 64
+"""Nearest views that an answer looks at."""
+MOST_DIMENSIONS = 65_536
+_HEADER = struct.Struct("<4siqqqBi")  # kind, dimensions, vectors, two unused numbers, trained, metric
+_COUNT = struct.Struct("<Q")
+_FLAT, _IVF, _LISTS = b"IxFI", b"IwFl", b"ilar"
+_INNER_PRODUCT = 0
+
+
+class Nearest(NamedTuple):
+    """What an index answers to one image."""
+
+    part: int | None  # number of the part; None: unknown
+    score: float  # what the threshold is held against
+    rows: list[int]  # of the nearest views of parts, the most similar first
+    similarities: list[float]  # their cosines
+
+
+class Recalls(NamedTuple):
+    """How well vectors find those of their own class. Shares are in [0, 1]."""
+
+    at_1: float  # share whose nearest one is of the same class
+    at_5: float  # ... of whose five nearest one is
+    gap: float  # mean cosine to the nearest of the same class, less that to the nearest of another
+
+
+def recalls(
+    gallery: NDArray[np.float32],
+    gallery_labels: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> Recalls:
+    """Return how well queries, (Q, D) of length 1, find their class in a gallery, (N, D) of length 1."""
+    cosines = queries @ gallery.T
+    same = labels[:, None] == gallery_labels[None, :]
+    n = min(5, cosines.shape[1])
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :n]
+    hits = np.take_along_axis(same, nearest, axis=1)
+    own = np.where(same, cosines, -1).max(1)
+    other = np.where(same, -1, cosines).max(1)
+    return Recalls(float(hits[:, 0].mean()), float(hits.any(1).mean()), float((own - other).mean()))
+
+
+def check_index_file(path: Path) -> tuple[int, int]:
+    """Return dimensions and number of vectors of a file of FAISS, once its size is what its header promises.
+
+    FAISS itself takes the numbers in a file for true, and asks for as much memory as they say.
+
+    Raises:
+        ValueError: it is neither a flat index nor one of cells, for inner products, or has another size.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        kind, dimensions, n = _header(file, path)
+        if kind == _FLAT:
+            need = _end_of_flat(file, path, dimensions, n)
+        elif kind == _IVF:
+            need = _end_of_cells(file, path, dimensions, n, size)
+        else:
+            raise ValueError(f"found an index of kind {kind!r}, need a flat one or one of cells (IVF): {path}")
+    if size != need:
+        raise ValueError(f"found {size} bytes, need the {need} that {n} vectors of {dimensions} numbers take: {path}")
+    return dimensions, n
+
+
+def _read(file: BinaryIO, layout: struct.Struct, path: Path) -> tuple[Any, ...]:
+    data = file.read(layout.size)
+    if len(data) < layout.size:
+        raise ValueError(f"ends in its header, need a file of FAISS: {path}")
+    return layout.unpack(data)
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[bytes, int, int]:
+    kind, dimensions, n, _, _, trained, metric = _read(file, _HEADER, path)
+    if kind in (_FLAT, _IVF) and not (
+        0 < dimensions <= MOST_DIMENSIONS and 0 <= n < 2**40 and trained == 1 and metric == _INNER_PRODUCT
+    ):
+        raise ValueError(
+            f"found {dimensions} dimensions, {n} vectors, trained {trained}, metric {metric}: need 1 to "
+            f"{MOST_DIMENSIONS} dimensions, trained, for inner products (metric 0): {path}"
+        )
+    return kind, dimensions, n
+
+
+def _end_of_flat(file: BinaryIO, path: Path, dimensions: int, n: int) -> int:
+    (numbers,) = _read(file, _COUNT, path)
+    if numbers != n * dimensions:
+        raise ValueError(f"found {numbers} numbers, need {n} vectors of {dimensions}: {path}")
+    return file.tell() + 4 * numbers
+
+
+def _end_of_cells(file: BinaryIO, path: Path, dimensions: int, n: int, size: int) -> int:
+    """Return where an index of cells ends: header, middles of the cells (a flat index), no map, lists."""
+    n_cells, _ = _read(file, struct.Struct("<QQ"), path)
+    kind, *shape = _header(file, path)
+    if kind != _FLAT or shape != [dimensions, n_cells]:
+        raise ValueError(f"found middles of kind {kind!r} and shape {shape}, need {n_cells} of {dimensions}: {path}")
+    file.seek(_end_of_flat(file, path, dimensions, n_cells))
+    has_map, n_map, lists, n_lists, code, layout, n_sizes = _read(file, struct.Struct("<BQ4sQQ4sQ"), path)
+    if (has_map, n_map, lists, n_lists, code) != (0, 0, _LISTS, n_cells, 4 * dimensions) or 8 * n_sizes > size:
+        raise ValueError(f"found lists of another kind or shape, need {n_cells} of {4 * dimensions} bytes: {path}")
+    sizes = list(_read(file, struct.Struct(f"<{n_sizes}Q"), path))
+    if layout == b"sprs":  # pairs of the number of a cell and its size; the others are empty
+        numbers, sizes = sizes[0::2], sizes[1::2]
+        in_order = all(number < n_cells for number in numbers)
+    else:
+        in_order = layout == b"full" and n_sizes == n_cells
+    if not in_order or sum(sizes) != n:
+        raise ValueError(f"found {sum(sizes)} vectors in its lists, need {n}: {path}")
+    return file.tell() + n * (4 * dimensions + 8)
+
+
+def read_index(path: Path) -> Any:
+    """Return the index in a file of FAISS.
+
+    Raises:
+        ValueError: as `check_index_file`, or FAISS refuses it.
+    """
+    check_index_file(path)
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as exc:
+        raise ValueError(f"is no file of FAISS that can be read ({str(exc)[-200:]}): {path}") from exc
+
+
+def answers(
+    index: Any,
+    labels: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    *,
+    n_parts: int,
+    threshold: float,
+    n_nearest: int,
+) -> list[Nearest]:
+    """Return what an index answers to each vector.
+
+    The score is the cosine to the nearest view of a part, less half of that to the nearest view of a shape that is
+    none, where the index holds such shapes.
+
+    Args:
+        index: of FAISS, N vectors.
+        labels: (N,) number of the part that each vector is a view of; from `n_parts` on: of a shape that is no part.
+        queries: (Q, D) of length 1.
+        n_parts: how many parts there are.
+        threshold: lowest score of a part that is known.
+        n_nearest: views given, at most.
+    """
+    if not len(queries):
+        return []
+    similarities, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(DEEP, index.ntotal))
+    return [_answer(similarities[i], rows[i], labels, n_parts, threshold, n_nearest) for i in range(len(queries))]
+
+
+def _answer(
+    similarities: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    n_parts: int,
+    threshold: float,
+    n_nearest: int,
+) -> Nearest:
+    found = rows >= 0  # cells that were looked into may hold fewer
+    similarities, rows = similarities[found], rows[found]
+    if not len(rows):
+        return Nearest(None, -2.0, [], [])
+    is_part = labels[rows] < n_parts
+    deepest = float(similarities[-1])  # what is not among them is farther
+    best = float(similarities[is_part][0]) if is_part.any() else deepest
+    other = float(similarities[~is_part][0]) if not is_part.all() else deepest
+    score = best - other / 2
+    named = rows[is_part][:n_nearest]
+    part = int(labels[named[0]]) if len(named) and score >= threshold else None
+    return Nearest(part, score, named.tolist(), similarities[is_part][:n_nearest].tolist())
+
+
+def quaternion_angles_deg(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the angles (N,) between rotations given as quaternions (N, 4) of length 1, degrees in [0, 180]."""
+    cosines = np.abs(np.sum(first.astype(np.float64) * second, axis=1))
+    return np.degrees(2 * np.arccos(np.clip(cosines, 0, 1)))

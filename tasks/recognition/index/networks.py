@@ -1,0 +1,122 @@
+"""Builds the networks that turn an image of a part into a vector of length one.
+
+A copy of this file is kept with every index in MLflow and used there, so it imports nothing of this project.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+SMALL_WIDTHS = (32, 64, 128, 256)
+"""Channels of the small network: after its stem, and after each of its three blocks."""
+
+
+class Block(nn.Module):
+    """Two convolutions of 3x3 and a shortcut, at half the resolution.
+
+    Source: He et al. 2015 (arXiv:1512.03385) fig. 2.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.first = _convolution(n_in, n_out, 3, 2)
+        self.second = _convolution(n_out, n_out, 3, 1)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), _convolution(n_in, n_out, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take (B, n_in, H, W), give (B, n_out, H / 2, W / 2), rounded up."""
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+def _convolution(n_in: int, n_out: int, size: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(n_in, n_out, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(n_out))
+
+
+class SmallNet(nn.Sequential):
+    """A residual network of three blocks, four times as fast as ResNet-18: (B, 3, S, S) -> (B, 256)."""
+
+    def __init__(self) -> None:
+        stem = nn.Sequential(_convolution(3, SMALL_WIDTHS[0], 5, 2), nn.ReLU(), nn.MaxPool2d(2))
+        blocks = [Block(*pair) for pair in zip(SMALL_WIDTHS, SMALL_WIDTHS[1:], strict=False)]
+        super().__init__(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class TransformersFeatures(nn.Module):
+    """The features of a model of transformers: its pooled output, else the mean over places."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take (B, 3, S, S), give (B, F)."""
+        found = self.model(pixel_values=x)
+        pooled = getattr(found, "pooler_output", None)
+        if pooled is None:
+            last = found.last_hidden_state
+            pooled = last.mean(1) if last.ndim == 3 else last.mean((2, 3))
+        return cast(Tensor, pooled.flatten(1))
+
+
+class Embedder(nn.Module):
+    """Normalisation of pixels, a backbone, perhaps a linear layer, and the division by the length.
+
+    Args:
+        backbone: (B, 3, S, S) -> (B, n_features).
+        n_features: of the backbone.
+        config: `dimension` of the vectors (None: those of the backbone as they are), `mean` and `std` of the pixels.
+    """
+
+    def __init__(self, backbone: nn.Module, n_features: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dimension: int = config["dimension"] or n_features
+        self.project: nn.Module = nn.Identity()
+        if config["dimension"]:
+            linear = nn.Linear(n_features, self.dimension, bias=False)
+            self.project = nn.Sequential(linear, nn.BatchNorm1d(self.dimension))
+        scale = 255 * torch.tensor(config["std"]).view(3, 1, 1)
+        # Not part of the weights: they stand in the configuration.
+        self.register_buffer("scale", 1 / scale, persistent=False)
+        self.register_buffer("shift", -255 * torch.tensor(config["mean"]).view(3, 1, 1) / scale, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Take (B, 3, S, S) RGB, uint8 or as large numbers; give (B, D) float32 of length 1."""
+        x = images.float() * cast(Tensor, self.scale) + cast(Tensor, self.shift)
+        return F.normalize(self.project(self.backbone(x)).float(), dim=1)
+
+
+def build(config: Mapping[str, Any]) -> Embedder:
+    """Return the embedder of an index, freshly initialised.
+
+    Args:
+        config: `backbone` (a name, or "transformers" with the configuration of such a model under that key), and what
+            `Embedder` needs.
+    """
+    name = config["backbone"]
+    if name == "transformers":
+        return with_transformers(_transformers_model(config["transformers"]), config)
+    if name == "small":
+        return Embedder(SmallNet(), SMALL_WIDTHS[-1], config)
+    backbone = cast(nn.Module, torchvision.models.get_model(name, weights=None))
+    head = "fc" if name.startswith("resnet") else "classifier"
+    first = getattr(backbone, head)
+    n_features = cast(nn.Linear, first if isinstance(first, nn.Linear) else first[0]).in_features
+    setattr(backbone, head, nn.Identity())
+    return Embedder(backbone, n_features, config)
+
+
+def with_transformers(model: Any, config: Mapping[str, Any]) -> Embedder:
+    """Return an embedder that takes its features from a model of transformers."""
+    sizes = getattr(model.config, "hidden_sizes", None)  # of networks whose width grows
+    return Embedder(TransformersFeatures(model), int(sizes[-1] if sizes else model.config.hidden_size), config)
+
+
+def _transformers_model(values: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - seconds, and only where such a backbone is used
+
+    return AutoModel.from_config(AutoConfig.for_model(**values), trust_remote_code=False)

@@ -1,0 +1,225 @@
+"""Trains an index and reports on it, everything going to MLflow, page and terminal as it happens."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpu_pools.slots.lease import report_progress
+from gpu_pools.stopping import never
+from tasks.base.errors import WeightsError
+from tasks.base.outside import read_json
+from tasks.images.decoding import resize_rgb
+from tasks.images.images import read_bytes, read_rgb
+from tasks.recognition.index.building import INDEX, QUERIES, Queries, building, read_queries
+from tasks.recognition.index.grading import promotion
+from tasks.recognition.index.grading.metrics import IndexReport, grade
+from tasks.recognition.index.grading.report import summary, write_report
+from tasks.recognition.index.index_folder import WEIGHTS, load_embedder, read_index_folder
+from tasks.recognition.index.onnx_export import N_CHECKED, export_onnx
+from tasks.recognition.index.serving import log_index
+from tasks.recognition.index.training.events import BatchDone, EpochDone, EpochMetrics
+from tasks.recognition.index.training.session import IndexSession
+from tasks.recognition.index.views import joint_digest
+from tasks.recognition.params import IndexParams
+from tasks.run.display import Bars
+from tasks.run.prefect_page import Page
+from tasks.run.recorder import Recorder
+from tasks.run.resume_point import FINISHED
+from tasks.run.run_log import Logger
+from tasks.tracking import registry
+from tasks.tracking.tracker import Tracker
+from tasks.training.promotion_rule import Decision
+
+# EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
+METRIC_KEYS: dict[str, str] = {
+    "epoch": "progress/epoch",
+    "total_epochs": "progress/total_epochs",
+    "train_loss": "loss/train",
+    "recall_1": "recall/val_1",
+    "recall_5": "recall/val_5",
+    "val_gap": "similarity/val_gap",
+    "learning_rate": "learning_rate/last",
+    "best_recall_1": "recall/best_1",
+}
+# How fast it goes; beside the others in MLflow, not in the table.
+PACE_KEYS: dict[str, str] = {
+    "images_per_s": "speed/images_per_s",
+    "wait_share": "speed/data_wait_share",
+    "memory_mib": "memory/peak_mib",
+}
+TABLE_COLUMNS = tuple(METRIC_KEYS)
+# IndexReport's figures -> MLflow key, logged once, at the epoch of the best weights.
+TEST_KEYS: dict[str, str] = {
+    "recall_1": "recall/test_1",
+    "recall_5": "recall/test_5",
+    "known_lost": "unknown/known_lost",
+    "unknown_refused": "unknown/refused",
+    "pose_error_deg": "pose/median_error_deg",
+}
+
+
+class IndexRecorder(Recorder[IndexSession, EpochDone]):
+    """Hands each event of a training to those it concerns."""
+
+    _caption = ""
+
+    def describe(self) -> None:
+        """Record the views trained on and chosen by."""
+        session = self.session
+        start = 0
+        for views, context in ((session.train, "training"), (session.val, "validation")):
+            digests = session.digests[start : start + len(views)]
+            start += len(views)
+            profile = {"views": len(views), "parts": len(session.views.parts)}
+            source = str(session.dataset / "views")
+            self.tracker.input(session.dataset.name, source, joint_digest(digests), context=context, profile=profile)
+
+    def handle(self, event: BatchDone | EpochDone) -> None:
+        """Pass on progress or an epoch."""
+        if isinstance(event, BatchDone):
+            total = self.session.params.num_epochs * event.n_batches
+            self.step_done((event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
+            return
+        self.show_new_rows()
+        metrics = event.metrics
+        self._caption = f"epoch {metrics.epoch}/{metrics.total_epochs}  recall@1 {metrics.recall_1:.1%}"
+        seconds = statistics.median(row.metrics.seconds for row in self.session.history)
+        left = seconds * (metrics.total_epochs - metrics.epoch)
+        report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
+        self.tracker.step_ended(metrics.epoch)
+        self.log.info("%s", epoch_line(metrics, left))
+
+    def log_row(self, row: EpochDone) -> None:
+        """Log the metrics of an epoch, with the time it ended."""
+        values, keys = dataclasses.asdict(row.metrics), METRIC_KEYS | PACE_KEYS
+        self.tracker.metrics({key: values[name] for name, key in keys.items()}, row.metrics.epoch, row.timestamp_ms)
+
+    def table_row(self, row: EpochDone) -> dict[str, Any]:
+        """Return the epoch's row of the page's table."""
+        values = dataclasses.asdict(row.metrics)
+        return {
+            name: round(values[name], 5) if isinstance(values[name], float) else values[name] for name in METRIC_KEYS
+        }
+
+
+def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
+    """Return the line the log has for an epoch."""
+    star = " (best)" if metrics.is_best else ""
+    pace = "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} views/s)"
+    return (
+        f"epoch {metrics.epoch}/{metrics.total_epochs}: loss {metrics.train_loss:.4f}; recall@1 {metrics.recall_1:.2%}"
+        f", recall@5 {metrics.recall_5:.2%}{star}; {metrics.seconds:.1f} s{pace}, about {left_s:.0f} s left"
+    )
+
+
+def train(
+    dataset: Path,
+    folder: Path,
+    params: IndexParams,
+    device: torch.device,
+    tracker: Tracker,
+    page: Page,
+    bars: Bars,
+    log: Logger,
+    *,
+    cache: Path,
+    clock_ms: Callable[[], int],
+    stop_asked: Callable[[], bool] = never,
+) -> None:
+    """Train the embedding and fill `folder` with the index; what a killed attempt left is gone on from.
+
+    Args:
+        dataset: rendered views.
+        folder: of this training alone.
+        params: as the run has them.
+        device: to compute on.
+        tracker, page, bars, log: of the run.
+        cache: folder for measurements, shared by all runs.
+        clock_ms: Unix time in milliseconds.
+        stop_asked: looked at after every batch.
+
+    Raises:
+        DatasetError, WeightsError, ConfigError, TrainingError, StorageError: as their names say.
+        StopAsked: `stop_asked` became true; called again, it goes on after the last batch.
+    """
+    session = IndexSession(dataset, folder, params, device, cache=cache, clock_ms=clock_ms, stop_asked=stop_asked)
+    IndexRecorder(session, tracker, page, bars, log).run()
+    if not (folder / INDEX).is_dir():  # written last: a restart finds it whole or not at all
+        bars.watch("embed", building(session.views, folder, params, device, log.info))
+
+
+def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, log: Logger, *, model_name: str) -> str:
+    """Grade an index on held-out views, register it, settle who is champion; return the summary as Markdown.
+
+    Args:
+        dataset: the views that it was trained on and is graded on.
+        folder: of its training, filled by `train`.
+        params: as the run has them.
+        tracker, log: of the run.
+        model_name: in MLflow's registry.
+
+    Raises:
+        TrackingError: MLflow does not take it, or does not answer.
+    """
+    stored, queries = read_index_folder(folder / INDEX), read_queries(folder / QUERIES)
+    found = grade(stored, queries, params.n_worst)
+    write_report(found, stored, queries, dataset, folder / "report")
+    epoch = int(read_json(folder / FINISHED, WeightsError)["best_epoch"])
+    tracker.metrics({key: found.figures()[name] for name, key in TEST_KEYS.items()}, epoch)
+    digest = joint_digest(queries.digests)
+    source = str(dataset / "views" / "test")
+    tracker.input(dataset.name, source, digest, context="testing", profile={"views": len(queries.paths)})
+    _log_files(folder, dataset, queries, tracker, log)
+    decision = _register(found, queries, dataset, folder, params, tracker, model_name, epoch)
+    log.info("recall@1 %.2f %% on held-out views", 100 * found.recall_1)
+    return summary(found, None if decision is None else _verdict(decision), stored.config["backbone"], tracker.url)
+
+
+def _log_files(folder: Path, dataset: Path, queries: Queries, tracker: Tracker, log: Logger) -> None:
+    """Give MLflow the index, its report, and its embedder as ONNX."""
+    stored = read_index_folder(folder / INDEX)
+    places = np.linspace(0, len(queries.paths) - 1, min(N_CHECKED, len(queries.paths))).astype(int)
+    size = stored.config["image_size"]
+    images = np.stack([resize_rgb(read_rgb(dataset / queries.paths[place]), size) for place in places])
+    embedder = load_embedder(folder / INDEX / WEIGHTS, stored.config)
+    lowest = export_onnx(embedder, stored.config, folder / "embedding.onnx", images)
+    log.info("the embedding as ONNX gives the same vectors: cosine %.6f or more on %d views", lowest, len(images))
+    tracker.metrics({"onnx/lowest_cosine": lowest}, 0)
+    tracker.artifact(folder / "embedding.onnx", "onnx")
+    for name in ("report", INDEX):
+        tracker.artifact(folder / name, name)
+    if (folder / "history.csv").is_file():
+        tracker.artifact(folder / "history.csv", "figures")
+    tracker.artifact(folder / "seen_digests.json", "dataset")
+
+
+def _register(
+    found: IndexReport,
+    queries: Queries,
+    dataset: Path,
+    folder: Path,
+    params: IndexParams,
+    tracker: Tracker,
+    model_name: str,
+    epoch: int,
+) -> Decision | None:
+    example = read_bytes(dataset / queries.paths[0])
+    model_uri = log_index(tracker.run_id, folder / INDEX, example, step=epoch)
+    if not params.register_model:
+        return None
+    tracker.flush()  # a later comparison reads the index from MLflow
+    tags = {"recall_1_test": f"{found.recall_1:.4f}", "backbone": params.backbone}
+    version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
+    decision = promotion.decide_promotion((model_name, version), found, queries, dataset, params, torch.device("cpu"))
+    tracker.tag("model_version", f"{model_name} {version}")
+    tracker.tag("decision", decision.reason)
+    return decision
+
+
+def _verdict(decision: Decision) -> str:
+    return ("**New champion.** " if decision.promote else "**The champion stays.** ") + decision.reason

@@ -1,0 +1,1 @@
+"""Trains an embedding by metric learning, and goes on after a cut."""

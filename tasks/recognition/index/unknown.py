@@ -1,0 +1,61 @@
+"""Chooses from when on a part counts as known, on held-out views of parts and of shapes that are none."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.recognition.index.embedding import Floats
+from tasks.recognition.index.index_folder import StoredIndex
+from tasks.recognition.index.lookup import Nearest, answers
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A threshold, and what it costs on the views it was chosen by. Shares are in [0, 1]."""
+
+    threshold: float  # lowest score of a known part
+    known_lost: float  # share of views of parts below it
+    unknown_refused: float | None  # share of views of other shapes below it; None: there were none
+
+    @property
+    def sentence(self) -> str:
+        """Return it for people."""
+        refused = "no" if self.unknown_refused is None else f"{self.unknown_refused:.1%} of the"
+        return (
+            f"a part is known from a score of {self.threshold:.4f} on: {self.known_lost:.1%} of the held-out views of "
+            f"parts lie below, and {refused} held-out views of other shapes"
+        )
+
+
+def calibrate(
+    stored: StoredIndex, labels: NDArray[np.int64], known: Floats, unknown: Floats, lost: float
+) -> Calibration:
+    """Return the highest threshold that loses no more than a share of known views.
+
+    Args:
+        stored: the index, its threshold not asked.
+        labels: (K,) of the known views; those that are taken for another part do not count.
+        known: (K, D) vectors of held-out views of parts.
+        unknown: (U, D) of shapes that are no part, which the embedding was not trained on.
+        lost: share of the known views that may lie below the threshold, in (0, 0.5).
+    """
+    found = everything(stored, known)
+    scores = np.array([each.score for each in found])
+    right = np.array([each.part == label for each, label in zip(found, labels, strict=True)])
+    below = np.array([each.score for each in everything(stored, unknown)])
+    threshold = float(np.quantile(scores[right] if right.any() else scores, lost))
+    refused = float(np.mean(below < threshold)) if len(below) else None
+    return Calibration(threshold, float(np.mean(scores < threshold)), refused)
+
+
+def everything(stored: StoredIndex, vectors: Floats) -> list[Nearest]:
+    """Return the answers to vectors as if every part were known."""
+    return answers(
+        stored.search,
+        stored.labels,
+        vectors,
+        n_parts=stored.n_parts,
+        threshold=-np.inf,
+        n_nearest=stored.config["n_nearest"],
+    )
