@@ -50,8 +50,8 @@ def random_material(rng: np.random.Generator, kinds: Sequence[Material]) -> Floa
         rough = rng.uniform(0.18, 0.6)
         relief = rng.choice([NONE, CAST, TURNED], p=[0.4, 0.25, 0.35])
         return _values(color, 1.0, rough, 0.0, relief, rng)
-    color = _USUAL_COLORS[rng.integers(len(_USUAL_COLORS))] * rng.uniform(0.6, 1.4, 3)
-    if rng.random() < 0.3:
+    color = _USUAL_COLORS[rng.integers(len(_USUAL_COLORS))] * rng.uniform(0.6, 1.4) * rng.uniform(0.85, 1.15, 3)
+    if rng.random() < 0.2:
         color = 0.04 + 0.7 * rng.random(3) ** 1.5
     rough = rng.uniform(0.25, 0.75) if kind == "plastic" else rng.uniform(0.2, 0.55)
     relief = rng.choice([NONE, CAST], p=[0.5, 0.5])

@@ -52,9 +52,11 @@ def occlusion(
     if ground is not None:
         level = F(ground.normal @ ground.point)
         _near_ground(rows, size, hits.owner, len(objects), hits.points, ways, ground.normal, level, reach, seen)
-    sky, lamp = np.ones(len(seen), np.float32), np.ones(len(seen), np.float32)
-    _mean_of_tile(rows, size, hits.owner, hits.face, hits.t, hits.normals, seen, sky, lamp)
-    return sky, lamp
+    surface = (rows, size, hits.owner, hits.face, hits.t, hits.normals)
+    coarse, smooth = np.ones((len(seen), 2), np.float32), np.ones((len(seen), 2), np.float32)
+    _mean_of_board(*surface, seen, coarse)
+    _mean_again(*surface, coarse, smooth)
+    return smooth[:, 0], smooth[:, 1]
 
 
 def _pattern(rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -214,18 +216,10 @@ def _near_ground(
 
 
 @kernel
-def _mean_of_tile(
-    rows: Rows,
-    size: int,
-    owner: Ints,
-    face: Ints,
-    t: Floats,
-    normals: Floats,
-    seen: Floats,
-    sky: Floats,
-    lamp: Floats,
+def _mean_of_board(
+    rows: Rows, size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, seen: Floats, means: Floats
 ) -> None:
-    """Average over the 4 x 4 pixels around each that belong to the same surface."""
+    """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface."""
     width = U(size)
     inverse = 1 / size
     for r in range(U(len(rows))):
@@ -234,9 +228,8 @@ def _mean_of_tile(
         column = i - row * width
         top, left = (row - U(2) if row > U(1) else U(0)), (column - U(2) if column > U(1) else U(0))
         bottom, right = min(row + U(2), width), min(column + U(2), width)
-        mine, own = owner[i], face[i]
+        mine, own, near = owner[i], face[i], F(0.03) * t[i]
         sky_sum, lamp_sum, sky_n, lamp_n = ZERO, ZERO, ZERO, ZERO
-        near = F(0.03) * t[i]
         for y in range(top, bottom):
             for x in range(left, right):
                 j = y * width + x
@@ -251,6 +244,37 @@ def _mean_of_tile(
                 else:
                     sky_sum, sky_n = sky_sum + seen[j], sky_n + ONE
         if sky_n > ZERO:
-            sky[i] = sky_sum / sky_n
+            means[i, 0] = sky_sum / sky_n
         if lamp_n > ZERO:
-            lamp[i] = lamp_sum / lamp_n
+            means[i, 1] = lamp_sum / lamp_n
+
+
+@kernel
+def _mean_again(
+    rows: Rows, size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, means: Floats, smooth: Floats
+) -> None:
+    """Write means of means, over the 4 x 4 pixels around that reach to the other side; what is all open stays so."""
+    width = U(size)
+    inverse = 1 / size
+    for r in range(U(len(rows))):
+        i = U(rows[r])
+        if means[i, 0] == ONE and (means[i, 1] == ONE or means[i, 1] == ZERO):
+            smooth[i, 1] = means[i, 1]
+            continue
+        row = U((i + 0.5) * inverse)
+        column = i - row * width
+        top, left = (row - U(1) if row > U(0) else U(0)), (column - U(1) if column > U(0) else U(0))
+        bottom, right = min(row + U(3), width), min(column + U(3), width)
+        mine, own, near = owner[i], face[i], F(0.03) * t[i]
+        sky_sum, lamp_sum, n = ZERO, ZERO, ZERO
+        for y in range(top, bottom):
+            for x in range(left, right):
+                j = y * width + x
+                if owner[j] != mine:
+                    continue
+                if face[j] != own:
+                    turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
+                    if turn < F(0.8) or abs(t[j] - t[i]) > near:
+                        continue
+                sky_sum, lamp_sum, n = sky_sum + means[j, 0], lamp_sum + means[j, 1], n + ONE
+        smooth[i, 0], smooth[i, 1] = sky_sum / n, lamp_sum / n

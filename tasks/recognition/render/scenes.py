@@ -110,7 +110,7 @@ def _arrange(cast: Cast, params: RenderParams, rng: np.random.Generator) -> list
         turn = spin @ poses.turns[rng.choice(len(poses.turns), p=poses.weights)]
         chosen.append((number, solid, turn, size, solid.outline @ turn.T * size))
     footprints = [Footprint.around(corners[:, :2]) for *_, corners in chosen]
-    places = scatter(footprints, 0.3 * len(chosen) ** 0.5, rng)
+    places = scatter(footprints, 0.2 * len(chosen) ** 0.5, rng)
     return [
         _Standing(number, solid, turn, size, np.array([*place, -corners[:, 2].min()]))
         for (number, solid, turn, size, corners), place in zip(chosen, places, strict=True)
@@ -130,7 +130,7 @@ def _look_down(
     middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
     reach = float(np.linalg.norm(corners - middle, axis=1).max())
     focal = size * rng.uniform(0.9, 2.4)
-    distance = reach * (2 * focal / size) * rng.uniform(0.85, 1.3) + reach * 0.5
+    distance = reach * (2 * focal / size) * rng.uniform(0.7, 1.1) + reach * 0.4
     middle = middle + rng.normal(0, 0.08, 3) * reach * (1, 1, 0)
     return Camera(focal, size / 2, size / 2, size), turn, -turn @ (middle + direction * distance)
 

@@ -157,9 +157,10 @@ def _filter(directions: Floats, flat: Floats, sharpness: np.float32, out: Floats
 
 def _texture(rng: np.random.Generator) -> Floats:
     """Return a surface: paint, concrete, wood, cloth, brushed metal or a printed pattern."""
-    color = 0.03 + 0.75 * rng.random(3) ** 1.5
-    if rng.random() < 0.6:  # most workplaces are grey, or nearly
-        color = color.mean() + 0.15 * (color - color.mean())
+    color = 0.03 + 0.7 * rng.random() ** 1.5 * np.ones(3)  # most workplaces are grey, or brown
+    color = color * (1 + rng.choice([0.05, 0.2, 0.7], p=[0.5, 0.35, 0.15]) * rng.uniform(-1, 1, 3))
+    if rng.random() < 0.25:
+        color = color * (1.3, 1.0, 0.7)
     kind = rng.integers(5)
     if kind == 0:  # painted or plastic
         relief = _clouds(rng, (3, 3)) * rng.uniform(0, 0.15)
@@ -172,7 +173,7 @@ def _texture(rng: np.random.Generator) -> Floats:
         relief = rng.uniform(0.1, 0.3) * (np.sin(wave)[:, None] + np.sin(wave)[None]) + _clouds(rng, (4, 4)) * 0.1
     else:  # patches, spilt and printed
         relief = np.sign(_clouds(rng, (4, 4))) * rng.uniform(0.1, 0.4) + _clouds(rng, (30, 30)) * 0.1
-    accent = np.clip(color + 0.15 * rng.standard_normal(3), 0.02, 0.9)
+    accent = np.clip(color * rng.lognormal(0, 0.5) * rng.normal(1, 0.06, 3), 0.02, 0.9)
     blend = np.clip(0.5 + relief, 0, 1)[..., None]
     shade = np.exp(np.clip(relief, -1, 1) * 0.8)[..., None]
     return np.clip((color * blend + accent * (1 - blend)) * shade, 0.01, 0.95).astype(np.float32)
