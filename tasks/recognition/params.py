@@ -93,7 +93,7 @@ class DetectorParams(Params):
             "backbone; empty: random"
         ),
     ] = None
-    image_size: Annotated[int, Field(ge=64, le=2048, multiple_of=32, description="Pixels on a side")] = 256
+    image_size: Annotated[int, Field(ge=64, le=2048, multiple_of=32, description="Pixels on a side")] = 320
     device: Device = "cuda"
 
     num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
@@ -113,6 +113,15 @@ class DetectorParams(Params):
         Field(description="auto: measured at the start, the fastest the device does well"),
     ] = "auto"
     patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
+    window: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2048,
+            multiple_of=32,
+            description="Trained on are windows of so many pixels around parts, not bare ground; 0: whole scenes",
+        ),
+    ] = 192
     scale_jitter: Annotated[Fraction, Field(description="By how much scenes are enlarged or shrunk")] = 0.3
     color_jitter: Annotated[Fraction, Field(description="Spread of brightness and tint")] = 0.3
     mosaic: Annotated[Fraction, Field(description="Share of the images that are put together of four scenes")] = 0.0

@@ -283,6 +283,9 @@ OWN = """
     recognition/coco: files
     recognition/index: building index_folder served_index
     recognition/index/training: session
+    recognition/detector: champion served_detector work
+    recognition/detector/grading: detections
+    recognition/detector/training: session
     run: checkpoint
     signals: iq_layout
     splatting: mlflow_logging

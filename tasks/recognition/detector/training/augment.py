@@ -7,16 +7,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.recognition.detector.squaring import GREY
 from tasks.recognition.detector.training.scenes import Rgb, Scenes
 
-GREY = 114
-"""Of what lies beside an image."""
 _LEAST_SEEN = 0.35  # of a box: what is cut off further is no example of its part
 _LEAST_SIDE = 3.0  # pixels
 
 
 class AugmentSettings(Protocol):
     """What the parameters of a training say of its images."""
+
+    @property
+    def image_size(self) -> int:
+        """Return how many pixels the longer side of a scene has that is found on."""
+
+    @property
+    def window(self) -> int:
+        """Return how many pixels a side of a window has that is trained on; 0: a whole scene's."""
 
     @property
     def scale_jitter(self) -> float:
@@ -41,7 +48,8 @@ class Tile:
 
     sample: int
     zoom: float  # 1: its longer side fills the tile
-    place: tuple[float, float]  # of what it is larger or smaller than its tile, the share that lies left and above
+    focus: tuple[float, float]  # place on the scene, shares of its longer side, that comes ...
+    place: tuple[float, float]  # ... to lie here on the tile, shares of its side, as far as the scene reaches
     flip: bool
     gain: tuple[float, float, float]  # of red, green and blue
     shift: float  # added to all three
@@ -54,35 +62,57 @@ PLAIN = (1.0, 1.0, 1.0)
 
 def plain(sample: int) -> list[Tile]:
     """Return a scene as it is, its longer side filling the square from the top left corner."""
-    return [Tile(sample, 1.0, (0.0, 0.0), False, PLAIN, 0.0, (0.0, 0.0), 1.0)]
+    return [Tile(sample, 1.0, (0.0, 0.0), (0.0, 0.0), False, PLAIN, 0.0, (0.0, 0.0), 1.0)]
 
 
-def plan(seed: int, epoch: int, sample: int, n_samples: int, settings: AugmentSettings) -> list[Tile]:
+def plan(seed: int, epoch: int, sample: int, scenes: Scenes, settings: AugmentSettings) -> list[Tile]:
     """Return the tiles that one image of an epoch is made of: one, or four for a mosaic.
 
     Args:
         seed, epoch, sample: the same three give the same tiles.
-        n_samples: from which the other scenes of a mosaic are drawn.
+        scenes: where the parts are, and from which the others of a mosaic are drawn.
         settings: how far images are changed.
     """
     rng = np.random.default_rng((seed, epoch, sample))
     if rng.random() >= settings.mosaic:
-        return [_tile(sample, rng, settings, (0.0, 0.0), 1.0)]
-    samples = [sample, *(int(other) for other in rng.integers(0, n_samples, 3))]
+        return [_tile(sample, rng, scenes, settings, (0.0, 0.0), 1.0)]
+    samples = [sample, *(int(other) for other in rng.integers(0, len(scenes), 3))]
     corners = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
-    return [_tile(each, rng, settings, corner, 0.5) for each, corner in zip(samples, corners, strict=True)]
+    return [_tile(each, rng, scenes, settings, corner, 0.5) for each, corner in zip(samples, corners, strict=True)]
+
+
+def trained_size(settings: AugmentSettings) -> int:
+    """Return how many pixels a side has of what is trained on."""
+    return settings.window or settings.image_size
 
 
 def _tile(
-    sample: int, rng: np.random.Generator, settings: AugmentSettings, corner: tuple[float, float], side: float
+    sample: int,
+    rng: np.random.Generator,
+    scenes: Scenes,
+    settings: AugmentSettings,
+    corner: tuple[float, float],
+    side: float,
 ) -> Tile:
-    zoom = float((1 + settings.scale_jitter) ** rng.uniform(-1, 1))
-    place = float(rng.random()), float(rng.random())
+    zoom = float((1 + settings.scale_jitter) ** rng.uniform(-1, 1)) * settings.image_size / trained_size(settings)
+    focus = _focus(scenes, sample, rng)
+    place = float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.25, 0.75))
     flip = settings.horizontal_flip and bool(rng.random() < 0.5)
     tint = rng.uniform(-1, 1, 3) if rng.random() < 0.5 else np.repeat(rng.uniform(-1, 1), 3)
     red, green, blue = (float(value) for value in 1 + settings.color_jitter * tint)
     shift = float(rng.uniform(-1, 1)) * 64 * settings.color_jitter
-    return Tile(sample, zoom, place, flip, (red, green, blue), shift, corner, side)
+    return Tile(sample, zoom, focus, place, flip, (red, green, blue), shift, corner, side)
+
+
+def _focus(scenes: Scenes, sample: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the middle of one of the parts on a scene; of one without parts, any place."""
+    boxes = scenes.boxes[sample]
+    number = int(rng.integers(0, max(len(boxes), 1)))
+    x, y = rng.random(2)
+    if not len(boxes):
+        return float(x), float(y)
+    left, top, right, bottom = boxes[number]
+    return float(left + right) / 2, float(top + bottom) / 2
 
 
 def pixels_of(tiles: list[Tile], scenes: Scenes, size: int) -> Rgb:
@@ -108,11 +138,20 @@ def _coloured(pixels: Rgb, tile: Tile) -> Rgb:
 
 
 def _matrix(tile: Tile, width: float, height: float, side: int) -> NDArray[np.float32]:
-    """Return the affine map (2, 3) from places on an image of that size to places on its tile, in pixels."""
-    scale = side * tile.zoom / max(width, height)
-    left, top = (share * (side - scale * length) for share, length in zip(tile.place, (width, height), strict=True))
+    """Return the affine map (2, 3) from places on an image of that size to places on its tile, in pixels.
+
+    A scene that is larger than its tile covers all of it; a smaller one lies on it whole.
+    """
+    longer = max(width, height)
+    scale = side * tile.zoom / longer
+    starts = []
+    for focus, place, length in zip(tile.focus, tile.place, (width, height), strict=True):
+        spare = side - scale * length
+        wanted = place * side - scale * focus * longer
+        starts.append(min(max(wanted, min(spare, 0)), max(spare, 0)))
+    left, top = starts
     if tile.flip:
-        return np.array([[-scale, 0, left + scale * width], [0, scale, top]], np.float32)
+        return np.array([[-scale, 0, side - left], [0, scale, top]], np.float32)
     return np.array([[scale, 0, left], [0, scale, top]], np.float32)
 
 

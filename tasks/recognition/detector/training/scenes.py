@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +12,10 @@ from tasks.base.memory import free_memory
 from tasks.images.files import in_threads
 from tasks.images.images import content_digest, decode_rgb, read_bytes
 from tasks.recognition.coco.annotations import AnnotatedImage
+from tasks.recognition.detector.squaring import least_side, shrunk
 
 Rgb = NDArray[np.uint8]
 
-_SPARE = 1.25  # of the pixels that the network sees: what is enlarged has them to show
 _SHARE = 0.25  # of the memory that is free: other runs that start now see the same
 _ASPECT_SLACK = 0.02  # tools round sizes
 
@@ -31,7 +30,7 @@ class Scenes:
     """
 
     def __init__(self, images: Sequence[AnnotatedImage], size: int, *, keep: bool) -> None:
-        self.images, self._side, self._keep = list(images), round(_SPARE * size), keep
+        self.images, self._size, self._keep = list(images), size, keep
         self.digests: list[str] = []
         self._kept: dict[int, Rgb] = {}
         self.boxes = [_boxes(image) for image in self.images]
@@ -58,17 +57,14 @@ class Scenes:
 
     def _decoded(self, number: int, data: bytes) -> Rgb:
         image = self.images[number]
-        pixels = decode_rgb(data, image.path, min_side=self._side)
+        pixels = decode_rgb(data, image.path, min_side=least_side(self._size))
         height, width = pixels.shape[:2]
         if abs(width * image.height / (height * image.width) - 1) > _ASPECT_SLACK:
             raise DatasetError(
                 f"found {width}x{height} pixels and boxes for {image.width}x{image.height}, need the same shape: "
                 f"{image.path}"
             )
-        scale = self._side / max(height, width)
-        if scale >= 1:
-            return pixels
-        return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return shrunk(pixels, self._size)
 
     def look(self, n_workers: int) -> Iterator[int]:
         """Read every file once, for its digest; yield how many are done.
@@ -93,7 +89,7 @@ def _boxes(image: AnnotatedImage) -> NDArray[np.float32]:
 
 def fits_memory(n_images: int, size: int) -> bool:
     """Return whether so many decoded images may be kept."""
-    side = round(_SPARE * size)
+    side = least_side(size)
     return 3 * side * side * n_images <= _SHARE * free_memory()
 
 

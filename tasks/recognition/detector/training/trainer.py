@@ -13,7 +13,7 @@ from tasks.base.memory import memory_in_use
 from tasks.recognition.detector.finding import find_all
 from tasks.recognition.detector.grading.mean_precision import Precision, PrecisionMeter
 from tasks.recognition.detector.networks import Detector, Targets
-from tasks.recognition.detector.training.augment import boxes_of, pixels_of, plan
+from tasks.recognition.detector.training.augment import boxes_of, pixels_of, plan, trained_size
 from tasks.recognition.detector.training.events import BatchDone, EpochMetrics
 from tasks.recognition.detector.training.scenes import Rgb, Scenes
 from tasks.recognition.params import DetectorParams
@@ -100,7 +100,7 @@ class Trainer:
         p, epoch = self.params, self.epoch
 
         def read(number: int) -> Rgb:
-            return pixels_of(plan(p.seed, epoch, number, len(scenes), p), scenes, p.image_size)
+            return pixels_of(plan(p.seed, epoch, number, scenes, p), scenes, trained_size(p))
 
         pin = self.device.type == "cuda"
         numbers = range(len(scenes))
@@ -109,7 +109,7 @@ class Trainer:
     def _targets(self, numbers: Tensor, scenes: Scenes) -> Targets:
         p, rows = self.params, []
         for number in numbers.tolist():
-            boxes, labels = boxes_of(plan(p.seed, self.epoch, number, len(scenes), p), scenes, p.image_size)
+            boxes, labels = boxes_of(plan(p.seed, self.epoch, number, scenes, p), scenes, trained_size(p))
             rows.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
         return [{name: value.to(self.device, non_blocking=True) for name, value in row.items()} for row in rows]
 
