@@ -17,7 +17,8 @@ from tasks.recognition.index.index_folder import (
     read_index_folder,
     write_index_folder,
 )
-from tasks.recognition.index.search import all_vectors, refilled
+from tasks.recognition.index.lookup import all_vectors
+from tasks.recognition.index.search import refilled
 from tasks.recognition.index.unknown import everything
 from tasks.recognition.index.views import UNKNOWN, Views, read_new_views
 

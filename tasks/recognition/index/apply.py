@@ -12,7 +12,7 @@ from tasks.base.progress import finish
 from tasks.images.decoding import resize_rgb
 from tasks.recognition.index.embedding import Floats, embedding
 from tasks.recognition.index.index_folder import WEIGHTS, StoredIndex, load_embedder, read_index_folder
-from tasks.recognition.index.lookup import Nearest, answers
+from tasks.recognition.index.lookup import Lookup, Nearest
 from tasks.recognition.index.networks import Embedder
 
 Rgb = NDArray[np.uint8]
@@ -40,6 +40,7 @@ class PartIndex:
     def __init__(self, stored: StoredIndex, embedder: Embedder, device: torch.device) -> None:
         self.stored, self.device = stored, device
         self._embedder = embedder.to(device)
+        self._lookup = Lookup(stored.search, stored.labels, stored.n_parts)
 
     @property
     def parts(self) -> list[str]:
@@ -52,13 +53,9 @@ class PartIndex:
         Args:
             crops: (H, W, 3) RGB of any size, each cut about as a detector's box around a part.
         """
-        found = answers(
-            self.stored.search,
-            self.stored.labels,
-            self.vectors(crops),
-            n_parts=self.stored.n_parts,
-            threshold=float(self.stored.config["threshold"]),
-            n_nearest=self.stored.config["n_nearest"],
+        config = self.stored.config
+        found = self._lookup.answers(
+            self.vectors(crops), threshold=float(config["threshold"]), n_nearest=config["n_nearest"]
         )
         return [self._named(each) for each in found]
 

@@ -137,16 +137,8 @@ def read_index(path: Path) -> Any:
         raise ValueError(f"is no file of FAISS that can be read ({str(exc)[-200:]}): {path}") from exc
 
 
-def answers(
-    index: Any,
-    labels: NDArray[np.int64],
-    queries: NDArray[np.float32],
-    *,
-    n_parts: int,
-    threshold: float,
-    n_nearest: int,
-) -> list[Nearest]:
-    """Return what an index answers to each vector.
+class Lookup:
+    """Names parts by the nearest views.
 
     The score is the cosine to the nearest view of a part, less half of that to the nearest view of a shape that is
     none, where the index holds such shapes.
@@ -154,37 +146,55 @@ def answers(
     Args:
         index: of FAISS, N vectors.
         labels: (N,) number of the part that each vector is a view of; from `n_parts` on: of a shape that is no part.
-        queries: (Q, D) of length 1.
         n_parts: how many parts there are.
-        threshold: lowest score of a part that is known.
-        n_nearest: views given, at most.
     """
-    if not len(queries):
-        return []
-    similarities, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(DEEP, index.ntotal))
-    return [_answer(similarities[i], rows[i], labels, n_parts, threshold, n_nearest) for i in range(len(queries))]
+
+    def __init__(self, index: Any, labels: NDArray[np.int64], n_parts: int) -> None:
+        self._index, self._labels, self._n_parts = index, labels, n_parts
+        self._others = all_vectors(index)[labels >= n_parts]
+
+    def answers(self, queries: NDArray[np.float32], *, threshold: float, n_nearest: int) -> list[Nearest]:
+        """Return what the index answers to each vector.
+
+        Args:
+            queries: (Q, D) of length 1.
+            threshold: lowest score of a part that is known.
+            n_nearest: views given, at most.
+        """
+        if not len(queries):
+            return []
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        found = zip(*self._index.search(queries, min(DEEP, self._index.ntotal)), self._other(queries), strict=True)
+        return [self._answer(cosines, rows, other, threshold, n_nearest) for cosines, rows, other in found]
+
+    def _other(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (Q,) the cosine to the nearest shape that is no part; 0 where there is none."""
+        if not len(self._others):
+            return np.zeros(len(queries), dtype=np.float32)
+        nearest: NDArray[np.float32] = (queries @ self._others.T).max(1)
+        return nearest
+
+    def _answer(
+        self, cosines: NDArray[np.float32], rows: NDArray[np.int64], other: float, threshold: float, n_nearest: int
+    ) -> Nearest:
+        found = rows >= 0  # cells that were looked into may hold fewer
+        found[found] = self._labels[rows[found]] < self._n_parts
+        rows, cosines = rows[found], cosines[found]
+        if not len(rows):  # nothing but shapes that are no part
+            return Nearest(None, -2.0, [], [])
+        score = float(cosines[0]) - float(other) / 2
+        part = int(self._labels[rows[0]]) if score >= threshold else None
+        return Nearest(part, score, rows[:n_nearest].tolist(), cosines[:n_nearest].tolist())
 
 
-def _answer(
-    similarities: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    n_parts: int,
-    threshold: float,
-    n_nearest: int,
-) -> Nearest:
-    found = rows >= 0  # cells that were looked into may hold fewer
-    similarities, rows = similarities[found], rows[found]
-    if not len(rows):
-        return Nearest(None, -2.0, [], [])
-    is_part = labels[rows] < n_parts
-    deepest = float(similarities[-1])  # what is not among them is farther
-    best = float(similarities[is_part][0]) if is_part.any() else deepest
-    other = float(similarities[~is_part][0]) if not is_part.all() else deepest
-    score = best - other / 2
-    named = rows[is_part][:n_nearest]
-    part = int(labels[named[0]]) if len(named) and score >= threshold else None
-    return Nearest(part, score, named.tolist(), similarities[is_part][:n_nearest].tolist())
+def all_vectors(index: Any) -> NDArray[np.float32]:
+    """Return the vectors (N, D) of an index, in the order they were added."""
+    if not hasattr(index, "make_direct_map"):
+        return index.reconstruct_n(0, index.ntotal)
+    index.make_direct_map(True)
+    found = index.reconstruct_n(0, index.ntotal)
+    index.make_direct_map(False)
+    return found
 
 
 def quaternion_angles_deg(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:

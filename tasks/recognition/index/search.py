@@ -64,16 +64,6 @@ def _doublings(most: int) -> Iterator[int]:
     yield most
 
 
-def all_vectors(index: Any) -> Floats:
-    """Return the vectors (N, D) of an index, in the order they were added."""
-    if hasattr(index, "make_direct_map"):
-        index.make_direct_map(True)
-        found = index.reconstruct_n(0, index.ntotal)
-        index.make_direct_map(False)
-        return found
-    return index.reconstruct_n(0, index.ntotal)
-
-
 def refilled(index: Any, vectors: Floats) -> Any:
     """Return an index like another one, with vectors (N, D) of its own; cells keep their places."""
     copy = faiss.clone_index(index)

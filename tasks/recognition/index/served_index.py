@@ -48,6 +48,7 @@ class ServedIndex(PythonModel):
         self.labels = self.views["name"].map(numbers).to_numpy(dtype=np.int64)
         if len(self.labels) != self.index.ntotal:
             raise ValueError(f"found {self.index.ntotal} vectors and {len(self.labels)} views, need one for each")
+        self.search = self.lookup.Lookup(self.index, self.labels, len(self.config["parts"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Return one row per image.
@@ -69,13 +70,8 @@ class ServedIndex(PythonModel):
             batch = [self._pixels(content, start + i) for i, content in enumerate(rows[start : start + _BATCH])]
             with torch.inference_mode():
                 vectors.append(self.network(torch.stack(batch).to(self.device)).cpu().numpy())
-        found = self.lookup.answers(
-            self.index,
-            self.labels,
-            np.concatenate(vectors),
-            n_parts=len(self.config["parts"]),
-            threshold=self.config["threshold"],
-            n_nearest=self.config["n_nearest"],
+        found = self.search.answers(
+            np.concatenate(vectors), threshold=self.config["threshold"], n_nearest=self.config["n_nearest"]
         )
         columns = ["part", "score", "nearest", "rotation"]
         return pd.DataFrame([self._row(each) for each in found], columns=columns, index=model_input.index)

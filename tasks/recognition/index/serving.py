@@ -38,7 +38,7 @@ _SIGNATURE = ModelSignature(
 )
 
 
-def log_index(run_id: str, folder: Path, example: bytes, *, step: int = 0, name: str = "index") -> str:
+def log_index(run_id: str, folder: Path, example: bytes, *, step: int = 0, name: str = "part_index") -> str:
     """Log an index; return its address `models:/m-...`.
 
     Args:

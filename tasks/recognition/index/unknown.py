@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.recognition.index.embedding import Floats
 from tasks.recognition.index.index_folder import StoredIndex
-from tasks.recognition.index.lookup import Nearest, answers
+from tasks.recognition.index.lookup import Lookup, Nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,5 @@ def calibrate(
 
 def everything(stored: StoredIndex, vectors: Floats) -> list[Nearest]:
     """Return the answers to vectors as if every part were known."""
-    return answers(
-        stored.search,
-        stored.labels,
-        vectors,
-        n_parts=stored.n_parts,
-        threshold=-np.inf,
-        n_nearest=stored.config["n_nearest"],
-    )
+    lookup = Lookup(stored.search, stored.labels, stored.n_parts)
+    return lookup.answers(vectors, threshold=-np.inf, n_nearest=stored.config["n_nearest"])

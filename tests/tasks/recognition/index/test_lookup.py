@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.recognition.index.lookup import answers, check_index_file, quaternion_angles_deg, read_index, recalls
+from tasks.recognition.index.lookup import Lookup, check_index_file, quaternion_angles_deg, read_index, recalls
 
 
 def unit(n, dimensions=8, seed=0):
@@ -71,7 +71,7 @@ def test_a_view_near_a_shape_that_is_no_part_scores_lower():
     parts = np.eye(4, dtype=np.float32)
     index, labels = flat(parts), np.array([0, 1, 2, 3])  # the last two are no parts
     query = np.array([[0.8, 0.0, 0.6, 0.0], [0.8, 0.6, 0.0, 0.0]], dtype=np.float32)
-    near, far = answers(index, labels, query, n_parts=2, threshold=0.6, n_nearest=5)
+    near, far = Lookup(index, labels, 2).answers(query, threshold=0.6, n_nearest=5)
     assert (near.part, far.part) == (None, 0)
     assert near.score == pytest.approx(0.5)
     assert far.score == pytest.approx(0.8)
@@ -92,3 +92,10 @@ def test_angles_between_rotations():
     first = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=np.float32)
     second = np.array([[-1, 0, 0, 0], [half, half, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
     assert quaternion_angles_deg(first, second) == pytest.approx([0, 90, 180], abs=0.1)
+
+
+def test_an_index_that_holds_nothing_else_scores_by_parts_alone():
+    lookup = Lookup(flat(np.eye(3, dtype=np.float32)), np.array([0, 1, 1]), 2)
+    (found,) = lookup.answers(np.array([[0.6, 0, 0.8]], dtype=np.float32), threshold=0.9, n_nearest=1)
+    assert (found.part, found.rows) == (None, [2])
+    assert found.score == pytest.approx(0.8)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tasks.recognition.index.search import all_vectors, build_search, refilled
+from tasks.recognition.index.lookup import all_vectors
+from tasks.recognition.index.search import build_search, refilled
 
 
 def clustered(n, seed):
