@@ -76,12 +76,15 @@ class ServedDetector(PythonModel):
 
     def _row(self, found: dict[str, Any], image: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
         height, width = image.shape[:2]
-        keep = found["scores"] >= threshold
-        boxes = found["boxes"][keep].cpu().numpy().astype(np.float64) * max(height, width) / self.size
+        boxes = found["boxes"].cpu().numpy().astype(np.float64) * max(height, width) / self.size
+        boxes = boxes.clip(0, (width, height, width, height))  # some lie on the grey beside the image
+        scores = found["scores"].cpu().numpy().astype(np.float64)
+        keep = (scores >= threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        labels = found["labels"].cpu().numpy()[keep]
         return {
-            "boxes": boxes.clip(0, (width, height, width, height)).tolist(),
-            "names": [self.names[int(label)] for label in found["labels"][keep]],
-            "scores": found["scores"][keep].cpu().numpy().astype(np.float64).tolist(),
+            "boxes": boxes[keep].tolist(),
+            "names": [self.names[int(label)] for label in labels],
+            "scores": scores[keep].tolist(),
         }
 
 

@@ -1,6 +1,7 @@
 """What the steps of a recognition do with a detector: train it, and report on it."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def train_detector(
         found = detect_all(model, scenes, params, device, config["precision"])
         if name == "val":
             threshold = working_threshold(found, _truth(scenes), len(config["classes"]))
-            write_json(folder / "config.json", {**config, "threshold": round(threshold, 4)})
+            write_json(folder / "config.json", {**config, "threshold": math.floor(1e4 * threshold) / 1e4})
         write_detections(folder / f"found_{name}.npz", found, scenes.digests)
     if model_name is not None:
         _keep_champion(dataset, folder, params, device, model_name, log)
