@@ -72,7 +72,7 @@ def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, 
                     continue
                 if owner[i] == owner[j]:
                     turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
-                    if turn >= F(0.9) and abs(t[i] - t[j]) <= F(0.03) * t[i]:
+                    if turn >= F(0.5) and abs(t[i] - t[j]) <= F(0.03) * t[i]:
                         continue
                 edge[i] = edge[j] = True
 

@@ -12,6 +12,7 @@ from tasks.recognition.render.hits import Hits
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Rows = NDArray[np.uint32]
+Bytes = NDArray[np.uint8]
 
 F = np.float32
 U = np.uint64
@@ -52,7 +53,10 @@ def occlusion(
     if ground is not None:
         level = F(ground.normal @ ground.point)
         _near_ground(rows, size, hits.owner, len(objects), hits.points, ways, ground.normal, level, reach, seen)
-    surface = (rows, size, hits.owner, hits.face, hits.t, hits.normals)
+    n_tiles = -(-size // _TILE)
+    states, around = np.zeros((n_tiles, n_tiles), np.uint8), np.zeros((n_tiles, n_tiles), np.uint8)
+    _look_around(size, hits.owner, seen, states, around)
+    surface = (rows, size, around, hits.owner, hits.face, hits.t, hits.normals)
     coarse, smooth = np.ones((len(seen), 2), np.float32), np.ones((len(seen), 2), np.float32)
     _mean_of_board(*surface, seen, coarse)
     _mean_again(*surface, coarse, smooth)
@@ -216,8 +220,38 @@ def _near_ground(
 
 
 @kernel
+def _look_around(size: int, owner: Ints, seen: Floats, states: Bytes, around: Bytes) -> None:
+    """Write what the pixels of each tile, and of those around it, see: 1 the lamp, 2 its shade, 4 not all the sky."""
+    n = U(len(states))
+    width = U(size)
+    for row in range(width):
+        for column in range(width):
+            i = row * width + column
+            if owner[i] < 0:
+                continue
+            if (row + column) & U(1):
+                state = np.uint8(1) if seen[i] == ONE else np.uint8(2)
+            else:
+                state = np.uint8(0) if seen[i] == ONE else np.uint8(4)
+            states[row >> U(2), column >> U(2)] |= state
+    for row in range(n):
+        for column in range(n):
+            for y in range(row - U(1) if row > 0 else row, min(row + U(2), n)):
+                for x in range(column - U(1) if column > 0 else column, min(column + U(2), n)):
+                    around[row, column] |= states[y, x]
+
+
+@kernel
 def _mean_of_board(
-    rows: Rows, size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, seen: Floats, means: Floats
+    rows: Rows,
+    size: int,
+    around: Bytes,
+    owner: Ints,
+    face: Ints,
+    t: Floats,
+    normals: Floats,
+    seen: Floats,
+    means: Floats,
 ) -> None:
     """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface."""
     width = U(size)
@@ -226,6 +260,10 @@ def _mean_of_board(
         i = U(rows[r])
         row = U((i + 0.5) * inverse)
         column = i - row * width
+        state = around[row >> U(2), column >> U(2)]
+        if state <= 2:  # all alike
+            means[i, 1] = ZERO if state == 2 else ONE
+            continue
         top, left = (row - U(2) if row > U(1) else U(0)), (column - U(2) if column > U(1) else U(0))
         bottom, right = min(row + U(2), width), min(column + U(2), width)
         mine, own, near = owner[i], face[i], F(0.03) * t[i]
@@ -251,18 +289,26 @@ def _mean_of_board(
 
 @kernel
 def _mean_again(
-    rows: Rows, size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, means: Floats, smooth: Floats
+    rows: Rows,
+    size: int,
+    around: Bytes,
+    owner: Ints,
+    face: Ints,
+    t: Floats,
+    normals: Floats,
+    means: Floats,
+    smooth: Floats,
 ) -> None:
     """Write means of means, over the 4 x 4 pixels around that reach to the other side; what is all open stays so."""
     width = U(size)
     inverse = 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        if means[i, 0] == ONE and (means[i, 1] == ONE or means[i, 1] == ZERO):
-            smooth[i, 1] = means[i, 1]
-            continue
         row = U((i + 0.5) * inverse)
         column = i - row * width
+        if around[row >> U(2), column >> U(2)] <= 2:
+            smooth[i, 1] = means[i, 1]
+            continue
         top, left = (row - U(1) if row > U(0) else U(0)), (column - U(1) if column > U(0) else U(0))
         bottom, right = min(row + U(3), width), min(column + U(3), width)
         mine, own, near = owner[i], face[i], F(0.03) * t[i]

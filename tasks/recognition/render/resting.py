@@ -27,7 +27,7 @@ class RestingPoses:
 def resting_poses(solid: Solid) -> RestingPoses:
     """Return the stable poses of a solid: on the faces of its hull above which its centre of mass is.
 
-    The weight of a face is the solid angle under which the centre of mass sees it, or nearly so.
+    The weight of a face is the solid angle under which the centre of mass sees it.
 
     Source: Goldberg et al. 1999, "Part Pose Statistics: Estimators and Experiments".
     """
@@ -88,7 +88,19 @@ def _hold(touching: Points, normal: Points, offset: float, middle: Points) -> fl
         return 0.0
     if height <= 0 or (face.equations[:, :2] @ above + face.equations[:, 2]).max() > -1e-4:
         return 0.0
-    return float(face.volume / (height**2 + face.volume))
+    return _solid_angle(touching[face.vertices] - middle)
+
+
+def _solid_angle(corners: Points) -> float:
+    """Return the solid angle (sr) under which a convex polygon (N, 3) is seen from the origin.
+
+    Source: Van Oosterom, Strackee 1983, "The Solid Angle of a Plane Triangle", eq. 8; the triangles of a fan.
+    """
+    a, b, c = corners[:1], corners[1:-1], corners[2:]
+    la, lb, lc = (np.linalg.norm(x, axis=1) for x in (a, b, c))
+    volume = np.abs((a * np.cross(b, c)).sum(axis=1))
+    rest = la * lb * lc + (a * b).sum(axis=1) * lc + (a * c).sum(axis=1) * lb + (b * c).sum(axis=1) * la
+    return float(2 * np.arctan2(volume, rest).sum())
 
 
 def onto_plane(normal: Points) -> Points:

@@ -25,6 +25,8 @@ U = np.uint64
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 N_LEVELS = len(ROUGHNESS)
 _N_ANGLES = 33
+_ROUGH = F(0.7)
+"""From here on a surface reflects about what a matt one receives."""
 
 
 @kernel
@@ -208,6 +210,7 @@ def _shade(
     """
     side = F(room.shape[1])
     ground = len(materials) - 1
+    above, below = room[0], room[0]
     for r in range(U(len(rows))):
         i = U(rows[r])
         own = U(owner[i])
@@ -221,23 +224,25 @@ def _shade(
         vx, vy, vz = px * norm, py * norm, pz * norm
         nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
         nv = min(max(nx * vx + ny * vy + nz * vz, F(0.02)), ONE)
-        # What the room sends by reflection, between the two maps next to the roughness.
-        column, row = _texel(TWO * nv * nx - vx, TWO * nv * ny - vy, TWO * nv * nz - vz, to_room, side)
-        level = U(0)
-        while level < U(N_LEVELS - 2) and ROUGHNESS[level + U(1)] < rough:
-            level += U(1)
-        mix = (rough - ROUGHNESS[level]) / (ROUGHNESS[level + U(1)] - ROUGHNESS[level])
-        mix = min(max(mix, ZERO), ONE)
-        fc, fr = np.floor(column), np.floor(row)
-        c0, r0, fc, fr = U(fc), U(fr), column - fc, row - fr
-        w00, w01, w10, w11 = (ONE - fr) * (ONE - fc), (ONE - fr) * fc, fr * (ONE - fc), fr * fc
-        low, high = room[level], room[level + U(1)]
-        low_a, low_b = low[r0], low[r0 + U(1)]
-        high_a, high_b = high[r0], high[r0 + U(1)]
-        c1 = c0 + U(1)
-        # What it sends onto a matt surface.
+        # What the room sends onto a matt surface.
         column, row = _texel(nx, ny, nz, to_room, side)
         even = matt[U(row + HALF), U(column + HALF)]
+        # What it sends by reflection, between the two maps next to the roughness; nearly the same for a rough one.
+        sharp = rough < _ROUGH
+        w00, w01, w10, w11, mix = ZERO, ZERO, ZERO, ZERO, ZERO
+        c0, r0 = U(0), U(0)
+        if sharp:
+            column, row = _texel(TWO * nv * nx - vx, TWO * nv * ny - vy, TWO * nv * nz - vz, to_room, side)
+            level = U(0)
+            while level < U(N_LEVELS - 2) and ROUGHNESS[level + U(1)] < rough:
+                level += U(1)
+            mix = (rough - ROUGHNESS[level]) / (ROUGHNESS[level + U(1)] - ROUGHNESS[level])
+            mix = min(max(mix, ZERO), ONE)
+            fc, fr = np.floor(column), np.floor(row)
+            c0, r0, fc, fr = U(fc), U(fr), column - fc, row - fr
+            w00, w01, w10, w11 = (ONE - fr) * (ONE - fc), (ONE - fr) * fc, fr * (ONE - fc), fr * fc
+            above, below = room[level], room[level + U(1)]
+        c1, r1 = c0 + U(1), r0 + U(1)
         at = nv * F(_N_ANGLES - 1)
         k = U(min(at, F(_N_ANGLES - 2)))
         part = at - F(k)
@@ -263,8 +268,13 @@ def _shade(
         for c in range(3):
             base = red if c == 0 else (green if c == 1 else blue)
             f = f0 + (base - f0) * metallic
-            first = w00 * low_a[c0, c] + w01 * low_a[c1, c] + w10 * low_b[c0, c] + w11 * low_b[c1, c]
-            last = w00 * high_a[c0, c] + w01 * high_a[c1, c] + w10 * high_b[c0, c] + w11 * high_b[c1, c]
-            mirrored = (first + (last - first) * mix) * (f * factor + added) * open_
+            image = even[c]
+            if sharp:
+                first = (
+                    w00 * above[r0, c0, c] + w01 * above[r0, c1, c] + w10 * above[r1, c0, c] + w11 * above[r1, c1, c]
+                )
+                last = w00 * below[r0, c0, c] + w01 * below[r0, c1, c] + w10 * below[r1, c0, c] + w11 * below[r1, c1, c]
+                image = first + (last - first) * mix
+            mirrored = image * (f * factor + added) * open_
             scattered = base * (ONE - metallic) * (even[c] * open_ + share * lamp_color[c])
             colors[i, c] = mirrored + scattered + gloss * (f + (ONE - f) * fresnel) * lamp_color[c]

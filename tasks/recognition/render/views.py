@@ -51,17 +51,7 @@ def facing(direction: NDArray[np.float64], roll: float) -> NDArray[np.float64]:
 
 def render_view(solid: Solid, pose: ViewPose, studio: Studio, params: RenderParams, rng: np.random.Generator) -> bytes:
     """Return the JPEG file of a view."""
-    size = params.view_size
-    axis = rng.standard_normal(3).astype(np.float32)
-    placed = Placed(
-        solid,
-        pose.turn.astype(np.float32),
-        np.array([0, 0, pose.distance], np.float32),
-        1.0,
-        random_material(rng, params.materials),
-        axis / np.linalg.norm(axis),
-    )
-    camera = _framing(placed, size, rng)
+    placed, camera = place_view(solid, pose, params, rng)
     up = _up(rng)
     light = random_light(studio, up, rng)
     if rng.random() < _ON_GROUND:
@@ -69,8 +59,22 @@ def render_view(solid: Solid, pose: ViewPose, studio: Studio, params: RenderPara
         ground = random_ground(studio, up, corners[np.argmin(corners @ up)].astype(np.float64), rng)
         return photograph(draw(camera, [placed], light, ground, rng).light, studio.noise, params, rng)
     drawing = draw(camera, [placed], light, None, rng)
-    behind = random_background(studio, size, rng)
+    behind = random_background(studio, params.view_size, rng)
     return photograph(drawing.light + (1 - drawing.cover)[..., None] * behind, studio.noise, params, rng)
+
+
+def place_view(solid: Solid, pose: ViewPose, params: RenderParams, rng: np.random.Generator) -> tuple[Placed, Camera]:
+    """Return a solid of some material before the camera, and the camera."""
+    axis = rng.standard_normal(3)
+    placed = Placed(
+        solid,
+        pose.turn.astype(np.float32),
+        np.array([0, 0, pose.distance], np.float32),
+        1.0,
+        random_material(rng, params.materials),
+        (axis / np.linalg.norm(axis)).astype(np.float32),
+    )
+    return placed, _framing(placed, params.view_size, rng)
 
 
 def _up(rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,0 +1,110 @@
+"""Views/s of one core at 256 px, against a bare embreex loop that casts one ray for each pixel of the same views.
+
+A view is a finished JPEG file: rays, light, shadows, smooth edges, background, noise. The bare loop casts 65,536
+float32 rays a view, made beforehand, takes face, distance and normal of the first hit, and does nothing with them. Both
+sides work on the same ten parts and cameras in one thread, in turns, and are timed by the time of that thread. The last
+line is JSON.
+
+    python benchmarks/recognition.py [--views 8] [--rounds 5]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from numpy.typing import NDArray
+
+from tasks.recognition.demo.parts import make_demo_parts
+from tasks.recognition.params import RenderParams
+from tasks.recognition.render.hits import pixel_rays
+from tasks.recognition.render.parts import Part, read_parts
+from tasks.recognition.render.solids import make_solids
+from tasks.recognition.render.studio import make_studio
+from tasks.recognition.render.views import place_view, render_view, view_poses
+
+SIDE = 256
+Rays = tuple[EmbreeScene, NDArray[np.float32], NDArray[np.float32]]
+
+
+def bare_scene(part: Part) -> EmbreeScene:
+    """Return a scene as embreex makes it by default."""
+    scene = EmbreeScene()
+    TriangleMesh(scene, ((part.vertices - part.center) / part.diameter).astype(np.float32), part.faces.astype(np.int32))
+    return scene
+
+
+def speed(work: Callable[[], None], n: int) -> float:
+    """Return how many of n pieces this thread does in a second."""
+    start = time.thread_time()
+    work()
+    return n / (time.thread_time() - start)
+
+
+def rendering_rates(parts: Sequence[Part], n_views: int, n_rounds: int) -> dict[str, list[float]]:
+    """Return the views/s of both sides in every round."""
+    params = RenderParams(view_size=SIDE)
+    studio = make_studio(params.seed)
+    poses = view_poses(n_views, np.random.default_rng(0))
+    views = [(solid, pose, [k, i]) for k, solid in enumerate(make_solids(parts)) for i, pose in enumerate(poses)]
+    scenes = [bare_scene(part) for part in parts]
+    bare: list[Rays] = []
+    for solid, pose, key in views:
+        placed, camera = place_view(solid, pose, params, np.random.default_rng(key))
+        flat = pixel_rays(camera)
+        rays = np.hstack([flat, np.ones((len(flat), 1), np.float32)]) @ placed.turn
+        origins = np.broadcast_to(placed.inside(np.zeros(3, np.float32)), rays.shape)
+        bare.append((scenes[key[0]], np.ascontiguousarray(origins), np.ascontiguousarray(rays, np.float32)))
+
+    def ours() -> None:
+        for solid, pose, key in views:
+            render_view(solid, pose, studio, params, np.random.default_rng(key))
+
+    def theirs() -> None:
+        for scene, origins, rays in bare:
+            scene.run(origins, rays, output=1)
+
+    ours(), theirs()  # kernels are compiled, trees built
+    rates: dict[str, list[float]] = {"bare": [], "ours": []}
+    for _ in range(n_rounds):
+        rates["bare"].append(speed(theirs, len(views)))
+        rates["ours"].append(speed(ours, len(views)))
+    return rates
+
+
+def measure_rendering(options: argparse.Namespace) -> dict[str, float]:
+    """Return the figures of rendering."""
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        make_demo_parts(Path(folder))
+        rates = rendering_rates(read_parts(Path(folder)), options.views, options.rounds)
+    print("views/s          median   lowest  highest")
+    for name, values in rates.items():
+        print(f"{name:<14}{statistics.median(values):>9.1f}{min(values):>9.1f}{max(values):>9.1f}")
+    # Neighbours in time share what else the machine did; their ratio is steadier than that of the medians.
+    ratios = [a / b for a, b in zip(rates["ours"], rates["bare"], strict=True)]
+    return {
+        "views_per_s": round(statistics.median(rates["ours"]), 1),
+        "bare_views_per_s": round(statistics.median(rates["bare"]), 1),
+        "views_ratio": round(statistics.median(ratios), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--views", type=int, default=8, help="of each part")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    figures = measure_rendering(options)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
