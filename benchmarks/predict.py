@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tasks.base.progress import finish
 from tasks.classification.models import build_model
-from tasks.inference.params import PrepareParams
+from tasks.images.params import PrepareParams
+from tasks.images.prepare import read_prepared
 from tasks.inference.predictor import Predictor, answers, stacked
-from tasks.inference.prepare import read_prepared
 from tasks.inference.result import collecting, now_s
 from tasks.inference.sources import jobs, open_source
 from tasks.inference.weights import ModelFiles

@@ -10,8 +10,9 @@ from flows.stages import failure_of, run_queued
 from gpu_pools.placement.queues import device_queue
 from gpu_pools.slots.local_slot import on_device
 from tasks.base.errors import TrainyardError
+from tasks.images.params import PrepareParams
 from tasks.inference import steps
-from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams, Sources
+from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, Sources
 from tasks.signals.params import SpectrogramParams
 
 

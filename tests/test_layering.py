@@ -12,7 +12,7 @@ from tasks.base import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gpu_pools", "tasks", "flows", "deployments")
-PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.recognition", "tasks.inference")
+PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.recognition", "tasks.inference", "tasks.vision_language")
 # From the ground up: what stands on a floor imports from its own and those below.
 FLOORS = (
     ("tasks.base",),

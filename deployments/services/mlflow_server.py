@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from deployments.services.guard import Guard
 from deployments.services.mlflow_pages import opened_on_training
+from tasks.base.guard import Guard
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from deployments.services.guard import Scope
 from gpu_pools.project_flows import OLD_NAME, deployment_names
+from tasks.base.guard import Scope
 
 _OLD_PATH = re.compile(rf"(?P<before>/api/deployments/name/(?P<flow>[^/]+)/){OLD_NAME}/?")
 

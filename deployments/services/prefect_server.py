@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
-from deployments.services.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
 from deployments.services.old_names import by_new_name, renaming
+from tasks.base.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
 from tasks.base.startup import uncollected
 
 with uncollected():

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from deployments.services.guard import HOSTS, ORIGINS, listed
 from deployments.services.service import LOOPBACK, Announcing, Service
 from tasks.base.database import mlflow_uri
+from tasks.base.guard import HOSTS, ORIGINS, listed
 from tasks.base.password import CLIENT, SERVER, password
 from tasks.base.project_files import project_file
 from tasks.base.startup import module_command

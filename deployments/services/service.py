@@ -161,7 +161,7 @@ def spawn(program: Program) -> "subprocess.Popen[bytes]":
             program.log.replace(program.log.with_suffix(".old.log"))
         with program.log.open("ab") as log:
             return subprocess.Popen(
-                module_command("deployments.services.parent_death", f"--signal={program.death_signal}", *program.argv),
+                module_command("gpu_pools.process.parent_death", f"--signal={program.death_signal}", *program.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

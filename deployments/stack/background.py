@@ -14,11 +14,11 @@ import psutil
 
 from deployments.api import api_url, connect
 from deployments.runs.prefect_http import Ask, asking
-from deployments.services.guard import LOOPBACKS
 from deployments.services.service import log_file, server_time
 from deployments.stack.service_log import failing
 from deployments.stack.stack import stack_record
 from deployments.stack.undone import undone
+from tasks.base.guard import LOOPBACKS
 
 
 def named_server(record: dict[str, Any]) -> str | None:

@@ -51,13 +51,6 @@ class PredictParams(Params):
     description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
 
 
-class PrepareParams(Params):
-    """How large an image may be when anything looks at it; larger ones are shrunk, sides in proportion."""
-
-    max_side: Annotated[int, Field(ge=32, le=65_500, description="Longest side, pixels")] = 1024
-    max_pixels: Annotated[int, Field(ge=1024, description="Pixels in all")] = 1_003_520
-
-
 class DetectParams(Params):
     """A detector that proposes regions first; without weights the classifier sees whole images."""
 

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tasks.images.figures import DPI, INK, gallery_figure
+from tasks.images.prepare import Rgb
 from tasks.inference.predictor import Answer
-from tasks.inference.prepare import Rgb
 
 GALLERY, TIMELINE = "gallery.png", "timeline.png"
 _SHOWN = 24

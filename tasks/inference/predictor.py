@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tasks.base.errors import ImageError, WeightsError
 from tasks.images.decoding import resize_rgb
 from tasks.images.files import in_threads
-from tasks.inference.prepare import Rgb
+from tasks.images.prepare import Rgb
 from tasks.inference.sources import PendingImage
 from tasks.training.batches import Normalise
 from tasks.training.pieces import OneShape, Pieces

@@ -17,9 +17,9 @@ from tasks.base.errors import ConfigError, WeightsError
 from tasks.base.outside import PARAMETER_BYTES, read_json
 from tasks.base.workspace import allowed_path
 from tasks.images.decoding import resize_rgb
+from tasks.images.prepare import Rgb
 from tasks.inference.params import DetectParams, PredictParams, from_training
 from tasks.inference.predictor import Answer, Loaded, Predictor, Region, ahead, stacked
-from tasks.inference.prepare import Rgb
 from tasks.inference.sources import PendingImage
 from tasks.training.state_dicts import read_state_dict
 

@@ -17,8 +17,8 @@ from tasks.base.workspace import allowed_path
 from tasks.images import video
 from tasks.images.files import find_images
 from tasks.images.images import IMAGE_SUFFIXES
-from tasks.inference.params import PrepareParams
-from tasks.inference.prepare import Rgb, bounded, read_prepared
+from tasks.images.params import PrepareParams
+from tasks.images.prepare import Rgb, bounded, read_prepared
 from tasks.signals.iq_files import META, SAMPLE_SUFFIXES, find_recordings
 from tasks.signals.params import SpectrogramParams
 from tasks.signals.spectrogram import Recording, at_rate, open_recording, read_frame, render, spectrogram_db

@@ -14,7 +14,8 @@ from gpu_pools.slots.slot_meter import batch_done
 from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError, TrackingError
 from tasks.base.workspace import allowed_path, cache_dir, run_dir, storage_errors
-from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams, PrepareParams
+from tasks.images.params import PrepareParams
+from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown, show_table

@@ -18,7 +18,8 @@ from PIL import Image
 
 from flows.inference import predict
 from tasks.classification.networks import build
-from tasks.inference.params import PredictParams, PrepareParams
+from tasks.images.params import PrepareParams
+from tasks.inference.params import PredictParams
 from tasks.tracking import mlflow_api
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.base.config import read_parameters
-from tasks.inference.params import PredictParams, PrepareParams, from_training
+from tasks.images.params import PrepareParams
+from tasks.inference.params import PredictParams, from_training
 
 
 def test_a_configuration_of_rfuav_says_what_inference_needs(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError
-from tasks.inference.params import PrepareParams
+from tasks.images.params import PrepareParams
 from tasks.inference.sources import jobs, open_source
 from tasks.signals.params import SpectrogramParams
 

@@ -1,6 +1,6 @@
 """Runs a command that ends with its parent, however the parent ends.
 
-`python -m deployments.services.parent_death COMMAND ...`.
+`python -m gpu_pools.process.parent_death COMMAND ...`.
 Options before the command: `--signal=KILL` is what it gets then, instead of TERM; `--user=UID:GID` is who it runs as.
 """
 

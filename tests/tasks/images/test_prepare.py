@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.base.errors import ImageError
-from tasks.inference.params import PrepareParams
-from tasks.inference.prepare import bounded, bounded_size, read_prepared
+from tasks.images.params import PrepareParams
+from tasks.images.prepare import bounded, bounded_size, read_prepared
 
 BOUNDS = PrepareParams()
 

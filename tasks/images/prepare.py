@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.images import read_rgb
-from tasks.inference.params import PrepareParams
+from tasks.images.params import PrepareParams
 
 Rgb = NDArray[np.uint8]
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from deployments.services.guard import Guard
 from deployments.services.mlflow_server import is_below
+from tasks.base.guard import Guard
 
 HERE = {"host": "127.0.0.1:4200"}
 
