@@ -119,7 +119,8 @@ class DetectorParams(Params):
             ge=0,
             le=2048,
             multiple_of=32,
-            description="Trained on are windows of so many pixels around parts, not bare ground; 0: whole scenes",
+            description="Of fcos_small and faster R-CNN: trained on are windows of so many pixels around parts, not "
+            "bare ground; 0: whole scenes",
         ),
     ] = 192
     scale_jitter: Annotated[Fraction, Field(description="By how much scenes are enlarged or shrunk")] = 0.3
@@ -164,6 +165,14 @@ class DetectorParams(Params):
         if self.network_folder is not None and self.network not in ("rf_detr", "d_fine"):
             raise ValueError(f"found network_folder for {self.network}, need rf_detr or d_fine")
         return self
+
+    @property
+    def trained_window(self) -> int:
+        """Return how many pixels a side of what is trained on has; 0: a whole scene's.
+
+        The anchors of SSD grow with the image, and the queries of the others look at all of it.
+        """
+        return self.window if self.network.startswith(("fcos", "fasterrcnn")) else 0
 
 
 DETECTOR_FREE_TO_CHANGE = frozenset(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -66,16 +67,25 @@ class TorchvisionDetector(Detector):
 
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """See Detector."""
+        self._keep_size(images)
         rows = [{"boxes": row["boxes"], "labels": row["labels"] + self._first} for row in targets]
         return cast(dict[str, Tensor], self.network(list(images), rows))
 
     def find(self, images: Tensor) -> Found:
         """See Detector."""
+        self._keep_size(images)
         found = [{name: row[name] for name in ("boxes", "scores", "labels")} for row in self.network(list(images))]
         for row in found:
             row["labels"] = row["labels"] - self._first
             row["boxes"], row["scores"] = row["boxes"].float(), row["scores"].float()
         return found
+
+    def _keep_size(self, images: Tensor) -> None:
+        """Let torchvision take images in the size they have: windows of scenes are smaller."""
+        transform, size = cast(Any, self.network.transform), images.shape[-1]
+        transform.min_size, transform.max_size = (size,), size
+        if transform.fixed_size is not None:
+            transform.fixed_size = (size, size)
 
 
 class TransformersDetector(Detector):
@@ -142,22 +152,23 @@ class LocalContrast(nn.Module):
     network has to learn to look past them first, which takes most of a short training. Of colours only grey is left.
 
     Source: Jarrett et al. 2009, What is the best multi-stage architecture for object recognition?, sec. 2.1.
-
-    Args:
-        side: of the square of places around each, pixels; odd.
     """
 
-    def __init__(self, side: int = 31) -> None:
-        super().__init__()
-        self._mean = nn.AvgPool2d(side, stride=1, padding=side // 2, count_include_pad=False)
+    _COARSE, _AROUND = 8, 5  # around a place are 40 pixels: the mean of squares of 5x5 cells of 8x8 pixels
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Take (B, 3, H, W) of mean 0 and spread 1, give (B, 1, H, W)."""
+        """Take (B, 3, H, W) of mean 0 and spread 1, sides in multiples of 8; give (B, 1, H, W)."""
         with torch.autocast(images.device.type, enabled=False):
             grey = images.float().mean(1, keepdim=True)
             apart = grey - self._mean(grey)
             return apart / (self._mean(apart**2).sqrt() + 0.1)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """Return the means around places, found on a coarse grid: windows as large cost more than the network."""
+        cells = F.avg_pool2d(x, self._COARSE)
+        means = F.avg_pool2d(cells, self._AROUND, 1, self._AROUND // 2, count_include_pad=False)
+        return F.interpolate(means, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class SmallBackbone(nn.Module):
@@ -282,8 +293,8 @@ class _SmallHead(FCOSHead):  # type: ignore[misc]
         wanted = torch.zeros_like(fit)
         wanted[there] = _paired_iou(found.detach(), boxes).to(wanted.dtype)
         weight = (fit.detach().sigmoid() - wanted).abs() ** self._FOCUS
-        each = nn.functional.binary_cross_entropy_with_logits(fit, wanted, reduction="none")
-        classes = nn.functional.cross_entropy(head_outputs["cls_logits"][there], labels, reduction="sum")
+        each = F.binary_cross_entropy_with_logits(fit, wanted, reduction="none")
+        classes = F.cross_entropy(head_outputs["cls_logits"][there], labels, reduction="sum")
         return {
             "classification": classes / n_places,
             "box": generalized_box_iou_loss(found, boxes, reduction="sum") / n_places,

@@ -22,7 +22,7 @@ class AugmentSettings(Protocol):
         """Return how many pixels the longer side of a scene has that is found on."""
 
     @property
-    def window(self) -> int:
+    def trained_window(self) -> int:
         """Return how many pixels a side of a window has that is trained on; 0: a whole scene's."""
 
     @property
@@ -83,7 +83,7 @@ def plan(seed: int, epoch: int, sample: int, scenes: Scenes, settings: AugmentSe
 
 def trained_size(settings: AugmentSettings) -> int:
     """Return how many pixels a side has of what is trained on."""
-    return settings.window or settings.image_size
+    return settings.trained_window or settings.image_size
 
 
 def _tile(

@@ -19,6 +19,10 @@ class Settings:
     horizontal_flip: bool = False
     mosaic: float = 0.0
 
+    @property
+    def trained_window(self):
+        return self.window
+
 
 BOXES = [(10, 8, 30, 24), (60, 30, 90, 44)]
 
