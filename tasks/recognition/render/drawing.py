@@ -10,7 +10,7 @@ from tasks.geometry.jit import kernel
 from tasks.recognition.render.composition import Camera, Ground, Light, Placed
 from tasks.recognition.render.hits import Hits, pixel_rays
 from tasks.recognition.render.occlusion import occlusion
-from tasks.recognition.render.shading import paint
+from tasks.recognition.render.shading import Palette
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -51,11 +51,12 @@ def draw(
     sky, lamp = occlusion(seen, hits, size, objects, ground, light, rng)
     colors, cover = np.zeros((n, 3), np.float32), np.zeros(n, np.float32)
     inner = seen[~edge[seen]]
-    paint(inner, hits, objects, regions, ground, light, sky, lamp, colors)
+    palette = Palette.of(objects, ground, light)
+    palette.paint(inner, hits, regions, sky, lamp, colors)
     cover[inner] = 1
     if edge.any():
         edges = np.flatnonzero(edge).astype(np.uint32)
-        _smooth_edges(edges, camera, objects, regions, hits, ground, light, (sky, lamp), colors, cover)
+        _smooth_edges(edges, camera, palette, regions, hits, ground, (sky, lamp), colors, cover)
     owner = np.where(hits.owner == len(objects), np.int32(-1), hits.owner).reshape(size, size)
     return Drawing(colors.reshape(size, size, 3), cover.reshape(size, size), owner, n_whole)
 
@@ -80,11 +81,10 @@ def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, 
 def _smooth_edges(
     edges: Rows,
     camera: Camera,
-    objects: Sequence[Placed],
+    palette: Palette,
     regions: Sequence[Rows],
     hits: Hits,
     ground: Ground | None,
-    light: Light,
     open_: tuple[Floats, Floats],
     colors: Floats,
     cover: Floats,
@@ -94,7 +94,7 @@ def _smooth_edges(
     Args:
         open_: of each pixel the shares of the sky and the lamp that are seen.
     """
-    n = len(edges)
+    n, objects = len(edges), palette.objects
     rays = (hits.rays[edges][:, None] + _SUBPIXELS / F(camera.focal)).reshape(-1, 2)
     fine = Hits(rays)
     slot = np.full(len(hits.owner), -1, np.int32)
@@ -111,7 +111,7 @@ def _smooth_edges(
     _take_from_neighbours(edges, camera.size, fine.owner, fine.t, hits.owner, hits.t, *open_, sky, lamp)
     light_there = np.zeros((4 * n, 3), np.float32)
     rows = np.flatnonzero(fine.owner >= 0).astype(np.uint32)
-    paint(rows, fine, objects, fine_regions, ground, light, sky, lamp, light_there)
+    palette.paint(rows, fine, fine_regions, sky, lamp, light_there)
     colors[edges] = np.minimum(light_there, _BRIGHTEST).reshape(n, 4, 3).mean(axis=1)
     cover[edges] = (fine.owner >= 0).reshape(n, 4).mean(axis=1)
 

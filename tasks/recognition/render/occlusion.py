@@ -299,7 +299,7 @@ def _mean_again(
     means: Floats,
     smooth: Floats,
 ) -> None:
-    """Write means of means, over the 4 x 4 pixels around that reach to the other side; what is all open stays so."""
+    """Write means of means, over a pixel and four around it, which together reach over 7 x 7."""
     width = U(size)
     inverse = 1 / size
     for r in range(U(len(rows))):
@@ -309,12 +309,10 @@ def _mean_again(
         if around[row >> U(2), column >> U(2)] <= 2:
             smooth[i, 1] = means[i, 1]
             continue
-        top, left = (row - U(1) if row > U(0) else U(0)), (column - U(1) if column > U(0) else U(0))
-        bottom, right = min(row + U(3), width), min(column + U(3), width)
         mine, own, near = owner[i], face[i], F(0.03) * t[i]
-        sky_sum, lamp_sum, n = ZERO, ZERO, ZERO
-        for y in range(top, bottom):
-            for x in range(left, right):
+        sky_sum, lamp_sum, n = means[i, 0], means[i, 1], ONE
+        for y in (row - U(1) if row > 0 else row, min(row + U(2), width - U(1))):
+            for x in (column - U(1) if column > 0 else column, min(column + U(2), width - U(1))):
                 j = y * width + x
                 if owner[j] != mine:
                     continue

@@ -6,6 +6,7 @@ Mobile" (the room's share of the reflection).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,7 @@ Rows = NDArray[np.uint32]
 F = np.float32
 U = np.uint64
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
-N_LEVELS = len(ROUGHNESS)
 _N_ANGLES = 33
-_ROUGH = F(0.7)
-"""From here on a surface reflects about what a matt one receives."""
 
 
 @kernel
@@ -53,37 +51,55 @@ def _slopes(x: np.float32, y: np.float32, z: np.float32) -> tuple[np.float32, np
     return dx, dy, dz
 
 
-def paint(
-    rows: Rows,
-    hits: Hits,
-    objects: Sequence[Placed],
-    regions: Sequence[Rows],
-    ground: Ground | None,
-    light: Light,
-    sky: Floats,
-    lamp: Floats,
-    colors: Floats,
-) -> None:
-    """Write the radiance (N, 3) that some rows see.
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """What surfaces look like under a light: those of some solids, and of the ground after them."""
 
-    Args:
-        rows: (M,) that hit something.
-        regions: the rows that may hit each solid.
-        sky, lamp: (N,) shares of sky and lamp that are open to what is hit.
-    """
-    for number, (placed, region) in enumerate(zip(objects, regions, strict=True)):
-        _roughen(
-            *(region, number, hits.owner, hits.points, placed.turn, placed.shift, F(placed.size)),
-            *(placed.material, placed.scratch, hits.normals),
+    objects: Sequence[Placed]
+    light: Light
+    materials: Floats  # (M, N_VALUES)
+    reflection: Floats  # (M, N_ANGLES, 2)
+    rooms: Floats  # (M - 1, S, S, 3), what each solid's material reflects
+    texture: Floats  # (S, S, 3) of the ground
+    axes: Floats  # (2, 4), as `Ground.axes`
+
+    @classmethod
+    def of(cls, objects: Sequence[Placed], ground: Ground | None, light: Light) -> "Palette":
+        """Return the palette of a drawing."""
+        last = ground.material if ground is not None else np.zeros(N_VALUES, np.float32)
+        materials = np.stack([*(placed.material for placed in objects), last])
+        rough = materials[:, 4]
+        texture = ground.texture if ground is not None else np.zeros((1, 1, 3), np.float32)
+        axes = ground.axes() if ground is not None else np.zeros((2, 4), np.float32)
+        rooms = _mirrored(light.room, rough[:-1])
+        return cls(objects, light, materials, _reflection(rough), rooms, texture, axes)
+
+    def paint(self, rows: Rows, hits: Hits, regions: Sequence[Rows], sky: Floats, lamp: Floats, colors: Floats) -> None:
+        """Write the radiance (N, 3) that some rows see.
+
+        Args:
+            rows: (M,) that hit something.
+            regions: the rows that may hit each solid.
+            sky, lamp: (N,) shares of sky and lamp that are open to what is hit.
+        """
+        for number, (placed, region) in enumerate(zip(self.objects, regions, strict=True)):
+            _roughen(
+                *(region, number, hits.owner, hits.points, placed.turn, placed.shift, F(placed.size)),
+                *(placed.material, placed.scratch, hits.normals),
+            )
+        light = self.light
+        _shade(
+            *(rows, hits.points, hits.normals, hits.owner, sky, lamp, self.materials, self.reflection),
+            *(self.texture, self.axes, light.lamp, light.color, self.rooms, light.matt, light.to_room, colors),
         )
-    last = ground.material if ground is not None else np.zeros(N_VALUES, np.float32)
-    materials = np.stack([*(placed.material for placed in objects), last])
-    texture = ground.texture if ground is not None else np.zeros((1, 1, 3), np.float32)
-    axes = ground.axes() if ground is not None else np.zeros((2, 4), np.float32)
-    _shade(
-        *(rows, hits.points, hits.normals, hits.owner, sky, lamp, materials, _reflection(materials[:, 4])),
-        *(texture, axes, light.lamp, light.color, light.room, light.matt, light.to_room, colors),
-    )
+
+
+def _mirrored(room: Floats, rough: Floats) -> Floats:
+    """Return the map (M, S, S, 3) of what surfaces of each roughness (M,) reflect, between the two next to it."""
+    at = np.interp(rough, ROUGHNESS, np.arange(len(ROUGHNESS)))
+    low = np.minimum(at.astype(np.int64), len(ROUGHNESS) - 2)
+    mix = (at - low).astype(np.float32)[:, None, None, None]
+    return np.ascontiguousarray(room[low] + mix * (room[low + 1] - room[low]))
 
 
 def _reflection(rough: Floats) -> Floats:
@@ -193,7 +209,7 @@ def _shade(
     axes: Floats,
     lamp: Floats,
     lamp_color: Floats,
-    room: Floats,
+    rooms: Floats,
     matt: Floats,
     to_room: Floats,
     colors: Floats,
@@ -206,18 +222,18 @@ def _shade(
         sky, lit: (N,) shares of sky and lamp that are open.
         materials: (M, N_VALUES); reflection: (M, N_ANGLES, 2).
         lamp: (3,) unit direction; lamp_color: (3,) irradiance at right angles over pi.
-        room: (L, S, S, 3), reflected by surfaces of each of `ROUGHNESS` (L,); matt: (S, S, 3).
+        rooms: (M - 1, S, S, 3), what each solid's material reflects; matt: (S, S, 3), what a white one sends.
     """
-    side = F(room.shape[1])
+    side = F(matt.shape[0])
     ground = len(materials) - 1
-    above, below = room[0], room[0]
     for r in range(U(len(rows))):
         i = U(rows[r])
         own = U(owner[i])
         m = materials[own]
         px, py, pz = points[i, 0], points[i, 1], points[i, 2]
         red, green, blue = m[0], m[1], m[2]
-        if owner[i] == ground:
+        below = owner[i] == ground
+        if below:
             red, green, blue = _surface_color(texture, axes, px, py, pz)
         metallic, rough, f0 = m[3], m[4], m[5]
         norm = -ONE / np.sqrt(px * px + py * py + pz * pz + F(1e-20))
@@ -227,21 +243,15 @@ def _shade(
         # What the room sends onto a matt surface.
         column, row = _texel(nx, ny, nz, to_room, side)
         even = matt[U(row + HALF), U(column + HALF)]
-        # What it sends by reflection, between the two maps next to the roughness; nearly the same for a rough one.
-        sharp = rough < _ROUGH
-        w00, w01, w10, w11, mix = ZERO, ZERO, ZERO, ZERO, ZERO
+        # What it sends by reflection; a ground shows nearly the same.
+        w00, w01, w10, w11 = ZERO, ZERO, ZERO, ZERO
         c0, r0 = U(0), U(0)
-        if sharp:
+        if not below:
             column, row = _texel(TWO * nv * nx - vx, TWO * nv * ny - vy, TWO * nv * nz - vz, to_room, side)
-            level = U(0)
-            while level < U(N_LEVELS - 2) and ROUGHNESS[level + U(1)] < rough:
-                level += U(1)
-            mix = (rough - ROUGHNESS[level]) / (ROUGHNESS[level + U(1)] - ROUGHNESS[level])
-            mix = min(max(mix, ZERO), ONE)
             fc, fr = np.floor(column), np.floor(row)
             c0, r0, fc, fr = U(fc), U(fr), column - fc, row - fr
             w00, w01, w10, w11 = (ONE - fr) * (ONE - fc), (ONE - fr) * fc, fr * (ONE - fc), fr * fc
-            above, below = room[level], room[level + U(1)]
+        room = rooms[U(0) if below else own]
         c1, r1 = c0 + U(1), r0 + U(1)
         at = nv * F(_N_ANGLES - 1)
         k = U(min(at, F(_N_ANGLES - 2)))
@@ -269,12 +279,8 @@ def _shade(
             base = red if c == 0 else (green if c == 1 else blue)
             f = f0 + (base - f0) * metallic
             image = even[c]
-            if sharp:
-                first = (
-                    w00 * above[r0, c0, c] + w01 * above[r0, c1, c] + w10 * above[r1, c0, c] + w11 * above[r1, c1, c]
-                )
-                last = w00 * below[r0, c0, c] + w01 * below[r0, c1, c] + w10 * below[r1, c0, c] + w11 * below[r1, c1, c]
-                image = first + (last - first) * mix
+            if not below:
+                image = w00 * room[r0, c0, c] + w01 * room[r0, c1, c] + w10 * room[r1, c0, c] + w11 * room[r1, c1, c]
             mirrored = image * (f * factor + added) * open_
             scattered = base * (ONE - metallic) * (even[c] * open_ + share * lamp_color[c])
             colors[i, c] = mirrored + scattered + gloss * (f + (ONE - f) * fresnel) * lamp_color[c]
