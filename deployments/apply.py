@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Container
+from collections.abc import AsyncIterator, Container
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,19 @@ async def _apply(spec: dict[str, Any]) -> int:
         await ensure_pool(client)
         await ensure_queues(client)
         print(POOL_IS_THERE, flush=True)
-        there = {(found.entrypoint, found.name) for found in await client.read_deployments(limit=PAGE)}
+        there = {(found.entrypoint, found.name) async for found in _deployments(client)}
         for deployment in spec["deployments"]:
             await deploy(client, _as_called(deployment, there), spec)
     return len(spec["deployments"])
+
+
+async def _deployments(client: Any) -> AsyncIterator[Any]:
+    """Yield every deployment of the server, page by page."""
+    n_read = 0
+    while rows := await client.read_deployments(limit=PAGE, offset=n_read):
+        for row in rows:
+            yield row
+        n_read += len(rows)
 
 
 async def ensure_pool(client: Any) -> None:

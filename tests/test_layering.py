@@ -40,6 +40,7 @@ SHELL = {
     "tasks/classification/preparation_steps.py",
     "tasks/inference/snr/steps.py",
     "tasks/inference/steps.py",
+    "tasks/recognition/steps.py",
     "tasks/splatting/steps.py",
     "tasks/trial/steps.py",
 }  # the only tasks that know Prefect

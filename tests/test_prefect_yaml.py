@@ -98,10 +98,12 @@ def test_what_people_start_is_on_the_first_page_of_prefects_list():
     """The page lists deployments from A to Z, ten at a time."""
     first = sorted(deployment["name"] for deployment in DEPLOYMENTS)[:10]
     stages = {d["name"] for d in DEPLOYMENTS if d["name"].startswith("stage-")}
-    assert {d["name"] for d in DEPLOYMENTS} - stages - set(first) == {"try-device"}
+    assert {d["name"] for d in DEPLOYMENTS} - stages - set(first) == {"split-images", "try-device"}
     assert {d["entrypoint"] for d in DEPLOYMENTS if d["name"] in stages} == {
         *(f"flows.classification.{name}" for name in ("prepare_dataset", "train_classifier", "report_classifier")),
         *(f"flows.splatting.{name}" for name in ("prepare_scene", "train_splat", "export_splat")),
+        *(f"flows.recognition.{name}" for name in ("render_parts", "train_detector", "train_index")),
+        "flows.recognition.report_recognition",
     }
 
 

@@ -83,10 +83,13 @@ def resume(
 
 @app.command()
 def demo(
-    part: Annotated[str | None, typer.Argument(metavar="[signals|scene]", help="Only this part")] = None,
+    part: Annotated[str | None, typer.Argument(metavar="[signals|scene|recognition]", help="Only this part")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,
 ) -> None:
-    """Train on radio signals made on the spot, then make a splat of a video made on the spot (6 minutes on 2 cores)."""
+    """Train on radio signals made on the spot, then make a splat of a video made on the spot (6 minutes on 2 cores).
+
+    `yard demo recognition` learns ten parts from meshes made on the spot (15 minutes).
+    """
     from deployments.runs.demo import Part, run_demo
 
     if part not in {None, *Part}:

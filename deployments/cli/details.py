@@ -12,9 +12,10 @@ from deployments.cli.progress import last_row
 from deployments.runs.find import ENDED, RunRow, children, make_rows
 from tasks.base.workspace import home, run_path
 from tasks.classification import resume_point as classification
+from tasks.recognition import resume_point as recognition
 from tasks.splatting import resume_point as splatting
 
-_PIPELINES = (classification.resume_point, splatting.resume_point)
+_PIPELINES = (classification.resume_point, splatting.resume_point, recognition.resume_point)
 """Each knows by the files of a run whether and from where that goes on."""
 
 

@@ -11,6 +11,7 @@ from deployments.runs.local import run_here
 from deployments.runs.run_summary import print_outcome
 from tasks.base.home import make_home
 from tasks.base.startup import module_command
+from tasks.base.workspace import staged
 from tasks.run.display import bars
 
 GROUP_BY = r"^(.*_rec\d+)"  # as tasks.signals.demo_data names its files; importing that takes seconds
@@ -43,30 +44,43 @@ SCENE: dict[str, Any] = {
 }
 
 
+RECOGNITION: dict[str, Any] = {
+    "detector": {"device": "cpu"},
+    "index": {"device": "cpu"},
+    "track": {"experiment": "demo-recognition"},
+}
+
+
 class Part(StrEnum):
     """A part of the demo."""
 
     signals = "signals"
     scene = "scene"
+    recognition = "recognition"
+
+
+_BY_DEFAULT = (Part.signals, Part.scene)  # the third takes three times as long as both
 
 
 def run_demo(folder: Path | None, part: Part | None) -> None:
-    """Make signals and a video unless they are there, run both pipelines on them, print what to look at.
+    """Make data unless they are there, run the pipelines on them, print what to look at.
 
     Args:
-        folder: for signals and video; TRAINYARD_HOME/demo without it.
-        part: only this part.
+        folder: for the data; TRAINYARD_HOME/demo without it.
+        part: only this part; the recognition of parts runs only where it is named.
     """
     target = (folder or make_home() / "demo").absolute()
     if part is None:
-        for part in Part:  # each in a process of its own: Prefect reads once where its server is
+        for part in _BY_DEFAULT:  # each in a process of its own: Prefect reads once where its server is
             command = module_command("deployments.cli.app", "demo", part.value, "--folder", str(target))
             if code := subprocess.run(command, check=False).returncode:
                 raise SystemExit(code)
     elif part is Part.signals:
         _run_signals(target)
-    else:
+    elif part is Part.scene:
         _run_scene(target)
+    else:
+        _run_recognition(target)
 
 
 def _run_signals(target: Path) -> None:
@@ -98,6 +112,26 @@ def _run_scene(target: Path) -> None:
         "            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat\n"
         "            viewer.html to walk through the scene; it opens in any browser, without a network\n"
         "Your own video: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
+    )
+
+
+def _run_recognition(target: Path) -> None:
+    meshes, strangers = target / "parts", target / "unknown-parts"
+    if not strangers.is_dir():
+        from tasks.recognition.demo.parts import make_demo_parts, make_unknown_parts
+
+        Console(stderr=True).print("making ten parts of similar look, and eight that nobody learns", highlight=False)
+        with staged(meshes) as folder:
+            make_demo_parts(folder)
+        with staged(strangers) as folder:
+            make_unknown_parts(folder)
+    print_outcome(run_here("recognition", {**RECOGNITION, "data": str(meshes)}, run_name="demo-parts"))
+    _say(
+        "\nWhat to look at, after `yard up`:\n"
+        "  Prefect   the parts, the epoch tables of detector and index, and the summary under Artifacts\n"
+        "  MLflow    experiment `demo-recognition`: mean average precision and recall under Model metrics; scenes\n"
+        "            with boxes, precision-recall curves and the confusion of similar parts under Artifacts > report\n"
+        "Your own parts: yard run recognition --data FOLDER_OF_MESHES --device cpu"
     )
 
 

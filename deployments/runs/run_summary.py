@@ -52,8 +52,17 @@ def _found(folder: Path) -> Iterator[RenderableType]:
     elif (snr / "snr.csv").is_file():
         yield _ratios(snr / "snr.csv")
         yield f"curves and tables: {snr}"
+    elif reports := sorted(folder.glob("*/report/metrics.json")):  # a detector, an index
+        for path in reports:
+            found = json.loads(path.read_text())
+            yield _table(path.parents[1].name, {key: value for key, value in found.items() if _is_figure(value)})
+            yield f"images and tables: {path.parent}"
     else:
         yield f"files: {folder}"
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _prediction(report: Mapping[str, Any]) -> Iterator[RenderableType]:

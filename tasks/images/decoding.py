@@ -10,7 +10,7 @@ import zlib
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 
@@ -81,6 +81,23 @@ def decode(
             return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise UndecodableError(f"more pixels than can be decoded safely ({exc})") from exc
+    except UnidentifiedImageError as exc:
+        raise UndecodableError(f"not an image, or its header is damaged ({len(data)} bytes)") from exc
+    except _DAMAGE as exc:
+        raise UndecodableError(f"damaged or truncated image ({exc})") from exc
+
+
+def decoded_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of what `decode` makes of the content of a file, from its header.
+
+    Raises:
+        UndecodableError: it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, one way or the other
+            return (height, width) if turned else (width, height)
     except UnidentifiedImageError as exc:
         raise UndecodableError(f"not an image, or its header is damaged ({len(data)} bytes)") from exc
     except _DAMAGE as exc:

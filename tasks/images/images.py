@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tasks.base import outside
 from tasks.base.errors import ImageError
 from tasks.base.outside import MIB
-from tasks.images.decoding import MAX_PIXELS, UndecodableError, decode, resize_rgb
+from tasks.images.decoding import MAX_PIXELS, UndecodableError, decode, decoded_size, resize_rgb
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -68,6 +68,18 @@ def shrunk(data: bytes, path: Path, size: int) -> NDArray[np.uint8]:
         ImageError: it cannot be used.
     """
     return resize_rgb(decode_rgb(data, path, min_side=size), size)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels of the image in a file, as `read_rgb` turns it; nothing is decoded.
+
+    Raises:
+        ImageError: the file cannot be read, or is no image.
+    """
+    try:
+        return decoded_size(read_bytes(path))
+    except UndecodableError as exc:
+        raise ImageError(f"{exc}: {path}") from exc
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:

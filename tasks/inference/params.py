@@ -51,13 +51,31 @@ class PredictParams(Params):
     description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
 
 
+def _address(value: object) -> object:
+    """Take a path for the address it is."""
+    return str(value) if isinstance(value, Path) else value
+
+
 class DetectParams(Params):
-    """A detector that proposes regions first; without weights the classifier sees whole images."""
+    """A detector that proposes regions first; without weights the model sees whole images."""
 
     weights: Annotated[
-        Path | None, NoneText, Field(description="A state dict of torchvision's ssdlite320_mobilenet_v3_large")
+        str | None,
+        BeforeValidator(_address),
+        NoneText,
+        Field(
+            description="A detector of parts: models:/NAME@champion, models:/NAME/3, runs:/ID or its file of weights; "
+            "or a state dict of torchvision's ssdlite320_mobilenet_v3_large"
+        ),
     ] = None
-    min_score: Annotated[float, Field(ge=0, le=1, description="Regions below are left out")] = 0.3
+    min_score: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        NoneText,
+        Field(
+            description="Regions below are left out; empty: as a detector of parts measured it in its training, 0.3 "
+            "for another detector"
+        ),
+    ] = None
     max_regions: Annotated[int, Field(ge=1, le=300, description="Of an image, the best ones")] = 20
     config: Annotated[
         Path | None,

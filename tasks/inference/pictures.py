@@ -1,6 +1,6 @@
 """Draws the gallery of a prediction, and its timeline of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +29,17 @@ class Gallery:
 
     def add(self, answer: Answer, row: Mapping[str, Any]) -> None:
         """Consider an answer; those without an image are not shown."""
-        if answer.pixels is None:
-            return
+        if (pixels := answer.pixels) is not None:
+            caption = f"{row['class']}\n{row['probability']:.0%}"
+            self.offer(lambda: in_proportion(pixels, answer.size), caption)
+
+    def offer(self, make: Callable[[], Rgb], caption: str) -> None:
+        """Consider an image (H, W, 3), which is made only where it is shown."""
         self._seen += 1
         place = len(self.images) if self._seen <= _SHOWN else int(self._rng.integers(self._seen))
         if place >= _SHOWN:
             return
-        shown, caption = in_proportion(answer.pixels, answer.size), f"{row['class']}\n{row['probability']:.0%}"
+        shown = make()
         if place == len(self.images):
             self.images.append(shown)
             self.captions.append(caption)

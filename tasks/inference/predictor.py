@@ -37,6 +37,16 @@ class Region:
     right: float
     bottom: float
     score: float  # in [0, 1]
+    name: str | None = None  # what a detector of parts takes it for
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a model of parts says of an image or region."""
+
+    ranking: tuple[tuple[str, float], ...]  # names with their scores in [0, 1], best first, at least one
+    nearest: str | None = None  # the view that looks most like it
+    rotation: tuple[float, float, float, float] | None = None  # of the part there: quaternion w, x, y, z
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Answer:
     error: str | None
     region: Region | None = None  # what was looked at; None: the whole image
     number: int = 0  # of the region in its image
+    named: Named | None = None  # instead of logits: of a model of parts
+    whole: Rgb | None = None  # (H, W, 3), the prepared image that a detector looked at
 
 
 class Predictor:

@@ -1,13 +1,14 @@
 """Two-stage inference: a detector proposes regions, and the classifier names each of them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -19,16 +20,30 @@ from tasks.base.workspace import allowed_path
 from tasks.images.decoding import resize_rgb
 from tasks.images.prepare import Rgb
 from tasks.inference.params import DetectParams, PredictParams, from_training
-from tasks.inference.predictor import Answer, Loaded, Predictor, Region, ahead, stacked
+from tasks.inference.predictor import Answer, Loaded, Named, Predictor, Region, ahead, stacked
 from tasks.inference.sources import PendingImage
 from tasks.training.state_dicts import read_state_dict
 
 DETECTOR = "ssdlite320_mobilenet_v3_large"
+_MIN_SCORE = 0.3
 _ANCHORS = 6  # per place, in each of its feature maps
 _HEAD = "head.classification_head.module_list.0.1.weight"
 
 Detect = Callable[[Rgb], list[Region]]
 """(H, W, 3) prepared image -> its regions, best first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionAnswer:
+    """What is said of a region."""
+
+    pixels: Rgb  # as the model sees it
+    logits: NDArray[np.float32] | None = None  # (C,) of a classifier
+    named: Named | None = None  # of a model of parts
+
+
+NameRegions = Callable[[Sequence[Rgb], Sequence[Region]], list[RegionAnswer]]
+"""Crops (H, W, 3), at least one, and the regions they are cut from -> what they show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,8 @@ def from_two_stages(params: PredictParams, detect: DetectParams) -> tuple[Predic
         merged = PredictParams.model_validate({**said, **{n: value for n, value in given.items() if value != plain[n]}})
     except ValidationError as exc:
         raise ConfigError(f"the classifier's configuration {stages.cfg} cannot be used: {exc}") from exc
-    return merged.model_copy(update={"device": params.device}), detect.model_copy(update={"weights": stages.detector})
+    own = detect.model_copy(update={"weights": str(stages.detector)})
+    return merged.model_copy(update={"device": params.device}), own
 
 
 def load_detector(weights: Path, device: torch.device) -> nn.Module:
@@ -119,6 +135,7 @@ def load_detector(weights: Path, device: torch.device) -> nn.Module:
 
 def detecting(detector: nn.Module, device: torch.device, params: DetectParams) -> Detect:
     """Return the function that finds regions with a detector on its device."""
+    least = _MIN_SCORE if params.min_score is None else params.min_score
 
     @torch.inference_mode()
     def detect(rgb: Rgb) -> list[Region]:
@@ -131,46 +148,43 @@ def detecting(detector: nn.Module, device: torch.device, params: DetectParams) -
             for box, score in zip(shares, found["scores"].tolist(), strict=True)
             if box[2] > box[0]
         ]
-        wide = [r for r in regions if r.score >= params.min_score and r.bottom > r.top]
+        wide = [r for r in regions if r.score >= least and r.bottom > r.top]
         return sorted(wide, key=lambda region: -region.score)[: params.max_regions]
 
     return detect
 
 
 def answers_in_regions(
-    todo: Iterator[PendingImage], detect: Detect, predictor: Predictor, size: int, batch_size: int, n_workers: int = 0
+    todo: Iterator[PendingImage], detect: Detect, name: NameRegions, n_workers: int = 0
 ) -> Iterator[list[Answer]]:
-    """Yield the answers to the regions of each image, in order; without a region one answer that has no logits.
+    """Yield the answers to the regions of each image, in order; without a region one answer that says nothing.
 
     Args:
         todo: images, taken a little ahead.
         detect: finds regions.
-        predictor: names them.
-        size: S, of the classifier, pixels.
-        batch_size: regions at once.
+        name: names them.
         n_workers: threads that prepare images; 0: one per core.
     """
     for batch in ahead(todo, None, 1, n_workers):
         for row in batch:
-            yield _answers_of(row, detect, predictor, size, batch_size)
+            yield _answers_of(row, detect, name)
 
 
-def _answers_of(row: Loaded, detect: Detect, predictor: Predictor, size: int, batch_size: int) -> list[Answer]:
-    nothing = Answer(str(row.job.path), row.job.time_s, None, None, row.size, row.seconds, row.error)
+def _answers_of(row: Loaded, detect: Detect, name: NameRegions) -> list[Answer]:
+    nothing = Answer(str(row.job.path), row.job.time_s, None, None, row.size, row.seconds, row.error, whole=row.pixels)
     started = time.perf_counter()
     regions = [] if row.pixels is None else detect(row.pixels)
     if row.pixels is None or not regions:
         return [replace(nothing, seconds=row.seconds + time.perf_counter() - started)]
     crops = [cut(row.pixels, region) for region in regions]
-    squashed = [resize_rgb(crop, size) for crop in crops]
-    parts = [stacked(squashed[i : i + batch_size]) for i in range(0, len(squashed), batch_size)]
-    logits = np.concatenate([predictor(part) for part in parts])
+    named = name(crops, regions)
     seconds = (row.seconds + time.perf_counter() - started) / len(regions)
     return [
         replace(
             nothing,
-            logits=logits[number],
-            pixels=squashed[number],
+            logits=named[number].logits,
+            named=named[number].named,
+            pixels=named[number].pixels,
             size=(crops[number].shape[1], crops[number].shape[0]),
             seconds=seconds,
             region=region,
@@ -178,6 +192,24 @@ def _answers_of(row: Loaded, detect: Detect, predictor: Predictor, size: int, ba
         )
         for number, region in enumerate(regions)
     ]
+
+
+def classifying(predictor: Predictor, size: int, batch_size: int) -> NameRegions:
+    """Return the function that names regions with a classifier.
+
+    Args:
+        predictor: the model.
+        size: S, of its images, pixels.
+        batch_size: regions at once.
+    """
+
+    def name(crops: Sequence[Rgb], regions: Sequence[Region]) -> list[RegionAnswer]:
+        squashed = [resize_rgb(crop, size) for crop in crops]
+        parts = [stacked(squashed[i : i + batch_size]) for i in range(0, len(squashed), batch_size)]
+        logits = np.concatenate([predictor(part) for part in parts])
+        return [RegionAnswer(pixels, row) for pixels, row in zip(squashed, logits, strict=True)]
+
+    return name
 
 
 def cut(rgb: Rgb, region: Region) -> Rgb:

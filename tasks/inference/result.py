@@ -10,10 +10,12 @@ from typing import Any
 from tasks.base.progress import Steps
 from tasks.base.workspace import copy_whole, storage_errors, write_json
 from tasks.images.figures import save
+from tasks.images.images import write_jpeg
+from tasks.inference.boxes import BOXES, COCO, FoundBoxes, contact_sheet, with_boxes
 from tasks.inference.pictures import GALLERY, TIMELINE, Gallery, timeline_figure
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import CSV, PARQUET, Summary, TableWriter, row_of
-from tasks.inference.weights import ModelFiles
+from tasks.inference.weights import CLASSIFIER, ModelFiles
 
 REPORT = "prediction.json"
 NOT_CALIBRATED = "the model has no temperature from its validation part: calibrated_confidence is empty"
@@ -25,6 +27,8 @@ class Result:
 
     summary: Summary = field(default_factory=Summary)
     gallery: Gallery = field(default_factory=Gallery)
+    boxes: FoundBoxes = field(default_factory=FoundBoxes)  # of a detector
+    drawn: Gallery = field(default_factory=Gallery)  # images with boxes on them
     times: list[float] = field(default_factory=list)  # of a video or recording, with
     names: list[str] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
@@ -52,8 +56,9 @@ def collecting(
     started = clock()
     with TableWriter(folder) as table:
         for batch in batches:
-            for answer in batch:
-                row = row_of(answer, classes, temperature)
+            rows = [row_of(answer, classes, temperature) for answer in batch]
+            _take_boxes(result, batch, rows)
+            for answer, row in zip(batch, rows, strict=True):
                 table.add(row)
                 result.summary.add(row)
                 result.gallery.add(answer, row)
@@ -66,10 +71,27 @@ def collecting(
     return result
 
 
+def _take_boxes(result: Result, batch: list[Answer], rows: list[dict[str, Any]]) -> None:
+    """Keep what a detector found on an image; its answers come as one batch."""
+    if not batch or (whole := batch[0].whole) is None:
+        return
+    result.boxes.add(batch, [row["class"] for row in rows], [row["probability"] for row in rows])
+    found = [(answer.region, row) for answer, row in zip(batch, rows, strict=True) if answer.region is not None]
+    names, scores = [str(row["class"]) for _, row in found], [float(row["probability"]) for _, row in found]
+    result.drawn.offer(
+        lambda: with_boxes(whole, [region for region, _ in found], names, scores), Path(batch[0].path).name
+    )
+
+
 def write_result(result: Result, about: dict[str, Any], title: str, folder: Path) -> list[str]:
     """Add the images and prediction.json to the tables in `folder`; return the names of all files there."""
     save(result.gallery.figure(title), folder / GALLERY)
     names = [CSV, PARQUET, GALLERY, REPORT]
+    if result.boxes.images:
+        source = Path(about["source"])
+        write_jpeg(folder / BOXES, contact_sheet(result.drawn.images), 90)
+        result.boxes.write(folder / COCO, source if source.is_dir() else source.parent)
+        names += [BOXES, COCO]
     if result.times:
         save(timeline_figure(result.times, result.names, result.probabilities), folder / TIMELINE)
         names.append(TIMELINE)
@@ -105,6 +127,11 @@ def copy_out(folder: Path, names: list[str], target: Path) -> None:
             copy_whole(folder / name, target / name)
 
 
+def lacks_temperature(about: dict[str, Any]) -> bool:
+    """Return whether a classifier answered that was not calibrated; models of parts have thresholds instead."""
+    return about["temperature"] is None and about["model_kind"] == CLASSIFIER
+
+
 def markdown(result: Result, about: dict[str, Any], url: str) -> str:
     """Return the summary of a prediction for its Prefect page."""
     s = result.summary
@@ -122,7 +149,7 @@ def markdown(result: Result, about: dict[str, Any], url: str) -> str:
     ]
     if s.errors:
         lines += [f"Not usable: {s.n_failed}", "", *(f"- {text}" for text in s.errors), ""]
-    if about["temperature"] is None:
+    if lacks_temperature(about):
         lines += [f"Not calibrated: {NOT_CALIBRATED}.", ""]
     return "\n".join([*lines, f"Table and images: {url}", ""])
 

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from gpu_pools.slots.slot_meter import batch_done
 from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError, TrackingError
-from tasks.base.workspace import allowed_path, cache_dir, run_dir, storage_errors
+from tasks.base.workspace import allowed_path, run_dir, storage_errors
 from tasks.images.params import PrepareParams
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
 from tasks.run import mlflow_run, step_context
@@ -27,9 +27,10 @@ from tasks.tracking.mlflow_names import as_name
 if TYPE_CHECKING:
     import torch
 
-    from tasks.inference.predictor import Answer, Predictor
+    from tasks.inference.answering import Answering
+    from tasks.inference.predictor import Answer
     from tasks.inference.result import Result
-    from tasks.inference.sources import PendingImage, Source
+    from tasks.inference.sources import Source
     from tasks.inference.weights import ModelFiles
     from tasks.tracking.tracker import Tracker
 
@@ -110,10 +111,11 @@ def predict(
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
     from tasks.images.files import n_cores
+    from tasks.inference.answering import answering
     from tasks.inference.regions import from_two_stages
     from tasks.inference.sources import jobs, open_source
-    from tasks.inference.stored import find_model
-    from tasks.inference.weights import check_head
+    from tasks.inference.stored import find_detector, find_model
+    from tasks.inference.weights import CLASSIFIER, check_head
     from tasks.signals.spectrogram_tree import FRAMES_AT_ONCE
 
     source = open_source(data, spectrogram)  # what is wrong with it is told before anything is fetched
@@ -126,17 +128,18 @@ def predict(
     where = step_dir(None, STAGE), recorded, params.device, track.experiment, name_prediction()
     with scratch() as folder:
         files = find_model(params, folder)
-        check_head(files)
+        regions = None if detect.weights is None else find_detector(detect.weights, folder)
+        if files.kind == CLASSIFIER:
+            check_head(files)
         with mlflow_run.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Table, images and metrics in MLflow")
             total = source.total(params.every_n)
-            predictor = _predictor(files, params, device, total, log)
-            size = None if detect.weights else int(files.config["image_size"])
-            todo = jobs(source, params.every_n, spectrogram, prepare, size)
             if source.timed and params.n_workers == 0:  # their images, and a recording's frames, are large
                 params = params.model_copy(update={"n_workers": min(n_cores(), FRAMES_AT_ONCE)})
-            result = _collect(_batches(todo, predictor, files, params, detect), files, folder, total)
-            _hand_on(result, _about(source, predictor, files, detect), folder, params, tracker, log)
+            model = answering(files, regions, params, detect, device, total, log.info)
+            todo = jobs(source, params.every_n, spectrogram, prepare, model.image_size)
+            result = _collect(model.answers(todo), files, folder, total)
+            _hand_on(result, _about(source, model, device, files, detect), folder, params, tracker, log)
             _check_any(result)
     return tracker.run_id
 
@@ -147,39 +150,6 @@ def _check_any(result: "Result") -> None:
     if s.n_failed == s.n_pictures:
         why = s.errors[0] if s.errors else "the source held none"
         raise DatasetError(f"none of {s.n_pictures} image(s) could be used: {why}")
-
-
-def _predictor(
-    files: "ModelFiles", params: PredictParams, device: "torch.device", total: int, log: Logger
-) -> "Predictor":
-    """Return the model on its device, in the number format that it is fastest in there."""
-    from tasks.inference.number_format import choose_format
-    from tasks.inference.predictor import Predictor
-    from tasks.inference.weights import load
-
-    model, size = load(files, device), int(files.config["image_size"])
-    cache, arch = cache_dir("precision"), str(files.config["model"])
-    precision, why = choose_format(params.precision, model, device, size, total, cache=cache, key=arch)
-    log.info("%s on %s; %s", files.name, device, why)
-    return Predictor(model, device, precision)
-
-
-def _batches(
-    todo: "Iterator[PendingImage]",
-    predictor: "Predictor",
-    files: "ModelFiles",
-    params: PredictParams,
-    detect: DetectParams,
-) -> "Iterator[list[Answer]]":
-    """Return the answers to whole images, or, with a detector, to the regions it proposes."""
-    from tasks.inference.predictor import answers
-    from tasks.inference.regions import answers_in_regions, detecting, load_detector
-
-    size = int(files.config["image_size"])
-    if detect.weights is None:
-        return answers(todo, predictor, size, params.batch_size, params.n_workers)
-    found = detecting(load_detector(allowed_path(detect.weights), predictor.device), predictor.device, detect)
-    return answers_in_regions(todo, found, predictor, size, params.batch_size, params.n_workers)
 
 
 def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Path, total: int) -> "Result":
@@ -200,7 +170,9 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
             reporter.report(done, total)
 
 
-def _about(source: "Source", predictor: "Predictor", files: "ModelFiles", detect: DetectParams) -> dict[str, Any]:
+def _about(
+    source: "Source", model: "Answering", device: "torch.device", files: "ModelFiles", detect: DetectParams
+) -> dict[str, Any]:
     return {
         "source": str(source.path),
         "kind": source.kind,
@@ -209,9 +181,10 @@ def _about(source: "Source", predictor: "Predictor", files: "ModelFiles", detect
         "classes": list(files.config["classes"]),
         "image_size": files.config["image_size"],
         "temperature": files.config.get("temperature"),
-        "device": str(predictor.device),
-        "precision": predictor.precision,
-        "batch_pieces": predictor.n_pieces,
+        "model_kind": files.kind,
+        "device": str(device),
+        "precision": model.precision,
+        "batch_pieces": model.n_pieces(),
         "detector": None if detect.weights is None else str(detect.weights),
     }
 
@@ -220,7 +193,14 @@ def _hand_on(
     result: "Result", about: dict[str, Any], folder: Path, params: PredictParams, tracker: "Tracker", log: Logger
 ) -> None:
     """Put the result where people look for it: the run's folder, MLflow, Prefect, and the folder they named."""
-    from tasks.inference.result import NOT_CALIBRATED, copy_out, markdown, move_in, write_result
+    from tasks.inference.result import (
+        NOT_CALIBRATED,
+        copy_out,
+        lacks_temperature,
+        markdown,
+        move_in,
+        write_result,
+    )
 
     names = write_result(result, about, name_prediction(), folder)
     target = step_dir(None, STAGE)
@@ -243,7 +223,7 @@ def _hand_on(
     show_table("classes", counts, "Images by class")
     for error in s.errors:
         log.warning("not usable: %s", error)
-    if about["temperature"] is None:
+    if lacks_temperature(about):
         log.info("%s", NOT_CALIBRATED)
     log.info("%d images, %d not usable, %.1f a second", s.n_pictures, s.n_failed, result.images_per_second)
     if params.save_path is not None:

@@ -1,22 +1,19 @@
 """Fetches models from MLflow by run, by version, or by alias."""
 
-import re
 from pathlib import Path
 
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-
-from tasks.base.errors import ConfigError, TrackingError, WeightsError
+from tasks.base.errors import ConfigError, WeightsError
 from tasks.base.workspace import allowed_path
 from tasks.classification.grading.promotion import CONFIG, WEIGHTS
 from tasks.inference.params import PredictParams
-from tasks.inference.weights import ModelFiles, configured, from_file, read_config
-from tasks.tracking import mlflow_api, registry
-from tasks.tracking.uploader import first_line
+from tasks.inference.weights import CONFIG as WEIGHTS_CONFIG
+from tasks.inference.weights import DETECTOR, INDEX_FILES, ModelFiles, configured, from_file, of_index, read_config
+from tasks.tracking import addresses, registry
+from tasks.tracking.addresses import FoundModel, is_address
 
-_RUN = re.compile(r"runs:/(?P<run>\w+)(/.*)?", re.ASCII)
-_MODEL = re.compile(r"models:/(?P<name>[^/:'@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))", re.ASCII)
-_ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+_ADVICE = "train one (`yard run classification`)"
+INDEX_ARTIFACTS = [f"index/{name}" for name in INDEX_FILES]
+"""Where the run of an index keeps it, below its artifacts."""
 
 
 def find_model(params: PredictParams, folder: Path) -> ModelFiles:
@@ -32,36 +29,42 @@ def find_model(params: PredictParams, folder: Path) -> ModelFiles:
             allowed roots.
         TrackingError: MLflow does not answer.
     """
-    address = params.weights
-    if found := _RUN.fullmatch(address):
-        return _of_run(found["run"], params, folder, name=f"run {found['run']}", version=None)
-    if found := _MODEL.fullmatch(address):
-        version = _version(found["name"], found["alias"], found["version"])
-        return _of_run(version.run_id, params, folder, name=found["name"], version=str(version.version))
-    if re.match(r"(runs|models):", address):
-        raise ConfigError(f"found weights={address}, need runs:/ID, models:/NAME@ALIAS or models:/NAME/NUMBER")
-    return from_file(allowed_path(Path(address)), params)
+    if not is_address(params.weights):
+        return from_file(allowed_path(Path(params.weights)), params)
+    found = addresses.find_model(params.weights, "predict.weights", _ADVICE)
+    return _of_run(found, params, folder)
 
 
-def _version(name: str, alias: str | None, number: str | None) -> ModelVersion:
-    client = mlflow_api.client()
-    wanted = f"{name}@{alias}" if alias else f"{name}/{number}"
-    try:
-        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, str(number))
-    except MlflowException as exc:
-        if exc.error_code not in _ABSENT:
-            raise TrackingError(f"cannot ask MLflow for {wanted}: {first_line(exc)}") from exc
-        raise WeightsError(
-            f"found no model {wanted} in MLflow at {mlflow_api.public_uri(mlflow_api.tracking_uri())}: train one "
-            f"(`yard run classification`), or name another in predict.weights"
-        ) from exc
-    except mlflow_api.TRANSIENT as exc:
-        raise TrackingError(f"cannot ask MLflow for {wanted}: {first_line(exc)}") from exc
+def find_detector(address: str, folder: Path) -> ModelFiles | Path:
+    """Return the detector that an address names: one of parts, or a file with the state dict of torchvision's SSDlite.
+
+    Args:
+        address: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/ID or a file.
+        folder: an existing one of the run's own.
+
+    Raises:
+        ConfigError, WeightsError, TrackingError: as `find_model`; ConfigError also where the model is no detector.
+    """
+    if not is_address(address):
+        path = allowed_path(Path(address))
+        beside = path.with_name(WEIGHTS_CONFIG)
+        if not beside.exists() or read_config(beside).get("kind") != DETECTOR:
+            return path
+    own = folder / "detector"
+    own.mkdir()
+    files = find_model(PredictParams(weights=address), own)
+    if files.kind != DETECTOR:
+        raise ConfigError(f"found a {files.kind} at detect.weights={address}, need a detector")
+    return files
 
 
-def _of_run(run_id: str | None, params: PredictParams, folder: Path, *, name: str, version: str | None) -> ModelFiles:
+def _of_run(found: FoundModel, params: PredictParams, folder: Path) -> ModelFiles:
+    run_id, version = found.run_id, None if found.version is None else str(found.version)
+    if run_id and registry.why_lost(run_id, INDEX_ARTIFACTS) is None:
+        paths = registry.fetch(run_id, INDEX_ARTIFACTS, folder)
+        return of_index(paths[0].parent, params, found.name, version)
     if lost := registry.why_lost(run_id, [WEIGHTS, CONFIG]):
-        raise WeightsError(f"the weights of {name} cannot be had: {lost}")
+        raise WeightsError(f"the weights of {found.name} cannot be had: {lost}")
     assert run_id is not None, "a version without a run has lost its files"
     weights, config = registry.fetch(run_id, [WEIGHTS, CONFIG], folder)
-    return ModelFiles(weights, configured(read_config(config), params, name), name, version)
+    return ModelFiles(weights, configured(read_config(config), params, found.name), found.name, version)

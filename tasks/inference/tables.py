@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.base.workspace import storage_errors
-from tasks.inference.predictor import Answer
+from tasks.inference.predictor import Answer, Named
 
 TOP = 5
 EDGES = ("left", "top", "right", "bottom")
 """Of a region, as shares of the image's width and height."""
+ROTATION = ("rotation_w", "rotation_x", "rotation_y", "rotation_z")
+"""Of a part in the nearest view, as a unit quaternion: from the frame of its mesh to that of the camera."""
 CSV, PARQUET = "predictions.csv", "predictions.parquet"
 _GROUP = 1024  # rows that go into the Parquet file at once
 _MOST_ERRORS = 20  # kept for the summary; the table has all
@@ -35,6 +37,8 @@ SCHEMA = pa.schema(
         ("region", pa.int64()),
         *((name, pa.float64()) for name in EDGES),
         ("region_score", pa.float64()),
+        ("nearest_view", pa.string()),
+        *((name, pa.float64()) for name in ROTATION),
         ("seconds", pa.float64()),
         ("error", pa.string()),
     ]
@@ -65,6 +69,8 @@ def row_of(answer: Answer, classes: Sequence[str], temperature: float | None) ->
     if answer.region is not None:
         row |= {"region": answer.number, "region_score": answer.region.score}
         row |= {name: getattr(answer.region, name) for name in EDGES}
+    if answer.named is not None:
+        return row | _named(answer.named)
     if answer.logits is None:
         return row | {"error": None if answer.error is None else _text(answer.error)}
     shares = softmax(answer.logits)
@@ -75,6 +81,15 @@ def row_of(answer: Answer, classes: Sequence[str], temperature: float | None) ->
     if temperature is not None:
         row["calibrated_confidence"] = float(softmax(answer.logits, temperature).max())
     return row
+
+
+def _named(named: Named) -> dict[str, Any]:
+    """Return the cells of what a model of parts says."""
+    cells: dict[str, Any] = {"class": _text(named.ranking[0][0]), "probability": named.ranking[0][1]}
+    for k, (name, score) in enumerate(named.ranking[:TOP], 1):
+        cells |= {f"top{k}": _text(name), f"top{k}_probability": score}
+    cells["nearest_view"] = named.nearest
+    return cells | (dict(zip(ROTATION, named.rotation, strict=True)) if named.rotation else {})
 
 
 @dataclass(slots=True)

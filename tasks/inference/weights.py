@@ -17,6 +17,10 @@ from tasks.training.state_dicts import read_state_dict
 
 CONFIG = "config.json"
 DEFAULT_SIZE = 224
+CLASSIFIER, DETECTOR, INDEX = "classifier", "detector", "index"
+"""Kinds of models, by the key `kind` of their configuration; a configuration without it is a classifier's."""
+INDEX_FILES = ("config.json", "weights.pt", "index.faiss", "views.csv")
+"""Of an index of parts; as `tasks.recognition.index.index_folder` names them, which needs FAISS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class ModelFiles:
     name: str  # as people call it
     version: str | None  # of a registered model
 
+    @property
+    def kind(self) -> str:
+        """Return what kind of model it is."""
+        return str(self.config.get("kind", CLASSIFIER))
+
 
 def from_file(weights: Path, params: PredictParams) -> ModelFiles:
     """Return the model of a file of weights, with the config.json beside it or with what the parameters say.
@@ -38,10 +47,29 @@ def from_file(weights: Path, params: PredictParams) -> ModelFiles:
     """
     if not weights.exists():
         raise WeightsError(f"found no file of weights at {weights}")
+    if weights.is_dir():
+        return of_index(weights, params, str(weights), None)
     check_file(weights, WeightsError, WEIGHTS_BYTES)
     beside = weights.with_name(CONFIG)
     config = configured(read_config(beside) if beside.exists() else {}, params, str(weights))
     return ModelFiles(weights, config, weights.name, None)
+
+
+def of_index(folder: Path, params: PredictParams, name: str, version: str | None) -> ModelFiles:
+    """Return the index of parts in a folder.
+
+    Raises:
+        WeightsError: a file is missing, or its configuration is none of an index.
+        ConfigError: the parameters contradict it.
+    """
+    if missing := [file for file in INDEX_FILES if not (folder / file).is_file()]:
+        raise WeightsError(f"found no {', '.join(missing)} in {folder}, need the folder of an index of parts")
+    from tasks.recognition.index.index_folder import read_index_config
+
+    found = read_index_config(folder / INDEX_FILES[0])
+    config = {"kind": INDEX, "model": found["backbone"], "classes": found["parts"], "image_size": found["image_size"]}
+    unnamed = params.model_copy(update={"model": None})  # one of classification's, which an index has not
+    return ModelFiles(folder / INDEX_FILES[1], configured(config, unnamed, name), name, version)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -51,6 +79,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: it is not JSON, or says nothing of a model and its classes.
     """
     config = read_json(path, ConfigError, PARAMETER_BYTES)
+    if isinstance(config, dict) and "network" in config:  # as a detector of parts calls it
+        config = {"model": config["network"], "kind": DETECTOR, **config}
     if not isinstance(config, dict) or not {"model", "classes", "image_size"} <= set(config):
         raise ConfigError(f"need model, classes and image_size in {path}")
     return config

@@ -351,3 +351,20 @@ class RecognitionTrackParams(Params):
     ] = "recognition"
     run_name: Annotated[str | None, NoneText, Field(description="Empty: the folder of the parts")] = None
     owner: Owner = ""
+
+
+class AddParams(Params):
+    """How parts are added to an index that was made before."""
+
+    device: Device = "cuda"
+    n_views: Annotated[
+        int, Field(ge=5, le=20_000, description="Views rendered of each part; of each five one is held out")
+    ] = 120
+    replace: Annotated[
+        bool, Field(description="A part that the index knows by that name is replaced; off: it is refused")
+    ] = False
+    promote: Annotated[bool, Field(description="The larger index takes the place of the champion it was made of")] = (
+        True
+    )
+    n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that render; 0: as many as cores")] = 0
+    seed: Seed = 0

@@ -1,11 +1,13 @@
 """The server gets pool, queues and deployments; done again nothing changes, least of all what people changed."""
 
+import asyncio
+
 import httpx
 import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.apply import _as_called, apply
+from deployments.apply import _as_called, _deployments, apply
 from deployments.runs.prefect_http import ask, asking, online_workers, queue_counts
 from deployments.services.service import ServiceError
 from deployments.stack.stack import free_port, prefect_service, running
@@ -127,6 +129,17 @@ def test_a_schedule_that_people_added_stays(api, when):
     same = ("schedule", "active", "parameters", "slug")
     assert [after[name] for name in same] == [before[name] for name in same]
     httpx.delete(f"{url}/{after['id']}").raise_for_status()
+
+
+def test_deployments_are_read_to_the_last_page(api, monkeypatch):
+    from prefect.client.orchestration import get_client
+
+    async def entrypoints():
+        async with get_client() as client:
+            return {found.entrypoint async for found in _deployments(client)}
+
+    monkeypatch.setattr("deployments.apply.PAGE", 5)
+    assert asyncio.run(entrypoints()) == {deployment["entrypoint"] for deployment in SPEC}
 
 
 def test_a_run_that_is_due_is_counted_where_it_waits(api):

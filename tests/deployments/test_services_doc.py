@@ -47,6 +47,7 @@ def variables(yard, tracking, champion):
         "SPECTROGRAMS": yard.deployment("spectrograms"),
         "SPLAT": yard.deployment("splatting"),
         "SCENE": yard.deployment("prepare_scene"),
+        "PARTS": yard.deployment("recognition"),
         "RUN": in_state(yard, "RUNNING", "COMPLETED"),
         "WAITING": in_state(yard, "SCHEDULED"),
         "LIVING": in_state(yard, "RUNNING"),

@@ -281,6 +281,7 @@ OWN = """
     images: decoding video
     inference: number_format
     recognition/coco: files
+    recognition/detector/training: session
     recognition/index: building index_folder served_index
     recognition/index/training: session
     recognition/detector: champion served_detector work
@@ -295,6 +296,7 @@ OWN = """
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
     tracking: journal mlflow_api provenance
+    training: precision state_dicts
     trial: facts processes resume
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""

@@ -35,7 +35,11 @@ def precision_recall_figure(grades: Grades) -> Figure:
         part, colour = grades.per_part[name], colours[number % 10]
         style = "-" if number < 10 else "--"
         label = f"{as_label(name, 24)}  {part.ap50 or 0:.2f}"
-        recall, precision = np.append(0, curve.recall), np.append(curve.precision[:1], curve.precision)
+        # From a recall of 0 on; a part that was never answered has no curve.
+        recall, precision = (
+            np.append(0 * curve.recall[:1], curve.recall),
+            np.append(curve.precision[:1], curve.precision),
+        )
         ax.plot(recall, precision, style, color=colour, linewidth=1.6, label=label)
         if part.precision is not None:
             ax.plot(part.recall or 0, part.precision, "o", color=colour, markersize=6)

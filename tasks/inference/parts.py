@@ -1,0 +1,96 @@
+"""Answers of models of parts: a detector says where they are, an index says which they are."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from tasks.images.prepare import Rgb
+from tasks.inference.params import DetectParams
+from tasks.inference.predictor import Answer, Loaded, Named, Region, ahead
+from tasks.inference.regions import Detect, NameRegions, RegionAnswer
+from tasks.inference.sources import PendingImage
+from tasks.inference.weights import ModelFiles
+from tasks.recognition.detector.apply import Detector, load_detector
+from tasks.recognition.index.apply import Named as IndexAnswer
+from tasks.recognition.index.apply import PartIndex, load_index
+
+UNKNOWN = "unknown"
+"""What a part that the index does not know is called."""
+
+
+def detector_of(files: ModelFiles, device: torch.device) -> Detector:
+    """Return the detector of parts in its files, ready to detect.
+
+    Raises:
+        WeightsError: they do not fit together.
+    """
+    return load_detector(files.weights, files.config, device)
+
+
+def index_of(files: ModelFiles, device: torch.device) -> PartIndex:
+    """Return the index of parts in its files, ready to answer.
+
+    Raises:
+        WeightsError: they do not fit together.
+    """
+    return load_index(files.weights.parent, device)
+
+
+def detecting_parts(detector: Detector, params: DetectParams) -> Detect:
+    """Return the function that finds parts with a detector."""
+    least = detector.threshold if params.min_score is None else params.min_score
+
+    def detect(rgb: Rgb) -> list[Region]:
+        found = [one for one in detector([rgb])[0] if one.score >= least]
+        best = sorted(found, key=lambda one: -one.score)[: params.max_regions]
+        return [Region(one.left, one.top, one.right, one.bottom, one.score, one.name) for one in best]
+
+    return detect
+
+
+def as_detected(crops: Sequence[Rgb], regions: Sequence[Region]) -> list[RegionAnswer]:
+    """Name regions as the detector did that found them."""
+    return [
+        RegionAnswer(crop, named=Named(((str(region.name), region.score),)))
+        for crop, region in zip(crops, regions, strict=True)
+    ]
+
+
+def indexed(index: PartIndex) -> NameRegions:
+    """Return the function that names regions with an index."""
+
+    def name(crops: Sequence[Rgb], regions: Sequence[Region]) -> list[RegionAnswer]:
+        return [RegionAnswer(crop, named=_named(one)) for crop, one in zip(crops, index.name(list(crops)), strict=True)]
+
+    return name
+
+
+def _named(answer: IndexAnswer) -> Named:
+    """Return the parts of the nearest views, each once, after what the index settled on."""
+    best: dict[str, float] = {}
+    for _, part, similarity in answer.nearest:
+        best.setdefault(part, max(0.0, similarity))
+    first = answer.part or UNKNOWN
+    score = max(0.0, answer.score)
+    ranking = ((first, score), *((part, value) for part, value in best.items() if part != first))
+    return Named(ranking, answer.nearest[0][0] if answer.nearest else None, answer.rotation)
+
+
+def answers_of_index(
+    todo: Iterator[PendingImage], index: PartIndex, batch_size: int, n_workers: int = 0
+) -> Iterator[list[Answer]]:
+    """Yield what an index says of whole images, each of one part, a batch at a time, in order.
+
+    Args:
+        todo: images, taken a little ahead.
+        index: names them.
+        batch_size: images at once.
+        n_workers: threads that prepare images; 0: one per core.
+    """
+    for batch in ahead(todo, None, batch_size, n_workers):
+        found = iter(index.name([row.pixels for row in batch if row.pixels is not None]))
+        yield [_answer(row, None if row.pixels is None else _named(next(found))) for row in batch]
+
+
+def _answer(row: Loaded, named: Named | None) -> Answer:
+    return Answer(str(row.job.path), row.job.time_s, None, row.pixels, row.size, row.seconds, row.error, named=named)
