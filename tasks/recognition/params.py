@@ -96,7 +96,7 @@ class DetectorParams(Params):
     image_size: Annotated[int, Field(ge=64, le=2048, multiple_of=32, description="Pixels on a side")] = 320
     device: Device = "cuda"
 
-    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
+    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
