@@ -213,11 +213,11 @@ class IndexParams(Params):
     ] = None
     pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = False
     dimension: Annotated[int, Field(ge=8, le=2048, description="Of the vectors, where they are trained")] = 128
-    image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 96
+    image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 64
     device: Device = "cuda"
 
-    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -241,11 +241,11 @@ class IndexParams(Params):
     patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
     crop_jitter: Annotated[
         Fraction, Field(description="By how much a box is off in place and size, as a share of its side")
-    ] = 0.15
-    turn_deg: Annotated[float, Field(ge=0, le=180, description="By how much images are turned in their plane")] = 15
-    color_jitter: Annotated[Fraction, Field(description="Spread of brightness, contrast and tint")] = 0.4
-    blur: Annotated[Fraction, Field(description="Share of the images that are blurred")] = 0.3
-    occlusion: Annotated[Fraction, Field(description="Share of the images of which a part is hidden")] = 0.3
+    ] = 0.1
+    turn_deg: Annotated[float, Field(ge=0, le=180, description="By how much images are turned in their plane")] = 180
+    color_jitter: Annotated[Fraction, Field(description="Spread of brightness, contrast and tint")] = 0.2
+    blur: Annotated[Fraction, Field(description="Share of the images that are blurred")] = 0.2
+    occlusion: Annotated[Fraction, Field(description="Share of the images of which a part is hidden")] = 0.1
     n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
     seed: Seed = 0
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False

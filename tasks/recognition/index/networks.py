@@ -3,6 +3,7 @@
 A copy of this file is kept with every index in MLflow and used there, so it imports nothing of this project.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 SMALL_WIDTHS = (32, 64, 128, 256)
 """Channels of the small network: after its stem, and after each of its three blocks."""
+
+_N_DIRECTIONS, _EDGE_SIZE = 8, 5
 
 
 class Block(nn.Module):
@@ -36,25 +39,40 @@ def _convolution(n_in: int, n_out: int, size: int, stride: int) -> nn.Sequential
     return nn.Sequential(nn.Conv2d(n_in, n_out, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(n_out))
 
 
-class SmallNet(nn.Module):
-    """A residual network of three blocks, eight times as fast as ResNet-18: (B, 3, S, S) -> (B, 256).
+class Edges(nn.Module):
+    """Grey and the strength of edges in eight directions, both free of brightness and contrast; nothing is learned.
 
-    It sees grey, each image at a mean of 0 and a deviation of 1: a mesh says nothing of colour and light, and a network
-    that need not learn to overlook them learns shapes in half of the steps.
+    A mesh says nothing of colour and light. A network that need not learn to overlook them, nor what an edge is, learns
+    shapes in half of the steps. Source: the normalised gradients of Dalal and Triggs 2005 (HOG), without their cells.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_convolution(1, SMALL_WIDTHS[0], 5, 2), nn.ReLU(), nn.MaxPool2d(2))
-        self.blocks = nn.Sequential(*(Block(*pair) for pair in zip(SMALL_WIDTHS, SMALL_WIDTHS[1:], strict=False)))
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        offsets = torch.arange(_EDGE_SIZE) - _EDGE_SIZE // 2
+        y, x = torch.meshgrid(offsets, offsets, indexing="ij")
+        bell = torch.exp(-(x.square() + y.square()) / 2)
+        angles = 2 * math.pi * torch.arange(_N_DIRECTIONS) / _N_DIRECTIONS
+        slopes = (x * angles.cos()[:, None, None] + y * angles.sin()[:, None, None]) * bell
+        filters = slopes / slopes.abs().sum((1, 2), keepdim=True)
+        self.register_buffer("filters", filters[:, None], persistent=False)  # (8, 1, 5, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take (B, 3, S, S), give (B, 256)."""
+        """Take (B, C, H, W), give (B, 9, H, W)."""
         grey = x.mean(1, keepdim=True)
         centred = grey - grey.mean((2, 3), keepdim=True)
-        deviation = centred.square().mean((2, 3), keepdim=True).sqrt()
-        return cast(Tensor, self.pool(self.blocks(self.stem(centred / (deviation + 1e-3)))))
+        grey = centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
+        edges = F.relu(F.conv2d(grey, cast(Tensor, self.filters), padding=_EDGE_SIZE // 2))
+        around = F.avg_pool2d(edges.square().sum(1, keepdim=True), 9, 1, 4, count_include_pad=False)
+        return torch.cat([grey, edges / (around.sqrt() + 0.03)], 1)
+
+
+class SmallNet(nn.Sequential):
+    """A residual network of three blocks over edges, seven times as fast as ResNet-18: (B, 3, S, S) -> (B, 256)."""
+
+    def __init__(self) -> None:
+        stem = nn.Sequential(_convolution(1 + _N_DIRECTIONS, SMALL_WIDTHS[0], 5, 2), nn.ReLU(), nn.MaxPool2d(2))
+        blocks = [Block(*pair) for pair in zip(SMALL_WIDTHS, SMALL_WIDTHS[1:], strict=False)]
+        super().__init__(Edges(), stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class TransformersFeatures(nn.Module):
