@@ -243,9 +243,13 @@ class IndexParams(Params):
         Fraction, Field(description="By how much a box is off in place and size, as a share of its side")
     ] = 0.1
     turn_deg: Annotated[float, Field(ge=0, le=180, description="By how much images are turned in their plane")] = 180
-    color_jitter: Annotated[Fraction, Field(description="Spread of brightness, contrast and tint")] = 0.2
-    blur: Annotated[Fraction, Field(description="Share of the images that are blurred")] = 0.2
-    occlusion: Annotated[Fraction, Field(description="Share of the images of which a part is hidden")] = 0.1
+    color_jitter: Annotated[Fraction, Field(description="Spread of brightness, contrast and tint")] = 0.15
+    blur: Annotated[Fraction, Field(description="Share of the images that are blurred")] = 0.1
+    occlusion: Annotated[Fraction, Field(description="Share of the images of which a part is hidden")] = 0.05
+    quarter_turns: Annotated[
+        bool,
+        Field(description="A vector is the mean over an image and its three quarter turns: surer, four times the work"),
+    ] = True
     n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
     seed: Seed = 0
     deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False

@@ -81,8 +81,8 @@ def _check_names(names: list[str], stored: StoredIndex, *, replace: bool) -> lis
         raise ConfigError(
             f"the index has the part(s) {', '.join(known)} already: take other names, or set replace=true"
         )
-    if taken := [name for name in names if name in stored.config["others"] or name == UNKNOWN]:
-        raise ConfigError(f"found the name(s) {', '.join(taken)}, which stand for what is no part: take other names")
+    if UNKNOWN in names:
+        raise ConfigError(f"found a part called {UNKNOWN!r}, which is an answer of its own: take another name")
     return known
 
 
@@ -97,7 +97,7 @@ def _held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _grown(stored: StoredIndex, names: list[str], new: Views, vectors: Floats) -> StoredIndex:
     """Return an index with the new views in place of its own of the same names; its search is filled anew."""
     parts = sorted({*stored.config["parts"], *names})
-    numbers = {name: number for number, name in enumerate([*parts, *stored.config["others"]])}
+    numbers = {name: number for number, name in enumerate(parts)}
     old = [place for place, label in enumerate(stored.labels) if stored.names[label] not in names]
     kept = [stored.names[stored.labels[place]] for place in old]
     labels = np.array([numbers[name] for name in [*kept, *(names[label] for label in new.labels)]], dtype=np.int64)

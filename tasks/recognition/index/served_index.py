@@ -36,7 +36,7 @@ class ServedIndex(PythonModel):
             load_code(Path(context.artifacts[name])) for name in ("decoding", "networks", "lookup")
         )
         self.config: dict[str, Any] = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
-        self.names = [*self.config["parts"], *self.config["others"]]
+        self.names: list[str] = self.config["parts"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = networks.build(self.config)
         self.network.load_state_dict(torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True))
@@ -48,13 +48,13 @@ class ServedIndex(PythonModel):
         self.labels = self.views["name"].map(numbers).to_numpy(dtype=np.int64)
         if len(self.labels) != self.index.ntotal:
             raise ValueError(f"found {self.index.ntotal} vectors and {len(self.labels)} views, need one for each")
-        self.search = self.lookup.Lookup(self.index, self.labels, len(self.config["parts"]))
+        self.search = self.lookup.Lookup(self.index, self.labels)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Return one row per image.
 
         They are: the part ("unknown" below the threshold), the score, the nearest views (path, part, similarity), and
-        the rotation of the nearest one: a quaternion w, x, y, z, part frame -> camera frame.
+        the rotation of the nearest one of that part: a quaternion w, x, y, z, part frame -> camera frame.
 
         Args:
             context: unused.
@@ -82,7 +82,8 @@ class ServedIndex(PythonModel):
             {"path": path, "part": part, "similarity": float(cosine)}
             for path, part, cosine in zip(views["path"], views["name"], found.similarities, strict=True)
         ]
-        rotation = [float(value) for value in views.iloc[0][["w", "x", "y", "z"]]] if len(views) else []
+        own = self.views.iloc[[] if found.row is None else [found.row]]
+        rotation = [float(value) for value in own[["w", "x", "y", "z"]].to_numpy().ravel()]
         part = _UNKNOWN if found.part is None else self.names[found.part]
         return {"part": part, "score": float(found.score), "nearest": nearest, "rotation": rotation}
 

@@ -51,5 +51,5 @@ def calibrate(
 
 def everything(stored: StoredIndex, vectors: Floats) -> list[Nearest]:
     """Return the answers to vectors as if every part were known."""
-    lookup = Lookup(stored.search, stored.labels, stored.n_parts)
+    lookup = Lookup(stored.search, stored.labels)
     return lookup.answers(vectors, threshold=-np.inf, n_nearest=stored.config["n_nearest"])

@@ -20,6 +20,7 @@ class PartGrades:
 
     part: str
     n_views: int
+    named: float  # share of its views that are named rightly, whatever their score
     recall_1: float  # share of its views whose nearest view is of it
     recall_5: float  # ... of whose five nearest one is
     refused: float  # share that is taken for unknown
@@ -32,7 +33,8 @@ class IndexReport:
     """Everything there is to say about the answers to held-out views. Shares are in [0, 1]."""
 
     parts: list[str]
-    recall_1: float
+    named: float  # share of views of parts that are named rightly, whatever their score
+    recall_1: float  # ... whose nearest view is of the right part
     recall_5: float
     known_lost: float  # share of views of parts that are taken for unknown
     unknown_refused: float | None  # share of views of other shapes that are; None: there were none
@@ -47,7 +49,7 @@ class IndexReport:
 
     def figures(self) -> dict[str, float | None]:
         """Return its single figures by name."""
-        names = ("recall_1", "recall_5", "known_lost", "unknown_refused", "pose_error_deg")
+        names = ("named", "recall_1", "recall_5", "known_lost", "unknown_refused", "pose_error_deg")
         return {name: getattr(self, name) for name in names}
 
 
@@ -65,19 +67,20 @@ def grade(stored: StoredIndex, queries: Queries, n_worst: int) -> IndexReport:
     scores = np.array([each.score for each in answered])
     predicted = np.where(scores >= stored.config["threshold"], named, n)
     known = truth < n
-    first = named[known] == truth[known]
-    deep = _hits(stored, answered, truth)
+    right = named == truth
+    first, deep = (_hits(stored, answered, truth, n_nearest) for n_nearest in (1, _DEEP))
     angles = _pose_errors(stored, answered, queries)
     confusion = np.zeros((n + 1, n + 1), dtype=np.int64)
     np.add.at(confusion, (truth, predicted), 1)
     return IndexReport(
         parts=list(stored.config["parts"]),
-        recall_1=float(first.mean()),
+        named=float(right[known].mean()),
+        recall_1=float(first[known].mean()),
         recall_5=float(deep[known].mean()),
         known_lost=float(np.mean(predicted[known] == n)),
         unknown_refused=float(np.mean(predicted[~known] == n)) if (~known).any() else None,
-        pose_error_deg=_median(angles[known & (named == truth)]),
-        per_part=[_part(stored, number, truth, named, predicted, angles, deep) for number in range(n)],
+        pose_error_deg=_median(angles[known & right]),
+        per_part=[_part(stored, number, truth, named, predicted, angles, first, deep) for number in range(n)],
         confusion=confusion,
         known_scores=scores[known],
         unknown_scores=scores[~known],
@@ -87,15 +90,20 @@ def grade(stored: StoredIndex, queries: Queries, n_worst: int) -> IndexReport:
     )
 
 
-def _hits(stored: StoredIndex, answered: Sequence[Nearest], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether one of the five nearest views is of the right part."""
+def _hits(
+    stored: StoredIndex, answered: Sequence[Nearest], truth: NDArray[np.int64], n_nearest: int
+) -> NDArray[np.bool_]:
+    """Return (Q,) whether one of the nearest views is of the right part."""
     return np.array(
-        [bool(np.any(stored.labels[each.rows[:_DEEP]] == label)) for each, label in zip(answered, truth, strict=True)]
+        [
+            bool(np.any(stored.labels[each.rows[:n_nearest]] == label))
+            for each, label in zip(answered, truth, strict=True)
+        ]
     )
 
 
 def _pose_errors(stored: StoredIndex, answered: Sequence[Nearest], queries: Queries) -> NDArray[np.float64]:
-    nearest = np.array([each.rows[0] if each.rows else 0 for each in answered], dtype=np.int64)
+    nearest = np.array([each.row or 0 for each in answered], dtype=np.int64)
     return quaternion_angles_deg(stored.rotations[nearest], queries.rotations)
 
 
@@ -106,6 +114,7 @@ def _part(
     named: NDArray[np.int64],
     predicted: NDArray[np.int64],
     angles: NDArray[np.float64],
+    first: NDArray[np.bool_],
     deep: NDArray[np.bool_],
 ) -> PartGrades:
     own = truth == number
@@ -113,7 +122,8 @@ def _part(
     return PartGrades(
         part=stored.names[number],
         n_views=int(own.sum()),
-        recall_1=float(np.mean(named[own] == number)),
+        named=float(np.mean(named[own] == number)),
+        recall_1=float(np.mean(first[own])),
         recall_5=float(np.mean(deep[own])),
         refused=float(np.mean(predicted[own] == stored.n_parts)),
         pose_error_deg=_median(angles[own & (named == number)]),

@@ -55,7 +55,7 @@ def predictions(report: IndexReport, stored: StoredIndex, queries: Queries) -> p
     """Return a row for each held-out view: what it shows, what was answered, and the nearest view."""
     rows = []
     for place, found in enumerate(report.answered):
-        nearest = found.rows[0] if found.rows else None
+        nearest = found.row
         rows.append(
             {
                 "path": queries.paths[place],
@@ -63,8 +63,7 @@ def predictions(report: IndexReport, stored: StoredIndex, queries: Queries) -> p
                 "answered": name_of(report, int(report.predicted[place])),
                 "score": found.score,
                 "nearest_view": "" if nearest is None else stored.paths[nearest],
-                "nearest_part": "" if nearest is None else stored.names[stored.labels[nearest]],
-                "similarity": found.similarities[0] if found.similarities else None,
+                "likeliest_part": "" if nearest is None else stored.names[stored.labels[nearest]],
             }
         )
     return pd.DataFrame(rows)
@@ -104,11 +103,9 @@ def mistakes_figure(report: IndexReport, stored: StoredIndex, queries: Queries, 
         images.append(read_rgb(dataset / queries.paths[place], min_side=256))
         true, named = (name_of(report, int(labels[place])) for labels in (queries.labels, report.predicted))
         captions.append(f"{_short(true)}\nnamed {_short(named)}")
-        if found.rows and (dataset / stored.paths[found.rows[0]]).is_file():
-            images.append(read_rgb(dataset / stored.paths[found.rows[0]], min_side=256))
-            captions.append(
-                f"nearest: {_short(stored.names[stored.labels[found.rows[0]]])}\n{found.similarities[0]:.3f}"
-            )
+        if found.row is not None and (dataset / stored.paths[found.row]).is_file():
+            images.append(read_rgb(dataset / stored.paths[found.row], min_side=256))
+            captions.append(f"nearest: {_short(stored.names[stored.labels[found.row]])}\n{found.score:.3f}")
     return gallery_figure(images, captions, columns=8, title="Worst mistakes, and the view nearest to each")
 
 
@@ -135,21 +132,21 @@ def summary(report: IndexReport, decision: str | None, what: str, url: str) -> s
     """
     figures = [f"| {name} | {_shown(value)} |" for name, value in report.figures().items()]
     rows = [
-        f"| {row.part} | {row.n_views} | {row.recall_1:.3f} | {row.recall_5:.3f} | {row.refused:.3f} | "
-        f"{row.pose_error_deg:.0f} | {row.mixed_up_with} |"
+        f"| {row.part} | {row.n_views} | {row.named:.3f} | {row.recall_1:.3f} | {row.recall_5:.3f} | "
+        f"{row.refused:.3f} | {row.pose_error_deg:.0f} | {row.mixed_up_with} |"
         for row in report.per_part
     ]
     mixed = [f"- {a} and {b}: {count} views" for a, b, count in similar_parts(report)]
     return "\n".join(
         [
-            f"# {what}: recall@1 {report.recall_1:.1%} on {len(report.known_scores)} held-out views",
+            f"# {what}: {report.named:.1%} of {len(report.known_scores)} held-out views named rightly",
             "",
             "| metric | value |",
             "|---|---|",
             *figures,
             "",
-            "| part | views | recall@1 | recall@5 | refused | pose error, degrees | most often taken for |",
-            "|---|---|---|---|---|---|---|",
+            "| part | views | named | recall@1 | recall@5 | refused | pose error, degrees | most often taken for |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             *(["Taken for one another:", "", *mixed, ""] if mixed else []),

@@ -29,7 +29,7 @@ from tasks.training.rng_state import generator_states, set_generator_states
 
 _MARGIN_RISE = 0.3
 """The share of the training over which the margin rises to its full size."""
-_GALLERY = 64
+_GALLERY = 32
 """Training views of each part that validation searches among: embedding all of them would cost half an epoch."""
 
 

@@ -56,5 +56,5 @@ def test_a_part_of_a_known_name_is_refused_or_replaced(trained, new_views, tmp_p
 
 
 def test_a_name_that_stands_for_no_part_is_refused(trained, new_views, tmp_path):
-    with pytest.raises(ConfigError, match="cross"):
-        finish(adding(trained / INDEX, new_views("cross"), tmp_path, CPU))
+    with pytest.raises(ConfigError, match="unknown"):
+        finish(adding(trained / INDEX, new_views("dots", "unknown"), tmp_path, CPU))

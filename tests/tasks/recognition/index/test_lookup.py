@@ -67,15 +67,25 @@ def test_an_index_of_another_kind_is_refused(made, tmp_path):
         read_index(path)
 
 
-def test_a_view_near_a_shape_that_is_no_part_scores_lower():
-    parts = np.eye(4, dtype=np.float32)
-    index, labels = flat(parts), np.array([0, 1, 2, 3])  # the last two are no parts
-    query = np.array([[0.8, 0.0, 0.6, 0.0], [0.8, 0.6, 0.0, 0.0]], dtype=np.float32)
-    near, far = Lookup(index, labels, 2).answers(query, threshold=0.6, n_nearest=5)
-    assert (near.part, far.part) == (None, 0)
-    assert near.score == pytest.approx(0.5)
-    assert far.score == pytest.approx(0.8)
-    assert near.rows == [0, 1]
+def test_the_nearest_views_vote():
+    views = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.8, -0.6, 0], [0, 0, 1]], dtype=np.float32)
+    lookup = Lookup(flat(views), np.array([0, 1, 1, 2]))
+    query = np.array([[0.96, 0.28, 0], [0.99, 0, np.sqrt(1 - 0.99**2)], [0.6, 0, 0.8]], dtype=np.float32)
+    between, clear, low = lookup.answers(query, threshold=0.85, n_nearest=3)
+    assert (between.part, between.row, between.rows[:2]) == (0, 0, [0, 1])  # 0.96 against 0.936 and 0.6
+    assert (clear.part, clear.score) == (0, pytest.approx(0.99))
+    assert (low.part, low.row, low.score) == (None, 3, pytest.approx(0.8))
+
+
+def test_several_views_outvote_a_nearer_one():
+    views = unit(1, 3) + 0 * unit(4, 3)
+    views[1:] += np.array([[0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]], dtype=np.float32)
+    views /= np.linalg.norm(views, axis=1, keepdims=True)
+    lookup = Lookup(flat(views), np.array([0, 1, 1, 1]))
+    (found,) = lookup.answers(views[:1], threshold=0, n_nearest=4)
+    assert (found.part, found.rows[0]) == (1, 0)
+    assert found.row in (1, 2, 3)
+    assert found.score < 1
 
 
 def test_recalls_of_vectors_by_hand():
@@ -92,10 +102,3 @@ def test_angles_between_rotations():
     first = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=np.float32)
     second = np.array([[-1, 0, 0, 0], [half, half, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
     assert quaternion_angles_deg(first, second) == pytest.approx([0, 90, 180], abs=0.1)
-
-
-def test_an_index_that_holds_nothing_else_scores_by_parts_alone():
-    lookup = Lookup(flat(np.eye(3, dtype=np.float32)), np.array([0, 1, 1]), 2)
-    (found,) = lookup.answers(np.array([[0.6, 0, 0.8]], dtype=np.float32), threshold=0.9, n_nearest=1)
-    assert (found.part, found.rows) == (None, [2])
-    assert found.score == pytest.approx(0.8)

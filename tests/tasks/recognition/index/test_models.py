@@ -9,7 +9,7 @@ from tasks.base.errors import WeightsError
 from tasks.recognition.index.models import load_backbone, new_embedder, read_transformers
 from tasks.recognition.index.networks import build
 
-PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+PIXELS = {"quarter_turns": True, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
 
 
 @pytest.mark.parametrize(

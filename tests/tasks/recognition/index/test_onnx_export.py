@@ -11,7 +11,7 @@ from tasks.recognition.index.networks import build
 
 @pytest.fixture(scope="module")
 def embedder():
-    return build({"backbone": "small", "dimension": 16, "mean": [0.5] * 3, "std": [0.2] * 3})
+    return build({"backbone": "small", "dimension": 16, "quarter_turns": True, "mean": [0.5] * 3, "std": [0.2] * 3})
 
 
 def images(n):
