@@ -264,7 +264,7 @@ class IndexParams(Params):
     known_lost: Annotated[
         float,
         Field(gt=0, lt=0.5, description="Share of held-out views of known parts that the threshold may refuse"),
-    ] = 0.03
+    ] = 0.04
     n_worst: Annotated[int, Field(ge=0, le=1000, description="Worst mistakes shown in the gallery")] = 24
     register_model: Annotated[bool, Field(description="Register the index in MLflow")] = True
     class_margin: Annotated[
