@@ -23,9 +23,9 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
 from tasks.recognition.demo.parts import make_demo_parts
+from tasks.recognition.meshes.parts import Part, read_parts
 from tasks.recognition.params import RenderParams
 from tasks.recognition.render.hits import pixel_rays
-from tasks.recognition.render.parts import Part, read_parts
 from tasks.recognition.render.solids import make_solids
 from tasks.recognition.render.studio import make_studio
 from tasks.recognition.render.views import place_view, render_view, view_poses

@@ -63,7 +63,8 @@ def of_index(folder: Path, params: PredictParams, name: str, version: str | None
         ConfigError: the parameters contradict it.
     """
     if missing := [file for file in INDEX_FILES if not (folder / file).is_file()]:
-        raise WeightsError(f"found no {', '.join(missing)} in {folder}, need the folder of an index of parts")
+        lacks = f"as the folder of an index of parts it lacks {', '.join(missing)}"
+        raise WeightsError(f"found a folder, need a plain file: {folder} ({lacks})")
     from tasks.recognition.index.index_folder import read_index_config
 
     found = read_index_config(folder / INDEX_FILES[0])

@@ -134,7 +134,7 @@ def check_start(
         DatasetError: there is no mesh.
     """
     check_packages()
-    from tasks.recognition.render.parts import find_meshes
+    from tasks.recognition.meshes.parts import find_meshes
 
     paths = [render.backgrounds, render.distractors]
     if methods.detector:
@@ -292,7 +292,7 @@ def add_part(data: Path, index: str, params: AddParams, track: RecognitionTrackP
     """Add parts to an index, without training; return the id of the MLflow run."""
     check_packages()
     from tasks.recognition.addition import add_meshes, fetch_index, register_addition
-    from tasks.recognition.render.parts import read_parts
+    from tasks.recognition.meshes.parts import read_parts
 
     meshes, folder = allowed_path(data), step_dir(None, ADDITION)
     read_parts(meshes)  # what is wrong with them is told before anything is fetched

@@ -1,1 +1,1 @@
-"""Reads meshes and renders them into a data set of views and scenes."""
+"""Renders parts into a data set of views and scenes."""

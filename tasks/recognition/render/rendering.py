@@ -14,9 +14,9 @@ from tasks.base.progress import Steps
 from tasks.base.workspace import open_table, storage_errors, write_json
 from tasks.geometry.rotations import quaternion_of
 from tasks.images.files import in_threads
+from tasks.recognition.meshes.distractors import find_distractors
+from tasks.recognition.meshes.parts import Part, read_parts
 from tasks.recognition.params import RenderParams
-from tasks.recognition.render.distractors import find_distractors
-from tasks.recognition.render.parts import Part, read_parts
 from tasks.recognition.render.scenes import Cast, Scene, render_scene
 from tasks.recognition.render.solids import Solid, make_solids
 from tasks.recognition.render.studio import Studio, make_studio

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError  # type: ignore[import-untyped]
 
 from tasks.geometry.jit import kernel
-from tasks.recognition.render.parts import Part
+from tasks.recognition.meshes.parts import Part
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]

@@ -58,7 +58,7 @@ def test_help_on_a_flow_tells_its_parameters(words):
 def test_help_on_a_flow_that_is_not_there_names_those_that_are():
     done = yard("run", "classify", "--help")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: found no flow 'classify', have: augment_images, ")
+    assert done.stderr.startswith("error: found no flow 'classify', have: add_part, augment_images, ")
 
 
 @pytest.mark.parametrize(

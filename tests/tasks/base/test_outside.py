@@ -30,7 +30,7 @@ from tasks.recognition.coco.read_yolo import read_names
 from tasks.recognition.index.index_folder import read_index_config
 from tasks.recognition.index.models import read_transformers
 from tasks.recognition.index.views import read_view_set
-from tasks.recognition.render.parts import read_part
+from tasks.recognition.meshes.parts import read_part
 from tasks.signals.iq_files import find_recordings, read_layout
 from tasks.signals.iq_layout import raw_layout, read_samples
 from tasks.signals.params import SpectrogramParams

@@ -1,4 +1,4 @@
-"""The loop that trains a detector: a generator of batches and epochs, whose state can be saved at each of them."""
+"""The loop that trains a detector: a generator of batches and epochs, with its state."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from tasks.recognition.meshes.parts import mended
 from tasks.recognition.render.composition import Camera, Ground, Light, Placed
 from tasks.recognition.render.drawing import Drawing, draw
 from tasks.recognition.render.materials import NONE
-from tasks.recognition.render.parts import mended
 from tasks.recognition.render.solids import Solid
 from tasks.recognition.render.studio import MAP_SIDE, ROUGHNESS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from tasks.recognition.render.parts import mended
+from tasks.recognition.meshes.parts import mended
 from tasks.recognition.render.resting import Footprint, onto_plane, resting_poses, scatter
 from tasks.recognition.render.solids import Solid
 

@@ -6,9 +6,9 @@ import pytest
 
 from tasks.geometry.rotations import rotation_matrix
 from tasks.recognition.demo.parts import make_demo_parts
+from tasks.recognition.meshes.distractors import make_distractor
+from tasks.recognition.meshes.parts import Part, read_parts
 from tasks.recognition.params import RenderParams
-from tasks.recognition.render.distractors import make_distractor
-from tasks.recognition.render.parts import Part, read_parts
 from tasks.recognition.render.scenes import Cast, Scene, render_scene, run_lengths
 from tasks.recognition.render.solids import make_solids
 from tasks.recognition.render.studio import make_studio

@@ -10,7 +10,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
-from tasks.recognition.render.parts import Part, mended, read_parts
+from tasks.recognition.meshes.parts import Part, mended, read_parts
 
 BOX = trimesh.creation.box((1, 2, 3))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.base.outside import MIB, read_bytes
-from tasks.recognition.render.mesh_packages import check_3mf, check_glb
+from tasks.recognition.meshes.mesh_packages import check_3mf, check_glb
 
 MESH_SUFFIXES = frozenset({".stl", ".obj", ".ply", ".glb", ".3mf"})
 MESH_BYTES = 512 * MIB

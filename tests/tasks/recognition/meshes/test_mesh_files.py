@@ -13,7 +13,7 @@ import trimesh
 from trimesh.exchange.stl import export_stl, export_stl_ascii
 
 from tasks.base.errors import DatasetError
-from tasks.recognition.render.mesh_files import read_triangles
+from tasks.recognition.meshes.mesh_files import read_triangles
 
 BOX = trimesh.creation.box((1, 2, 3))
 

@@ -17,7 +17,7 @@ from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError
 from tasks.base.outside import read_bytes, walk
 from tasks.base.workspace import allowed_link
-from tasks.recognition.render.mesh_files import MESH_BYTES, MESH_SUFFIXES, read_triangles
+from tasks.recognition.meshes.mesh_files import MESH_BYTES, MESH_SUFFIXES, read_triangles
 
 Faces = NDArray[np.int64]
 Points = NDArray[np.float64]

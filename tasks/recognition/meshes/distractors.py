@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
-from tasks.recognition.render.parts import Part, mended, read_parts
+from tasks.recognition.meshes.parts import Part, mended, read_parts
 
 _SEGMENTS = 48
 
