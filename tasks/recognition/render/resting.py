@@ -31,7 +31,7 @@ def resting_poses(solid: Solid) -> RestingPoses:
 
     Source: Goldberg et al. 1999, "Part Pose Statistics: Estimators and Experiments".
     """
-    points = solid.points.astype(np.float64)
+    points = solid.outline.astype(np.float64)  # all points of a scan have a hull of a million faces
     try:
         hull = ConvexHull(points)
     except QhullError:  # flat: on either side

@@ -18,6 +18,7 @@ Ints = NDArray[np.int32]
 _CREASE = np.float32(np.cos(np.deg2rad(35)))
 """Faces that meet at less are one curved surface: CAD programs turn a circle in steps of 5 to 30 degrees."""
 _CROWD = 256  # faces at one corner, such as the middle of a fan, beyond which each keeps its own normal
+_MAX_HULL = 50_000  # points whose hull is looked for: that of a scanned ball takes ten seconds
 _MAX_OUTLINE = 512  # points of the hull that are projected to find where a part is on an image
 
 
@@ -90,13 +91,16 @@ def _smooth(own: Floats, faces: Ints, around: Ints, starts: NDArray[np.int64], n
 
 def outline(points: Floats) -> Floats:
     """Return points whose hull holds all others, or nearly so: a part's corners, or the extreme ones of very many."""
-    try:
-        corners = points[ConvexHull(points).vertices]
-    except QhullError:  # flat
-        corners = points
+    corners = points
+    if len(points) <= _MAX_HULL:
+        try:
+            corners = points[ConvexHull(points).vertices]
+        except QhullError:  # flat
+            corners = points
     if len(corners) <= _MAX_OUTLINE:
         return corners
-    chosen = np.unique(np.argmax(corners @ sphere_directions(_MAX_OUTLINE).T.astype(np.float32), axis=0))
+    directions = sphere_directions(_MAX_OUTLINE).astype(np.float32)
+    chosen = np.unique([np.argmax(corners @ direction) for direction in directions])
     return corners[chosen] * np.float32(1.01)
 
 

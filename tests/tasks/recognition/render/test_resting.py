@@ -68,3 +68,9 @@ def test_what_is_scattered_does_not_overlap():
     assert len(found) >= 4
     for i, (one, here) in enumerate(found):
         assert not any(one.overlaps(other, here, there) for other, there in found[:i])
+
+
+def test_a_scanned_ball_has_no_more_poses_than_its_outline_has_faces():
+    ball = solid(trimesh.creation.icosphere(subdivisions=6))
+    assert len(ball.faces) == 81_920
+    assert len(resting_poses(ball).turns) <= 2 * 512
