@@ -120,7 +120,7 @@ class DetectorParams(Params):
             le=2048,
             multiple_of=32,
             description="Of fcos_small and faster R-CNN: trained on are windows of so many pixels around parts, not "
-            "bare ground; 0: whole scenes",
+            "bare ground, but for the last fifth of the epochs; 0: whole scenes",
         ),
     ] = 192
     scale_jitter: Annotated[Fraction, Field(description="By how much scenes are enlarged or shrunk")] = 0.3

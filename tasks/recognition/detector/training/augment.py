@@ -12,6 +12,7 @@ from tasks.recognition.detector.training.scenes import Rgb, Scenes
 
 _LEAST_SEEN = 0.35  # of a box: what is cut off further is no example of its part
 _LEAST_SIDE = 3.0  # pixels
+_WHOLE_SHARE = 0.2  # of the epochs
 
 
 class AugmentSettings(Protocol):
@@ -24,6 +25,10 @@ class AugmentSettings(Protocol):
     @property
     def trained_window(self) -> int:
         """Return how many pixels a side of a window has that is trained on; 0: a whole scene's."""
+
+    @property
+    def num_epochs(self) -> int:
+        """Return the epochs of the whole training."""
 
     @property
     def scale_jitter(self) -> float:
@@ -74,16 +79,23 @@ def plan(seed: int, epoch: int, sample: int, scenes: Scenes, settings: AugmentSe
         settings: how far images are changed.
     """
     rng = np.random.default_rng((seed, epoch, sample))
+    zoom = settings.image_size / trained_size(settings, epoch)
     if rng.random() >= settings.mosaic:
-        return [_tile(sample, rng, scenes, settings, (0.0, 0.0), 1.0)]
+        return [_tile(sample, rng, scenes, settings, zoom, (0.0, 0.0), 1.0)]
     samples = [sample, *(int(other) for other in rng.integers(0, len(scenes), 3))]
     corners = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
-    return [_tile(each, rng, scenes, settings, corner, 0.5) for each, corner in zip(samples, corners, strict=True)]
+    return [
+        _tile(each, rng, scenes, settings, zoom, corner, 0.5) for each, corner in zip(samples, corners, strict=True)
+    ]
 
 
-def trained_size(settings: AugmentSettings) -> int:
-    """Return how many pixels a side has of what is trained on."""
-    return settings.trained_window or settings.image_size
+def trained_size(settings: AugmentSettings, epoch: int) -> int:
+    """Return how many pixels a side has of what is trained on in an epoch (from 1).
+
+    The last epochs see whole scenes, as they are found on: parts larger than a window, and all the ground there is.
+    """
+    whole = epoch > (1 - _WHOLE_SHARE) * settings.num_epochs
+    return settings.image_size if whole or not settings.trained_window else settings.trained_window
 
 
 def _tile(
@@ -91,10 +103,11 @@ def _tile(
     rng: np.random.Generator,
     scenes: Scenes,
     settings: AugmentSettings,
+    zoom: float,
     corner: tuple[float, float],
     side: float,
 ) -> Tile:
-    zoom = float((1 + settings.scale_jitter) ** rng.uniform(-1, 1)) * settings.image_size / trained_size(settings)
+    zoom *= float((1 + settings.scale_jitter) ** rng.uniform(-1, 1))
     focus = _focus(scenes, sample, rng)
     place = float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.25, 0.75))
     flip = settings.horizontal_flip and bool(rng.random() < 0.5)

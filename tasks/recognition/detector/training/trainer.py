@@ -100,7 +100,7 @@ class Trainer:
         p, epoch = self.params, self.epoch
 
         def read(number: int) -> Rgb:
-            return pixels_of(plan(p.seed, epoch, number, scenes, p), scenes, trained_size(p))
+            return pixels_of(plan(p.seed, epoch, number, scenes, p), scenes, trained_size(p, epoch))
 
         pin = self.device.type == "cuda"
         numbers = range(len(scenes))
@@ -109,7 +109,7 @@ class Trainer:
     def _targets(self, numbers: Tensor, scenes: Scenes) -> Targets:
         p, rows = self.params, []
         for number in numbers.tolist():
-            boxes, labels = boxes_of(plan(p.seed, self.epoch, number, scenes, p), scenes, trained_size(p))
+            boxes, labels = boxes_of(plan(p.seed, self.epoch, number, scenes, p), scenes, trained_size(p, self.epoch))
             rows.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
         return [{name: value.to(self.device, non_blocking=True) for name, value in row.items()} for row in rows]
 

@@ -13,6 +13,7 @@ from tasks.recognition.detector.training.scenes import Scenes
 @dataclass(frozen=True)
 class Settings:
     image_size: int = 64
+    num_epochs: int = 100
     window: int = 0
     scale_jitter: float = 0.4
     color_jitter: float = 0.0
@@ -53,7 +54,7 @@ def fits(pixels, box, label):
     "settings", [Settings(), Settings(horizontal_flip=True), Settings(window=32), Settings(window=32, scale_jitter=1.0)]
 )
 def test_boxes_lie_where_their_parts_are_drawn(scenes, settings):
-    size, n = trained_size(settings), 0
+    size, n = trained_size(settings, 1), 0
     for epoch in range(20):
         tiles = plan(0, epoch, epoch % 4, scenes, settings)
         pixels = pixels_of(tiles, scenes, size)
@@ -89,6 +90,11 @@ def test_a_scene_as_it_is_used_is_that_of_the_served_detector(scenes):
     assert (pixels_of(plain(0), scenes, 64) == squared(raw, 64)).all()
     boxes, _ = boxes_of(plain(0), scenes, 64)
     assert boxes == pytest.approx(np.array(BOXES) * 0.64, abs=1e-4)
+
+
+def test_the_last_fifth_of_the_epochs_sees_whole_scenes():
+    settings = Settings(window=32, num_epochs=10)
+    assert [trained_size(settings, epoch) for epoch in range(1, 11)] == [32] * 8 + [64] * 2
 
 
 def test_a_window_shows_a_part(scenes):
