@@ -94,3 +94,15 @@ def trained(dataset, params, tmp_path_factory):
     list(session.run())
     list(building(session.views, folder, params, torch.device("cpu"), print))
     return folder
+
+
+@pytest.fixture(scope="session")
+def dino(tmp_path_factory):
+    """A folder of transformers with a tiny model of random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("dino")
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]}))
+    return folder

@@ -42,17 +42,6 @@ def test_weights_of_another_network_are_refused():
         load_backbone(small, other.state_dict(), "other.pt")
 
 
-@pytest.fixture(scope="module")
-def dino(tmp_path_factory):
-    from transformers import Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("dino")
-    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]}))
-    return folder
-
-
 def test_a_folder_of_transformers_gives_its_features(dino):
     embedder, config = read_transformers(dino)
     assert config["mean"] == [0.5, 0.4, 0.3]
