@@ -12,6 +12,7 @@ from prefect.runtime import deployment, flow_run
 
 from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.workspace import allowed_path, cache_dir, read_step_info, run_dir, staged, write_step_info
+from tasks.recognition.dataset import name_of
 from tasks.recognition.params import (
     DETECTOR_FREE_TO_CHANGE,
     INDEX_FREE_TO_CHANGE,
@@ -89,8 +90,7 @@ def _trained() -> str:
     if track.run_name:
         return str(track.run_name)
     given = step_context.given_name()
-    dataset = Path(values["dataset"])
-    return given or Path(read_step_info(dataset).get("data", dataset)).name
+    return given or name_of(Path(values["dataset"]))
 
 
 def rendered(run: str) -> Path:
@@ -206,7 +206,7 @@ def _open(folder: Path, dataset: Path, params: DetectorParams | IndexParams, tra
     }
     names = DETECTOR_FREE_TO_CHANGE if isinstance(params, DetectorParams) else INDEX_FREE_TO_CHANGE
     free = {f"{folder.name}.{name}" for name in names}
-    name = f"{_trained()}-{folder.name}"
+    name = _trained().removesuffix(f"-{folder.name}") + f"-{folder.name}"  # a stage is called so itself
     return mlflow_run.open_mlflow_run(folder, recorded, params.device, track.experiment, name, free=free, last=False)
 
 

@@ -4,6 +4,7 @@ import statistics
 from typing import Any
 
 from gpu_pools.slots.lease import report_progress
+from tasks.recognition.dataset import name_of
 from tasks.recognition.detector.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
 from tasks.recognition.detector.training.scenes import joint_digest
 from tasks.recognition.detector.training.session import DetectorSession
@@ -45,7 +46,7 @@ class DetectorRecorder(Recorder[DetectorSession, EpochDone]):
             profile = {"images": len(scenes), "boxes": sum(len(labels) for labels in scenes.labels)}
             where = self.session.dataset / "scenes" / name
             digest = joint_digest({name: scenes})
-            self.tracker.input(self.session.dataset.name, str(where), digest, context=context, profile=profile)
+            self.tracker.input(name_of(self.session.dataset), str(where), digest, context=context, profile=profile)
 
     def handle(self, event: FilesRead | BatchDone | EpochDone) -> None:
         """Pass on progress or an epoch."""

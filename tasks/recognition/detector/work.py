@@ -13,6 +13,7 @@ from tasks.base.errors import TrainyardError
 from tasks.base.workspace import write_json
 from tasks.images.images import encode_jpeg
 from tasks.recognition.coco.annotations import AnnotatedImage
+from tasks.recognition.dataset import name_of
 from tasks.recognition.detector import champion, onnx_export
 from tasks.recognition.detector.finding import Truth, truth_of
 from tasks.recognition.detector.grading.detections import Detections, detect_all, read_detections, write_detections
@@ -198,7 +199,7 @@ def _log_grades(
         profile = {"images": grades.n_images, "boxes": grades.n_parts}
         where = str(dataset / "scenes" / "test") if name == "rendered" else str(scenes.images[0].path.parent)
         tracker.input(
-            f"{dataset.name}-{place}", where, joint_digest({place: scenes}), context="testing", profile=profile
+            f"{name_of(dataset)}-{place}", where, joint_digest({place: scenes}), context="testing", profile=profile
         )
     if "real" in graded:
         values["map50/gap_rendered_real"] = graded["rendered"].map50 - graded["real"].map50

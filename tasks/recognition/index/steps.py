@@ -15,6 +15,7 @@ from tasks.base.errors import WeightsError
 from tasks.base.outside import read_json
 from tasks.images.decoding import resize_rgb
 from tasks.images.images import read_bytes, read_rgb
+from tasks.recognition.dataset import name_of
 from tasks.recognition.index.building import INDEX, QUERIES, Queries, building, read_queries
 from tasks.recognition.index.grading import promotion
 from tasks.recognition.index.grading.metrics import IndexReport, grade
@@ -78,7 +79,9 @@ class IndexRecorder(Recorder[IndexSession, EpochDone]):
             start += len(views)
             profile = {"views": len(views), "parts": len(session.views.parts)}
             source = str(session.dataset / "views")
-            self.tracker.input(session.dataset.name, source, joint_digest(digests), context=context, profile=profile)
+            self.tracker.input(
+                name_of(session.dataset), source, joint_digest(digests), context=context, profile=profile
+            )
 
     def handle(self, event: BatchDone | EpochDone) -> None:
         """Pass on progress or an epoch."""
@@ -174,7 +177,7 @@ def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, l
     tracker.metrics({key: found.figures()[name] for name, key in TEST_KEYS.items()}, epoch)
     digest = joint_digest(queries.digests)
     source = str(dataset / "views" / "test")
-    tracker.input(dataset.name, source, digest, context="testing", profile={"views": len(queries.paths)})
+    tracker.input(name_of(dataset), source, digest, context="testing", profile={"views": len(queries.paths)})
     _log_files(folder, dataset, queries, tracker, log)
     decision = _register(found, queries, dataset, folder, params, tracker, model_name, epoch)
     log.info("%.2f %% of the held-out views are named rightly", 100 * found.named)
