@@ -82,6 +82,40 @@ def resume(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="Folder of a vision-language model: config.json, *.safetensors")],
+    device: Annotated[str, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = "cuda",
+    lasts: Annotated[str, typer.Option("--for", help="Ends after 90s, 30m, 4h ...; none: never")] = "none",
+    idle: Annotated[str, typer.Option(help="Ends after so long without a request; none: never")] = "30m",
+    engine: Annotated[
+        str, typer.Option(help="transformers, vllm or the path of one, or a command with {model}, {host} and {port}")
+    ] = "transformers",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of this machine; 0: any that is free")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Requests at once; 0: by the GPU's memory")] = 0,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file of mode 0600; requests must bear what is in it")
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other value, e.g. gate.wait_s=10")] = None,
+) -> None:
+    """Serve a vision-language model here and now, by OpenAI's chat API, until Ctrl-C or its time is over."""
+    from tasks.base.config import override
+
+    parameters: dict[str, Any] = {
+        "model": str(model.absolute()),
+        "serve": {"lasts": lasts, "idle": idle, "engine": engine},
+        "gate": {
+            "port": port,
+            "limit": limit,
+            "token_file": None if token_file is None else str(token_file.absolute()),
+        },
+    }
+    override(parameters, assignments or [])
+    from deployments.runs.local import run_here
+
+    run_here("serve", parameters, device=device)
+
+
+@app.command()
 def demo(
     part: Annotated[str | None, typer.Argument(metavar="[signals|scene|recognition]", help="Only this part")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,

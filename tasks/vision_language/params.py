@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tasks.base.params import Device, NoneText, Owner, Params
 
-Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]?$", description="90s, 30m, 4h or 2d")]
+Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$", description="90s, 30m, 4h or 2d")]
 
 
 class ServeParams(Params):

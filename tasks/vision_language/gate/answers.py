@@ -1,4 +1,4 @@
-"""Writes the engine's answer in the form the client asked for it: OpenAI's, or that of the service before this one."""
+"""Writes the engine's answer in the form that the client asked for."""
 
 import json
 import time

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -36,10 +38,13 @@ class FakeEngine:
 
     def app(self) -> Starlette:
         chat = Route("/v1/chat/completions", self._chat, methods=["POST"])
-        return Starlette(routes=[chat, Route("/health", self._health)])
+        return Starlette(routes=[chat, Route("/health", self._health), Route("/v1/models", self._models)])
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"data": [{"id": "fake"}]})
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
@@ -129,3 +134,12 @@ def until(true: Any, limit_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.01)
+
+
+def main() -> None:
+    """Serve the fake engine on the port that is the only argument."""
+    uvicorn.run(FakeEngine().app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

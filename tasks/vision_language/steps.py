@@ -1,0 +1,121 @@
+"""The Prefect task that serves a model."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import task
+
+from gpu_pools.placement.devices import Device
+from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.placement.queues import parse_duration
+from gpu_pools.process.run_setup import DEVICE
+from tasks.base.errors import WeightsError
+from tasks.base.workspace import allowed_path, write_json
+from tasks.images.params import PrepareParams
+from tasks.run.prefect_page import show_markdown
+from tasks.run.run_log import logger
+from tasks.run.step_context import step_dir
+from tasks.vision_language.engine_process import (
+    check_engine,
+    command_of,
+    engine_running,
+    free_port,
+    model_name,
+)
+from tasks.vision_language.model_folder import check_extra, check_model_folder
+from tasks.vision_language.params import GateParams, ServeParams
+
+if TYPE_CHECKING:
+    from tasks.vision_language.gate.app import Gate
+
+ADDRESS = "address.json"
+"""In the run's folder, from when requests are answered: url, model, engine's pid."""
+
+
+def check_request(model: Path, params: ServeParams) -> Path:
+    """Return the folder of the model, before anything waits or starts for it.
+
+    Raises:
+        ConfigError: a package is missing, there is no such folder, or the engine may not be started.
+        WeightsError: the folder holds no model that can be served.
+    """
+    check_extra()
+    check_engine(params.engine, queued="TRAINYARD_LEASE" in os.environ)
+    folder, kind = check_model_folder(model)
+    if params.engine == "transformers":
+        check_kind(kind, folder)
+    return folder
+
+
+def check_kind(kind: str, folder: Path) -> None:
+    """Hold the type of a model against what transformers loads as one that is shown images and answers in text.
+
+    Raises:
+        WeightsError: it does not load it, at least not without code from the folder, which is never run.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise WeightsError(f"found a model of type {kind!r}, need one that transformers shows images: {folder}")
+
+
+@task(task_run_name="serve-{folder.name}")
+def serve(folder: Path, params: ServeParams, gate: GateParams, prepare: PrepareParams) -> str:
+    """Start the engine, serve the gate before it, and return why the server has ended.
+
+    Args:
+        folder: of the model, as `check_request` returns it.
+        params: what answers, and for how long.
+        gate: what the gate lets in.
+        prepare: how large images may be.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or the token not be used.
+        EngineError: the engine does not start, or ends.
+    """
+    from tasks.vision_language.gate.server import open_socket
+    from tasks.vision_language.serving import Ends, serve_until
+
+    run_folder, gpu = step_dir(None, "serving"), _gpu(params.device)
+    listener, port, gate = open_socket(gate.host, gate.port), free_port(), _within(gate)
+    command = command_of(params.engine, folder, port, on_gpu=gpu is not None and not gpu.simulated)
+    free_mib = gpu.memory_free_mib if gpu else None
+    ends = Ends(*(None if text is None else parse_duration(text) for text in (params.lasts, params.idle)))
+    logger().info("starts the engine: %s", " ".join(command))
+    with (
+        listener,
+        engine_running(command, port, run_folder / "engine.log", parse_duration(params.start_limit)) as engine,
+    ):
+        door = _gate(params.engine, folder, engine.url, gate, prepare, free_mib)
+
+        def say(url: str) -> None:
+            text = f"serves {folder.name} at {url}, {door.turns.limit} requests at once"
+            logger().info("%s", text)
+            write_json(run_folder / ADDRESS, {"url": url, "model": folder.name, "pid": engine.process.pid})
+            show_markdown("address", text, "Where the model answers")
+
+        why = serve_until(door, listener, engine, ends, say)
+    logger().info("%s", why)
+    return why
+
+
+def _gpu(device: str) -> Device | None:
+    return resolve_device(os.environ.get(DEVICE, device), get_probe())
+
+
+def _within(gate: GateParams) -> GateParams:
+    """Return the parameters with their paths held against the allowed roots."""
+    paths = {"token_file": gate.token_file, "image_folder": gate.image_folder}
+    return gate.model_copy(update={name: path and allowed_path(path) for name, path in paths.items()})
+
+
+def _gate(
+    engine: str, folder: Path, url: str, gate: GateParams, prepare: PrepareParams, free_mib: int | None
+) -> "Gate":
+    from tasks.vision_language.gate.app import Gate
+    from tasks.vision_language.gate.engine import Engine
+    from tasks.vision_language.gate.turns import limit_for
+
+    behind = Engine(url, model_name(engine, folder, url), asks_usage=engine != "transformers")
+    return Gate(behind, folder.name, gate.limit or limit_for(free_mib), gate, prepare)
