@@ -1,4 +1,4 @@
-"""Starts the engine as a child of the run, on a port of this machine, and ends it with all that it started."""
+"""Starts the engine as a child of the run, and ends it with all that it started."""
 
 import os
 import shlex
