@@ -55,6 +55,7 @@ def _found(folder: Path) -> Iterator[RenderableType]:
     elif reports := sorted(folder.glob("*/report/metrics.json")):  # a detector, an index
         for path in reports:
             found = json.loads(path.read_text())
+            found = found.get("rendered", found)  # of a detector: on rendered scenes, beside photographs
             yield _table(path.parents[1].name, {key: value for key, value in found.items() if _is_figure(value)})
             yield f"images and tables: {path.parent}"
     else:
