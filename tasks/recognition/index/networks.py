@@ -42,8 +42,9 @@ def _convolution(n_in: int, n_out: int, size: int, stride: int) -> nn.Sequential
 class Edges(nn.Module):
     """Grey and the strength of edges in eight directions, both free of brightness and contrast; nothing is learned.
 
-    A mesh says nothing of colour and light. A network that need not learn to overlook them, nor what an edge is, learns
-    shapes in half of the steps. Source: the normalised gradients of Dalal and Triggs 2005 (HOG), without their cells.
+    A mesh says nothing of colour and light, and a network need not learn to overlook them, nor what an edge is. After
+    500 steps on the demo's ten parts 0.60 of the held-out views were named rightly, from grey alone 0.53, from colours
+    0.42. Source: the normalised gradients of Dalal and Triggs 2005 (HOG), without their cells.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Edges(nn.Module):
 
 
 class SmallNet(nn.Sequential):
-    """A residual network of three blocks over edges, seven times as fast as ResNet-18: (B, 3, S, S) -> (B, 256)."""
+    """A residual network of three blocks over edges, made for training on a CPU: (B, 3, S, S) -> (B, 256)."""
 
     def __init__(self) -> None:
         stem = nn.Sequential(_convolution(1 + _N_DIRECTIONS, SMALL_WIDTHS[0], 5, 2), nn.ReLU(), nn.MaxPool2d(2))
