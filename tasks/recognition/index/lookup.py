@@ -147,11 +147,11 @@ class Lookup:
     the part that wins; a part is known from a threshold on.
 
     Measured on the demo's ten parts (a small network that saw grey without edges, 370 CPU-seconds of training), 600
-    held-out views of them and 480 of eight parts never seen: the vote names 0.88 of the views rightly, the nearest view alone 0.83. At the threshold that loses
-    0.05 of the known views this score refuses 0.48 of the unknown ones; the mean of the ten nearest cosines 0.45, the
-    Mahalanobis distance to the nearest part (arXiv:1807.03888) 0.42, the score less half of the cosine to shapes that
-    are no part 0.39, the cosine to the middle of the part 0.33, the share of the votes 0.20, and a logistic regression
-    of five of them 0.48.
+    held-out views of them and 480 of eight parts never seen: the vote names 0.88 of the views rightly, the nearest view
+    alone 0.83. At the threshold that loses 0.05 of the known views this score refuses 0.48 of the unknown ones; the
+    mean of the ten nearest cosines 0.45, the Mahalanobis distance to the nearest part (arXiv:1807.03888) 0.42, the
+    score less half of the cosine to shapes that are no part 0.39, the cosine to the middle of the part 0.33, the share
+    of the votes 0.20, and a logistic regression of five of them 0.48.
 
     Args:
         index: of FAISS, N vectors.
