@@ -44,9 +44,11 @@ SCENE: dict[str, Any] = {
 }
 
 
+# As much as two cores render and train on in fifteen minutes.
 RECOGNITION: dict[str, Any] = {
-    "detector": {"device": "cpu"},
-    "index": {"device": "cpu"},
+    "render": {"train_views": 400, "n_distractors": 48, "distractor_views": 60, "train_scenes": 1300},
+    "detector": {"device": "cpu", "num_epochs": 25},
+    "index": {"device": "cpu", "num_epochs": 30},
     "track": {"experiment": "demo-recognition"},
 }
 
