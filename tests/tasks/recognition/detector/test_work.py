@@ -89,7 +89,8 @@ def test_the_report_has_the_grades_of_scenes_and_photographs(first):
     assert found == {"onnx/detector.onnx"}
 
 
-def test_the_served_detector_gives_the_boxes_of_the_one_in_the_folder(first, dataset):
+def test_the_served_detector_gives_the_boxes_of_the_one_in_the_folder(first, dataset, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_api.tracking_uri())  # else MLflow makes a store where it is
     home, run_, _ = first
     (version,) = mlflow_api.client().search_model_versions("name = 'parts-detector'")
     model = mlflow.pyfunc.load_model(version.source.removeprefix("file://"))

@@ -72,10 +72,11 @@ def test_every_epoch_and_the_grades_are_in_mlflow(first, params):
     assert files >= {"index/index.faiss", "onnx/embedding.onnx", "report/confusion_matrix.png", "report/per_part.csv"}
 
 
-def test_the_served_index_answers_as_the_folder_does(first):
+def test_the_served_index_answers_as_the_folder_does(first, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_api.tracking_uri())  # else MLflow makes a store where it is
     folder, *_ = first
     version = registry.champion("recognition-index")
-    model = mlflow.pyfunc.load_model(version.source)
+    model = mlflow.pyfunc.load_model(version.source.removeprefix("file://"))
     rng = np.random.default_rng(8)
     crops = [draw(name, rng)[0] for name in PARTS]
     encoded = [cv2.imencode(".png", crop[..., ::-1])[1].tobytes() for crop in crops]
