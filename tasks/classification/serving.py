@@ -1,6 +1,5 @@
 """Logs a classifier as a model that MLflow serves, with the code that builds and feeds it."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
+from tasks.base.workspace import write_json
 from tasks.tracking.served_models import ServedModel, log_served_model
 
 _TASKS = Path(__file__).parents[1]
@@ -46,19 +46,29 @@ def log_classifier(
         TrackingError: the model does not predict, or MLflow does not take it.
     """
     with tempfile.TemporaryDirectory(prefix="trainyard-config-") as folder:
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
-        model = ServedModel(
-            name=name,
-            code=_CODE,
-            artifacts={"config": path, "weights": weights, **_CODE_BESIDE},
-            signature=_SIGNATURE,
-            example=pd.DataFrame({"image": [example]}),
-            check=_fault,
-            needs=_NEEDS,
-            metadata={"classes": list(config["classes"])},
-        )
+        model = served_classifier(Path(folder), weights, config, example, name)
         return log_served_model(run_id, model, step=step)
+
+
+def served_classifier(
+    folder: Path, weights: Path, config: Mapping[str, Any], example: bytes, name: str = "classifier"
+) -> ServedModel:
+    """Return a classifier as MLflow serves it; its configuration is written into an existing folder.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_json(folder / "config.json", dict(config))
+    return ServedModel(
+        name=name,
+        code=_CODE,
+        artifacts={"config": folder / "config.json", "weights": weights, **_CODE_BESIDE},
+        signature=_SIGNATURE,
+        example=pd.DataFrame({"image": [example]}),
+        check=_fault,
+        needs=_NEEDS,
+        metadata={"classes": list(config["classes"])},
+    )
 
 
 def _fault(answer: pd.DataFrame) -> str | None:

@@ -28,6 +28,7 @@ from tasks.classification.data.pictures import Pictures
 from tasks.classification.grading.evaluate import grade_predictions, write_report
 from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
+from tasks.classification.serving import served_classifier
 from tasks.images import crop, figures
 from tasks.images.images import write_jpeg
 from tasks.inference.predictor import Answer
@@ -46,7 +47,7 @@ from tasks.splatting.results.spz import write_spz
 from tasks.splatting.results.videos import Drawer, write_depth_maps, write_video
 from tasks.splatting.results.viewer import write_viewer
 from tasks.tracking.journal import Journal
-from tasks.tracking.registry import _save
+from tasks.tracking.served_models import _save
 from tests.tasks.splatting.capture import test_photos, test_transforms
 from tests.tasks.splatting.export_scene import rasterizer, ring, splat
 
@@ -108,7 +109,7 @@ def served(folder):
     tempfile.tempdir = str(folder)
     (folder / "x").mkdir()
     with storage_errors(folder):
-        _save(folder / "x" / "model", WEIGHTS, model, b"")
+        _save(folder / "x" / "model", served_classifier(folder, WEIGHTS, model, b""))
 
 
 def log(folder):

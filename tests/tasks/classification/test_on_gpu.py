@@ -94,7 +94,7 @@ def test_predicting_goes_on_in_pieces_when_the_memory_is_full(device, crowded):
 def test_another_error_of_the_device_is_no_lack_of_memory(device):
     code = f"""
 import torch
-from tasks.classification.training.forward import ran_out_of_memory
+from tasks.training.pieces import ran_out_of_memory
 try:
     torch.zeros(3, device={device.type!r})[torch.tensor([7], device={device.type!r})].cpu()
 except (RuntimeError, IndexError) as exc:  # on a GPU a device-side assert, after which nothing works in the process
