@@ -122,6 +122,7 @@ def test_what_is_no_flow_is_refused_by_name(lab, monkeypatch, named, fault):
         more_deployments()
 
 
+@pytest.mark.long
 def test_one_that_is_killed_is_resumed_to_the_same_result(environ, lab, tmp_path):
     words = ["run", "digits", "--device", "cpu", "--set", "train.n_epochs=60"]
     with subprocess.Popen([YARD, *words], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:

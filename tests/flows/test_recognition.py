@@ -168,6 +168,7 @@ def test_a_part_is_added_to_the_index_without_training(done, meshes, yard_home):
         add_part(meshes[1], index="models:/parts-index@champion", add=AddParams(device="cpu"), track=track)
 
 
+@pytest.mark.long
 def test_an_index_is_trained_by_itself_on_a_data_set_that_is_there(done, yard_home):
     track = RecognitionTrackParams(experiment="alone", run_name="alone")
     run_id = train_index(done.folder / "rendered", INDEX, track)

@@ -69,6 +69,7 @@ def test_a_model_answers_and_a_killed_run_leaves_no_process(tmp_path, model):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_a_server_that_nobody_asks_ends_and_says_so(tmp_path, model):
     with yard_serve(tmp_path, model, "--engine", ENGINE, "--idle", "1s") as process:
         output, _ = process.communicate(timeout=240)
@@ -77,6 +78,7 @@ def test_a_server_that_nobody_asks_ends_and_says_so(tmp_path, model):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_ctrl_c_and_an_engine_that_is_killed_end_a_server(tmp_path, model):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

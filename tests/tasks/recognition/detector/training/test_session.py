@@ -47,7 +47,10 @@ def weights(folder, name="last.pt"):
     "values",
     [
         {"mosaic": 0.5, "horizontal_flip": True, "window": 32},
-        {"network": "fasterrcnn_mobilenet_v3_large_320_fpn", "num_epochs": 2, "ema_decay": 0, "batch_size": 12},
+        pytest.param(
+            {"network": "fasterrcnn_mobilenet_v3_large_320_fpn", "num_epochs": 2, "ema_decay": 0, "batch_size": 12},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["fcos", "faster r-cnn"],
 )
