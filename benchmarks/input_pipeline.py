@@ -27,10 +27,10 @@ from tasks.classification.data.samples import Samples
 from tasks.classification.data.subsets import load_subsets
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import BatchDone
 from tasks.classification.training.train import Trainer
 from tasks.images.files import n_cores
 from tasks.training.batches import Batches
+from tasks.training.events import BatchDone
 
 BATCH = 32
 CPU = torch.device("cpu")

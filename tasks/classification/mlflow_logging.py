@@ -28,12 +28,13 @@ from tasks.classification.grading.answers import (
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.params import EvaluateParams
 from tasks.classification.serving import log_classifier
-from tasks.classification.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
+from tasks.classification.training.events import EpochDone, EpochMetrics, FilesRead
 from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
 from tasks.run.recorder import Recorder
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
+from tasks.training.events import BatchDone
 from tasks.training.promotion_rule import Decision
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tasks.base.progress import Note
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import BatchDone
 from tasks.classification.training.session import TrainingSession
+from tasks.training.events import BatchDone
 from tasks.trial.processes import Speaker, TrialError
 from tasks.trial.report import CheckResult, Place, checked
 

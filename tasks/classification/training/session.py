@@ -1,9 +1,6 @@
 """Runs a training in its folder: resumes it, and leaves weights that anyone can load."""
 
-import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import torch
 from torch import nn
 
 from gpu_pools.stopping import never
-from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.classification.data.cache import ResizeCache
@@ -21,7 +18,6 @@ from tasks.classification.models import build_model, load_weights, takes_one_ima
 from tasks.classification.params import FREE_TO_CHANGE, TrainParams
 from tasks.classification.resume_point import CHECKPOINT
 from tasks.classification.training.events import (
-    BatchDone,
     EpochDone,
     EpochMetrics,
     Event,
@@ -30,17 +26,14 @@ from tasks.classification.training.events import (
     history_frame,
 )
 from tasks.classification.training.train import Trainer
-from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
-from tasks.run.resume_point import FINISHED
+from tasks.run.checkpoint import fingerprint_of, save_tensors
 from tasks.training.batches import MEAN, STD, Batches
-from tasks.training.optim import deterministic
 from tasks.training.precision import Precision, choose_precision
+from tasks.training.session import FolderSession, SavedTrainer
 from tasks.training.state_dicts import pretrained_state, read_state_dict
 
-CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 
-
-class TrainingSession:
+class TrainingSession(FolderSession[EpochDone]):
     """One training, from a split dataset to a folder with weights, configuration and history.
 
     Args:
@@ -54,6 +47,8 @@ class TrainingSession:
             disk and `run` raises StopAsked.
     """
 
+    LEFTOVERS = (*FolderSession.LEFTOVERS, "epochs/.*.pt.*")
+
     def __init__(
         self,
         dataset: Path,
@@ -65,26 +60,12 @@ class TrainingSession:
         clock_ms: Callable[[], int],
         stop_asked: Callable[[], bool] = never,
     ) -> None:
-        self.dataset, self.folder, self.params, self.device = dataset, folder, params, device
-        self.cache, self._clock_ms, self._stop_asked = cache, clock_ms, stop_asked
+        super().__init__(folder, CHECKPOINT, params, device, clock_ms=clock_ms, stop_asked=stop_asked)
+        self.dataset, self.params, self.cache = dataset, params, cache
         self.classes = order_classes(read_classes(dataset), params.class_names, dataset)
         check_num_classes(params.num_classes, self.classes, dataset)
-        self.history: list[EpochDone] = []
         self.parts: dict[str, LoadedSubset] = {}
-        self.best: Path | None = None
-        self._best_weights: dict[str, torch.Tensor] | None = None  # not on disk yet: the next checkpoint takes them
         self._digest: str | None = None
-        self.checkpoint = Checkpoint(folder / CHECKPOINT, lambda: self._clock_ms() / 1000)
-
-    @property
-    def finished(self) -> bool:
-        """Return whether the folder already holds the finished training."""
-        return (self.folder / FINISHED).is_file()
-
-    def load_finished(self) -> None:
-        """Take the history of a training that was finished earlier from its folder."""
-        rows = json.loads((self.folder / FINISHED).read_text())["history"]
-        self.history = [epoch_from(row) for row in rows]
 
     def _check_batches(self, n_images: int) -> None:
         """Refuse a batch of one image where batch norm would have one value per channel, before any work is done."""
@@ -137,23 +118,10 @@ class TrainingSession:
         for text in notes:
             yield Note(text)
         if saved is not None:
-            trainer.load_state_dict(saved["trainer"])
-            # Sums depend, in their last bits, on how many threads share them.
-            torch.set_num_threads(saved["threads"])
-            self.history = [epoch_from(row) for row in saved["history"]]
-            self.best = self.folder / saved["best_file"] if saved["best_file"] else None
-            yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint.path}")
+            yield self._take_over(trainer, saved)
         train = self._batches("train", shuffle=self.params.shuffle, seed=self.params.seed)
         val = self._batches("val", join_last=False)
-        with deterministic(self.params.deterministic):
-            try:
-                for event in trainer.run(train, val):
-                    yield from self._keep(trainer, event)
-                    if self._stop_asked() and not trainer.done:  # at the end, finishing takes less time than stopping
-                        raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
-            except (StopAsked, Interrupted):  # the latter between batches that are validated on
-                self._save(trainer)
-                raise
+        yield from self._kept(trainer, trainer.run(train, val))
         self._finish(trainer)
 
     def _batches(self, part: str, **options: Any) -> Batches:
@@ -163,10 +131,7 @@ class TrainingSession:
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
-            precision: Precision = saved["trainer"]["precision"]
-            if precision == "fp16" and self.device.type == "cpu":
-                raise ConfigError(f"the training in {self.folder} began in fp16, which needs a GPU: found device cpu")
-            return precision, f"precision {precision}, as before"
+            return self._saved_precision(saved)
         p = self.params
         return choose_precision(
             p.precision,
@@ -196,47 +161,15 @@ class TrainingSession:
             ema_copy = self._build() if p.ema_decay > 0 else None
         return Trainer(model, len(self.classes), p, self.device, precision, ema_copy=ema_copy), notes
 
-    def _keep(self, trainer: Trainer, event: BatchDone | EpochMetrics) -> Iterator[Event]:
-        """Put the state on disk when it is time, then pass the event on."""
-        if isinstance(event, BatchDone):
-            if self.checkpoint.age_s >= self.params.checkpoint_every_s:
-                self._save(trainer)
-            yield event
-            return
-        if event.is_best:
-            # Named by its epoch, which the checkpoint holds, so that both are always of the same epoch.
-            self.best = self.folder / f"best-{event.epoch:04d}.pt"
-            state = trainer.graded_model.state_dict()
-            self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
+    def _row(self, metrics: EpochMetrics, timestamp_ms: int) -> EpochDone:
+        return EpochDone(metrics, timestamp_ms)
+
+    def _row_from(self, values: Mapping[str, Any]) -> EpochDone:
+        return epoch_from(values)
+
+    def _epoch_ended(self, trainer: SavedTrainer, metrics: EpochMetrics) -> None:
         if self.params.keep_every_epoch:
-            save_tensors(self.folder / "epochs" / f"epoch-{event.epoch:04d}.pt", trainer.graded_model.state_dict())
-        self.history.append(EpochDone(event, self._clock_ms()))
-        # Of epochs shorter than that, several are trained again after a crash, with the same metrics.
-        if self.checkpoint.age_s >= min(self.params.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
-            self._save(trainer)
-        for text in event.notes:
-            yield Note(text)
-        yield self.history[-1]
-
-    def _save(self, trainer: Trainer) -> None:
-        best = {self.best: self._best_weights} if self.best is not None and self._best_weights is not None else {}
-        state = {
-            "trainer": trainer.state_dict(),
-            "history": [dataclasses.asdict(row) for row in self.history],
-            "best_file": self.best.name if self.best else None,
-            "threads": torch.get_num_threads(),
-        }
-        self.checkpoint.save(state, self._fingerprint(), before=best)
-        self._best_weights = None
-        for stale in set(self.folder.glob("best-*.pt")) - {self.best}:
-            stale.unlink()
-
-    def _remove_leftovers(self, best_file: str | None) -> None:
-        """Remove what a killed attempt left: partial files, and weights that no checkpoint points to."""
-        for pattern in (".*.pt.*", "epochs/.*.pt.*", "best-*.pt"):
-            for path in self.folder.glob(pattern):
-                if path.name != best_file:
-                    path.unlink(missing_ok=True)
+            save_tensors(self.folder / "epochs" / f"epoch-{metrics.epoch:04d}.pt", trainer.graded_model.state_dict())
 
     def _fingerprint(self) -> dict[str, str]:
         return fingerprint_of(self.params, FREE_TO_CHANGE, self.data_digest())
@@ -249,11 +182,7 @@ class TrainingSession:
 
     def _finish(self, trainer: Trainer) -> None:
         """Write the files people use, then the mark that says they are whole."""
-        assert self.best is not None, "the first epoch is always the best so far"
-        if self._best_weights is not None:
-            save_tensors(self.folder / "best.pt", self._best_weights)
-        elif self.best.is_file():  # else a restart after the renaming
-            os.replace(self.best, self.folder / "best.pt")
+        self._put_best()
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
         found = {"precision": trainer.precision, "temperature": trainer.best_temperature}
         write_json(self.folder / "config.json", {**self.model_config(), **found})
@@ -261,20 +190,14 @@ class TrainingSession:
         seen = {digest for part in self.parts.values() for digest in part.digests}
         write_json(self.folder / "seen_digests.json", sorted(seen))
         write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
-        write_json(
-            self.folder / FINISHED,
+        self._mark_finished(
             {
-                "history": [dataclasses.asdict(row) for row in self.history],
                 "stopped_early": trainer.stopped,
                 "best_epoch": trainer.best_epoch,
                 "best_acc": trainer.best_acc,
-                "data_digest": self.data_digest(),
                 "precision": trainer.precision,
-            },
+            }
         )
-        self.checkpoint.path.unlink(missing_ok=True)
-        for stale in self.folder.glob("best-*.pt"):
-            stale.unlink()
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""

@@ -15,10 +15,11 @@ from tasks.classification.grading.metrics import Grader, Grades
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
 from tasks.classification.training.class_weights import balanced_weights
-from tasks.classification.training.events import BatchDone, EpochMetrics
+from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.forward import predict
 from tasks.classification.training.mixup import mirror_half, mix_pairs
 from tasks.training.batches import Batches, Normalise, ahead, batch_indices
+from tasks.training.events import BatchDone
 from tasks.training.late import Late, Pace
 from tasks.training.optim import MovingAverage, build_optimizer, learning_rate
 from tasks.training.pieces import Pieces, ran_out_of_memory

@@ -5,11 +5,12 @@ from typing import Any
 
 from gpu_pools.slots.lease import report_progress
 from tasks.recognition.dataset import name_of
-from tasks.recognition.detector.training.events import BatchDone, EpochDone, EpochMetrics, FilesRead
+from tasks.recognition.detector.training.events import EpochDone, EpochMetrics, FilesRead
 from tasks.recognition.detector.training.scenes import joint_digest
 from tasks.recognition.detector.training.session import DetectorSession
 from tasks.run.recorder import Recorder
 from tasks.tracking.mlflow_names import as_name
+from tasks.training.events import BatchDone
 
 TABLE_COLUMNS = ("epoch", "train_loss", "map50", "map", "learning_rate", "best_map")
 """Of an epoch, what the table on Prefect's page has room for."""

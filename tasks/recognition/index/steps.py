@@ -23,7 +23,7 @@ from tasks.recognition.index.grading.report import summary, write_report
 from tasks.recognition.index.index_folder import WEIGHTS, load_embedder, read_index_folder
 from tasks.recognition.index.onnx_export import N_CHECKED, export_onnx
 from tasks.recognition.index.serving import log_index
-from tasks.recognition.index.training.events import BatchDone, EpochDone, EpochMetrics
+from tasks.recognition.index.training.events import EpochDone, EpochMetrics
 from tasks.recognition.index.training.session import IndexSession
 from tasks.recognition.index.views import joint_digest
 from tasks.recognition.params import IndexParams
@@ -34,6 +34,7 @@ from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import Logger
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
+from tasks.training.events import BatchDone
 from tasks.training.promotion_rule import Decision
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.

@@ -276,17 +276,14 @@ OWN = """
     classification: mlflow_logging models served_model steps
     classification/data: cache
     classification/grading: answers promotion
-    classification/training: events precision session
+    classification/training: events
     geometry: jit
     images: decoding video
     inference: number_format
     recognition/coco: files
-    recognition/detector/training: session
     recognition/index: building index_folder served_index
-    recognition/index/training: session
     recognition/detector: champion served_detector work
     recognition/detector/grading: detections
-    recognition/detector/training: session
     run: checkpoint
     signals: iq_layout
     splatting: mlflow_logging
@@ -296,7 +293,7 @@ OWN = """
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
     tracking: journal mlflow_api provenance
-    training: precision state_dicts
+    training: precision session state_dicts
     trial: facts processes resume
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""

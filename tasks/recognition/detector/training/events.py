@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.base.progress import Note
+from tasks.training.events import BatchDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +18,6 @@ class FilesRead:
     subset: str
     done: int
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class BatchDone:
-    """Progress within an epoch; yielded after every optimiser step."""
-
-    epoch: int  # from 1
-    batch: int  # done in this epoch
-    n_batches: int
 
 
 @dataclass(frozen=True, slots=True)

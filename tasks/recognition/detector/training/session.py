@@ -1,9 +1,6 @@
 """Runs the training of a detector in its folder: resumes it, and leaves weights that anyone can load."""
 
-import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gpu_pools.stopping import never
-from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.errors import StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.recognition.detector.networks import Detector, build
 from tasks.recognition.detector.training.events import (
-    BatchDone,
     EpochDone,
     EpochMetrics,
     Event,
@@ -29,17 +25,15 @@ from tasks.recognition.detector.training.sources import read_parts, real, render
 from tasks.recognition.detector.training.trainer import Trainer
 from tasks.recognition.detector.weights import model_config, start_weights
 from tasks.recognition.params import DETECTOR_FREE_TO_CHANGE, DetectorParams
-from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
-from tasks.run.resume_point import FINISHED
-from tasks.training.optim import deterministic
+from tasks.run.checkpoint import fingerprint_of, save_tensors
 from tasks.training.precision import Precision, choose_precision
+from tasks.training.session import FolderSession
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
 _TIMED_IMAGES = 8  # of a batch on which number formats are compared
 
 
-class DetectorSession:
+class DetectorSession(FolderSession[EpochDone]):
     """One training, from a rendered data set to a folder with weights, configuration and history.
 
     Args:
@@ -68,25 +62,11 @@ class DetectorSession:
         clock_ms: Callable[[], int],
         stop_asked: Callable[[], bool] = never,
     ) -> None:
-        self.dataset, self.folder, self.params, self.device = dataset, folder, params, device
-        self.cache, self._clock_ms, self._stop_asked = cache, clock_ms, stop_asked
+        super().__init__(folder, CHECKPOINT, params, device, clock_ms=clock_ms, stop_asked=stop_asked)
+        self.dataset, self.params, self.cache = dataset, params, cache
         self.classes = read_parts(dataset)
         self.config = model_config(params, self.classes)
-        self.history: list[EpochDone] = []
         self.scenes: dict[str, Scenes] = {}
-        self.best: Path | None = None
-        self._best_weights: dict[str, Tensor] | None = None  # not on disk yet: the next checkpoint takes them
-        self.checkpoint = Checkpoint(folder / CHECKPOINT, lambda: self._clock_ms() / 1000)
-
-    @property
-    def finished(self) -> bool:
-        """Return whether the folder already holds the finished training."""
-        return (self.folder / FINISHED).is_file()
-
-    def load_finished(self) -> None:
-        """Take the history of a training that was finished earlier from its folder."""
-        rows = json.loads((self.folder / FINISHED).read_text())["history"]
-        self.history = [epoch_from(row) for row in rows]
 
     def load_scenes(self) -> Iterator[Event]:
         """Find the scenes to train and validate on, and look at every file.
@@ -132,32 +112,13 @@ class DetectorSession:
         trainer, notes = self._trainer(precision, fresh=saved is None)
         yield from (Note(text) for text in notes)
         if saved is not None:
-            self._take_over(trainer, saved)
-            yield Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint.path}")
-        with deterministic(self.params.deterministic):
-            try:
-                for done in trainer.run(self.scenes["train"], self.scenes["val"]):
-                    yield from self._keep(trainer, done)
-                    if self._stop_asked() and not trainer.done:  # at the end, finishing takes less time than stopping
-                        raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
-            except (StopAsked, Interrupted):  # the latter between batches that are validated on
-                self._save(trainer)
-                raise
+            yield self._take_over(trainer, saved)
+        yield from self._kept(trainer, trainer.run(self.scenes["train"], self.scenes["val"]))
         self._finish(trainer)
-
-    def _take_over(self, trainer: Trainer, saved: dict[str, Any]) -> None:
-        trainer.load_state_dict(saved["trainer"])
-        # Sums depend, in their last bits, on how many threads share them.
-        torch.set_num_threads(saved["threads"])
-        self.history = [epoch_from(row) for row in saved["history"]]
-        self.best = self.folder / saved["best_file"] if saved["best_file"] else None
 
     def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
         if saved is not None:
-            precision: Precision = saved["trainer"]["precision"]
-            if precision == "fp16" and self.device.type == "cpu":
-                raise ConfigError(f"the training in {self.folder} began in fp16, which needs a GPU: found device cpu")
-            return precision, f"precision {precision}, as before"
+            return self._saved_precision(saved)
         p = self.params
         batch = min(p.batch_size, _TIMED_IMAGES), p.image_size
         build_timed: Callable[[], nn.Module] = lambda: _Timed(build(self.config))  # noqa: E731 - a thunk, not a function
@@ -171,44 +132,11 @@ class DetectorSession:
             ema_copy = build(self.config) if self.params.ema_decay > 0 else None
         return Trainer(model, self.classes, self.params, self.device, precision, ema_copy=ema_copy), notes
 
-    def _keep(self, trainer: Trainer, event: BatchDone | EpochMetrics) -> Iterator[Event]:
-        """Put the state on disk when it is time, then pass the event on."""
-        if isinstance(event, BatchDone):
-            if self.checkpoint.age_s >= self.params.checkpoint_every_s:
-                self._save(trainer)
-            yield event
-            return
-        if event.is_best:
-            # Named by its epoch, which the checkpoint holds, so that both are always of the same epoch.
-            self.best = self.folder / f"best-{event.epoch:04d}.pt"
-            state = trainer.graded_model.state_dict()
-            self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
-        self.history.append(EpochDone(event, self._clock_ms()))
-        # Of epochs shorter than that, several are trained again after a crash, with the same metrics.
-        if self.checkpoint.age_s >= min(self.params.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
-            self._save(trainer)
-        yield from (Note(text) for text in event.notes)
-        yield self.history[-1]
+    def _row(self, metrics: EpochMetrics, timestamp_ms: int) -> EpochDone:
+        return EpochDone(metrics, timestamp_ms)
 
-    def _save(self, trainer: Trainer) -> None:
-        best = {self.best: self._best_weights} if self.best is not None and self._best_weights is not None else {}
-        state = {
-            "trainer": trainer.state_dict(),
-            "history": [dataclasses.asdict(row) for row in self.history],
-            "best_file": self.best.name if self.best else None,
-            "threads": torch.get_num_threads(),
-        }
-        self.checkpoint.save(state, self._fingerprint(), before=best)
-        self._best_weights = None
-        for stale in set(self.folder.glob("best-*.pt")) - {self.best}:
-            stale.unlink()
-
-    def _remove_leftovers(self, best_file: str | None) -> None:
-        """Remove what a killed attempt left: partial files, and weights that no checkpoint points to."""
-        for pattern in (".*.pt.*", "best-*.pt"):
-            for path in self.folder.glob(pattern):
-                if path.name != best_file:
-                    path.unlink(missing_ok=True)
+    def _row_from(self, values: Mapping[str, Any]) -> EpochDone:
+        return epoch_from(values)
 
     def _fingerprint(self) -> dict[str, str]:
         return fingerprint_of(self.params, DETECTOR_FREE_TO_CHANGE, self.data_digest())
@@ -219,31 +147,21 @@ class DetectorSession:
 
     def _finish(self, trainer: Trainer) -> None:
         """Write the files people use, then the mark that says they are whole."""
-        assert self.best is not None, "the first epoch is always the best so far"
-        if self._best_weights is not None:
-            save_tensors(self.folder / "best.pt", self._best_weights)
-        elif self.best.is_file():  # else a restart after the renaming
-            os.replace(self.best, self.folder / "best.pt")
+        self._put_best()
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
         write_json(self.folder / "config.json", {**self.config, "precision": trainer.number_format})
         # Trained on, or used to choose the weights: a later model is compared with this one on other files.
         seen = {digest for scenes in self.scenes.values() for digest in scenes.digests}
         write_json(self.folder / "seen_digests.json", sorted(seen))
         write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
-        write_json(
-            self.folder / FINISHED,
+        self._mark_finished(
             {
-                "history": [dataclasses.asdict(row) for row in self.history],
                 "stopped_early": trainer.stopped,
                 "best_epoch": trainer.best_epoch,
                 "best_map": trainer.best_map,
-                "data_digest": self.data_digest(),
                 "precision": trainer.number_format,
-            },
+            }
         )
-        self.checkpoint.path.unlink(missing_ok=True)
-        for stale in self.folder.glob("best-*.pt"):
-            stale.unlink()
 
 
 class _Timed(nn.Module):

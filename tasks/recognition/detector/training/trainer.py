@@ -14,10 +14,11 @@ from tasks.recognition.detector.finding import find_all
 from tasks.recognition.detector.grading.mean_precision import Precision, PrecisionMeter
 from tasks.recognition.detector.networks import Detector, Targets
 from tasks.recognition.detector.training.augment import boxes_of, pixels_of, plan, trained_size
-from tasks.recognition.detector.training.events import BatchDone, EpochMetrics
+from tasks.recognition.detector.training.events import EpochMetrics
 from tasks.recognition.detector.training.scenes import Rgb, Scenes
 from tasks.recognition.params import DetectorParams
 from tasks.training.batches import Batches, ahead
+from tasks.training.events import BatchDone
 from tasks.training.late import Late, Pace
 from tasks.training.optim import MovingAverage, build_optimizer, learning_rate
 from tasks.training.pieces import Pieces, ran_out_of_memory

@@ -8,15 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.base.progress import Note
-
-
-@dataclass(frozen=True, slots=True)
-class BatchDone:
-    """Progress within an epoch; yielded after every optimiser step."""
-
-    epoch: int  # from 1
-    batch: int  # done in this epoch
-    n_batches: int
+from tasks.training.events import BatchDone
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from tasks.recognition.index.embedding import embedding, view_reader
 from tasks.recognition.index.lookup import recalls
 from tasks.recognition.index.networks import Embedder
 from tasks.recognition.index.training.augment import augmented
-from tasks.recognition.index.training.events import BatchDone, EpochMetrics
+from tasks.recognition.index.training.events import EpochMetrics
 from tasks.recognition.index.training.losses import MarginHead
 from tasks.recognition.index.views import Views, evenly
 from tasks.recognition.params import IndexParams
 from tasks.training.batches import Batches, ahead, batch_indices
+from tasks.training.events import BatchDone
 from tasks.training.late import Late, Pace
 from tasks.training.optim import MovingAverage, build_optimizer, learning_rate
 from tasks.training.pieces import Pieces, ran_out_of_memory
@@ -88,7 +89,7 @@ class Trainer:
         self._notes: list[str] = []
 
     @property
-    def graded(self) -> Embedder:
+    def graded_model(self) -> Embedder:
         """Return the embedder that is validated and kept: the moving average when there is one."""
         model = self.ema.model if self.ema else self.model
         assert isinstance(model, Recogniser)
@@ -209,7 +210,9 @@ class Trainer:
 
     def _vectors(self, views: Views) -> np.ndarray:
         reader = view_reader(views, self.params.image_size)
-        work = embedding(self.graded, reader, len(views), self.device, self.precision, n_workers=self.params.n_workers)
+        work = embedding(
+            self.graded_model, reader, len(views), self.device, self.precision, n_workers=self.params.n_workers
+        )
         return finish(work)
 
     def _finish_epoch(self, gallery: Views, val: Views, started: float) -> EpochMetrics:

@@ -11,10 +11,11 @@ from torch import nn
 
 from tasks.base.errors import TrainingError
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import BatchDone, EpochMetrics
+from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.forward import predict
 from tasks.classification.training.train import Trainer
 from tasks.training.batches import Batches
+from tasks.training.events import BatchDone
 
 CPU = torch.device("cpu")
 N_CLASSES = 3

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, StopAsked
-from tasks.recognition.index.training.events import BatchDone, EpochDone
+from tasks.recognition.index.training.events import EpochDone
 from tasks.recognition.index.training.session import IndexSession
+from tasks.training.events import BatchDone
 
 
 @pytest.fixture
