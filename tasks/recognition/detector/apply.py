@@ -1,28 +1,22 @@
-"""Finds parts in images with trained weights; also with a torchvision SSDlite of before."""
+"""Finds parts in images with trained weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights, ssdlite320_mobilenet_v3_large
+from torch import Tensor
 
-from tasks.base.errors import WeightsError
 from tasks.recognition.detector.networks import Detector as Network
 from tasks.recognition.detector.squaring import squared
 from tasks.recognition.detector.weights import load_detector_weights
 from tasks.training.pieces import Pieces
-from tasks.training.state_dicts import read_state_dict
 
 Rgb = NDArray[np.uint8]
-
-_SSDLITE_HEAD = "head.classification_head.module_list.0.1.weight"
-_SSDLITE_ANCHORS = 6  # per place, in each of its feature maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +37,13 @@ class Detector:
     Args:
         network: on its device, ready to find.
         names: of the parts.
-        size: S, pixels on a side of what it sees; None: it takes images as they are.
+        size: S, pixels on a side of what it sees.
         threshold: the score from which on a part should be taken for found, measured on scenes for validation.
         device: of the network.
     """
 
     def __init__(
-        self, network: nn.Module, names: Sequence[str], size: int | None, threshold: float, device: torch.device
+        self, network: Network, names: Sequence[str], size: int, threshold: float, device: torch.device
     ) -> None:
         self.names, self.threshold = list(names), threshold
         self._network, self._size, self._device = network, size, device
@@ -64,17 +58,14 @@ class Detector:
         """
         if not images:
             return []
-        if self._size is None:
-            return [self._on_plain(image) for image in images]
         squares = np.stack([squared(image, self._size) for image in images])
         pixels = torch.from_numpy(squares).permute(0, 3, 1, 2)
         rows = self._pieces.run(partial(self._rows, pixels), len(images))
         return [self._found(row, image, self._size) for row, image in zip(rows, images, strict=True)]
 
     def _rows(self, pixels: Tensor, n_pieces: int) -> list[dict[str, Tensor]]:
-        network = cast(Network, self._network)
         pieces = pixels.chunk(n_pieces)
-        return [row for piece in pieces for row in network.find(piece.to(self._device).float() / 255)]
+        return [row for piece in pieces for row in self._network.find(piece.to(self._device).float() / 255)]
 
     def _found(self, row: Mapping[str, Tensor], image: Rgb, size: int) -> list[Found]:
         """Return boxes, which are in pixels of the square, as shares of the image in its top left corner."""
@@ -82,13 +73,6 @@ class Detector:
         longer = max(height, width) / size
         sides = torch.tensor([longer / width, longer / height] * 2)
         return self._rows_as_found(row, sides)
-
-    def _on_plain(self, image: Rgb) -> list[Found]:
-        height, width = image.shape[:2]
-        pixels = torch.from_numpy(image).permute(2, 0, 1).to(self._device) / 255
-        row = self._network([pixels])[0]
-        first = {**row, "labels": row["labels"] - 1}
-        return self._rows_as_found(first, torch.tensor([1 / width, 1 / height] * 2))
 
     def _rows_as_found(self, row: Mapping[str, Tensor], sides: Tensor) -> list[Found]:
         shares = (row["boxes"].float().cpu() * sides).clamp(0, 1).tolist()
@@ -105,30 +89,13 @@ def load_detector(weights: Path, config: Mapping[str, Any], device: torch.device
     """Return a detector with the weights of a file.
 
     Args:
-        weights: of a training here, or a state dict of torchvision's SSDlite.
-        config: that a training wrote beside its weights; without `network` in it: torchvision's SSDlite.
+        weights: of a training here.
+        config: that it wrote beside them.
         device: to compute on.
 
     Raises:
         WeightsError: the file is none of weights, carries code, or is of another detector.
     """
-    if "network" not in config:
-        return _load_ssdlite(weights, device)
     network = load_detector_weights(weights, config).to(device)
     threshold = float(config.get("threshold", 0.5))
     return Detector(network, config["classes"], int(config["image_size"]), threshold, device)
-
-
-def _load_ssdlite(weights: Path, device: torch.device) -> Detector:
-    state = read_state_dict(weights)
-    if _SSDLITE_HEAD not in state or state[_SSDLITE_HEAD].shape[0] % _SSDLITE_ANCHORS:
-        raise WeightsError(f"found no head of ssdlite320_mobilenet_v3_large in {weights}")
-    n_classes = state[_SSDLITE_HEAD].shape[0] // _SSDLITE_ANCHORS
-    network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=n_classes)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as exc:
-        raise WeightsError(f"weights do not fit ssdlite320_mobilenet_v3_large: {weights}") from exc
-    known = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
-    names = known if len(known) == n_classes else ["background", *map(str, range(1, n_classes))]
-    return Detector(network.eval().to(device), names[1:], None, 0.5, device)

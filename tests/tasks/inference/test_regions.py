@@ -133,3 +133,17 @@ def test_without_a_json_nothing_changes():
 def test_a_json_that_cannot_be_used_is_refused(tmp_path, stages, fault):
     with pytest.raises(ConfigError, match=fault):
         from_two_stages(PredictParams(), write(tmp_path / "two.json", **stages))
+
+
+def test_torchvisions_ssdlite_finds_what_its_network_finds(tmp_path):
+    torch.manual_seed(0)
+    network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
+    everything = DetectParams(min_score=0, max_regions=300)
+    found = detecting(load_detector(tmp_path / "w.pt", CPU), CPU, everything)(image)
+    with torch.inference_mode():
+        row = network([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
+    assert found
+    assert [one.score for one in found] == sorted(row["scores"].tolist(), reverse=True)[: len(found)]
+    assert all(0 <= one.left < one.right <= 1 and 0 <= one.top < one.bottom <= 1 for one in found)

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torchvision.models import mobilenet_v3_large, resnet50
@@ -10,20 +9,6 @@ from tasks.recognition.detector.networks import build
 from tasks.recognition.detector.weights import load_weights
 
 CONFIG = {"network": "fcos_small", "classes": ["a", "b"], "image_size": 64, "threshold": 0.3}
-
-
-def test_weights_of_torchvisions_ssdlite_work_without_a_configuration(tmp_path):
-    torch.manual_seed(0)
-    network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
-    torch.save(network.state_dict(), tmp_path / "w.pt")
-    detector = load_detector(tmp_path / "w.pt", {}, torch.device("cpu"))
-    image = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
-    (found,) = detector([image])
-    with torch.inference_mode():
-        row = network([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
-    assert {one.name for one in found} <= {"1", "2"}
-    assert [one.score for one in found] == sorted(row["scores"].tolist(), reverse=True)[: len(found)]
-    assert all(0 <= one.left < one.right <= 1 and 0 <= one.top < one.bottom <= 1 for one in found)
 
 
 def test_weights_of_other_parts_are_refused(tmp_path):
