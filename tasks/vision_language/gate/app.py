@@ -18,6 +18,7 @@ from tasks.base.guard import HOSTS, LOOPBACKS, ORIGINS, App, Guard, Receive, Sco
 from tasks.base.outside import read_text
 from tasks.images.params import PrepareParams
 from tasks.vision_language.gate.answers import OpenAi, Plain
+from tasks.vision_language.gate.chat_page import PATHS, page_routes
 from tasks.vision_language.gate.counters import Counters
 from tasks.vision_language.gate.door import Door, Reply
 from tasks.vision_language.gate.engine import Engine
@@ -30,7 +31,7 @@ from tasks.vision_language.params import GateParams
 _MIB = 2**20
 _MAX_TOKEN_BYTES = 4096
 _SHORTEST_TOKEN = 16
-_OPEN = frozenset({"/health"})
+_OPEN = PATHS | {"/health"}
 
 
 class Bearer:
@@ -91,6 +92,7 @@ class Gate:
 
     def _routes(self) -> Starlette:
         routes = [
+            *page_routes(),
             Route("/v1/chat/completions", self._door(self._read_json), methods=["POST"]),
             Route("/api/chat", self._door(self._read_whole), methods=["POST"]),
             Route("/api/chat_stream", self._door(self._read_stream), methods=["POST"]),

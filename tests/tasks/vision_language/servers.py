@@ -30,11 +30,13 @@ class FakeEngine:
     """Speaks OpenAI's API; the text of the last question says how it answers.
 
     `words N`: N words at once; `slow`: a word each 20 ms, without end; `hang`: nothing; `break`: half an answer;
-    `nonsense`: what is no JSON; `refuse`: 422; `fail`: 500 in plain text; `error`: an error amid the stream.
+    `nonsense`: what is no JSON; `refuse`: 422; `fail`: 500 in plain text; `error`: an error amid the stream;
+    anything else: one word, or what `says` has.
     """
 
     running: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
+    says: str = ""
 
     def app(self) -> Starlette:
         chat = Route("/v1/chat/completions", self._chat, methods=["POST"])
@@ -75,8 +77,10 @@ class FakeEngine:
             yield 'data: {"error": "out of memory"}\n\n'
             return
         n = 1_000_000 if word[0] == "slow" else int(word[1]) if word[0] == "words" else 1
-        for number in range(n):
-            yield chunk({"content": f"w{number} "})
+        words = self.says.split() if n == 1 else []
+        n = len(words) or n
+        for said in words or (f"w{number}" for number in range(n)):
+            yield chunk({"content": f"{said} "})
             await asyncio.sleep(0.02 if word[0] == "slow" else 0)
         if word[0] != "break":
             usage = {"prompt_tokens": 7, "completion_tokens": n, "total_tokens": 7 + n}
