@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from deployments.cli import gpu, runs, stack
+from deployments.cli import chat, gpu, runs, stack
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
 from tasks.base.errors import ConfigError, TrainyardError
@@ -134,6 +134,7 @@ def demo(
 stack.register(app)
 runs.register(app)
 gpu.register(app)
+chat.register(app)
 
 
 def main() -> None:

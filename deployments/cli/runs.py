@@ -228,12 +228,23 @@ def download(
 
 
 def limit(
-    device: Annotated[str | None, typer.Argument(help="cuda:1, cpu or boxb/cuda:1; all of them without it")] = None,
-    assignments: Annotated[list[str] | None, typer.Argument(metavar="[KIND=NUMBER]...", help="training=2")] = None,
+    device: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DEVICE|RUN", help="cuda:1, cpu or boxb/cuda:1; all of them without it; a run that serves a model"
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KIND=NUMBER|NUMBER", help="training=2; of a served model its requests at once"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="More than 16 at once, too")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set how many runs of a kind a device takes at once, and print all limits."""
+    """Set how many runs of a kind a device takes at once, or the requests of a served model; print all limits."""
+    if device is not None and assignments and assignments[0].isdecimal():
+        _limit_served(device, assignments, as_json)
+        return
     from deployments.api import connect
     from deployments.cli.tables import console, limits_table, print_json
     from deployments.runs import run_actions
@@ -254,6 +265,21 @@ def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=
     with connect() as api:
         for found in run_actions.set_priority(api, find_run(api, run), number):
             typer.echo(f"run {found['id']} ({found['name']}) has priority {number} now")
+
+
+def _limit_served(wanted: str, numbers: list[str], as_json: bool) -> None:
+    from deployments.cli.tables import print_json
+    from deployments.runs.served_models import find_served, set_requests_at_once
+
+    if len(numbers) > 1:
+        raise ConfigError(f"found {' '.join(numbers)}, need one number: the requests at once of a served model")
+    served = find_served(wanted)
+    limit = int(numbers[0])
+    was = set_requests_at_once(served, limit)
+    if as_json:
+        print_json({"run": served.run_id, "model": served.address.model, "limit": limit, "was": was})
+    else:
+        typer.echo(f"run {served} answers {limit} requests at once now; it was {was}")
 
 
 def register(app: typer.Typer) -> None:

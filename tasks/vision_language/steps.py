@@ -11,11 +11,12 @@ from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process.run_setup import DEVICE
 from tasks.base.errors import WeightsError
-from tasks.base.workspace import allowed_path, write_json
+from tasks.base.workspace import allowed_path
 from tasks.images.params import PrepareParams
 from tasks.run.prefect_page import show_markdown
 from tasks.run.run_log import logger
 from tasks.run.step_context import step_dir
+from tasks.vision_language.address import ADDRESS, write_address
 from tasks.vision_language.engine_process import (
     check_engine,
     command_of,
@@ -28,9 +29,6 @@ from tasks.vision_language.params import GateParams, ServeParams
 
 if TYPE_CHECKING:
     from tasks.vision_language.gate.app import Gate
-
-ADDRESS = "address.json"
-"""In the run's folder, from when requests are answered: url, model, engine's pid."""
 
 
 def check_request(model: Path, params: ServeParams) -> Path:
@@ -92,10 +90,13 @@ def serve(folder: Path, params: ServeParams, gate: GateParams, prepare: PrepareP
         def say(url: str) -> None:
             text = f"serves {folder.name} at {url}, {door.turns.limit} requests at once"
             logger().info("%s", text)
-            write_json(run_folder / ADDRESS, {"url": url, "model": folder.name, "pid": engine.process.pid})
+            write_address(run_folder, url, folder.name, engine.process.pid, gate.token_file)
             show_markdown("address", text, "Where the model answers")
 
-        why = serve_until(door, listener, engine, ends, say)
+        try:
+            why = serve_until(door, listener, engine, ends, say)
+        finally:
+            (run_folder / ADDRESS).unlink(missing_ok=True)
     logger().info("%s", why)
     return why
 

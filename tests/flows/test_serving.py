@@ -1,54 +1,19 @@
 """`yard serve` as people start it, and how it ends."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import httpx
 import openai
 import psutil
 import pytest
 
-ENGINE = f"{sys.executable} -m tests.tasks.vision_language.servers {{port}}"
-ROOT = Path(__file__).parents[2]
+from tests.tasks.vision_language.yard_serve import ENGINE, address, ends, make_model, yard_serve
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    from tasks.vision_language.tiny_model import make_tiny_model
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    make_tiny_model(folder)
-    return folder
-
-
-def yard_serve(home: Path, model: Path, *words: str) -> subprocess.Popen:
-    command = [str(Path(sys.executable).parent / "yard"), "serve", str(model), "--device", "cpu", *words]
-    env = {**os.environ, "TRAINYARD_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=home)
-
-
-def address(home: Path, process: subprocess.Popen) -> dict:
-    """Return where it answers, once it does."""
-    deadline = time.monotonic() + 240
-    while not (found := list(home.glob("runs/*/serving/address.json"))):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return json.loads(found[0].read_text())
-
-
-def ends(pids: list[int], limit_s: float = 20) -> bool:
-    deadline = time.monotonic() + limit_s
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(psutil.pid_exists, pids))
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.mark.timeout(400)
@@ -88,6 +53,7 @@ def test_ctrl_c_and_an_engine_that_is_killed_end_a_server(tmp_path, model):
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
         assert ends([said["pid"]])
+        assert not list((tmp_path / "a").glob("runs/*/serving/address.json"))
     with yard_serve(tmp_path / "b", model, "--engine", ENGINE) as process:
         said = address(tmp_path / "b", process)
         os.kill(said["pid"], signal.SIGKILL)

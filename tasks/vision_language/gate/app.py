@@ -1,10 +1,7 @@
 """The gate as an ASGI application: who may ask, and what can be asked."""
 
 import hmac
-import os
-import stat
 import time
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,7 +12,6 @@ from starlette.routing import Route
 
 from tasks.base.errors import ConfigError
 from tasks.base.guard import HOSTS, LOOPBACKS, ORIGINS, App, Guard, Receive, Scope, Send, headers_of, listed
-from tasks.base.outside import read_text
 from tasks.images.params import PrepareParams
 from tasks.vision_language.gate.answers import OpenAi, Plain
 from tasks.vision_language.gate.chat_page import PATHS, page_routes
@@ -27,10 +23,9 @@ from tasks.vision_language.gate.order import Order, Rules, read_order
 from tasks.vision_language.gate.refusal import Refusal, bad
 from tasks.vision_language.gate.turns import Turns
 from tasks.vision_language.params import GateParams
+from tasks.vision_language.token_file import read_token
 
 _MIB = 2**20
-_MAX_TOKEN_BYTES = 4096
-_SHORTEST_TOKEN = 16
 _OPEN = PATHS | {"/health"}
 
 
@@ -148,8 +143,8 @@ class Gate:
             limit = 0
         if not 1 <= limit <= 1000:
             return _refused(bad("need a body with a number from 1 to 1000"))
-        self.turns.limit = limit
-        return JSONResponse({"limit": limit})
+        was, self.turns.limit = self.turns.limit, limit
+        return JSONResponse({"limit": limit, "was": was})
 
 
 def _refused(refusal: Refusal) -> Response:
@@ -160,18 +155,3 @@ async def _as_openai(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException), "it is called for no other"
     message = f"found {request.method} {request.url.path[:100]}, which is not served: {exc.detail}"
     return JSONResponse(Refusal(exc.status_code, message, "not_served").as_json(), exc.status_code, exc.headers)
-
-
-def read_token(path: Path) -> str:
-    """Return the token in a file that nobody else can read.
-
-    Raises:
-        ConfigError: it is missing, others can read it, or the token is short or no plain word.
-    """
-    text = read_text(path, ConfigError, _MAX_TOKEN_BYTES).strip()
-    found = os.stat(path)
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise ConfigError(f"found {path} open to others: `chmod 600 {path}`, and change what is in it")
-    if len(text) < _SHORTEST_TOKEN or not text.isascii() or any(sign.isspace() for sign in text):
-        raise ConfigError(f"found no word of at least {_SHORTEST_TOKEN} ASCII signs, need one as token in {path}")
-    return text

@@ -295,6 +295,7 @@ OWN = """
     tracking: journal mlflow_api provenance
     training: precision session state_dicts
     trial: facts processes resume
+    vision_language/gate: chat_page
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
 

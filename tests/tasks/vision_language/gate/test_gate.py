@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import ConfigError
-from tasks.vision_language.gate.app import read_token
+from tasks.vision_language.token_file import read_token
 from tests.tasks.vision_language.servers import fake_engine, gate_before, until
 
 TOKEN = "a-word-of-some-length"
@@ -128,7 +128,7 @@ def test_one_more_waits_where_it_may_and_the_limit_changes_while_running(engine)
         waits = pool.submit(ask, url, "words 1")
         until(lambda: gate.turns.waiting == 1)
         assert httpx.put(f"{url}/limit", content="0").status_code == 400
-        assert httpx.put(f"{url}/limit", content="2").json() == {"limit": 2}
+        assert httpx.put(f"{url}/limit", content="2").json() == {"limit": 2, "was": 1}
         assert waits.result(5).status_code == 200  # the slow one is cut off with the server
 
 
