@@ -1,4 +1,4 @@
-"""Finds the models that runs of this home serve on this machine, and starts one for the time of a talk."""
+"""Finds the models that runs of this home serve on this machine, and serves one for a talk."""
 
 import subprocess
 import sys
