@@ -15,6 +15,8 @@ from tasks.base.errors import ConfigError
 
 Json = dict[str, Any]
 
+NO_SERVER = "no server: `yard up` starts one, or set PREFECT_API_URL"
+
 _RETRY_LIMIT_S = 120.0
 _BUSY = {408, 429, 502, 503}  # 503: "database is locked", of SQLite with several people
 
@@ -36,7 +38,7 @@ def api_url() -> str:
         for name, value in environment_of(stack).items():
             os.environ.setdefault(name, value)
         return os.environ["PREFECT_API_URL"]
-    raise ConfigError("no server: `yard up` starts one, or set PREFECT_API_URL")
+    raise ConfigError(NO_SERVER)
 
 
 class Api:
@@ -47,6 +49,9 @@ class Api:
         client: raises for what the server refuses.
         url: of the API.
     """
+
+    known_by = "server"
+    """The runs that it tells of."""
 
     def __init__(self, client: Any, url: str) -> None:
         self._client, self.url = client, url

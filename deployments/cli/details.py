@@ -51,7 +51,7 @@ def read_details(api: Api, run: Json) -> Json:
         ],
         "halves": [asdict(stage) for stage in make_rows(api, stages)],
         "last_epoch": last_row(artifacts),
-        "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), None),
+        "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), _tracked(run)),
         "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
         **_files(run, row),
     }
@@ -60,6 +60,12 @@ def read_details(api: Api, run: Json) -> Json:
 def _target(link: str) -> str:
     found = re.search(r"\((\S+)\)$", link)  # [text](address)
     return found[1] if found else link
+
+
+def _tracked(run: Mapping[str, Any]) -> str | None:
+    """Return MLflow's own address of a run that was cut off before its page had one."""
+    cards = (json.loads(card.read_text()) for card in sorted(folder_of(run).glob("*/run.json")))
+    return next((f"runs:/{card['run_id']}" for card in cards if card.get("run_id")), None)
 
 
 def folder_of(run: Mapping[str, Any]) -> Path:

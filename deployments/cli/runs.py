@@ -10,9 +10,11 @@ import typer
 
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from tasks.base.errors import ConfigError
+from tasks.base.workspace import home
 
 if TYPE_CHECKING:
     from deployments.api import Api
+    from deployments.runs.find import RunRow
 
 
 class WhenBusy(StrEnum):
@@ -78,32 +80,42 @@ def runs(
     """List runs: what runs, what waits, what has ended (the newest first), then what is put down for later."""
     from dataclasses import asdict
 
-    from deployments.api import connect
     from deployments.cli.tables import console, print_json, runs_table
     from deployments.runs.find import RUNNING, WAITING, list_runs
+    from deployments.runs.own_records import only_here, server_or_records
 
     types = (*(WAITING if waiting else ()), *(RUNNING if running else ()))
-    with connect() as api:
-        rows = list_runs(api, types=types, scheduled=scheduled, flow=flow, owner=owner, limit=limit)
+
+    def read(api: "Api") -> list["RunRow"]:
+        return list_runs(api, types=types, scheduled=scheduled, flow=flow, owner=owner, limit=limit)
+
+    with server_or_records() as api:
+        rows, own = read(api), only_here(api, read)
+        known_by = api.known_by
     if as_json:
-        print_json([asdict(row) for row in rows])
-    elif rows:
+        print_json([asdict(row) for row in [*rows, *own]])
+        return
+    if known_by == "host":
+        typer.echo(f"no server is up; the records of this host, in {home()}:")
+    if rows:
         console().print(runs_table(rows))
         if len(rows) == limit:
             typer.echo(f"these are the first {limit}: --limit shows more, --scheduled those of later")
     else:
         typer.echo("no runs")
+    if own:
+        typer.echo(f"\nin the records of this host alone, in {home()}; the server does not know them:")
+        console().print(runs_table(own))
 
 
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show everything about a run."""
-    from deployments.api import connect
     from deployments.cli.details import read_details
     from deployments.cli.tables import print_details, print_json
-    from deployments.runs.find import children, find_run, make_rows
+    from deployments.runs.find import children, make_rows
+    from deployments.runs.own_records import found_anywhere
 
-    with connect() as api:
-        found = find_run(api, run)
+    with found_anywhere(run) as (api, found):
         details = read_details(api, found)
         row, *stages = make_rows(api, [found, *children(api, found["id"])])
     if as_json:
@@ -118,15 +130,14 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Print the log of a run and its parts, in the order of time."""
-    from deployments.api import connect
     from deployments.cli.tables import log_line, print_json
     from deployments.runs import watch
-    from deployments.runs.find import children, find_run, make_rows, read_logs
+    from deployments.runs.find import children, make_rows, read_logs
+    from deployments.runs.own_records import found_anywhere
 
     if follow and as_json:
         raise ConfigError("found --follow and --json, need one of them")
-    with connect() as api:
-        found = find_run(api, run)
+    with found_anywhere(run) as (api, found):
         if follow:
             watch.follow(api, found["id"])
             return

@@ -159,9 +159,10 @@ def _facts(details: Mapping[str, Any], row: RunRow) -> Table:
         "created": clock(details["created"]),
         "started": clock(details["started"]),
         "ended": clock(details["ended"]),
+        "took": _took(details),
         "attempts": details["attempts"] or "",
         "files": details["folder"],
-        "page": details["url"],
+        "page": details["url"] or "no server is up; this is from the records of this host, `yard up` shows more",
         "MLflow": details["mlflow"],
         "to go on": details["resume"],
     }
@@ -172,6 +173,13 @@ def _facts(details: Mapping[str, Any], row: RunRow) -> Table:
         if value is not None and value != "":
             table.add_row(name, value if isinstance(value, Text) else str(value))
     return table
+
+
+def _took(details: Mapping[str, Any]) -> str:
+    started, ended = details["started"], details["ended"]
+    if not started or not ended:
+        return ""
+    return duration((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds())
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

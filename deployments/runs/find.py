@@ -89,6 +89,7 @@ class RunRow:
         held_s: for how long it held its device, seconds; this and the next two once it has ended.
         first_batch_s: from the slot to the end of the first batch.
         gpu_busy_share: mean of the GPU's utilisation meanwhile, 0 to 1.
+        known_by: `server`; or `host`: by the records of this host alone, as after `yard run`.
     """
 
     id: str
@@ -112,6 +113,7 @@ class RunRow:
     held_s: float | None = None
     first_batch_s: float | None = None
     gpu_busy_share: float | None = None
+    known_by: str = "server"
 
     @property
     def over(self) -> bool:
@@ -181,7 +183,7 @@ def make_rows(api: Api, runs: Sequence[Json]) -> list[RunRow]:
     far = read_progress(api, [run["id"] for run in going])
     rows = [_row(run, flows.get(run["flow_id"], "?"), far.get(run["id"], RunProgress())) for run in runs]
     stages = {run["id"]: said for run in going if _is_pipeline(run) and (said := _waiting_stage(api, run))}
-    return [replace(row, message=stages.get(row.id, row.message)) for row in rows]
+    return [replace(row, message=stages.get(row.id, row.message), known_by=api.known_by) for row in rows]
 
 
 def _is_pipeline(run: Mapping[str, Any]) -> bool:
@@ -229,7 +231,7 @@ def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
     )
 
 
-def _slot_use(run: Mapping[str, Any]) -> dict[str, float | None]:
+def _slot_use(run: Mapping[str, Any]) -> Json:
     """Return how a run used its slot, as it said itself when it let go of it."""
     ended = run["state_type"] in ENDED
     return asdict(SlotUse.of((run.get("labels") or {}) if ended else {}))
