@@ -17,6 +17,9 @@ NOBODY = (FROM_PAGE, FROM_SCHEDULE)
 DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "trainyard.owner"
 """Labels of a flow run: where it runs, or ran, and, of `yard run`, which has no job variables, who started it."""
 
+PINNED = "pinned"
+"""Tag of a flow run of which housekeeping removes nothing."""
+
 
 def host_name() -> str:
     """Return the short name of this host, as in `boxb/cuda:1`."""

@@ -20,7 +20,7 @@ FLOORS = (
     ("tasks.run", "tasks.tracking"),
     ("tasks.images", "tasks.signals", "tasks.geometry", "tasks.training"),
     PIPELINES,
-    ("tasks.trial",),
+    ("tasks.trial", "tasks.housekeeping"),
     ("flows",),
     ("deployments",),
 )
@@ -38,6 +38,8 @@ SHELL = {
     "tasks/run/mlflow_run.py",
     "tasks/classification/steps.py",
     "tasks/classification/preparation_steps.py",
+    "tasks/housekeeping/records.py",
+    "tasks/housekeeping/steps.py",
     "tasks/inference/snr/steps.py",
     "tasks/inference/steps.py",
     "tasks/recognition/steps.py",

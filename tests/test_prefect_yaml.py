@@ -17,7 +17,7 @@ from tasks.base.params import Params
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]
-QUEUES = {"cpu.preparation", "cpu.pipeline", "cpu.inference", "cuda.training", "cuda.inference"}
+QUEUES = {"cpu.preparation", "cpu.pipeline", "cpu.inference", "cpu.housekeeping", "cuda.training", "cuda.inference"}
 REQUIRED = {"crop": {"width": 1, "height": 1}}  # what a person must give; the rest are paths
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(".")[2])
 
@@ -59,10 +59,10 @@ def test_a_deployment_waits_in_a_queue_of_the_pool(deployment):
 
 
 @each
-def test_a_schedule_can_be_named_and_is_switched_off(deployment):
+def test_a_schedule_can_be_named_and_is_switched_off_but_for_housekeeping(deployment):
     for schedule in deployment.get("schedules", []):
         assert schedule["slug"]
-        assert schedule["active"] is False
+        assert schedule["active"] is (deployment["name"] == "housekeeping")
         assert ZoneInfo(schedule["timezone"])
         assert CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 

@@ -13,7 +13,17 @@ from gpu_pools.job_variables import owner_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.place import DeviceState, Waiting
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
-from gpu_pools.placement.queues import POOL, Kind, Queue, default_limit, default_priority, host_queues, queue_or_none
+from gpu_pools.placement.queues import (
+    KINDS,
+    POOL,
+    UNCOUNTED,
+    Kind,
+    Queue,
+    default_limit,
+    default_priority,
+    host_queues,
+    queue_or_none,
+)
 from gpu_pools.prefect_client import PoolClient, QueueState, Run
 from gpu_pools.slots import lease
 from tasks.base.errors import GpuError
@@ -30,7 +40,7 @@ Queues = Mapping[str, QueueState]
 
 @dataclass(slots=True)
 class PoolRoom:
-    """How many more runs the whole pool takes; a pipeline, which only waits for others, is not counted."""
+    """How many more runs the whole pool takes; pipelines, which only wait for others, and housekeeping do not count."""
 
     paused: bool
     left: float
@@ -38,7 +48,7 @@ class PoolRoom:
 
     def take(self, queue: Queue) -> bool:
         """Return whether a run may start, and count it then."""
-        counts = queue.kind != "pipeline"
+        counts = queue.kind not in UNCOUNTED
         if self.paused or (counts and self.left < 1):
             return False
         self.left -= counts
@@ -178,7 +188,7 @@ class HostState:
         if pool.limit is None:
             return PoolRoom(False, math.inf, "")
         under_way = client.in_state("PENDING", "RUNNING", "CANCELLING")
-        n_runs = sum((queue := queue_or_none(run.queue)) is None or queue.kind != "pipeline" for run in under_way)
+        n_runs = sum((queue := queue_or_none(run.queue)) is None or queue.kind not in UNCOUNTED for run in under_way)
         return PoolRoom(False, pool.limit - n_runs, f"the limit of work pool {POOL} is {pool.limit} runs at once")
 
     def _online(self, client: PoolClient) -> dict[str, bool]:
@@ -263,12 +273,11 @@ class HostState:
         return look.seen if ours or idle else look.found
 
     def _cpu(self, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
-        kinds: tuple[Kind, ...] = ("training", "inference", "preparation", "pipeline")
         return DeviceState(
             tag=CPU,
             uuid=CPU,
             name="CPU",
-            limits={kind: self.limit(CPU, kind, queues) for kind in kinds},
+            limits={kind: self.limit(CPU, kind, queues) for kind in KINDS},
             holders=tuple(holder for holder in held if holder.uuid == CPU),
             memory_used_mib=psutil.virtual_memory().used // 2**20,
             utilisation_percent=None,

@@ -20,6 +20,7 @@ _VERBS: Mapping[Kind, str] = {
     "inference": "is running",
     "preparation": "is preparing",
     "pipeline": "is running",
+    "housekeeping": "is running",
 }
 _SHOWN = 3  # holders named in a sentence
 

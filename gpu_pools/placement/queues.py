@@ -9,15 +9,30 @@ from typing import Final, Literal, get_args
 from gpu_pools.placement.probe import Device
 from tasks.base.errors import ConfigError
 
-Kind = Literal["training", "inference", "preparation", "pipeline"]
+Kind = Literal["training", "inference", "preparation", "pipeline", "housekeeping"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 POOL = "gpu"
 POOL_TYPE = "gpu-process"
 
+UNCOUNTED: Final[tuple[Kind, ...]] = ("pipeline", "housekeeping")
+"""Kinds that compute nothing: no limit of the whole pool keeps their runs waiting."""
+
 _GPU_KINDS: Final[tuple[Kind, ...]] = ("training", "inference")
-_CPU_LIMITS: Final[dict[Kind, int]] = {"training": 2, "inference": 4, "preparation": 2, "pipeline": 16}
-_PRIORITIES: Final[dict[Kind, int]] = {"training": 5, "inference": 3, "preparation": 5, "pipeline": 5}
+_CPU_LIMITS: Final[dict[Kind, int]] = {
+    "training": 2,
+    "inference": 4,
+    "preparation": 2,
+    "pipeline": 16,
+    "housekeeping": 1,
+}
+_PRIORITIES: Final[dict[Kind, int]] = {
+    "training": 5,
+    "inference": 3,
+    "preparation": 5,
+    "pipeline": 5,
+    "housekeeping": 5,
+}
 _GIB_IN_MIB = 1024
 
 # A number has one spelling (no cuda:01), or one device would have two queues with a limit each.
@@ -73,7 +88,7 @@ def parse_queue(name: str) -> Queue:
                 return Queue(found["device"], kind, found["host"])
     raise QueueError(
         f"found queue {name!r}, need a device (cuda, cuda:N, boxb.cuda:N) with .training or .inference, "
-        "or cpu with .training, .inference, .preparation or .pipeline"
+        "or cpu with .training, .inference, .preparation, .pipeline or .housekeeping"
     )
 
 

@@ -13,7 +13,6 @@ from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
-from gpu_pools.worker.cleaner import Cleaner
 from gpu_pools.worker.intruder_tags import IntruderTags
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.scheduler import Scheduler
@@ -46,7 +45,7 @@ class Dispatcher:
         self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock)
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, clock)
-        intruders, cleaner = IntruderTags(client, host), Cleaner(client, clock)
+        intruders = IntruderTags(client, host)
         self._duties: tuple[Callable[[], None], ...] = (
             # First: slots of runs that have exited are free for those that wait, and a run that died has its slot kept.
             self._monitor.tick,
@@ -55,7 +54,6 @@ class Dispatcher:
             self._start_runs,
             # Last, because no run waits for it.
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
-            cleaner.look,
         )
         self._draining = False
         self._complained = False

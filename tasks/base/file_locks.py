@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tasks.base.errors import ConfigError
@@ -57,10 +57,18 @@ def try_lock(path: Path) -> int | None:
     """
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    if lock(fd):
+    if lock(fd) and _is_there(fd, path):
         return fd
     os.close(fd)
     return None
+
+
+def _is_there(fd: int, path: Path) -> bool:
+    """Return whether an open file is the one at `path`: its folder may have been removed before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -75,13 +83,16 @@ def file_lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     Raises:
         ConfigError: another living process holds it.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    with file:
-        if not lock(file.fileno(), wait_s=FOREVER if wait else 0.0):
-            file.seek(0)
-            raise ConfigError(f"{what} is held by process {file.read().strip() or 'unknown'}, which still runs")
+    with ExitStack() as stack:
+        while True:
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("a+"))
+            if not lock(file.fileno(), wait_s=FOREVER if wait else 0.0):
+                file.seek(0)
+                raise ConfigError(f"{what} is held by process {file.read().strip() or 'unknown'}, which still runs")
+            if _is_there(file.fileno(), path):
+                break
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -70,14 +70,18 @@ def remove_partial_files(folder: Path) -> None:
     Raises:
         StorageError: something cannot be removed.
     """
-    left_over = [path for path in folder.glob("tmp") if path.is_dir()]
-    left_over += [path for path in _files(folder) if _UNFINISHED.fullmatch(path.name) or _is_torn(path)]
-    for path in left_over:
+    for path in partial_files(folder):
         with storage_errors(path):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """Return what was being written below `folder` when its process ended, and the folder `tmp` in it."""
+    left_over = [path for path in folder.glob("tmp") if path.is_dir()]
+    return left_over + [path for path in _files(folder) if _UNFINISHED.fullmatch(path.name) or _is_torn(path)]
 
 
 def _is_torn(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ class ResizeCache:
             if data[n:].tobytes() != _checksum(data[:n], digest):
                 return None
             self._sound.add(digest)
+            with suppress(PermissionError):  # another user's entry
+                os.utime(path)  # housekeeping removes what was not used for longest
         return data[:n].reshape(self.size, self.size, 3)
 
     def store(self, digest: str, pixels: Rgb) -> None:

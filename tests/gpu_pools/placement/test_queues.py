@@ -87,15 +87,15 @@ def test_only_cuda_leaves_the_choice():
 @pytest.mark.parametrize(("memory_mib", "n_inferences"), [(24564, 3), (20480, 3), (12288, 2), (10240, 2), (8192, 1)])
 def test_a_gpu_takes_one_training_and_inferences_by_its_memory(memory_mib, n_inferences):
     limits = [default_limit(kind, memory_mib) for kind in KINDS]
-    assert limits == [1, n_inferences, 0, 0]
+    assert limits == [1, n_inferences, 0, 0, 0]
 
 
 def test_the_cpu_takes_two_trainings_four_inferences_two_preparations():
-    assert [default_limit(kind, None) for kind in KINDS] == [2, 4, 2, 16]
+    assert [default_limit(kind, None) for kind in KINDS] == [2, 4, 2, 16, 1]
 
 
 def test_an_inference_goes_before_a_training():
-    assert [default_priority(kind) for kind in KINDS] == [5, 3, 5, 5]
+    assert [default_priority(kind) for kind in KINDS] == [5, 3, 5, 5, 5]
 
 
 def test_a_host_has_a_queue_for_each_device_and_kind():
@@ -112,9 +112,10 @@ def test_a_host_has_a_queue_for_each_device_and_kind():
         "cpu.inference": 4,
         "cpu.preparation": 2,
         "cpu.pipeline": 16,
+        "cpu.housekeeping": 1,
         # Named with the host they have no limit of their own, but that of the device.
         **dict.fromkeys(f"boxb.cuda:{number}.{kind}" for number in (0, 1) for kind in ("training", "inference")),
-        **dict.fromkeys(f"boxb.cpu.{kind}" for kind in ("training", "inference", "preparation")),
+        **dict.fromkeys(f"boxb.cpu.{kind}" for kind in ("training", "inference", "preparation", "housekeeping")),
     }
 
 

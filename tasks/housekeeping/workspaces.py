@@ -1,0 +1,120 @@
+"""Removes the folders of runs that ended long ago, and checkpoints that nobody goes on from."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpu_pools.placement.queues import duration_text, parse_duration
+from gpu_pools.process import run_setup
+from tasks.base.errors import ConfigError
+from tasks.base.workspace import home
+from tasks.housekeeping.house import House
+from tasks.housekeeping.receipt import Entry, Receipt
+
+GOING = ".removed-"
+"""A folder that is being removed has its name begin so: nobody sees half of it."""
+
+_CHECKPOINTS = ("checkpoint.pt", "splat.ckpt", "epochs/epoch-*.pt")
+"""What a training writes to go on from, and after each epoch where it is asked to; `best*.pt` and `last.pt` stay."""
+
+_TOGETHER = 100  # runs that are held, asked about and removed in one go
+
+
+def remove_folders(house: House, receipt: Receipt) -> None:
+    """Remove the folders of runs that ended longer ago than their files are kept."""
+    for path in sorted((home() / "runs").glob(f"{GOING}*")):
+        receipt.entries.append(Entry("files", path.name, "its removal was cut off", house.remover.remove(path)))
+
+    due = {run_id: why for run_id in house.folders if (why := _why_due(house, run_id, receipt))}
+    for run_id in _at_rest(house, receipt, "files", sorted(due)):
+        if unsent(house.folders[run_id]):
+            receipt.kept.append(Entry("files", run_id, "MLflow does not have all of it yet"))
+        else:
+            freed = _remove_folder(house, house.folders.pop(run_id))
+            receipt.entries.append(Entry("files", run_id, due[run_id], freed))
+
+
+def _remove_folder(house: House, folder: Path) -> int:
+    if house.remover.dry_run:
+        return house.remover.remove(folder)
+    gone = folder.with_name(f"{GOING}{folder.name}")
+    folder.rename(gone)
+    return house.remover.remove(gone)
+
+
+def remove_checkpoints(house: House, receipt: Receipt) -> None:
+    """Remove the checkpoints of runs that ended long ago; the best weights stay."""
+    if house.keep.checkpoints is None:
+        return
+    limit_s = parse_duration(house.keep.checkpoints)
+    due = [run_id for run_id in house.folders if (ago := house.ended_ago(run_id)) is not None and ago > limit_s]
+    found = {run_id: files for run_id in sorted(due) if (files := checkpoints(house.folders[run_id]))}
+    for run_id in _at_rest(house, receipt, "checkpoints", list(found)):
+        for path in found[run_id]:
+            why = f"its run ended more than {duration_text(limit_s)} ago"
+            name = str(path.relative_to(home()))
+            receipt.entries.append(Entry("checkpoints", name, why, house.remover.remove(path)))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run that has ended: in the folders of its stages, and of their methods."""
+    patterns = [f"{depth}{name}" for name in _CHECKPOINTS for depth in ("*/", "*/*/")]
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if not _linked(path, folder)})
+
+
+def unsent(folder: Path) -> bool:
+    """Return whether a run has something that MLflow does not have: what is to be sent waits in its outbox."""
+    return any(any(outbox.iterdir()) for outbox in folder.glob("*/outbox") if not _linked(outbox, folder))
+
+
+def _why_due(house: House, run_id: str, receipt: Receipt) -> str:
+    ago = house.ended_ago(run_id)
+    if ago is None:
+        return ""
+    asked = house.known[run_id].keep_files or house.keep.files
+    if not asked:
+        return ""
+    try:
+        kept_s = parse_duration(asked)
+    except ConfigError as exc:
+        receipt.notes.append(f"the files of run {run_id} stay: keep_files: {exc}")
+        return ""
+    return f"ended {duration_text(ago)} ago, kept {duration_text(kept_s)}" if ago > kept_s else ""
+
+
+def _at_rest(house: House, receipt: Receipt, rule: str, due: Sequence[str]) -> Iterator[str]:
+    """Yield the runs that may be touched, each while it is held and was seen at its end after that.
+
+    Whoever starts a run holds it first, and then says so on the server. So what is held here, and over there, does not
+    start before it is let go.
+    """
+    for start in range(0, len(due), _TOGETHER):
+        group = due[start : start + _TOGETHER]
+        with _held(house, group) as held:
+            known, protected = house.records.by_id(group), house.protected()
+            for run_id in group:
+                why = protected.get(run_id) or ("" if run_id in held else "a process holds it")
+                if why or run_id not in known or not known[run_id].over:
+                    receipt.kept.append(Entry(rule, run_id, why or "it begins again"))
+                else:
+                    yield run_id
+
+
+@contextmanager
+def _held(house: House, run_ids: Sequence[str]) -> Iterator[Collection[str]]:
+    """Hold runs for the block, so that none of them starts; yield those that could be had. A dry run holds nothing."""
+    locks: dict[str, int] = {}
+    try:
+        for run_id in () if house.remover.dry_run else run_ids:
+            if house.folders[run_id].is_dir() and (fd := run_setup.lock_run(run_id)) is not None:
+                locks[run_id] = fd
+        yield run_ids if house.remover.dry_run else locks
+    finally:
+        for fd in locks.values():
+            os.close(fd)
+
+
+def _linked(path: Path, folder: Path) -> bool:
+    """Return whether a path below a folder goes through a link, into the folder of another run."""
+    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
