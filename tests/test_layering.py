@@ -45,6 +45,7 @@ SHELL = {
     "tasks/recognition/steps.py",
     "tasks/splatting/steps.py",
     "tasks/trial/steps.py",
+    "tasks/vision_language/describe/steps.py",
     "tasks/vision_language/steps.py",
 }  # the only tasks that know Prefect
 HEAVY = {"torch", "torchvision", "cv2", "mlflow", "pandas", "albumentations", "matplotlib"}

@@ -18,7 +18,8 @@ from tasks.base.params import Params
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]
 QUEUES = {"cpu.preparation", "cpu.pipeline", "cpu.inference", "cpu.housekeeping", "cuda.training", "cuda.inference"}
-REQUIRED = {"crop": {"width": 1, "height": 1}}  # what a person must give; the rest are paths
+# What a person must give; the rest are paths.
+REQUIRED = {"crop": {"width": 1, "height": 1}, "ask": {"model": "/model", "prompt": "What is it?"}}
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(".")[2])
 
 

@@ -22,6 +22,7 @@ from tasks.base.errors import TrackingError
 from tasks.base.file_locks import file_lock
 from tasks.base.workspace import home
 from tasks.tracking.journal import Card, Journal
+from tasks.tracking.traces import send_trace
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,8 @@ def send(store: MlflowClient, card: Card, journal: Journal, entry: Mapping[str, 
             store.log_artifacts(run_id, str(journal.outbox / entry["place"]), entry["folder"] or None)
         case "image":
             _send_image(store, run_id, journal.outbox / entry["place"])
+        case "trace":
+            send_trace(store, card, journal.outbox / entry["place"])
         case "input":
             dataset = Dataset(entry["name"], entry["digest"], "local", entry["source"], profile=entry["profile"])
             context = InputTag("mlflow.data.context", entry["context"])

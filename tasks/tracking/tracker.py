@@ -14,6 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,8 @@ from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, differing, now_ms, open_card, read_card, sole_writer
 from tasks.tracking.mlflow_names import check_name, flatten, param_value, tag_value
 from tasks.tracking.provenance import redacted, standard_tags
+from tasks.tracking.traces import FILE as TRACE
+from tasks.tracking.traces import Trace
 from tasks.tracking.uploader import Status, Uploader, not_sent
 from tasks.tracking.uploader import upload as upload
 
@@ -232,6 +235,13 @@ class Tracker:
         with storage_errors(place):
             shutil.copyfile(path, place / name)
         self._append({"op": "image", "place": place.name})
+
+    def trace(self, trace: Trace) -> None:
+        """Show a question to a model and its answer among the run's traces; again under the same key: the same one."""
+        place = self._journal.new_place()
+        with storage_errors(place):
+            (place / TRACE).write_text(json.dumps(asdict(trace)), encoding="utf-8")
+        self._append({"op": "trace", "place": place.name})
 
     def input(
         self,

@@ -292,10 +292,11 @@ OWN = """
     splatting/fit: session training_images
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
-    tracking: journal mlflow_api provenance
+    tracking: journal mlflow_api provenance traces
     training: precision session state_dicts
     trial: facts processes resume
     vision_language/gate: chat_page
+    vision_language/describe: classifier_table
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
 
