@@ -5,9 +5,23 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
-def _in_order(schema: dict[str, Any]) -> None:
-    """Number the fields: Prefect's form shows them so; the order in the schema does not survive PostgreSQL."""
-    for position, field in enumerate(schema.get("properties", {}).values()):
+def _names(model: type[BaseModel]) -> list[str]:
+    """Return the fields as the class's body has them; one that is inherited follows the one that it follows there."""
+    names: list[str] = []
+    for kind in model.__mro__:
+        before = ""
+        for name in kind.__dict__.get("__annotations__", {}):
+            if name not in names:
+                names.insert(names.index(before) + 1 if before in names else len(names), name)
+            before = name
+    return names
+
+
+def _in_order(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Order the fields and number them: Prefect's form goes by the numbers, as PostgreSQL keeps no order."""
+    fields = schema.get("properties", {})
+    schema["properties"] = {name: fields[name] for name in _names(model) if name in fields}
+    for position, field in enumerate(schema["properties"].values()):
         field["position"] = position
 
 

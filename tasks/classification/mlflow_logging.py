@@ -2,15 +2,12 @@
 
 import hashlib
 import shutil
-import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpu_pools.slots.lease import report_progress
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import copy_whole, read_step_info, storage_errors
 from tasks.classification.grading import promotion
@@ -28,14 +25,14 @@ from tasks.classification.grading.answers import (
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.params import EvaluateParams
 from tasks.classification.serving import log_classifier
-from tasks.classification.training.events import EpochDone, EpochMetrics, FilesRead
+from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
-from tasks.run.recorder import Recorder
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
 from tasks.training.events import BatchDone
 from tasks.training.promotion_rule import Decision
+from tasks.training.recorder import EpochRecorder
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS: dict[str, str] = {
@@ -61,12 +58,6 @@ TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "mac
 ANSWERS, CHAMPION = "answers.npz", "champion.npz"
 """In the folder of a training: what its best weights, and the champion of that time, answer on the graded part."""
 
-# How fast it goes; beside the sixteen metrics in MLflow, not in the table.
-PACE_KEYS: dict[str, str] = {
-    "images_per_s": "speed/images_per_s",
-    "wait_share": "speed/data_wait_share",
-    "memory_mib": "memory/peak_mib",
-}
 # report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
 TEST_KEYS: dict[str, str] = {
     "loss": "loss/test",
@@ -83,10 +74,10 @@ TEST_KEYS: dict[str, str] = {
 }
 
 
-class TrainingRecorder(Recorder[TrainingSession, EpochDone]):
+class TrainingRecorder(EpochRecorder[TrainingSession, EpochMetrics]):
     """Hands each event of a training to those it concerns."""
 
-    _caption = ""
+    KEYS = METRIC_KEYS
 
     def can_describe(self, event: Any) -> bool:
         """Return true for data prepared here; other data is known once the first epoch has read its files."""
@@ -96,66 +87,17 @@ class TrainingRecorder(Recorder[TrainingSession, EpochDone]):
         """Record the dataset."""
         describe_data(self.session, self.tracker)
 
-    def handle(self, event: FilesRead | BatchDone | EpochDone) -> None:
-        """Pass on progress or an epoch."""
-        if isinstance(event, FilesRead):
-            self.bars.move(f"read {event.part}", event.done, event.total)
-        elif isinstance(event, BatchDone):
-            total = self.session.params.num_epochs * event.n_batches
-            self.step_done((event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
-        else:
-            self._handle_epoch(event.metrics)
+    def caption(self, metrics: EpochMetrics) -> str:
+        """Return loss and accuracy."""
+        return f"loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
 
-    def _handle_epoch(self, metrics: EpochMetrics) -> None:
-        self.show_new_rows()
-        self._caption = (
-            f"epoch {metrics.epoch}/{metrics.total_epochs}  loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
+    def figures(self, metrics: EpochMetrics) -> str:
+        """Return losses, accuracies and F1."""
+        return (
+            f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
+            f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{metrics.star}; "
+            f"macro F1 {metrics.macro_f1:.3f}"
         )
-        left = self._left(metrics)
-        report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
-        self.tracker.step_ended(metrics.epoch)
-        self.log.info(epoch_line(metrics, left))
-
-    def _left(self, metrics: EpochMetrics) -> float:
-        seconds = statistics.median(row.metrics.seconds for row in self.session.history)
-        return seconds * (metrics.total_epochs - metrics.epoch)
-
-    def log_row(self, row: EpochDone) -> None:
-        """Log the metrics of an epoch."""
-        log_epoch(self.tracker, row)
-
-    def table_row(self, row: EpochDone) -> dict[str, Any]:
-        """Return the epoch's row of the page's table."""
-        return epoch_row(row.metrics)
-
-
-def log_epoch(tracker: Tracker, epoch: EpochDone) -> None:
-    """Log the sixteen metrics of an epoch and its pace, with the time it ended."""
-    values, keys = asdict(epoch.metrics), METRIC_KEYS | PACE_KEYS
-    tracker.metrics({key: values[field] for field, key in keys.items()}, epoch.metrics.epoch, epoch.timestamp_ms)
-
-
-def epoch_row(metrics: EpochMetrics) -> dict[str, Any]:
-    """Return a row of the epoch table: the sixteen metrics, rounded."""
-    values = asdict(metrics)
-    return {
-        field: round(values[field], 5) if isinstance(values[field], float) else values[field] for field in METRIC_KEYS
-    }
-
-
-def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
-    """Return the line the log has for an epoch."""
-    star = " (best)" if metrics.is_best else ""
-    return (
-        f"epoch {metrics.epoch}/{metrics.total_epochs}: "
-        f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
-        f"accuracy {metrics.train_acc:.2%} train, {metrics.val_acc:.2%} val{star}; macro F1 {metrics.macro_f1:.3f}; "
-        f"{metrics.seconds:.1f} s{_pace(metrics)}, about {left_s:.0f} s left"
-    )
-
-
-def _pace(metrics: EpochMetrics) -> str:
-    return "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} images/s)"
 
 
 def name_of(dataset: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tasks.base.params import Device, Fraction, NoneText, Owner, Params, Seed
+from tasks.training import params as training
 
 Architecture = Literal[
     "resnet18",
@@ -152,7 +153,7 @@ def _class_names(value: object) -> object:
     return value
 
 
-class TrainParams(Params):
+class TrainParams(training.TrainingParams):
     """What to fit, on what device, and for how long."""
 
     model: Architecture = "resnet18"
@@ -192,36 +193,23 @@ class TrainParams(Params):
     task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
     description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: training.Optimizer = "adam"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
-    schedule: Literal["none", "cosine"] = "none"
-    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 0
+    schedule: training.Schedule = "none"
+    warmup_epochs: training.WarmupEpochs = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: Annotated[
         Literal["none", "balanced"], Field(description="balanced: a rare class weighs more in the loss")
     ] = "none"
     mixup: Annotated[float, Field(ge=0, description="Alpha of the Beta distribution; 0: off")] = 0.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1, description="Average of the weights, used to validate; 0: off")] = 0.0
-    clip_grad_norm: Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")] = 0.0
+    ema_decay: training.EmaDecay = 0.0
+    clip_grad_norm: training.ClipGradNorm = 0.0
     accumulate: Annotated[int, Field(ge=1, description="Batches per optimiser step")] = 1
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Field(description="auto: measured at the start, the fastest the device does well"),
-    ] = "auto"
+    precision: training.WantedPrecision = "auto"
     compile: Annotated[bool, Field(description="torch.compile: slow to start, faster for long runs")] = False
-    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
+    patience: training.Patience = 0
     horizontal_flip: Annotated[bool, Field(description="Mirror half of the images; not for spectrograms")] = False
     n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
-    seed: Seed = 0
-    deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
-    checkpoint_every_s: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="Seconds between checkpoints at most: what a crash can cost",
-        ),
-    ] = 300
     keep_every_epoch: Annotated[bool, Field(description="Keep the weights of every epoch in MLflow")] = False
 
     @model_validator(mode="after")
@@ -236,8 +224,6 @@ class TrainParams(Params):
     def _fits_together(self) -> Self:
         if self.model.startswith("vit") and self.image_size % (patch := int(self.model.rsplit("_", 1)[1])):
             raise ValueError(f"image_size {self.image_size} does not fit {self.model}: need a multiple of {patch}")
-        if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
         return self
 
     def parts(self) -> dict[Part, Path] | None:
@@ -263,10 +249,7 @@ class EvaluateParams(Params):
     class_margin: Annotated[
         Fraction, Field(description="A new champion's recall may fall by no more than this in any class")
     ] = 0.05
-    confidence: Annotated[
-        float,
-        Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better"),
-    ] = 0.95
+    confidence: training.Confidence = 0.95
 
 
 class TrackParams(Params):

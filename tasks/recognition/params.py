@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tasks.base.params import Device, Fraction, NoneText, Owner, Params, Seed
+from tasks.training import params as training
 
 Material = Literal["metal", "plastic", "painted"]
 
@@ -70,7 +71,7 @@ Network = Literal[
 ]
 
 
-class DetectorParams(Params):
+class DetectorParams(training.TrainingParams):
     """Which network finds the parts, what it is trained on, and when it takes over."""
 
     network: Annotated[
@@ -98,21 +99,13 @@ class DetectorParams(Params):
 
     num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimizer: training.Optimizer = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
-    schedule: Literal["none", "cosine"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 0.5
-    ema_decay: Annotated[float, Field(ge=0, lt=1, description="Average of the weights, used to validate; 0: off")] = (
-        0.99
-    )
-    clip_grad_norm: Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")] = 5.0
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Field(description="auto: measured at the start, the fastest the device does well"),
-    ] = "auto"
-    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
+    schedule: training.Schedule = "cosine"
+    warmup_epochs: training.WarmupEpochs = 0.5
+    ema_decay: training.EmaDecay = 0.99
+    clip_grad_norm: training.ClipGradNorm = 5.0
     window: Annotated[
         int,
         Field(
@@ -130,11 +123,6 @@ class DetectorParams(Params):
         bool, Field(description="Mirror half of the scenes; not where a part's mirror image is another part")
     ] = False
     n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
-    seed: Seed = 0
-    deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
-    checkpoint_every_s: Annotated[
-        float, Field(gt=0, description="Seconds between checkpoints at most: what a crash can cost")
-    ] = 300
 
     real_images: Annotated[
         Path | None,
@@ -154,14 +142,10 @@ class DetectorParams(Params):
     class_margin: Annotated[
         Fraction, Field(description="A new champion's recall may fall by no more than this for any part")
     ] = 0.05
-    confidence: Annotated[
-        float, Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better")
-    ] = 0.95
+    confidence: training.Confidence = 0.95
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
         if self.network_folder is not None and self.network not in ("rf_detr", "d_fine"):
             raise ValueError(f"found network_folder for {self.network}, need rf_detr or d_fine")
         return self
@@ -193,7 +177,7 @@ DETECTOR_FREE_TO_CHANGE = frozenset(
 Backbone = Literal["small", "resnet18", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
-class IndexParams(Params):
+class IndexParams(training.TrainingParams):
     """How views of parts become vectors, and how near a vector must be to one of them."""
 
     backbone: Annotated[
@@ -218,27 +202,19 @@ class IndexParams(Params):
 
     num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimizer: training.Optimizer = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
-    schedule: Literal["none", "cosine"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")] = 1
+    schedule: training.Schedule = "cosine"
+    warmup_epochs: training.WarmupEpochs = 1
     loss: Annotated[
         Literal["softmax", "cosface", "arcface"],
         Field(description="Over the parts and the shapes that are none: softmax of cosines, with a margin or without"),
     ] = "cosface"
     margin: Annotated[float, Field(ge=0, le=1, description="Of the loss: a cosine, or radians for arcface")] = 0.2
     scale: Annotated[float, Field(gt=0, le=256, description="By which cosines are multiplied in the loss")] = 16
-    ema_decay: Annotated[float, Field(ge=0, lt=1, description="Average of the weights, used to validate; 0: off")] = (
-        0.98
-    )
-    clip_grad_norm: Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")] = 5.0
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Field(description="auto: measured at the start, the fastest the device does well"),
-    ] = "auto"
-    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")] = 0
+    ema_decay: training.EmaDecay = 0.98
+    clip_grad_norm: training.ClipGradNorm = 5.0
     crop_jitter: Annotated[
         Fraction, Field(description="By how much a box is off in place and size, as a share of its side")
     ] = 0.1
@@ -251,11 +227,6 @@ class IndexParams(Params):
         Field(description="A vector is the mean over an image and its three quarter turns: surer, four times the work"),
     ] = True
     n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
-    seed: Seed = 0
-    deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
-    checkpoint_every_s: Annotated[
-        float, Field(gt=0, description="Seconds between checkpoints at most: what a crash can cost")
-    ] = 300
 
     ivf_above: Annotated[
         int, Field(ge=1000, description="More views than this are searched in cells (FAISS IVF), fewer one by one")
@@ -270,14 +241,10 @@ class IndexParams(Params):
     class_margin: Annotated[
         Fraction, Field(description="A new champion's recall may fall by no more than this in any part")
     ] = 0.05
-    confidence: Annotated[
-        float, Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better")
-    ] = 0.95
+    confidence: training.Confidence = 0.95
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
         if self.weight_path is not None and self.pretrained:
             raise ValueError("found weight_path and pretrained, need one of them")
         if not self.trains and self.backbone == "small" and self.backbone_folder is None and self.weight_path is None:

@@ -1,1 +1,1 @@
-"""What every training of a network stands on: number formats, memory, batches, schedules, champions; no pipeline."""
+"""What every training of a network stands on: its loop, parameters, batches, checkpoints, champions; no pipeline."""

@@ -2,47 +2,19 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tasks.training.params import TrainingParams
 
-class OptimizerSettings(Protocol):
-    """What the parameters of a training say of its optimiser."""
-
-    @property
-    def optimizer(self) -> str:
-        """Return adam, adamw or sgd."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Return the rate after the warm-up; above 0."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Return the decay of all that has more than one dimension; at least 0."""
-
-    @property
-    def momentum(self) -> float:
-        """Return that of SGD, in [0, 1)."""
-
-    @property
-    def schedule(self) -> str:
-        """Return none or cosine."""
-
-    @property
-    def warmup_epochs(self) -> float:
-        """Return the epochs in which the rate rises; at least 0."""
-
-    @property
-    def num_epochs(self) -> int:
-        """Return the epochs of the whole training."""
+N = TypeVar("N", bound=nn.Module)
 
 
-def build_optimizer(model: nn.Module, params: OptimizerSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.Optimizer:
     """Return the optimiser asked for; biases and norms are not decayed, as in torchvision's references."""
     decayed: list[nn.Parameter] = []
     bare: list[nn.Parameter] = []
@@ -59,7 +31,7 @@ def build_optimizer(model: nn.Module, params: OptimizerSettings) -> torch.optim.
     return kind(groups, lr=params.learning_rate, fused=True)
 
 
-def learning_rate(params: OptimizerSettings, step: int, steps_per_epoch: int) -> float:
+def learning_rate(params: TrainingParams, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of optimiser step `step` (from 0): linear warm-up, then constant or a half cosine to 0.
 
     Source: SGDR without restarts (arXiv:1608.03983), warm-up of arXiv:1706.02677.
@@ -96,6 +68,15 @@ class MovingAverage:
         torch._foreach_lerp_(self._own, self._source, 1 - decay)
         for own, source in self._buffers:
             own.copy_(source)
+
+
+def copy_to_average(build: Callable[[], N], decay: float) -> N | None:
+    """Return a second model for a moving average with that decay; None where it is 0.
+
+    In a fork of the generator: a copy must not change what is drawn later.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return build() if decay > 0 else None
 
 
 @contextmanager

@@ -6,108 +6,118 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
 from tasks.base.progress import Note
-from tasks.base.workspace import write_json
-from tasks.run.checkpoint import Checkpoint, save_tensors
+from tasks.base.workspace import write_atomic, write_json
+from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
 from tasks.run.resume_point import FINISHED
-from tasks.training.events import BatchDone
+from tasks.training.events import BatchDone, EpochBasics, EpochDone, columns_of, epoch_from
 from tasks.training.optim import deterministic
+from tasks.training.params import TrainingParams
 from tasks.training.precision import Precision
+from tasks.training.trainer import BaseTrainer
 
 CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
-E = TypeVar("E")
+P = TypeVar("P", bound=TrainingParams)
+T = TypeVar("T", bound=BaseTrainer[Any, Any, Any])
+M = TypeVar("M", bound=EpochBasics)
 
 
-class SessionSettings(Protocol):
-    """What the parameters of a training say of its checkpoints."""
-
-    @property
-    def checkpoint_every_s(self) -> float:
-        """Return the seconds between two checkpoints at most."""
-
-    @property
-    def deterministic(self) -> bool:
-        """Return whether the result is to be the same on a GPU, too."""
-
-
-class SavedTrainer(Protocol):
-    """A loop whose state can be saved after each batch and epoch."""
-
-    epoch: int
-    batch: int
-
-    @property
-    def done(self) -> bool:
-        """Whether it is over."""
-
-    @property
-    def graded_model(self) -> nn.Module:
-        """What is validated and kept."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state."""
-
-
-class FolderSession(ABC, Generic[E]):
-    """One training in a folder of its own; its history holds rows of type E.
+class FolderSession(ABC, Generic[P, T, M]):
+    """One training in a folder of its own: parameters P, a loop T, and metrics M of each epoch.
 
     Args:
+        dataset: what is trained and validated on.
         folder: of this training alone; a checkpoint in it is gone on from.
-        checkpoint: name of that file.
         params: as the run has them.
         device: to train on.
+        cache: folder for what all runs share, such as measurements.
         clock_ms: Unix time in milliseconds.
-        stop_asked: looked at after every batch trained.
+        stop_asked: looked at after every batch trained; once it is true, the state goes to disk and `run` raises
+            StopAsked.
+
+    Raises:
+        DatasetError, ConfigError: the data set cannot be trained on.
     """
 
+    METRICS: type[M]
+    FREE_TO_CHANGE: frozenset[str]
+    """Parameters that a training that goes on may have changed."""
+    CHECKPOINT = "checkpoint.pt"
     LEFTOVERS: tuple[str, ...] = (".*.pt.*", "best-*.pt")
     """What a killed attempt may have left in the folder."""
 
     def __init__(
         self,
+        dataset: Path,
         folder: Path,
-        checkpoint: str,
-        params: SessionSettings,
+        params: P,
         device: torch.device,
         *,
+        cache: Path,
         clock_ms: Callable[[], int],
         stop_asked: Callable[[], bool] = never,
     ) -> None:
-        self.folder, self.device = folder, device
-        self._settings, self._clock_ms, self._stop_asked = params, clock_ms, stop_asked
-        self.history: list[E] = []
+        self.dataset, self.folder, self.params, self.device, self.cache = dataset, folder, params, device, cache
+        self._clock_ms, self._stop_asked = clock_ms, stop_asked
+        self.history: list[EpochDone[M]] = []
         self.best: Path | None = None
         self._best_weights: dict[str, Tensor] | None = None  # not on disk yet: the next checkpoint takes them
-        self.checkpoint = Checkpoint(folder / checkpoint, lambda: self._clock_ms() / 1000)
+        self.checkpoint = Checkpoint(folder / self.CHECKPOINT, lambda: self._clock_ms() / 1000)
+        self._open_dataset()
 
     @abstractmethod
-    def _row(self, metrics: Any, timestamp_ms: int) -> E:
-        """Return the row of the history for an epoch that ended then."""
+    def _open_dataset(self) -> None:
+        """Look at what is trained on, as far as that takes no time."""
+
+    def run(self) -> Iterator[Any]:
+        """Train to the end, the state going to disk on the way.
+
+        Raises:
+            ConfigError: the checkpoint belongs to other parameters or other data.
+            DatasetError, WeightsError, TrainingError, StorageError: as their names say.
+            StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
+        """
+        yield from self._read_data()
+        yield from self._train()
 
     @abstractmethod
-    def _row_from(self, values: Mapping[str, Any]) -> E:
-        """Return the row that `asdict` turned into plain values."""
-
-    @abstractmethod
-    def _fingerprint(self) -> dict[str, str]:
-        """Return what the result depends on, as text."""
+    def _read_data(self) -> Iterator[Any]:
+        """Read what is needed before the training begins, and `data_digest` where there is a checkpoint."""
 
     @abstractmethod
     def data_digest(self) -> str:
         """Return one digest over all that is trained on and validated on."""
 
-    def _epoch_ended(self, trainer: SavedTrainer, metrics: Any) -> None:
+    @abstractmethod
+    def _new_precision(self) -> tuple[Precision, str]:
+        """Choose the number format of a training that begins; return it, and a sentence on it."""
+
+    @abstractmethod
+    def _trainer(self, precision: Precision, *, fresh: bool) -> tuple[T, list[str]]:
+        """Return the loop, and what a person should know of its first weights; not fresh: a checkpoint has others."""
+
+    @abstractmethod
+    def _events(self, trainer: T) -> Iterator[BatchDone | M]:
+        """Run the loop on the data."""
+
+    @abstractmethod
+    def _finish(self, trainer: T) -> None:
+        """Write the files people use, then the mark that says they are whole."""
+
+    def _epoch_ended(self, trainer: T, metrics: M) -> None:
         """Do what else there is to do at the end of an epoch."""
+
+    def _columns(self, metrics: M) -> dict[str, Any]:
+        """Return the columns that history.csv has for an epoch."""
+        return columns_of(metrics)
 
     @property
     def finished(self) -> bool:
@@ -116,8 +126,27 @@ class FolderSession(ABC, Generic[E]):
 
     def load_finished(self) -> None:
         """Take the history of a training that was finished earlier from its folder."""
-        rows = json.loads((self.folder / FINISHED).read_text())["history"]
-        self.history = [self._row_from(row) for row in rows]
+        self._take_history(json.loads((self.folder / FINISHED).read_text())["history"])
+
+    def _take_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.history = [epoch_from(row, self.METRICS) for row in rows]
+
+    def _train(self) -> Iterator[Any]:
+        """Train on data that is at hand, from where the folder stands to the finished files."""
+        saved = self.checkpoint.load(self._fingerprint()) if self.checkpoint.path.is_file() else None
+        torch.manual_seed(self.params.seed)
+        self._remove_leftovers(saved["best_file"] if saved else None)
+        precision, why = self._new_precision() if saved is None else self._saved_precision(saved)
+        yield Note(why)
+        trainer, notes = self._trainer(precision, fresh=saved is None)
+        yield from (Note(text) for text in notes)
+        if saved is not None:
+            yield self._take_over(trainer, saved)
+        yield from self._kept(trainer, self._events(trainer))
+        self._finish(trainer)
+
+    def _fingerprint(self) -> dict[str, str]:
+        return fingerprint_of(self.params, self.FREE_TO_CHANGE, self.data_digest())
 
     def _saved_precision(self, saved: Mapping[str, Any]) -> tuple[Precision, str]:
         """Return the number format that a training began in, and a sentence on it.
@@ -130,22 +159,22 @@ class FolderSession(ABC, Generic[E]):
             raise ConfigError(f"the training in {self.folder} began in fp16, which needs a GPU: found device cpu")
         return precision, f"precision {precision}, as before"
 
-    def _take_over(self, trainer: SavedTrainer, saved: Mapping[str, Any]) -> Note:
+    def _take_over(self, trainer: T, saved: Mapping[str, Any]) -> Note:
         """Go on from what was saved; return a sentence on where."""
         trainer.load_state_dict(saved["trainer"])
         # Sums depend, in their last bits, on how many threads share them.
         torch.set_num_threads(saved["threads"])
-        self.history = [self._row_from(row) for row in saved["history"]]
+        self._take_history(saved["history"])
         self.best = self.folder / saved["best_file"] if saved["best_file"] else None
         return Note(f"goes on at epoch {trainer.epoch}, batch {trainer.batch}, from {self.checkpoint.path}")
 
-    def _kept(self, trainer: SavedTrainer, events: Iterable[Any]) -> Iterator[Any]:
+    def _kept(self, trainer: T, events: Iterable[Any]) -> Iterator[Any]:
         """Pass on the events of a trainer, its state going to disk on the way.
 
         Raises:
             StopAsked: `stop_asked` became true; the state is on disk.
         """
-        with deterministic(self._settings.deterministic):
+        with deterministic(self.params.deterministic):
             try:
                 for event in events:
                     yield from self._keep(trainer, event)
@@ -155,10 +184,10 @@ class FolderSession(ABC, Generic[E]):
                 self._save(trainer)
                 raise
 
-    def _keep(self, trainer: SavedTrainer, event: Any) -> Iterator[Any]:
+    def _keep(self, trainer: T, event: Any) -> Iterator[Any]:
         """Put the state on disk when it is time, then pass the event on."""
         if isinstance(event, BatchDone):
-            if self.checkpoint.age_s >= self._settings.checkpoint_every_s:
+            if self.checkpoint.age_s >= self.params.checkpoint_every_s:
                 self._save(trainer)
             yield event
             return
@@ -168,14 +197,14 @@ class FolderSession(ABC, Generic[E]):
             state = trainer.graded_model.state_dict()
             self._best_weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
         self._epoch_ended(trainer, event)
-        self.history.append(self._row(event, self._clock_ms()))
+        self.history.append(EpochDone(event, self._clock_ms()))
         # Of epochs shorter than that, several are trained again after a crash, with the same metrics.
-        if self.checkpoint.age_s >= min(self._settings.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
+        if self.checkpoint.age_s >= min(self.params.checkpoint_every_s, self.checkpoint.cost_s / CHECKPOINT_SHARE):
             self._save(trainer)
         yield from (Note(text) for text in event.notes)
         yield self.history[-1]
 
-    def _save(self, trainer: SavedTrainer) -> None:
+    def _save(self, trainer: T) -> None:
         best = {self.best: self._best_weights} if self.best is not None and self._best_weights is not None else {}
         state = {
             "trainer": trainer.state_dict(),
@@ -189,8 +218,7 @@ class FolderSession(ABC, Generic[E]):
             stale.unlink()
 
     def _plain_history(self) -> list[dict[str, Any]]:
-        rows: list[Any] = self.history
-        return [dataclasses.asdict(row) for row in rows]
+        return [dataclasses.asdict(row) for row in self.history]
 
     def _remove_leftovers(self, best_file: str | None) -> None:
         """Remove what a killed attempt left: partial files, and weights that no checkpoint points to."""
@@ -207,11 +235,24 @@ class FolderSession(ABC, Generic[E]):
         elif self.best.is_file():  # else a restart after the renaming
             os.replace(self.best, self.folder / "best.pt")
 
+    def _write_history(self) -> None:
+        rows = [{**self._columns(row.metrics), "timestamp_ms": row.timestamp_ms} for row in self.history]
+        write_atomic(self.folder / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+
+    def _write_seen(self, digests: Iterable[str]) -> None:
+        """Write what was trained on, or used to choose the weights: a later model is compared on other files."""
+        write_json(self.folder / "seen_digests.json", sorted(set(digests)))
+
     def _mark_finished(self, found: Mapping[str, Any]) -> None:
         """Write the mark that says that all files are whole, and remove what a restart would have needed."""
-        write_json(
-            self.folder / FINISHED, {"history": self._plain_history(), **found, "data_digest": self.data_digest()}
-        )
+        values = {"history": self._plain_history(), **found, "data_digest": self.data_digest()}
+        write_json(self.folder / FINISHED, values)
         self.checkpoint.path.unlink(missing_ok=True)
         for stale in self.folder.glob("best-*.pt"):
             stale.unlink()
+
+    def _mark_trained(self, trainer: T, best: str) -> None:
+        """Write the mark of a training that came to its end; `best` is the name of what epochs are compared by."""
+        stopping = trainer.stopping
+        found = {"stopped_early": stopping.stopped, "best_epoch": stopping.best_epoch, best: stopping.best[0]}
+        self._mark_finished({**found, "precision": trainer.precision})

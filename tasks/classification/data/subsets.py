@@ -10,9 +10,9 @@ from tasks.classification.data.digests import known_digests
 from tasks.classification.data.keeping import choose
 from tasks.classification.data.pictures import Pictures
 from tasks.classification.data.samples import Samples
-from tasks.classification.training.events import FilesRead
 from tasks.images.files import in_threads
 from tasks.training.batches import Batches
+from tasks.training.events import FilesRead
 
 
 @dataclass(frozen=True, slots=True)

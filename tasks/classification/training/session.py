@@ -1,69 +1,42 @@
 """Runs a training in its folder: resumes it, and leaves weights that anyone can load."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.progress import Note
-from tasks.base.workspace import write_atomic, write_json
+from tasks.base.workspace import write_json
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.samples import check_num_classes, order_classes, read_classes, read_subset
 from tasks.classification.data.subsets import LoadedSubset, digest_of, load_subsets, reading
 from tasks.classification.models import build_model, load_weights, takes_one_image
 from tasks.classification.params import FREE_TO_CHANGE, TrainParams
-from tasks.classification.resume_point import CHECKPOINT
-from tasks.classification.training.events import (
-    EpochDone,
-    EpochMetrics,
-    Event,
-    FilesRead,
-    epoch_from,
-    history_frame,
-)
+from tasks.classification.training.events import EpochMetrics, Event
 from tasks.classification.training.train import Trainer
-from tasks.run.checkpoint import fingerprint_of, save_tensors
+from tasks.run.checkpoint import save_tensors
 from tasks.training.batches import MEAN, STD, Batches
+from tasks.training.events import BatchDone, FilesRead
+from tasks.training.optim import copy_to_average
 from tasks.training.precision import Precision, choose_precision
-from tasks.training.session import FolderSession, SavedTrainer
+from tasks.training.session import FolderSession
 from tasks.training.state_dicts import pretrained_state, read_state_dict
 
 
-class TrainingSession(FolderSession[EpochDone]):
+class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
     """One training, from a split dataset to a folder with weights, configuration and history.
 
-    Args:
-        dataset: holds train/<class>/<image> and val/<class>/<image>.
-        folder: of this training alone; a checkpoint in it is gone on from.
-        params: as the run has them.
-        device: to train on.
-        cache: folder for shrunk images and measurements, shared by all runs.
-        clock_ms: Unix time in milliseconds.
-        stop_asked: looked at after every batch trained; once it is true, the state goes to
-            disk and `run` raises StopAsked.
+    The dataset holds train/<class>/<image> and val/<class>/<image>; shrunk images are kept in the cache.
     """
 
+    METRICS = EpochMetrics
+    FREE_TO_CHANGE = FREE_TO_CHANGE
     LEFTOVERS = (*FolderSession.LEFTOVERS, "epochs/.*.pt.*")
 
-    def __init__(
-        self,
-        dataset: Path,
-        folder: Path,
-        params: TrainParams,
-        device: torch.device,
-        *,
-        cache: Path,
-        clock_ms: Callable[[], int],
-        stop_asked: Callable[[], bool] = never,
-    ) -> None:
-        super().__init__(folder, CHECKPOINT, params, device, clock_ms=clock_ms, stop_asked=stop_asked)
-        self.dataset, self.params, self.cache = dataset, params, cache
-        self.classes = order_classes(read_classes(dataset), params.class_names, dataset)
-        check_num_classes(params.num_classes, self.classes, dataset)
+    def _open_dataset(self) -> None:
+        self.classes = order_classes(read_classes(self.dataset), self.params.class_names, self.dataset)
+        check_num_classes(self.params.num_classes, self.classes, self.dataset)
         self.parts: dict[str, LoadedSubset] = {}
         self._digest: str | None = None
 
@@ -90,57 +63,31 @@ class TrainingSession(FolderSession[EpochDone]):
         for event in progress:
             yield event
             if self._stop_asked():
-                raise StopAsked(f"stopped while reading the images of {event.part}, as asked")
+                raise StopAsked(f"stopped while reading the images of {event.subset}, as asked")
 
     @property
     def digests_known(self) -> bool:
         """Return whether the content of all images is known, so that their digests cost nothing."""
         return bool(self.parts) and all(part.pictures.digests_known for part in self.parts.values())
 
-    def run(self) -> Iterator[Event]:
-        """Train to the end, the state going to disk on the way.
-
-        Raises:
-            ConfigError: the checkpoint belongs to other parameters or other data.
-            DatasetError, WeightsError, TrainingError, StorageError: as their names say.
-            StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
-        """
+    def _read_data(self) -> Iterator[Event]:
         yield from self.load_subsets(("train", "val"))
-        saved = None
-        if self.checkpoint.path.is_file():
+        if self.checkpoint.path.is_file():  # it is compared with the content of the images
             yield from self._looked(reading(self.parts, self.params.n_workers))
-            saved = self.checkpoint.load(self._fingerprint())
-        torch.manual_seed(self.params.seed)
-        self._remove_leftovers(saved["best_file"] if saved else None)
-        precision, why = self._precision(saved)
-        yield Note(why)
-        trainer, notes = self._trainer(precision, fresh=saved is None)
-        for text in notes:
-            yield Note(text)
-        if saved is not None:
-            yield self._take_over(trainer, saved)
+
+    def _events(self, trainer: Trainer) -> Iterator[BatchDone | EpochMetrics]:
         train = self._batches("train", shuffle=self.params.shuffle, seed=self.params.seed)
-        val = self._batches("val", join_last=False)
-        yield from self._kept(trainer, trainer.run(train, val))
-        self._finish(trainer)
+        return trainer.run(train, self._batches("val", join_last=False))
 
     def _batches(self, part: str, **options: Any) -> Batches:
         p = self.params
         pin = self.device.type == "cuda"
         return self.parts[part].batches(p.batch_size, n_workers=p.n_workers, pin=pin, **options)
 
-    def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
-        if saved is not None:
-            return self._saved_precision(saved)
+    def _new_precision(self) -> tuple[Precision, str]:
         p = self.params
-        return choose_precision(
-            p.precision,
-            self.device,
-            self._build,
-            (p.batch_size, p.image_size),
-            self.cache / "precision",
-            p.model,
-        )
+        size = p.batch_size, p.image_size
+        return choose_precision(p.precision, self.device, self._build, size, self.cache / "precision", p.model)
 
     def _build(self) -> nn.Module:
         return build_model(self.params.model, len(self.classes), self.params.image_size)
@@ -156,23 +103,12 @@ class TrainingSession(FolderSession[EpochDone]):
             state, name = pretrained_state(p.model)
             notes += load_weights(model, p.model, state, name)
             notes.append(f"starts from {name}")
-        # In a fork of the generator: copying the model for the moving average must not change what is drawn later.
-        with torch.random.fork_rng(devices=[]):
-            ema_copy = self._build() if p.ema_decay > 0 else None
+        ema_copy = copy_to_average(self._build, p.ema_decay)
         return Trainer(model, len(self.classes), p, self.device, precision, ema_copy=ema_copy), notes
 
-    def _row(self, metrics: EpochMetrics, timestamp_ms: int) -> EpochDone:
-        return EpochDone(metrics, timestamp_ms)
-
-    def _row_from(self, values: Mapping[str, Any]) -> EpochDone:
-        return epoch_from(values)
-
-    def _epoch_ended(self, trainer: SavedTrainer, metrics: EpochMetrics) -> None:
+    def _epoch_ended(self, trainer: Trainer, metrics: EpochMetrics) -> None:
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{metrics.epoch:04d}.pt", trainer.graded_model.state_dict())
-
-    def _fingerprint(self) -> dict[str, str]:
-        return fingerprint_of(self.params, FREE_TO_CHANGE, self.data_digest())
 
     def data_digest(self) -> str:
         """Return one digest over the images and labels trained and validated on."""
@@ -181,23 +117,13 @@ class TrainingSession(FolderSession[EpochDone]):
         return self._digest
 
     def _finish(self, trainer: Trainer) -> None:
-        """Write the files people use, then the mark that says they are whole."""
         self._put_best()
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
         found = {"precision": trainer.precision, "temperature": trainer.best_temperature}
         write_json(self.folder / "config.json", {**self.model_config(), **found})
-        # Trained on, or used to choose the weights: a later model is compared with this one on other files.
-        seen = {digest for part in self.parts.values() for digest in part.digests}
-        write_json(self.folder / "seen_digests.json", sorted(seen))
-        write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
-        self._mark_finished(
-            {
-                "stopped_early": trainer.stopped,
-                "best_epoch": trainer.best_epoch,
-                "best_acc": trainer.best_acc,
-                "precision": trainer.precision,
-            }
-        )
+        self._write_seen(digest for part in self.parts.values() for digest in part.digests)
+        self._write_history()
+        self._mark_trained(trainer, "best_acc")
 
     def model_config(self) -> dict[str, Any]:
         """Return what is needed to use the weights: architecture, classes and how to prepare an image."""

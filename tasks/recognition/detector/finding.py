@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from gpu_pools.stopping import look
 from tasks.recognition.detector.networks import Detector, Found
 from tasks.recognition.detector.training.augment import pixels_of, plain
 from tasks.recognition.detector.training.scenes import Scenes
+from tasks.recognition.params import DetectorParams
 from tasks.training.batches import Batches, ahead
 from tasks.training.pieces import OneShape, Pieces
 from tasks.training.precision import Precision, autocast
@@ -21,25 +21,9 @@ Truth = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]
 """Of an image: boxes (M, 4) in the pixels that the network sees, class numbers (M,), whether each is a crowd (M,)."""
 
 
-class FindSettings(Protocol):
-    """What the parameters say of running a detector."""
-
-    @property
-    def image_size(self) -> int:
-        """Return S, pixels on a side of what the network sees."""
-
-    @property
-    def batch_size(self) -> int:
-        """Return images at once."""
-
-    @property
-    def n_workers(self) -> int:
-        """Return threads that load images; 0: as many as cores."""
-
-
 @torch.inference_mode()
 def find_all(
-    model: Detector, scenes: Scenes, settings: FindSettings, device: torch.device, number_format: Precision
+    model: Detector, scenes: Scenes, params: DetectorParams, device: torch.device, precision: Precision
 ) -> Iterator[tuple[Found, list[Truth]]]:
     """Yield what is found on the scenes, and what is there, a batch at a time and in their order.
 
@@ -47,19 +31,19 @@ def find_all(
         Interrupted: a signal has come.
     """
     model.eval()
-    size = settings.image_size
+    size = params.image_size
     batches = Batches(
         lambda number: pixels_of(plain(number), scenes, size),
         range(len(scenes)),
-        settings.batch_size,
-        n_workers=settings.n_workers,
+        params.batch_size,
+        n_workers=params.n_workers,
         pin=device.type == "cuda",
         join_last=False,
     )
     padded, pieces = OneShape(device), Pieces(device)
 
     def found_on(images: Tensor, n: int) -> Found:
-        with autocast(device, number_format):
+        with autocast(device, precision):
             return [row for piece in images.chunk(n) for row in model.find(piece.float() / 255)]
 
     for images, numbers in ahead(batches.epoch(0), device):

@@ -1,15 +1,11 @@
 """Trains an index and reports on it, everything going to MLflow, page and terminal as it happens."""
 
-import dataclasses
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from gpu_pools.slots.lease import report_progress
 from gpu_pools.stopping import never
 from tasks.base.errors import WeightsError
 from tasks.base.outside import read_json
@@ -23,19 +19,18 @@ from tasks.recognition.index.grading.report import summary, write_report
 from tasks.recognition.index.index_folder import WEIGHTS, load_embedder, read_index_folder
 from tasks.recognition.index.onnx_export import N_CHECKED, export_onnx
 from tasks.recognition.index.serving import log_index
-from tasks.recognition.index.training.events import EpochDone, EpochMetrics
+from tasks.recognition.index.training.events import EpochMetrics
 from tasks.recognition.index.training.session import IndexSession
 from tasks.recognition.index.views import joint_digest
 from tasks.recognition.params import IndexParams
 from tasks.run.display import Bars
 from tasks.run.prefect_page import Page
-from tasks.run.recorder import Recorder
 from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import Logger
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
-from tasks.training.events import BatchDone
 from tasks.training.promotion_rule import Decision
+from tasks.training.recorder import EpochRecorder
 
 # EpochMetrics field -> MLflow key; what stands before the slash is the section of MLflow's charts.
 METRIC_KEYS: dict[str, str] = {
@@ -47,12 +42,6 @@ METRIC_KEYS: dict[str, str] = {
     "val_gap": "similarity/val_gap",
     "learning_rate": "learning_rate/last",
     "best_recall_1": "recall/best_1",
-}
-# How fast it goes; beside the others in MLflow, not in the table.
-PACE_KEYS: dict[str, str] = {
-    "images_per_s": "speed/images_per_s",
-    "wait_share": "speed/data_wait_share",
-    "memory_mib": "memory/peak_mib",
 }
 TABLE_COLUMNS = tuple(METRIC_KEYS)
 # IndexReport's figures -> MLflow key, logged once, at the epoch of the best weights.
@@ -66,10 +55,11 @@ TEST_KEYS: dict[str, str] = {
 }
 
 
-class IndexRecorder(Recorder[IndexSession, EpochDone]):
+class IndexRecorder(EpochRecorder[IndexSession, EpochMetrics]):
     """Hands each event of a training to those it concerns."""
 
-    _caption = ""
+    KEYS = METRIC_KEYS
+    IMAGES = "views"
 
     def describe(self) -> None:
         """Record the views trained on and chosen by."""
@@ -84,42 +74,14 @@ class IndexRecorder(Recorder[IndexSession, EpochDone]):
                 name_of(session.dataset), source, joint_digest(digests), context=context, profile=profile
             )
 
-    def handle(self, event: BatchDone | EpochDone) -> None:
-        """Pass on progress or an epoch."""
-        if isinstance(event, BatchDone):
-            total = self.session.params.num_epochs * event.n_batches
-            self.step_done((event.epoch - 1) * event.n_batches + event.batch, total, self._caption)
-            return
-        self.show_new_rows()
-        metrics = event.metrics
-        self._caption = f"epoch {metrics.epoch}/{metrics.total_epochs}  recall@1 {metrics.recall_1:.1%}"
-        seconds = statistics.median(row.metrics.seconds for row in self.session.history)
-        left = seconds * (metrics.total_epochs - metrics.epoch)
-        report_progress(metrics.epoch, metrics.total_epochs, left)  # to those who wait for the device
-        self.tracker.step_ended(metrics.epoch)
-        self.log.info("%s", epoch_line(metrics, left))
+    def caption(self, metrics: EpochMetrics) -> str:
+        """Return the recall."""
+        return f"recall@1 {metrics.recall_1:.1%}"
 
-    def log_row(self, row: EpochDone) -> None:
-        """Log the metrics of an epoch, with the time it ended."""
-        values, keys = dataclasses.asdict(row.metrics), METRIC_KEYS | PACE_KEYS
-        self.tracker.metrics({key: values[name] for name, key in keys.items()}, row.metrics.epoch, row.timestamp_ms)
-
-    def table_row(self, row: EpochDone) -> dict[str, Any]:
-        """Return the epoch's row of the page's table."""
-        values = dataclasses.asdict(row.metrics)
-        return {
-            name: round(values[name], 5) if isinstance(values[name], float) else values[name] for name in METRIC_KEYS
-        }
-
-
-def epoch_line(metrics: EpochMetrics, left_s: float) -> str:
-    """Return the line the log has for an epoch."""
-    star = " (best)" if metrics.is_best else ""
-    pace = "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} views/s)"
-    return (
-        f"epoch {metrics.epoch}/{metrics.total_epochs}: loss {metrics.train_loss:.4f}; recall@1 {metrics.recall_1:.2%}"
-        f", recall@5 {metrics.recall_5:.2%}{star}; {metrics.seconds:.1f} s{pace}, about {left_s:.0f} s left"
-    )
+    def figures(self, metrics: EpochMetrics) -> str:
+        """Return loss and recalls."""
+        recalls = f"recall@1 {metrics.recall_1:.2%}, recall@5 {metrics.recall_5:.2%}"
+        return f"loss {metrics.train_loss:.4f}; {recalls}{metrics.star}"
 
 
 def train(

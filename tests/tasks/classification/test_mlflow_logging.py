@@ -17,11 +17,12 @@ from tasks.classification.mlflow_logging import (
     log_training,
 )
 from tasks.classification.params import EvaluateParams, TrainParams
-from tasks.classification.training.events import EpochDone, read_history
+from tasks.classification.training.events import read_history
 from tasks.classification.training.session import TrainingSession
 from tasks.run.display import bars
 from tasks.tracking import mlflow_api
 from tasks.tracking.tracker import Tracker
+from tasks.training.events import EpochDone
 
 
 class Table:

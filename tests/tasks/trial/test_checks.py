@@ -52,7 +52,7 @@ def test_a_gradient_that_is_no_number_does_not_agree():
 def test_a_batch_that_is_not_cut_ends_the_training_and_that_is_its_row(monkeypatch, tmp_path):
     (row,) = halved_batch(CPU, tmp_path)
     assert (row.verdict, row.values["pieces"], row.values["images"]) == ("ok", 4, 48)
-    for module in ("tasks.training.pieces", "tasks.classification.training.train"):
+    for module in ("tasks.training.pieces", "tasks.training.trainer"):
         monkeypatch.setattr(f"{module}.ran_out_of_memory", lambda exc: False)
     (row,) = call(TrialCheck("batch too large", "tasks.trial.memory.halved_batch", 5), CPU, tmp_path)
     assert failed(row, "OutOfMemoryError", "as if the memory held 5")

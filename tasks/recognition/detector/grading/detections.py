@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.base.workspace import replacing
-from tasks.recognition.detector.finding import FindSettings, find_all
+from tasks.recognition.detector.finding import find_all
 from tasks.recognition.detector.networks import Detector
 from tasks.recognition.detector.training.scenes import Scenes
+from tasks.recognition.params import DetectorParams
 from tasks.training.precision import Precision
 
 
@@ -30,7 +31,7 @@ class Detections:
 
 
 def detect_all(
-    model: Detector, scenes: Scenes, settings: FindSettings, device: torch.device, number_format: Precision
+    model: Detector, scenes: Scenes, params: DetectorParams, device: torch.device, precision: Precision
 ) -> list[Detections]:
     """Return what is found on each scene; boxes as shares of the image's longer side.
 
@@ -40,9 +41,9 @@ def detect_all(
     """
     model.to(device)
     rows: list[Detections] = []
-    for found, _ in find_all(model, scenes, settings, device, number_format):
+    for found, _ in find_all(model, scenes, params, device, precision):
         for row in found:
-            boxes = row["boxes"].cpu().numpy().astype(np.float32) / np.float32(settings.image_size)
+            boxes = row["boxes"].cpu().numpy().astype(np.float32) / np.float32(params.image_size)
             scores = row["scores"].cpu().numpy().astype(np.float32)
             order = np.argsort(-scores, kind="stable")
             rows.append(Detections(boxes[order], scores[order], row["labels"].cpu().numpy().astype(np.int64)[order]))

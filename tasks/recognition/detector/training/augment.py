@@ -1,7 +1,6 @@
 """Cuts, scales and colours scenes anew in every epoch; a pure function of seed, epoch and sample."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -9,42 +8,11 @@ from numpy.typing import NDArray
 
 from tasks.recognition.detector.squaring import GREY
 from tasks.recognition.detector.training.scenes import Rgb, Scenes
+from tasks.recognition.params import DetectorParams
 
 _LEAST_SEEN = 0.35  # of a box: what is cut off further is no example of its part
 _LEAST_SIDE = 3.0  # pixels
 _WHOLE_SHARE = 0.2  # of the epochs
-
-
-class AugmentSettings(Protocol):
-    """What the parameters of a training say of its images."""
-
-    @property
-    def image_size(self) -> int:
-        """Return how many pixels the longer side of a scene has that is found on."""
-
-    @property
-    def trained_window(self) -> int:
-        """Return how many pixels a side of a window has that is trained on; 0: a whole scene's."""
-
-    @property
-    def num_epochs(self) -> int:
-        """Return the epochs of the whole training."""
-
-    @property
-    def scale_jitter(self) -> float:
-        """Return by how much scenes are enlarged or shrunk, as a share; 0 to 1."""
-
-    @property
-    def color_jitter(self) -> float:
-        """Return the spread of brightness and tint; 0 to 1."""
-
-    @property
-    def horizontal_flip(self) -> bool:
-        """Return whether half of the scenes are mirrored."""
-
-    @property
-    def mosaic(self) -> float:
-        """Return the share of images that are put together of four scenes; 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,50 +38,48 @@ def plain(sample: int) -> list[Tile]:
     return [Tile(sample, 1.0, (0.0, 0.0), (0.0, 0.0), False, PLAIN, 0.0, (0.0, 0.0), 1.0)]
 
 
-def plan(seed: int, epoch: int, sample: int, scenes: Scenes, settings: AugmentSettings) -> list[Tile]:
+def plan(seed: int, epoch: int, sample: int, scenes: Scenes, params: DetectorParams) -> list[Tile]:
     """Return the tiles that one image of an epoch is made of: one, or four for a mosaic.
 
     Args:
         seed, epoch, sample: the same three give the same tiles.
         scenes: where the parts are, and from which the others of a mosaic are drawn.
-        settings: how far images are changed.
+        params: how far images are changed.
     """
     rng = np.random.default_rng((seed, epoch, sample))
-    zoom = settings.image_size / trained_size(settings, epoch)
-    if rng.random() >= settings.mosaic:
-        return [_tile(sample, rng, scenes, settings, zoom, (0.0, 0.0), 1.0)]
+    zoom = params.image_size / trained_size(params, epoch)
+    if rng.random() >= params.mosaic:
+        return [_tile(sample, rng, scenes, params, zoom, (0.0, 0.0), 1.0)]
     samples = [sample, *(int(other) for other in rng.integers(0, len(scenes), 3))]
     corners = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
-    return [
-        _tile(each, rng, scenes, settings, zoom, corner, 0.5) for each, corner in zip(samples, corners, strict=True)
-    ]
+    return [_tile(each, rng, scenes, params, zoom, corner, 0.5) for each, corner in zip(samples, corners, strict=True)]
 
 
-def trained_size(settings: AugmentSettings, epoch: int) -> int:
+def trained_size(params: DetectorParams, epoch: int) -> int:
     """Return how many pixels a side has of what is trained on in an epoch (from 1).
 
     The last epochs see whole scenes, as they are found on: parts larger than a window, and all the ground there is.
     """
-    whole = epoch > (1 - _WHOLE_SHARE) * settings.num_epochs
-    return settings.image_size if whole or not settings.trained_window else settings.trained_window
+    whole = epoch > (1 - _WHOLE_SHARE) * params.num_epochs
+    return params.image_size if whole or not params.trained_window else params.trained_window
 
 
 def _tile(
     sample: int,
     rng: np.random.Generator,
     scenes: Scenes,
-    settings: AugmentSettings,
+    params: DetectorParams,
     zoom: float,
     corner: tuple[float, float],
     side: float,
 ) -> Tile:
-    zoom *= float((1 + settings.scale_jitter) ** rng.uniform(-1, 1))
+    zoom *= float((1 + params.scale_jitter) ** rng.uniform(-1, 1))
     focus = _focus(scenes, sample, rng)
     place = float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.25, 0.75))
-    flip = settings.horizontal_flip and bool(rng.random() < 0.5)
+    flip = params.horizontal_flip and bool(rng.random() < 0.5)
     tint = rng.uniform(-1, 1, 3) if rng.random() < 0.5 else np.repeat(rng.uniform(-1, 1), 3)
-    red, green, blue = (float(value) for value in 1 + settings.color_jitter * tint)
-    shift = float(rng.uniform(-1, 1)) * 64 * settings.color_jitter
+    red, green, blue = (float(value) for value in 1 + params.color_jitter * tint)
+    shift = float(rng.uniform(-1, 1)) * 64 * params.color_jitter
     return Tile(sample, zoom, focus, place, flip, (red, green, blue), shift, corner, side)
 
 

@@ -1,71 +1,42 @@
 """Runs the training of a detector in its folder: resumes it, and leaves weights that anyone can load."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gpu_pools.stopping import never
 from tasks.base.errors import StopAsked
 from tasks.base.progress import Note
-from tasks.base.workspace import write_atomic, write_json
+from tasks.base.workspace import write_json
 from tasks.recognition.detector.networks import Detector, build
-from tasks.recognition.detector.training.events import (
-    EpochDone,
-    EpochMetrics,
-    Event,
-    FilesRead,
-    epoch_from,
-    history_frame,
-)
+from tasks.recognition.detector.training.events import EpochMetrics, Event
 from tasks.recognition.detector.training.scenes import Scenes, fits_memory, joint_digest
 from tasks.recognition.detector.training.sources import read_parts, real, rendered
 from tasks.recognition.detector.training.trainer import Trainer
 from tasks.recognition.detector.weights import model_config, start_weights
 from tasks.recognition.params import DETECTOR_FREE_TO_CHANGE, DetectorParams
-from tasks.run.checkpoint import fingerprint_of, save_tensors
+from tasks.run.checkpoint import save_tensors
+from tasks.training.events import BatchDone, FilesRead, columns_of
+from tasks.training.optim import copy_to_average
 from tasks.training.precision import Precision, choose_precision
 from tasks.training.session import FolderSession
 
-CHECKPOINT = "checkpoint.pt"
 _TIMED_IMAGES = 8  # of a batch on which number formats are compared
 
 
-class DetectorSession(FolderSession[EpochDone]):
+class DetectorSession(FolderSession[DetectorParams, Trainer, EpochMetrics]):
     """One training, from a rendered data set to a folder with weights, configuration and history.
 
-    Args:
-        dataset: holds parts.json and scenes/{train,val}.
-        folder: of this training alone; a checkpoint in it is gone on from.
-        params: as the run has them.
-        device: to train on.
-        cache: folder for measurements, shared by all runs.
-        clock_ms: Unix time in milliseconds.
-        stop_asked: looked at after every batch trained; once it is true, the state goes to disk and `run` raises
-            StopAsked.
-
-    Raises:
-        DatasetError: the data set has no parts.
-        ConfigError: the folder of a model of transformers is none.
+    The data set holds parts.json and scenes/{train,val}.
     """
 
-    def __init__(
-        self,
-        dataset: Path,
-        folder: Path,
-        params: DetectorParams,
-        device: torch.device,
-        *,
-        cache: Path,
-        clock_ms: Callable[[], int],
-        stop_asked: Callable[[], bool] = never,
-    ) -> None:
-        super().__init__(folder, CHECKPOINT, params, device, clock_ms=clock_ms, stop_asked=stop_asked)
-        self.dataset, self.params, self.cache = dataset, params, cache
-        self.classes = read_parts(dataset)
-        self.config = model_config(params, self.classes)
+    METRICS = EpochMetrics
+    FREE_TO_CHANGE = DETECTOR_FREE_TO_CHANGE
+
+    def _open_dataset(self) -> None:
+        self.classes = read_parts(self.dataset)
+        self.config = model_config(self.params, self.classes)
         self.scenes: dict[str, Scenes] = {}
 
     def load_scenes(self) -> Iterator[Event]:
@@ -92,33 +63,16 @@ class DetectorSession(FolderSession[EpochDone]):
         if not keep:
             yield Note("the decoded images take more than a quarter of the free memory: they are decoded each time")
 
-    def run(self) -> Iterator[Event]:
-        """Train to the end, the state going to disk on the way.
-
-        Raises:
-            ConfigError: the checkpoint belongs to other parameters or other data.
-            DatasetError, WeightsError, TrainingError, StorageError: as their names say.
-            StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
-        """
+    def _read_data(self) -> Iterator[Event]:
         for event in self.load_scenes():
             yield event
             if self._stop_asked():
                 raise StopAsked("stopped while looking at the images, as asked")
-        saved = self.checkpoint.load(self._fingerprint()) if self.checkpoint.path.is_file() else None
-        torch.manual_seed(self.params.seed)
-        self._remove_leftovers(saved["best_file"] if saved else None)
-        precision, why = self._precision(saved)
-        yield Note(why)
-        trainer, notes = self._trainer(precision, fresh=saved is None)
-        yield from (Note(text) for text in notes)
-        if saved is not None:
-            yield self._take_over(trainer, saved)
-        yield from self._kept(trainer, trainer.run(self.scenes["train"], self.scenes["val"]))
-        self._finish(trainer)
 
-    def _precision(self, saved: dict[str, Any] | None) -> tuple[Precision, str]:
-        if saved is not None:
-            return self._saved_precision(saved)
+    def _events(self, trainer: Trainer) -> Iterator[BatchDone | EpochMetrics]:
+        return trainer.run(self.scenes["train"], self.scenes["val"])
+
+    def _new_precision(self) -> tuple[Precision, str]:
         p = self.params
         batch = min(p.batch_size, _TIMED_IMAGES), p.image_size
         build_timed: Callable[[], nn.Module] = lambda: _Timed(build(self.config))  # noqa: E731 - a thunk, not a function
@@ -127,41 +81,26 @@ class DetectorSession(FolderSession[EpochDone]):
     def _trainer(self, precision: Precision, *, fresh: bool) -> tuple[Trainer, list[str]]:
         model = build(self.config)
         notes = start_weights(model, self.params) if fresh else []
-        # In a fork of the generator: copying the model for the moving average must not change what is drawn later.
-        with torch.random.fork_rng(devices=[]):
-            ema_copy = build(self.config) if self.params.ema_decay > 0 else None
+        ema_copy = copy_to_average(lambda: build(self.config), self.params.ema_decay)
         return Trainer(model, self.classes, self.params, self.device, precision, ema_copy=ema_copy), notes
 
-    def _row(self, metrics: EpochMetrics, timestamp_ms: int) -> EpochDone:
-        return EpochDone(metrics, timestamp_ms)
-
-    def _row_from(self, values: Mapping[str, Any]) -> EpochDone:
-        return epoch_from(values)
-
-    def _fingerprint(self) -> dict[str, str]:
-        return fingerprint_of(self.params, DETECTOR_FREE_TO_CHANGE, self.data_digest())
+    def _columns(self, metrics: EpochMetrics) -> dict[str, Any]:
+        values = columns_of(metrics)
+        losses = {f"loss_{name}": value for name, value in values.pop("losses").items()}
+        parts = {f"ap_{name}": value for name, value in values.pop("per_class").items()}
+        return values | losses | parts
 
     def data_digest(self) -> str:
         """Return one digest over the images and boxes trained and validated on."""
         return joint_digest(self.scenes)
 
     def _finish(self, trainer: Trainer) -> None:
-        """Write the files people use, then the mark that says they are whole."""
         self._put_best()
         save_tensors(self.folder / "last.pt", trainer.graded_model.state_dict())
-        write_json(self.folder / "config.json", {**self.config, "precision": trainer.number_format})
-        # Trained on, or used to choose the weights: a later model is compared with this one on other files.
-        seen = {digest for scenes in self.scenes.values() for digest in scenes.digests}
-        write_json(self.folder / "seen_digests.json", sorted(seen))
-        write_atomic(self.folder / "history.csv", history_frame(self.history).to_csv(index=False).encode())
-        self._mark_finished(
-            {
-                "stopped_early": trainer.stopped,
-                "best_epoch": trainer.best_epoch,
-                "best_map": trainer.best_map,
-                "precision": trainer.number_format,
-            }
-        )
+        write_json(self.folder / "config.json", {**self.config, "precision": trainer.precision})
+        self._write_seen(digest for scenes in self.scenes.values() for digest in scenes.digests)
+        self._write_history()
+        self._mark_trained(trainer, "best_map")
 
 
 class _Timed(nn.Module):

@@ -13,10 +13,9 @@ from tasks.base.progress import Note
 from tasks.classification.grading.answers import load_model
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
-from tasks.classification.training.events import EpochDone, FilesRead
 from tasks.classification.training.forward import predict
 from tasks.classification.training.session import TrainingSession
-from tasks.training.events import BatchDone
+from tasks.training.events import BatchDone, EpochDone, FilesRead
 from tasks.training.rng_state import generator_states, set_generator_states
 from tests.samples import after, run_until
 

@@ -5,10 +5,9 @@ import torch
 
 from tasks.base.errors import ConfigError
 from tasks.base.progress import Note
-from tasks.recognition.detector.training.events import EpochDone
 from tasks.recognition.detector.training.session import DetectorSession
 from tasks.recognition.params import DetectorParams
-from tasks.training.events import BatchDone
+from tasks.training.events import BatchDone, EpochDone
 from tests.samples import after, run_until
 
 SMALL = {

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, StopAsked
-from tasks.recognition.index.training.events import EpochDone
 from tasks.recognition.index.training.session import IndexSession
-from tasks.training.events import BatchDone
+from tasks.training.events import BatchDone, EpochDone
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""What the parameters of every training say; each training has its own defaults."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.base.params import Device, Params, Seed
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["none", "cosine"]
+WarmupEpochs = Annotated[float, Field(ge=0, description="Linear rise of the learning rate at the start")]
+EmaDecay = Annotated[float, Field(ge=0, lt=1, description="Average of the weights, used to validate; 0: off")]
+ClipGradNorm = Annotated[float, Field(ge=0, description="Largest gradient norm; 0: not clipped")]
+WantedPrecision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    Field(description="auto: measured at the start, the fastest the device does well"),
+]
+Patience = Annotated[int, Field(ge=0, description="Stop after so many epochs without a better one; 0: never")]
+Confidence = Annotated[
+    float, Field(gt=0.5, lt=1, description="Share of bootstrap draws in which a new champion must be better")
+]
+
+
+class TrainingParams(Params):
+    """What loop, optimiser and checkpoints need to know.
+
+    A training gives the defaults that are its own, in the order of its form.
+    """
+
+    device: Device
+    num_epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    learning_rate: float  # after the warm-up
+    weight_decay: float  # of all that has more than one dimension
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD")] = 0.9
+    schedule: Schedule
+    warmup_epochs: WarmupEpochs
+    ema_decay: EmaDecay
+    clip_grad_norm: ClipGradNorm
+    precision: WantedPrecision = "auto"
+    patience: Patience = 0
+    n_workers: int
+    seed: Seed = 0
+    deterministic: Annotated[bool, Field(description="The same result on a GPU too, slower")] = False
+    checkpoint_every_s: Annotated[
+        float, Field(gt=0, description="Seconds between checkpoints at most: what a crash can cost")
+    ] = 300
+
+    @model_validator(mode="after")
+    def _fp16_has_a_gpu(self) -> Self:
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
+        return self
