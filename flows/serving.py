@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from gpu_pools.slots.local_slot import on_device
 from tasks.images.params import PrepareParams
@@ -16,7 +18,7 @@ def serve(
     serve: ServeParams = ServeParams(),
     gate: GateParams = GateParams(),
     prepare: PrepareParams = PrepareParams(),
-) -> str:
+) -> State[str]:
     """Serve a vision-language model on a slot of a device, in the form of OpenAI's chat API.
 
     Args:
@@ -26,8 +28,9 @@ def serve(
         prepare: how large an image may be.
 
     Returns:
-        Why it has ended.
+        The state, which says why it has ended.
     """
     folder = steps.check_request(model, serve)
     with on_device(serve.device, "inference"):
-        return steps.serve(folder, serve, gate, prepare)
+        why = steps.serve(folder, serve, gate, prepare)
+    return Completed(message=why, data=why)

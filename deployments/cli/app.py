@@ -117,12 +117,15 @@ def serve(
 
 @app.command()
 def demo(
-    part: Annotated[str | None, typer.Argument(metavar="[signals|scene|recognition]", help="Only this part")] = None,
+    part: Annotated[
+        str | None, typer.Argument(metavar="[signals|scene|recognition|ask]", help="Only this part")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data goes; TRAINYARD_HOME/demo without it")] = None,
 ) -> None:
     """Train on radio signals made on the spot, then make a splat of a video made on the spot (6 minutes on 2 cores).
 
-    `yard demo recognition` learns ten parts from meshes made on the spot (15 minutes).
+    `yard demo recognition` learns ten parts from meshes made on the spot (15 minutes). `yard demo ask` serves a tiny
+    vision-language model and asks it about two pictures (under a minute).
     """
     from deployments.runs.demo import Part, run_demo
 

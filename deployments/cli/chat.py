@@ -138,12 +138,14 @@ class _Seat:
         Raises:
             TalkError: it is not answered.
         """
+        from tasks.vision_language.talk import printable
+
         said = False
         try:
             with closing(self._talk.ask(prompt, self._images)) as pieces:
                 for piece in pieces:
                     said = True
-                    typer.echo(_plain(piece), nl=False)
+                    typer.echo(printable(piece), nl=False)
                     sys.stdout.flush()
         except TrainyardError:
             said = False
@@ -164,8 +166,3 @@ def _line() -> str | None:
             return None
         except KeyboardInterrupt:
             typer.echo(f"\n{_HELP}", err=True)
-
-
-def _plain(text: str) -> str:
-    """Return a text without what a terminal would obey."""
-    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")

@@ -1,10 +1,12 @@
 """The demo: generates data, and runs the pipelines on it."""
 
 import subprocess
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from deployments.runs.local import run_here
@@ -44,6 +46,12 @@ SCENE: dict[str, Any] = {
 }
 
 
+QUESTIONS: dict[str, Any] = {
+    "ask": {"prompt": "What is on the picture?", "device": "cpu", "max_tokens": 16},
+    "track": {"experiment": "demo-ask"},
+}
+
+
 # As much as two cores render and train on in fifteen minutes.
 RECOGNITION: dict[str, Any] = {
     "render": {"train_views": 400, "n_distractors": 48, "distractor_views": 60, "train_scenes": 1300},
@@ -59,9 +67,10 @@ class Part(StrEnum):
     signals = "signals"
     scene = "scene"
     recognition = "recognition"
+    ask = "ask"
 
 
-_BY_DEFAULT = (Part.signals, Part.scene)  # the third takes three times as long as both
+_BY_DEFAULT = (Part.signals, Part.scene)  # the third takes three times as long as both, the last one talks nonsense
 
 
 def run_demo(folder: Path | None, part: Part | None) -> None:
@@ -69,7 +78,7 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
 
     Args:
         folder: for the data; TRAINYARD_HOME/demo without it.
-        part: only this part; the recognition of parts runs only where it is named.
+        part: only this part; the recognition of parts and the questions run only where they are named.
     """
     target = (folder or make_home() / "demo").absolute()
     if part is None:
@@ -81,8 +90,10 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
         _run_signals(target)
     elif part is Part.scene:
         _run_scene(target)
-    else:
+    elif part is Part.recognition:
         _run_recognition(target)
+    else:
+        _run_questions(target / "ask")
 
 
 def _run_signals(target: Path) -> None:
@@ -135,6 +146,52 @@ def _run_recognition(target: Path) -> None:
         "            with boxes, precision-recall curves and the confusion of similar parts under Artifacts > report\n"
         "Your own parts: yard run recognition --data FOLDER_OF_MESHES --device cpu"
     )
+
+
+def _run_questions(target: Path) -> None:
+    model, pictures = target / "tiny", target / "pictures"
+    if not pictures.is_dir():
+        from tasks.vision_language.demo_pictures import make_demo_pictures
+        from tasks.vision_language.tiny_model import make_tiny_model
+
+        _tell("making a tiny model with random weights, which talks nonsense, and two pictures")
+        with staged(model) as folder:
+            make_tiny_model(folder)
+        with staged(pictures) as folder:
+            make_demo_pictures(folder)
+    _ask_served(model, sorted(pictures.iterdir()))
+    _tell("asks about every picture of the folder")
+    print_outcome(run_here("describe", _with_model(model, pictures), run_name="demo-ask"))
+    _say(
+        "\nWhat to look at, after `yard up`:\n"
+        "  MLflow    experiment `demo-ask`: the answers as a table and beside their pictures under Artifacts, each\n"
+        "            question under Traces; experiment `serving`: what the server did\n"
+        "Your own model: yard serve FOLDER_OF_A_MODEL --device cuda:0; its address is a page to ask in"
+    )
+
+
+def _with_model(model: Path, pictures: Path) -> dict[str, Any]:
+    return {**QUESTIONS, "data": str(pictures), "ask": {**QUESTIONS["ask"], "model": str(model)}}
+
+
+def _ask_served(model: Path, pictures: list[Path]) -> None:
+    """Serve the model for two questions of one talk, and print them with the answers as they come."""
+    from deployments.runs.served_models import serving_here
+    from tasks.vision_language.engine_process import free_port
+    from tasks.vision_language.talk import Talk, image_url, printable
+
+    _tell("serves it: yard serve")
+    with serving_here(model, "cpu", free_port()) as url, closing(Talk(url, max_tokens=24)) as talk:
+        _tell(f"asks at {url}: yard chat {' '.join(path.name for path in pictures)}")
+        for question, shown in (("What is on the pictures?", pictures), ("Are you sure?", [])):
+            typer.echo(f"> {question}")
+            for piece in talk.ask(question, [image_url(path) for path in shown]):
+                typer.echo(printable(piece), nl=False)
+            typer.echo("")
+
+
+def _tell(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

@@ -38,6 +38,10 @@ class Served:
     run_id: str
     address: Address
 
+    def is_called(self, wanted: str) -> bool:
+        """Return whether it is meant by a name, or by an id or its beginning."""
+        return wanted in {self.address.run, self.address.model} or self.run_id.startswith(wanted)
+
     def __str__(self) -> str:
         return f"{self.run_id[:8]} ({self.address.model} at {self.address.url})"
 
@@ -64,13 +68,13 @@ def find_served(wanted: str | None) -> Served:
     """Return the served model that is meant.
 
     Args:
-        wanted: the run's id or the beginning of it, or the model's name; None: the only one.
+        wanted: the run's id or the beginning of it, its name, or that of its model; None: the only one.
 
     Raises:
         ConfigError: none, or several.
     """
     every = served_models()
-    found = [one for one in every if wanted is None or wanted == one.address.model or one.run_id.startswith(wanted)]
+    found = [one for one in every if wanted is None or one.is_called(wanted)]
     if len(found) == 1:
         return found[0]
     have = f"have {', '.join(map(str, every))}" if every else f"none is served on this machine from {home()}"

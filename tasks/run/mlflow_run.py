@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.placement.probe import Device, get_probe, resolve_device
 from gpu_pools.process.run_setup import DEVICE, ON
 from gpu_pools.slots.slot_meter import slot_use
 from gpu_pools.slots.use import SlotUse
@@ -75,23 +75,44 @@ def open_mlflow_run(
     """
     import torch
 
+    with hold_mlflow_run(folder, parameters, wanted, experiment, name, free=free) as (tracker, log):
+        gpu = slot_gpu(wanted)
+        yield tracker, torch.device("cuda" if gpu and not gpu.simulated else "cpu"), log
+        if not last:
+            tracker.leave_open()
+
+
+def slot_gpu(wanted: str) -> Device | None:
+    """Return the GPU of the run's slot; the wanted one of a step called as a plain function, which has no slot."""
+    return resolve_device(os.environ.get(DEVICE, wanted), get_probe())
+
+
+@contextmanager
+def hold_mlflow_run(
+    folder: Path, parameters: dict[str, Any], wanted: str, experiment: str, name: str, *, free: Collection[str]
+) -> Iterator[tuple["Tracker", Logger]]:
+    """Hold the MLflow run of a step that computes on a device, and its log file, for the block; it ends then.
+
+    Args:
+        folder: of the step; what restarts in it goes on in the same MLflow run.
+        parameters: all that the run records.
+        wanted: the device that was asked for.
+        experiment: of MLflow.
+        name: of the run.
+        free: parameters, by their names with dots, that may change between a crash and the restart.
+    """
     from tasks.tracking.foreign import ForeignWatch
     from tasks.tracking.system import SystemSampler
     from tasks.tracking.tracker import Tracker
 
-    probe = get_probe()
-    # The slot decides; a step called as a plain function has none.
-    gpu = resolve_device(os.environ.get(DEVICE, wanted), probe)
-    device = torch.device("cuda" if gpu and not gpu.simulated else "cpu")
+    probe, gpu = get_probe(), slot_gpu(wanted)
     where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
     tags = {"device": f"{where} ({gpu.name})" if gpu else where, "prefect.flow_run_id": run_key()}
     opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
     with _logged(opened, folder) as (tracker, log):
         watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
         with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
-            yield tracker, device, log
-        if not last:
-            tracker.leave_open()
+            yield tracker, log
 
 
 @contextmanager

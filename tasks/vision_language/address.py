@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpu_pools.names import host_name
 from tasks.base.errors import DatasetError
 from tasks.base.outside import MIB, read_json
 from tasks.base.workspace import write_json
@@ -16,6 +15,7 @@ class Address:
     """Where a model answers.
 
     Args:
+        run: its name.
         url: of the gate.
         model: its name.
         pid: of the engine's process.
@@ -23,6 +23,7 @@ class Address:
         token_file: with the token that requests must bear; None: anybody may ask.
     """
 
+    run: str
     url: str
     model: str
     pid: int
@@ -30,15 +31,13 @@ class Address:
     token_file: str | None
 
 
-def write_address(folder: Path, url: str, model: str, pid: int, token_file: Path | None) -> Path:
-    """Write the file into the folder of a serving run of this host; return it.
+def write_address(folder: Path, address: Address) -> None:
+    """Write the file into the folder of a serving run.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    path = folder / ADDRESS
-    write_json(path, asdict(Address(url, model, pid, host_name(), str(token_file) if token_file else None)))
-    return path
+    write_json(folder / ADDRESS, asdict(address))
 
 
 def read_address(path: Path) -> Address | None:

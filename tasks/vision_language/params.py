@@ -9,6 +9,8 @@ from tasks.base.params import Device, NoneText, Owner, Params
 
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$", description="90s, 30m, 4h or 2d")]
 
+ImageHost = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?$")]
+
 
 class ServeParams(Params):
     """What answers, on what device, and for how long."""
@@ -24,6 +26,11 @@ class ServeParams(Params):
     ] = "transformers"
     lasts: Annotated[Duration | None, NoneText, Field(description="Ends then, whoever asks; empty: never")] = None
     idle: Annotated[Duration | None, NoneText, Field(description="Ends after so long without a request")] = "30m"
+    give_way: Annotated[
+        Duration | None,
+        NoneText,
+        Field(description="Ends after so long without a request where a run of higher priority waits for its slot"),
+    ] = "5m"
     start_limit: Annotated[Duration, Field(description="For the engine to be ready")] = "10m"
     owner: Owner = ""
 
@@ -49,6 +56,10 @@ class GateParams(Params):
     token_file: Annotated[
         Path | None, NoneText, Field(description="A file of mode 0600 with the token that requests must bear")
     ] = None
+    image_hosts: Annotated[
+        tuple[ImageHost, ...],
+        Field(description="Where http: and https: URLs of images may lead: images.lab, images.lab:8080, 10.0.0.7"),
+    ] = ()
     image_folder: Annotated[
         Path | None, NoneText, Field(description="file: URLs may name images below it; empty: none")
     ] = None

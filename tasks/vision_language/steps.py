@@ -1,22 +1,26 @@
 """The Prefect task that serves a model."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from socket import socket
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
+from prefect.runtime import flow_run
 
-from gpu_pools.placement.devices import Device
-from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.names import host_name
 from gpu_pools.placement.queues import parse_duration
-from gpu_pools.process.run_setup import DEVICE
-from tasks.base.errors import WeightsError
+from gpu_pools.slots.give_way import Rivals
+from tasks.base.errors import TrackingError, WeightsError
 from tasks.base.workspace import allowed_path
 from tasks.images.params import PrepareParams
-from tasks.run.prefect_page import show_markdown
+from tasks.run.mlflow_run import hold_mlflow_run, slot_gpu
+from tasks.run.prefect_page import show_link, show_markdown
 from tasks.run.run_log import logger
 from tasks.run.step_context import step_dir
-from tasks.vision_language.address import ADDRESS, write_address
+from tasks.vision_language.address import ADDRESS, Address, write_address
 from tasks.vision_language.engine_process import (
     check_engine,
     command_of,
@@ -28,7 +32,11 @@ from tasks.vision_language.model_folder import check_extra, check_model_folder
 from tasks.vision_language.params import GateParams, ServeParams
 
 if TYPE_CHECKING:
+    from tasks.tracking.tracker import Tracker
+    from tasks.vision_language.engine_process import Running
     from tasks.vision_language.gate.app import Gate
+
+STAGE, EXPERIMENT = "serving", "serving"
 
 
 def check_request(model: Path, params: ServeParams) -> Path:
@@ -73,36 +81,69 @@ def serve(folder: Path, params: ServeParams, gate: GateParams, prepare: PrepareP
         EngineError: the engine does not start, or ends.
     """
     from tasks.vision_language.gate.server import open_socket
-    from tasks.vision_language.serving import Ends, serve_until
 
-    run_folder, gpu = step_dir(None, "serving"), _gpu(params.device)
+    run_folder, gpu = step_dir(None, STAGE), slot_gpu(params.device)
     listener, port, gate = open_socket(gate.host, gate.port), free_port(), _within(gate)
     command = command_of(params.engine, folder, port, on_gpu=gpu is not None and not gpu.simulated)
     free_mib = gpu.memory_free_mib if gpu else None
-    ends = Ends(*(None if text is None else parse_duration(text) for text in (params.lasts, params.idle)))
-    logger().info("starts the engine: %s", " ".join(command))
-    with (
-        listener,
-        engine_running(command, port, run_folder / "engine.log", parse_duration(params.start_limit)) as engine,
-    ):
-        door = _gate(params.engine, folder, engine.url, gate, prepare, free_mib)
-
-        def say(url: str) -> None:
-            text = f"serves {folder.name} at {url}, {door.turns.limit} requests at once"
-            logger().info("%s", text)
-            write_address(run_folder, url, folder.name, engine.process.pid, gate.token_file)
-            show_markdown("address", text, "Where the model answers")
-
-        try:
-            why = serve_until(door, listener, engine, ends, say)
-        finally:
-            (run_folder / ADDRESS).unlink(missing_ok=True)
+    recorded = {"model": folder.name, "folder": str(folder)} | {
+        name: value.model_dump(mode="json", exclude={"token_file"})
+        for name, value in (("serve", params), ("gate", gate), ("prepare", prepare))
+    }
+    with listener, _recorded(run_folder, recorded, params.device) as tracker:
+        logger().info("starts the engine: %s", " ".join(command))
+        with engine_running(command, port, run_folder / "engine.log", parse_duration(params.start_limit)) as engine:
+            door = _gate(params.engine, folder, engine.url, gate, prepare, free_mib)
+            why = _serve(door, listener, engine, params, run_folder, tracker, token_file=gate.token_file)
     logger().info("%s", why)
     return why
 
 
-def _gpu(device: str) -> Device | None:
-    return resolve_device(os.environ.get(DEVICE, device), get_probe())
+@contextmanager
+def _recorded(folder: Path, parameters: dict[str, Any], device: str) -> Iterator["Tracker"]:
+    """Hold the MLflow run of a server for the block; that MLflow is away at its end is no fault of the server."""
+    served = False
+    try:
+        name = str(flow_run.name)
+        with hold_mlflow_run(folder, parameters, device, EXPERIMENT, name, free=()) as (tracker, _):
+            show_link("mlflow", tracker.url, "The figures of this server in MLflow")
+            yield tracker
+            served = True
+    except TrackingError as exc:
+        if not served:
+            raise
+        logger().warning("%s", exc)
+
+
+def _serve(
+    door: "Gate",
+    listener: socket,
+    engine: "Running",
+    params: ServeParams,
+    run_folder: Path,
+    tracker: "Tracker",
+    *,
+    token_file: Path | None,
+) -> str:
+    from tasks.vision_language.record import Record
+    from tasks.vision_language.serving import Around, Ends, serve_until
+
+    texts = (params.lasts, params.idle, params.give_way)
+    ends = Ends(*(None if text is None else parse_duration(text) for text in texts))
+
+    def say(url: str) -> None:
+        text = f"serves {door.model} at {url}, {door.turns.limit} requests at once"
+        logger().info("%s", text)
+        token = str(token_file) if token_file else None
+        here = Address(str(flow_run.name), url, door.model, engine.process.pid, host_name(), token)
+        write_address(run_folder, here)
+        show_markdown("address", text, "Where the model answers")
+
+    try:
+        record = Record(door.counters, door.turns, tracker).write
+        return serve_until(door, listener, engine, ends, Around(say, record, Rivals().first))
+    finally:
+        (run_folder / ADDRESS).unlink(missing_ok=True)
 
 
 def _within(gate: GateParams) -> GateParams:

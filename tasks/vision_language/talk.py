@@ -26,12 +26,13 @@ class Talk:
     Args:
         url: of the server, with or without /v1.
         token: that it asks for; empty: none.
+        max_tokens: of an answer; None: as many as the server lets.
 
     Raises:
         TalkError: it does not answer, or wants another token.
     """
 
-    def __init__(self, url: str, token: str = "") -> None:
+    def __init__(self, url: str, token: str = "", *, max_tokens: int | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         timeout = httpx.Timeout(None, connect=_CONNECT_S)  # the server limits the time of an answer
@@ -40,6 +41,7 @@ class Talk:
         except (httpx.InvalidURL, ValueError) as exc:
             raise TalkError(f"found the address {url!r}, need one such as http://127.0.0.1:8100 ({exc})") from exc
         self.model = self._model()
+        self._settings = {"model": self.model, "stream": True} | ({"max_tokens": max_tokens} if max_tokens else {})
         self._messages: list[dict[str, Any]] = []
 
     def close(self) -> None:
@@ -88,7 +90,7 @@ class Talk:
             raise TalkError(f"found something else at {self.url}, need a server of OpenAI's chat API") from exc
 
     def _pieces(self, question: dict[str, Any]) -> Iterator[str]:
-        body = {"model": self.model, "messages": [*self._messages, question], "stream": True}
+        body = {**self._settings, "messages": [*self._messages, question]}
         try:
             with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
@@ -134,3 +136,8 @@ def image_url(path: Path) -> str:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     data = read_bytes(path.expanduser(), ImageError, _MAX_IMAGE_BYTES)
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey."""
+    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")

@@ -34,12 +34,47 @@ def test_a_model_answers_and_a_killed_run_leaves_no_process(tmp_path, model):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.long
-def test_a_server_that_nobody_asks_ends_and_says_so(tmp_path, model):
-    with yard_serve(tmp_path, model, "--engine", ENGINE, "--idle", "1s") as process:
+def test_a_server_that_nobody_asks_ends_and_what_it_did_is_in_mlflow(tmp_path, model):
+    with yard_serve(tmp_path, model, "--engine", ENGINE, "--idle", "2s") as process:
+        url = address(tmp_path, process)["url"]
+        for n_words in (4, 6):
+            assert httpx.post(f"{url}/api/chat", data={"prompt": f"words {n_words}"}, timeout=30).status_code == 415
+            form = {"prompt": (None, f"words {n_words}")}
+            assert httpx.post(f"{url}/api/chat", files=form, timeout=30).status_code == 200
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "ended because nobody has asked anything for 1 s" in output
+    assert "ended because nobody has asked anything for 2 s" in output
+    (run,) = runs_of(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "serve-tiny")
+    assert run.data.params["model"] == "tiny"
+    assert run.data.params["serve.engine"] == ENGINE
+    assert run.data.tags["device"] == "cpu"
+    wanted = {"requests/answered": 2, "requests/refused_or_failed": 2, "requests/busy": 0, "queue/limit": 3}
+    wanted |= {"tokens/generated": 10, "tokens/prompt": 14}
+    assert {name: run.data.metrics[name] for name in wanted} == wanted
+    assert 0 < run.data.metrics["first_token_s/median"] <= run.data.metrics["first_token_s/p95"] < 5
+    assert run.data.metrics["tokens/per_second"] > 0
+
+
+def runs_of(store):
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("serving")
+    return client.search_runs([experiment.experiment_id])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+def test_a_server_serves_without_mlflow_and_ends_well(tmp_path, model):
+    words = ("--engine", ENGINE, "--idle", "2s")
+    with yard_serve(tmp_path, model, *words, MLFLOW_TRACKING_URI="http://127.0.0.1:9") as process:
+        url = address(tmp_path, process)["url"]
+        assert httpx.post(f"{url}/api/chat", files={"prompt": (None, "words 4")}, timeout=30).status_code == 200
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "ended because nobody has asked anything for 2 s" in output
+    assert "tasks.tracking.tracker" in output  # the command that sends the figures
 
 
 @pytest.mark.timeout(300)

@@ -18,6 +18,7 @@ from tasks.vision_language.gate.chat_page import PATHS, page_routes
 from tasks.vision_language.gate.counters import Counters
 from tasks.vision_language.gate.door import Door, Reply
 from tasks.vision_language.gate.engine import Engine
+from tasks.vision_language.gate.fetch import Hosts
 from tasks.vision_language.gate.form import read_form
 from tasks.vision_language.gate.order import Order, Rules, read_order
 from tasks.vision_language.gate.refusal import Refusal, bad
@@ -67,11 +68,12 @@ class Gate:
     """
 
     def __init__(self, engine: Engine, model: str, limit: int, params: GateParams, prepare: PrepareParams) -> None:
-        self.engine, self.turns = engine, Turns(limit)
-        self._model, self._params = model, params
-        self._counters = Counters(self.turns)
+        self.engine, self.model, self.turns = engine, model, Turns(limit)
+        self._params = params
+        self.counters = Counters(self.turns)
         self._rules = Rules(
-            *(model, prepare, params.max_images, params.max_body_mib * _MIB, params.max_tokens, params.image_folder)
+            *(model, prepare, params.max_images, params.max_body_mib * _MIB, params.max_tokens, params.image_folder),
+            hosts=Hosts.of(params.image_hosts),
         )
         self._begun, self._last = int(time.time()), time.monotonic()
         token = None if params.token_file is None else read_token(params.token_file)
@@ -110,9 +112,9 @@ class Gate:
         plain = read != self._read_json
 
         def form(order: Order) -> OpenAi | Plain:
-            return Plain() if plain else OpenAi(self._model, usage=order.usage)
+            return Plain() if plain else OpenAi(self.model, usage=order.usage)
 
-        return Door(self.engine, self.turns, self._counters, self._params, read=read, form=form)
+        return Door(self.engine, self.turns, self.counters, self._params, read=read, form=form)
 
     def _read_json(self, data: bytes, content_type: str) -> Order:
         if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -126,7 +128,7 @@ class Gate:
         return read_form(data, content_type, self._rules, stream=True)
 
     async def _models(self, request: Request) -> Response:
-        model = {"id": self._model, "object": "model", "created": self._begun, "owned_by": "trainyard"}
+        model = {"id": self.model, "object": "model", "created": self._begun, "owned_by": "trainyard"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _health(self, request: Request) -> Response:
@@ -134,7 +136,7 @@ class Gate:
         return JSONResponse({"status": "ok" if well else "the engine does not answer"}, 200 if well else 503)
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._counters.text(), media_type="text/plain; version=0.0.4")
+        return Response(self.counters.text(), media_type="text/plain; version=0.0.4")
 
     async def _set_limit(self, request: Request) -> Response:
         try:

@@ -1,6 +1,8 @@
 """Counts what the gate does, as Prometheus reads it."""
 
 import time
+from collections import deque
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -10,6 +12,22 @@ _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 LEFT = "left"
 """The answer to a client that went away."""
+
+_MOST_TIMES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a gate has done so far.
+
+    Args:
+        requests: by what they were answered.
+        prompt_tokens, new_tokens: of whole answers.
+    """
+
+    requests: dict[str, int]
+    prompt_tokens: int
+    new_tokens: int
 
 
 class Counters:
@@ -26,6 +44,8 @@ class Counters:
         self.new_tokens = self._counter("generated_tokens", "Tokens of answers")
         self.first_token_s = self._histogram("time_to_first_token_seconds", "From request to first text", _SECONDS)
         self.request_s = self._histogram("request_seconds", "From request to the end of its answer", _SECONDS)
+        self.first_times: deque[float] = deque(maxlen=_MOST_TIMES)
+        """Seconds to the first text, the latest ones; who reads them may clear them."""
         self.rate = self._histogram("tokens_per_second", "Of an answer, from its first token", _RATES)
         for name, read in (
             ("requests_running", lambda: turns.taken),
@@ -40,9 +60,20 @@ class Counters:
     def _histogram(self, name: str, text: str, edges: tuple[float, ...]) -> Histogram:
         return Histogram(f"trainyard_gate_{name}", text, buckets=edges, registry=self._all)
 
+    def totals(self) -> Totals:
+        """Return what was counted until now."""
+        requests = {labels["answer"]: n for labels, n in _counted(self.requests)}
+        ((_, asked),), ((_, made),) = _counted(self.prompt_tokens), _counted(self.new_tokens)
+        return Totals(requests, asked, made)
+
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""
         return generate_latest(self._all)
+
+
+def _counted(counter: Counter) -> list[tuple[dict[str, str], int]]:
+    samples = [sample for metric in counter.collect() for sample in metric.samples]
+    return [(dict(sample.labels), int(sample.value)) for sample in samples if sample.name.endswith("_total")]
 
 
 class Watch:
@@ -63,6 +94,7 @@ class Watch:
         if self._first is None:
             self._first = time.monotonic()
             self._counters.first_token_s.observe(self._first - self._begun)
+            self._counters.first_times.append(self._first - self._begun)
 
     def ended(self, usage: dict[str, int]) -> dict[str, int]:
         """Note the end of a whole answer; return its numbers of tokens, of an engine that does not count its pieces."""

@@ -1,13 +1,15 @@
 """Reads a chat request in OpenAI's form and brings it to what the engine is sent."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from tasks.images.params import PrepareParams
-from tasks.vision_language.gate.pictures import content_of, prepared
+from tasks.vision_language.gate.fetch import FETCH_LIMIT_S, Hosts
+from tasks.vision_language.gate.pictures import Sources, content_of, prepared
 from tasks.vision_language.gate.refusal import Refusal, bad
 from tasks.vision_language.params import Role
 
@@ -34,6 +36,7 @@ class Rules:
         max_bytes: of one image.
         max_tokens: new ones, where the request does not say.
         folder: images that may be named by file: URLs lie below it.
+        hosts: images may be fetched from these.
     """
 
     model: str
@@ -42,6 +45,7 @@ class Rules:
     max_bytes: int
     max_tokens: int
     folder: Path | None
+    hosts: Hosts = Hosts(frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ def _messages(found: Any, rules: Rules) -> list[dict[str, Any]]:
     n_images = sum(1 for _ in _image_parts(found))
     if n_images > rules.max_images:
         raise Refusal(413, f"found {n_images} images, need at most {rules.max_images}", "too_many_images")
-    messages = [_message(message, f"messages[{place}]", rules) for place, message in enumerate(found)]
+    sources = Sources(rules.folder, rules.hosts, time.monotonic() + FETCH_LIMIT_S)
+    messages = [_message(message, f"messages[{place}]", rules, sources) for place, message in enumerate(found)]
     if messages[-1]["role"] == "assistant":
         raise bad("messages: found an answer as the last one, need a question")
     return messages
@@ -146,7 +151,7 @@ def _image_parts(messages: list[Any]) -> Iterator[Any]:
                 yield part
 
 
-def _message(message: Any, place: str, rules: Rules) -> dict[str, Any]:
+def _message(message: Any, place: str, rules: Rules, sources: Sources) -> dict[str, Any]:
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         raise bad(f"{place}: need an object with one of the roles {', '.join(_ROLES)}")
     role, content = message["role"], message.get("content")
@@ -155,10 +160,11 @@ def _message(message: Any, place: str, rules: Rules) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": content}]}
     if not isinstance(content, list) or not content:
         raise bad(f"{place}.content: found {_kind(content)}, need a text, or a list of texts and images")
-    return {"role": role, "content": [_part(p, f"{place}.content[{n}]", rules) for n, p in enumerate(content)]}
+    parts = [_part(part, f"{place}.content[{n}]", rules, sources) for n, part in enumerate(content)]
+    return {"role": role, "content": parts}
 
 
-def _part(part: Any, place: str, rules: Rules) -> dict[str, Any]:
+def _part(part: Any, place: str, rules: Rules, sources: Sources) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
@@ -168,7 +174,7 @@ def _part(part: Any, place: str, rules: Rules) -> dict[str, Any]:
     url = url.get("url") if isinstance(url, dict) else url
     if not isinstance(url, str):
         raise bad(f"{place}.image_url: found {_kind(url)}, need an object with a url", "invalid_image_url")
-    data = content_of(url, place, rules.folder, rules.max_bytes)
+    data = content_of(url, place, sources, rules.max_bytes)
     return {"type": "image_url", "image_url": {"url": prepared(data, rules.prepare, place, rules.max_bytes)}}
 
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -13,6 +14,7 @@ from tasks.base.errors import ImageError
 from tasks.images.decoding import UndecodableError, decode
 from tasks.images.params import PrepareParams
 from tasks.images.prepare import bounded
+from tasks.vision_language.gate.fetch import Hosts, fetch
 from tasks.vision_language.gate.refusal import Refusal, bad
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,", re.I)
@@ -42,22 +44,40 @@ def prepared(data: bytes, params: PrepareParams, name: str, max_bytes: int) -> s
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
 
 
-def content_of(url: str, name: str, folder: Path | None, max_bytes: int) -> bytes:
-    """Return the content of what an image's URL means: what it holds itself, or a file below the folder.
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the images of a request may be beside the request itself.
+
+    Args:
+        folder: file: URLs may name what is below it; None: nothing.
+        hosts: http: and https: URLs may be of these.
+        deadline: until when they are fetched, of `time.monotonic`.
+    """
+
+    folder: Path | None
+    hosts: Hosts
+    deadline: float
+
+
+def content_of(url: str, name: str, sources: Sources, max_bytes: int) -> bytes:
+    """Return the content of what an image's URL means: what it holds itself, a file, or what another host has.
 
     Args:
         url: from the request.
         name: of the image, for the message.
-        folder: file: URLs may name what is below it; None: nothing.
+        sources: what it may mean.
         max_bytes: of a file.
 
     Raises:
-        Refusal: 400, the URL is none of these, or is damaged.
+        Refusal: 400, the URL is none of these, or is damaged; 413, a host sends more.
     """
-    if url[:5].lower() == "data:":
+    scheme = url[:10].partition(":")[0].lower()
+    if scheme == "data":
         return _inside(url, name)
-    if url[:5].lower() == "file:" and folder is not None:
-        return _of_file(url, name, folder, max_bytes)
+    if scheme == "file" and sources.folder is not None:
+        return _of_file(url, name, sources.folder, max_bytes)
+    if scheme in {"http", "https"} and sources.hosts.places:
+        return fetch(url, name, sources.hosts, max_bytes, sources.deadline)
     found = repr(url.partition(":")[0] + ":") if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) else "a path"
     raise bad(f"{name}: found {found}, need the image itself, as a data: URL", "image_url_refused")
 

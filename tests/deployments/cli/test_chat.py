@@ -182,7 +182,7 @@ def test_the_served_model_of_this_home_is_found_asked_and_limited(tmp_path, mode
     with yard_serve(tmp_path, model, "--engine", ENGINE, "--token-file", str(token)) as process:
         said = address(tmp_path, process)
         assert yard(tmp_path, "chat", "-p", "words 2").stdout == "w0 w1 \n"
-        assert yard(tmp_path, "chat", "--run", "tiny", "-p", "words 1").stdout == "w0 \n"
+        assert yard(tmp_path, "chat", "--run", "serve-tiny", "-p", "words 1").stdout == "w0 \n"
         done = yard(tmp_path, "limit", "tiny", "5")
         assert done.stdout.endswith("answers 5 requests at once now; it was 3\n")
         assert "need a body with a number from 1 to 1000" in yard(tmp_path, "limit", "tiny", "0").stderr
@@ -217,3 +217,18 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
     done = yard(tmp_path, "chat", "--model", tmp_path, "--device", "cpu", "-p", "x")
     assert done.returncode == 1
     assert "found no config.json" in done.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+def test_the_demo_serves_asks_and_describes_and_leaves_no_process(tmp_path):
+    done = yard(tmp_path, "demo", "ask", "--folder", tmp_path / "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "> Are you sure?" in done.stdout
+    assert "What to look at" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "demo/ask/pictures").iterdir()) == [
+        "blue-disc.png",
+        "red-square.png",
+    ]
+    engine = f"serve {tmp_path}"
+    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if engine in " ".join(p.info["cmdline"] or [])])

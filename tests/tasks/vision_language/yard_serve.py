@@ -20,10 +20,10 @@ def environment(home: Path) -> dict[str, str]:
     return env
 
 
-def yard_serve(home: Path, model: Path, *words: str) -> subprocess.Popen:
+def yard_serve(home: Path, model: Path, *words: str, **settings: str) -> subprocess.Popen:
     command = [str(YARD), "serve", str(model), "--device", "cpu", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment(home), cwd=home, **pipes)
+    return subprocess.Popen(command, env={**environment(home), **settings}, cwd=home, **pipes)
 
 
 def address(home: Path, process: subprocess.Popen) -> dict:
