@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from deployments.inbox.places import make_inbox
 from deployments.runs.flow_list import load_flow
-from deployments.runs.local import device_sections
+from deployments.runs.local import data_parameter, device_sections
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from gpu_pools.names import host_name
@@ -43,6 +44,7 @@ def apply(spec_file: Path = SPEC) -> int:
     spec = yaml.safe_load(spec_file.read_text())
     spec["deployments"] += more_deployments()
     load_early(spec)
+    make_inbox([name for name in map(_flow_name, spec["deployments"]) if takes_data(name)])
     return anyio.run(_apply, spec)
 
 
@@ -65,6 +67,16 @@ def more_deployments() -> list[dict[str, Any]]:
         }
         for name, entrypoint in more_flows().items()
     ]
+
+
+def _flow_name(deployment: dict[str, Any]) -> str:
+    return flow_of(deployment["entrypoint"])
+
+
+def takes_data(flow: str) -> bool:
+    """Return whether people drop data for a flow: it takes some, and no pipeline starts it as its stage."""
+    is_stage = deployment_name(flow).startswith("stage-")
+    return not is_stage and data_parameter(load_flow(flow)) is not None
 
 
 def _queue_of(flow: Any) -> Queue:

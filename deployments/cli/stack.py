@@ -149,6 +149,8 @@ def _print_devices(as_json: bool = False) -> None:
 
 
 def _status_lines(health: "Health") -> Iterator[str]:
+    from deployments.inbox.report import inbox_lines
+
     for name, service in health.services.items():
         version = f", version {service.version}" if service.version else ""
         process = f", process {service.pid or 'gone'}" if health.database else ""  # of a server elsewhere: not known
@@ -164,6 +166,7 @@ def _status_lines(health: "Health") -> Iterator[str]:
         paused = ", paused" if queue.paused else ""
         yield f"{'queue':<10}{queue.queue}: {queue.waiting} waiting, {queue.running} running, {limit}{paused}"
     yield f"{'home':<10}{health.home}, {health.disk_free_mib} MiB free"
+    yield from inbox_lines(health.inbox)
     for fault in health.faults:
         yield f"fault: {fault}"
     if health.well:

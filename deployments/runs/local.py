@@ -79,6 +79,12 @@ def device_sections(flow: Any) -> list[str]:
     return [name for name, model in models.items() if "device" in model.model_fields]
 
 
+def data_parameter(flow: Any) -> str | None:
+    """Return the name of the parameter that says where a flow's data lie, None for one that takes none."""
+    names = inspect.signature(flow.fn).parameters
+    return next((name for name in ("data", "dataset") if name in names), None)
+
+
 def for_flow(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     """Return parameters with what RFUAV's keys say of a model where the flow takes it: its files serve both."""
     names = inspect.signature(flow.fn).parameters

@@ -120,10 +120,16 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     return Order(deployment["id"], body)
 
 
-def submit(api: Api, order: Order) -> Json:
-    """Create the run and return it as the server has it; asked twice after a lost answer, it is created once."""
+def submit(api: Api, order: Order, key: str | None = None) -> Json:
+    """Create the run and return it as the server has it; asked twice after a lost answer, it is created once.
+
+    Args:
+        api: of the server.
+        order: from `prepare`.
+        key: who calls again with the same one gets the same run; None: each call makes one.
+    """
     run_environment(order.body.get("job_variables", {}))
-    body = {**order.body, "idempotency_key": uuid4().hex}
+    body = {**order.body, "idempotency_key": key or uuid4().hex}
     with _turn():
         return dict(api.call("POST", f"/deployments/{order.deployment}/create_flow_run", body))
 

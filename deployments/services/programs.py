@@ -13,6 +13,9 @@ from tasks.base.workspace import home
 POOL_IS_THERE = "the pool is there"
 """Printed by `deployments.apply`: from then on workers can serve."""
 
+INBOX_SERVES = "inbox serves"
+"""Printed by `deployments.inbox.serve` at its start."""
+
 _PREFECT_SETTINGS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     # A lease in memory dies with the server: runs that live would be called crashed, and slots be lost.
@@ -85,6 +88,11 @@ def worker_program(name: str, env: dict[str, str]) -> Announcing:
     """
     argv = tuple(module_command("gpu_pools.worker.serve", "--name", name))
     return Announcing(f"worker-{name.replace('/', '-')}", argv, env, f"worker {name} serves", "KILL")
+
+
+def inbox_program(env: dict[str, str]) -> Announcing:
+    """Return what makes runs of what is dropped into the inbox, or sent by `yard upload`."""
+    return Announcing("inbox", tuple(module_command("deployments.inbox.serve")), env, INBOX_SERVES)
 
 
 def apply_program(env: dict[str, str]) -> Announcing:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deployments.api import connect
+from deployments.inbox.report import inbox_report
 from deployments.runs.prefect_http import QueueCount, ask, asking, online_workers, queue_counts
 from deployments.services.service import ServiceError, healthy, log_file, server_time, tail
 from deployments.services.shared_postgres import postgres_keeper
@@ -55,6 +56,7 @@ class Health:
         faults: what is not well, a sentence each.
         supervisor: process that keeps the stack up, None where there is none.
         database: of this home; empty for a server elsewhere, which has its own.
+        inbox: of this home, what waits in it, is being taken, and was rejected lately; empty where there is none.
     """
 
     well: bool
@@ -66,6 +68,7 @@ class Health:
     services: dict[str, ServiceHealth] = field(default_factory=dict)
     workers: list[WorkerHealth] = field(default_factory=list)
     queues: list[QueueCount] = field(default_factory=list)
+    inbox: dict[str, Any] = field(default_factory=inbox_report)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `--json` shows it."""

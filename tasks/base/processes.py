@@ -45,3 +45,27 @@ def has_open(pid: int, path: Path) -> bool:
         return any(os.readlink(fd) == str(path) for fd in (_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return False  # of another user, or gone
+
+
+def is_written(path: Path) -> bool:
+    """Return whether a process has a file, or one in a folder, open to write; those of other users are not seen.
+
+    Args:
+        path: resolved.
+    """
+    return any(_writes(pid, str(path)) for pid in (*others(), os.getpid()))
+
+
+def _writes(pid: int, path: str) -> bool:
+    folder = _PROC / str(pid)
+    try:
+        for fd in (folder / "fd").iterdir():
+            target = os.readlink(fd)
+            if target == path or target.startswith(f"{path}/"):
+                lines = (folder / "fdinfo" / fd.name).read_text().splitlines()
+                flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
+                if flags & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    except OSError:
+        pass  # of another user, or gone, or just closed
+    return False

@@ -1,0 +1,120 @@
+"""Takes what has settled out of its folder, so that a kill between two steps loses nothing."""
+
+import os
+import pwd
+import shutil
+import time
+from pathlib import Path
+
+from deployments.inbox.places import (
+    Item,
+    data_of,
+    flow_folder,
+    new_key,
+    read_item,
+    reject,
+    sync_folder,
+    taking,
+    write_item,
+)
+from deployments.inbox.settling import Found, signature
+from gpu_pools.names import asker, host_name
+from tasks.base.processes import is_written
+from tasks.base.workspace import storage_errors
+
+
+def claim(found: Found) -> str | None:
+    """Move something with its file of parameters to a folder of its own; return the key, None where it is not whole.
+
+    The steps are: a folder with the record, the file of parameters, the data. `recover` goes on from each.
+
+    Args:
+        found: that has settled.
+
+    Raises:
+        PermissionError: it is a folder of another user that this one may not move.
+        StorageError: the disk is full.
+    """
+    path, flow = found.path, found.path.parent.name
+    item = Item(
+        key=new_key(flow, path.name),
+        flow=flow,
+        name=path.name,
+        owner=_owner(path),
+        yaml_name=found.yaml.name if found.yaml else "",
+        signature=found.signature,
+        upload="",
+        taken_at=time.time(),
+    )
+    folder = taking(item.key)
+    with storage_errors(folder):
+        (folder / "data").mkdir(parents=True)
+    write_item(folder, item)
+    try:
+        if not _move_in(folder, item):
+            return None
+    except PermissionError:
+        _put_back(folder, item)
+        raise
+    if found.bad:
+        reject(folder, item, found.bad)
+    return item.key
+
+
+def recover(folder: Path) -> bool:
+    """Go on with a claim that was cut off; return whether it is one: the item is in its folder, and to be looked after.
+
+    Raises:
+        StorageError: the record is damaged, or the disk is full.
+    """
+    item = read_item(folder)
+    if item is None:  # nothing was moved before it
+        shutil.rmtree(folder)
+        return False
+    return os.path.lexists(data_of(folder, item)) or _move_in(folder, item)
+
+
+def _move_in(folder: Path, item: Item) -> bool:
+    """Move what is not moved yet; or, if it has changed since it had settled, all of it back."""
+    source, data = flow_folder(item.flow) / item.name, data_of(folder, item)
+    yaml = folder / item.yaml_name if item.yaml_name else None
+    dropped = source.with_name(item.yaml_name) if item.yaml_name else None
+    try:
+        if yaml and dropped and not yaml.exists():
+            dropped.rename(yaml)
+        if _mark(source, yaml) == item.signature:
+            source.rename(data)
+            sync_folder(source.parent)
+            sync_folder(data.parent)
+            # A writer that had it open goes on writing after it is moved.
+            if _mark(data, yaml) == item.signature and not is_written(data.resolve()):
+                return True
+    except FileNotFoundError:
+        pass  # somebody has removed it, or renamed it
+    _put_back(folder, item)
+    return False
+
+
+def _put_back(folder: Path, item: Item) -> None:
+    """Move all of an item to where it lay; what has a new one in its place stays, and is gone with the folder."""
+    target = flow_folder(item.flow)
+    moved = [data_of(folder, item), *([folder / item.yaml_name] if item.yaml_name else [])]
+    for path in moved:
+        if os.path.lexists(path) and not os.path.lexists(target / path.name):
+            path.rename(target / path.name)
+    shutil.rmtree(folder)
+
+
+def _mark(path: Path, yaml: Path | None) -> str:
+    return signature(path) + (signature(yaml) if yaml else "")
+
+
+def _owner(path: Path) -> str:
+    """Return who dropped something, as far as its owner is known here."""
+    uid = path.lstat().st_uid
+    if uid == os.geteuid():
+        return asker()
+    try:
+        return f"{pwd.getpwuid(uid).pw_name}@{host_name()}"
+    except KeyError:
+        return f"{uid}@{host_name()}"

@@ -1,0 +1,170 @@
+"""The inbox of a home: `python -m deployments.inbox.serve`, a service of `yard up`.
+
+It looks every two seconds: where the home lies on NFS, the kernel says nothing of what other hosts write there.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deployments.inbox.claiming import claim, recover
+from deployments.inbox.places import (
+    DONE,
+    REJECTED,
+    done,
+    inbox,
+    items,
+    make_inbox,
+    read_item,
+    taking,
+    write_view,
+)
+from deployments.inbox.settling import Found, Settling, lonely
+from deployments.inbox.take import WAITS
+from deployments.runs.flow_list import entrypoints
+from deployments.services.programs import INBOX_SERVES
+from tasks.base.errors import StorageError, TrainyardError
+from tasks.base.file_locks import FOREVER, lock
+from tasks.base.startup import module_command
+from tasks.base.workspace import storage_errors
+
+POLL_S = 2.0
+SETTLE_S = 5.0
+RETRY_S = 10.0
+
+
+class Inbox:
+    """Call `turn` every two seconds.
+
+    Args:
+        settling: says what is whole.
+        take: brings an item on its way to its end, and returns whether it is there.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, settling: Settling, take: Callable[[str], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settling, self._take, self._clock = settling, take, clock
+        self._without_run = {item.key for _, item in items(done()) if item.state != "submitted"}
+        self._retry_at: dict[str, float] = {}
+        self._stuck: dict[Path, tuple[str, str]] = {}  # path -> its signature, and why it cannot be moved
+
+    def turn(self) -> None:
+        """Take what has settled, and go on with what was taken.
+
+        Raises:
+            StorageError: the disk is full, or a record is damaged.
+        """
+        for key in self._open():
+            self._advance(key)
+        found = self._settling.look(_folders())
+        for one in found:
+            if not one.why and (taken := self._claim(one)) is not None:
+                self._advance(taken)
+        self._show(found)
+
+    def _open(self) -> list[str]:
+        """Return the keys of what is on its way; a claim that was cut off is finished, or undone."""
+        started = [path.name for path in sorted(taking().iterdir()) if not path.name.startswith(".") and recover(path)]
+        return list(dict.fromkeys([*started, *sorted(self._without_run)]))
+
+    def _claim(self, found: Found) -> str | None:
+        if self._stuck.get(found.path, ("", ""))[0] == found.signature:
+            return None
+        try:
+            return claim(found)
+        except PermissionError as exc:
+            why = f"cannot be moved, {exc.strerror}: a folder needs to be writable by the yard's group, chmod -R g+rwX"
+            self._stuck[found.path] = found.signature, why
+            return None
+
+    def _advance(self, key: str) -> None:
+        if self._clock() < self._retry_at.get(key, 0.0):
+            return
+        self._without_run.add(key)  # until it is known to be at its end
+        if self._take(key):
+            self._without_run.discard(key)
+            self._retry_at.pop(key, None)
+        else:
+            self._retry_at[key] = self._clock() + RETRY_S
+
+    def _show(self, found: list[Found]) -> None:
+        """Write down what waits, and why."""
+        self._stuck = {path: stuck for path, stuck in self._stuck.items() if path in {one.path for one in found}}
+        known = entrypoints()
+        waiting = []
+        for one in found:
+            if os.path.lexists(one.path):
+                stuck = self._stuck.get(one.path, ("", ""))[1]
+                waiting.append({"flow": one.path.parent.name, "name": one.path.name, "why": one.why or stuck})
+        for folder in _folders():
+            why = "waits for what it is the parameters of"
+            waiting += [{"flow": folder.name, "name": path.name, "why": why} for path in lonely(folder)]
+        for folder in _others():
+            if folder.name not in known:
+                why = f"found no flow {folder.name!r}, have: {', '.join(sorted(known))}"
+                waiting += [{"flow": folder.name, "name": name, "why": why} for name in sorted(os.listdir(folder))]
+        folders = [folder for key in sorted(self._without_run) for folder in (taking(key), done(key))]
+        way = [item for folder in folders if folder.is_dir() and (item := read_item(folder)) is not None]
+        write_view(
+            {
+                "waiting": waiting,
+                "taking": [{"flow": item.flow, "name": item.name, "why": item.trouble} for item in way],
+            }
+        )
+
+
+def _others() -> list[Path]:
+    """Return the folders of the inbox that are not its own."""
+    with storage_errors(inbox()):
+        paths = sorted(inbox().iterdir())
+    return [path for path in paths if path.name not in {DONE, REJECTED} and path.name[0] != "." and path.is_dir()]
+
+
+def _folders() -> list[Path]:
+    known = entrypoints()
+    return [path for path in _others() if path.name in known and not path.is_symlink()]
+
+
+def run_taker(key: str, fd: int) -> bool:
+    """Take an item in a process of its own, which holds the inbox for as long as it lives; return whether it is done.
+
+    Args:
+        key: of the item.
+        fd: holds the lock of the inbox.
+    """
+    code = subprocess.run(module_command("deployments.inbox.take", key), pass_fds=(fd,), check=False).returncode
+    if code not in {0, WAITS}:
+        print(f"the taking of {key} has ended with {code}; it is tried again", flush=True)
+    return code == 0
+
+
+def main() -> None:
+    """Serve the inbox until stopped; of several that serve one home, one does and the others wait for it."""
+    try:
+        make_inbox([])
+        print(f"{INBOX_SERVES} {inbox()}", flush=True)
+        with storage_errors(inbox()):
+            fd = os.open(inbox() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock(fd, wait_s=FOREVER)
+        served = Inbox(Settling(SETTLE_S), lambda key: run_taker(key, fd))
+        trouble = ""
+        while True:
+            try:
+                served.turn()
+                trouble = ""
+            except StorageError as exc:
+                if str(exc) != trouble:
+                    print(f"goes on, but: {exc}", flush=True)
+                trouble = str(exc)
+            time.sleep(POLL_S)
+    except TrainyardError as exc:
+        sys.exit(f"error: {exc}")
+
+
+if __name__ == "__main__":
+    main()
