@@ -62,7 +62,7 @@ def train_classifier(
         finish: off: no more than what needs the device; `report_classifier` does the rest.
 
     Returns:
-        The id of the MLflow run; None where the rest is to follow.
+        The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
     with on_device(train.device, "training"):
         steps.train(dataset, train, evaluate, track, run)
@@ -78,7 +78,7 @@ def report_classifier(
     evaluate: EvaluateParams = EvaluateParams(),
     track: TrackParams = TrackParams(),
     save_path: Path | None = None,
-) -> str:
+) -> str | None:
     """Grade and register a model that was trained; what needed a device is done.
 
     Args:
@@ -89,7 +89,7 @@ def report_classifier(
         save_path: folder for copies of weights and report.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     return steps.report(dataset, run, evaluate, track, save_path)
 
@@ -102,7 +102,7 @@ def classification(
     train: TrainParams = TrainParams(),
     evaluate: EvaluateParams = EvaluateParams(),
     track: TrackParams = TrackParams(),
-) -> str:
+) -> str | None:
     """Split, augment, train and evaluate a folder of classes.
 
     Args:
@@ -114,7 +114,7 @@ def classification(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)

@@ -25,7 +25,7 @@ def describe(
     grade: AnswerGradeParams = AnswerGradeParams(),
     compare: CompareParams = CompareParams(),
     track: AnswersTrackParams = AnswersTrackParams(),
-) -> str:
+) -> str | None:
     """Ask a vision-language model a question about every image of a folder, row of a table, or clip of a video.
 
     Args:
@@ -39,7 +39,7 @@ def describe(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     with on_device(ask.device, "inference"):
         return steps.describe(data, ask, read, prepare, grade, compare, track)

@@ -24,7 +24,7 @@ def predict(
     spectrogram: SpectrogramParams = SpectrogramParams(),
     detect: DetectParams = DetectParams(),
     track: PredictTrackParams = PredictTrackParams(),
-) -> str:
+) -> str | None:
     """Name what is on every image of a source.
 
     Args:
@@ -36,7 +36,7 @@ def predict(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     with on_device(predict.device, "inference"):
         return steps.predict(data, predict, prepare, spectrogram, detect, track)
@@ -50,7 +50,7 @@ def predict_many(
     spectrogram: SpectrogramParams = SpectrogramParams(),
     detect: DetectParams = DetectParams(),
     track: PredictTrackParams = PredictTrackParams(),
-) -> list[str]:
+) -> list[str | None]:
     """Name what is on the images of several sources, a run each; one that fails does not stop the others.
 
     Args:
@@ -69,7 +69,7 @@ def predict_many(
     return _here(requests) if deployment.id is None else _queued(requests)
 
 
-def _here(requests: list[dict[str, Any]]) -> list[str]:
+def _here(requests: list[dict[str, Any]]) -> list[str | None]:
     """Run the requests one after the other in this process."""
     states = [predict(**request, return_state=True) for request in requests]
     faults = [
@@ -78,10 +78,10 @@ def _here(requests: list[dict[str, Any]]) -> list[str]:
         if not state.is_completed()
     ]
     _check(faults, len(requests))
-    return [str(state.result()) for state in states]
+    return [state.result() for state in states]
 
 
-def _queued(requests: list[dict[str, Any]]) -> list[str]:
+def _queued(requests: list[dict[str, Any]]) -> list[str | None]:
     """Hand all requests to their queue at once and wait for them."""
     ended = run_queued(predict, device_queue(requests[0]["predict"].device, "inference"), requests)
     faults = [

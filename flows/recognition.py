@@ -55,7 +55,7 @@ def train_detector(
         finish: off: no more than what needs the device; `report_recognition` does the rest.
 
     Returns:
-        The id of the MLflow run; None where the rest is to follow.
+        The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
     with on_device(detector.device, "training"):
         steps.fit_detector(dataset, detector, track, run)
@@ -84,7 +84,7 @@ def train_index(
         finish: off: no more than what needs the device; `report_recognition` does the rest.
 
     Returns:
-        The id of the MLflow run; None where the rest is to follow.
+        The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
     with on_device(index.device, "training"):
         steps.fit_index(dataset, index, track, run)
@@ -103,7 +103,7 @@ def report_recognition(
     detector: DetectorParams = DetectorParams(),
     index: IndexParams = IndexParams(),
     track: RecognitionTrackParams = RecognitionTrackParams(),
-) -> list[str]:
+) -> list[str | None]:
     """Grade and register what was trained; what needed a device is done.
 
     Args:
@@ -129,7 +129,7 @@ def recognition(
     index: IndexParams = IndexParams(),
     track: RecognitionTrackParams = RecognitionTrackParams(),
     training_methods: Methods | None = None,
-) -> list[str]:
+) -> list[str | None]:
     """Learn to find parts, given as meshes, in images, and to tell them apart.
 
     Args:
@@ -171,7 +171,7 @@ def add_part(
     index: str = "models:/recognition-index@champion",
     add: AddParams = AddParams(),
     track: RecognitionTrackParams = RecognitionTrackParams(),
-) -> str:
+) -> str | None:
     """Add parts to an index without training.
 
     Args:
@@ -181,7 +181,7 @@ def add_part(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     with on_device(add.device, "inference"):
         return steps.add_part(data, index, add, track)

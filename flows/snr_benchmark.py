@@ -17,7 +17,7 @@ def snr_benchmark(
     mix: MixParams | None = None,
     spectrogram: SpectrogramParams = SpectrogramParams(),
     track: SnrTrackParams = SnrTrackParams(),
-) -> str:
+) -> str | None:
     """Grade models at every signal-to-noise ratio and draw the curves.
 
     Args:
@@ -29,7 +29,7 @@ def snr_benchmark(
         track: under which names the run is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     models = steps.find_models(benchmark)
     pictures = data if mix is None else steps.mix_noise(data, mix, spectrogram)

@@ -55,7 +55,7 @@ def train_splat(
         finish: off: no more than what needs the device; `export_splat` does the rest.
 
     Returns:
-        The id of the MLflow run; None where the rest is to follow.
+        The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
     with on_device(train.device, "training"):
         steps.train(scene, train, export, track, run, finish=finish)
@@ -70,7 +70,7 @@ def export_splat(
     run: str,
     export: ExportParams = ExportParams(),
     track: SplatTrackParams = SplatTrackParams(),
-) -> str:
+) -> str | None:
     """Hand a fitted splat on in the forms people use; what needed a device is drawn.
 
     Args:
@@ -80,7 +80,7 @@ def export_splat(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     return steps.export_splat(scene, run, export)
 
@@ -93,7 +93,7 @@ def splatting(
     train: SplatParams = SplatParams(),
     export: ExportParams = ExportParams(),
     track: SplatTrackParams = SplatTrackParams(),
-) -> str:
+) -> str | None:
     """Make a 3D Gaussian splat of a scene that was filmed or photographed.
 
     Args:
@@ -105,7 +105,7 @@ def splatting(
         track: under which names it is found in MLflow.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     refuse_if_taken(train.device, "training")
     source = steps.check_start(data, train)

@@ -167,6 +167,9 @@ def _status_lines(health: "Health") -> Iterator[str]:
         yield f"{'queue':<10}{queue.queue}: {queue.waiting} waiting, {queue.running} running, {limit}{paused}"
     yield f"{'home':<10}{health.home}, {health.disk_free_mib} MiB free"
     yield from inbox_lines(health.inbox)
+    if n := health.unsent_runs:
+        what = "runs have" if n > 1 else "run has"
+        yield f"{'unsent':<10}{n} {what} something for MLflow yet: the worker sends it, or `yard sync` at once"
     for fault in health.faults:
         yield f"fault: {fault}"
     if health.well:

@@ -8,6 +8,7 @@ from typing import Any
 from deployments.api import connect
 from deployments.inbox.report import inbox_report
 from deployments.runs.prefect_http import QueueCount, ask, asking, online_workers, queue_counts
+from deployments.runs.sync import count_unsent
 from deployments.services.service import ServiceError, healthy, log_file, server_time, tail
 from deployments.services.shared_postgres import postgres_keeper
 from deployments.stack.background import local_faults, named_server, unguarded
@@ -57,6 +58,7 @@ class Health:
         supervisor: process that keeps the stack up, None where there is none.
         database: of this home; empty for a server elsewhere, which has its own.
         inbox: of this home, what waits in it, is being taken, and was rejected lately; empty where there is none.
+        unsent_runs: runs of this home that ended with something that MLflow has not got yet.
     """
 
     well: bool
@@ -69,6 +71,7 @@ class Health:
     workers: list[WorkerHealth] = field(default_factory=list)
     queues: list[QueueCount] = field(default_factory=list)
     inbox: dict[str, Any] = field(default_factory=inbox_report)
+    unsent_runs: int = field(default_factory=count_unsent)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `--json` shows it."""

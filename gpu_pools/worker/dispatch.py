@@ -13,6 +13,7 @@ from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
+from gpu_pools.worker.catch_up import CatchUp
 from gpu_pools.worker.intruder_tags import IntruderTags
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.scheduler import Scheduler
@@ -46,8 +47,11 @@ class Dispatcher:
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, clock)
         intruders = IntruderTags(client, host)
+        self._catch_up = CatchUp(clock)
         self._duties: tuple[Callable[[], None], ...] = (
-            # First: slots of runs that have exited are free for those that wait, and a run that died has its slot kept.
+            # Before what asks the server, which may be away.
+            lambda: self._catch_up.look([entry.run_id for entry in self.active]),
+            # Before all starts: slots of runs that have exited are free for others, and one that died keeps its slot.
             self._monitor.tick,
             # Before anything starts: whoever looks for this worker finds it.
             Periodic(lambda: client.heartbeat(name, HEARTBEAT_S), HEARTBEAT_S, clock),
@@ -71,6 +75,7 @@ class Dispatcher:
     def close(self) -> None:
         """Let another worker take over what is left."""
         self._starter.close()
+        self._catch_up.close()
         self._ledger.close()
 
     def drain(self) -> None:

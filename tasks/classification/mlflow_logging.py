@@ -198,18 +198,22 @@ def grade_and_log(
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
     tracker.artifact(training / "report", "report")
     _log_grades(tracker, report, answers, dataset, int(best["epoch"]))
-    model_uri = _log_model(tracker, training, answers.paths[0], config, int(best["epoch"]))
-    if not params.register_model:
-        return report, None
-    tracker.flush()  # a later comparison reads the weights from MLflow
-    tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
-    version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
-    challenger = promotion.Challenger(model_name, version, answers, config)
-    known = promotion.read_champion_answers(training / CHAMPION)
-    decision = promotion.decide_promotion(challenger, params, known, torch.device("cpu"), cache=cache)
-    tracker.tag("model_version", f"{model_name} {version}")
-    tracker.tag("decision", decision.reason)
-    return report, decision
+
+    def register() -> Decision | None:
+        model_uri = _log_model(tracker, training, answers.paths[0], config, int(best["epoch"]))
+        if not params.register_model:
+            return None
+        tracker.flush()  # a later comparison reads the weights from MLflow
+        tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
+        version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
+        challenger = promotion.Challenger(model_name, version, answers, config)
+        known = promotion.read_champion_answers(training / CHAMPION)
+        decision = promotion.decide_promotion(challenger, params, known, torch.device("cpu"), cache=cache)
+        tracker.tag("model_version", f"{model_name} {version}")
+        tracker.tag("decision", decision.reason)
+        return decision
+
+    return report, tracker.unless_away(register)
 
 
 def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset: Path, epoch: int) -> None:

@@ -35,6 +35,7 @@ from tasks.classification.resume_point import AUGMENTED, SPLIT, TRAINING
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
 from tasks.run.mlflow_run import is_tracking_error
+from tasks.run.postponed import settle_postponed
 from tasks.run.prefect_page import Page, show_link, show_markdown
 from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import Logger, logger
@@ -243,8 +244,11 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 
 # Retried, because grading can be repeated and only MLflow makes it fail for a while.
 @task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
-def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str:
-    """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run."""
+def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str | None:
+    """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run, if it has one.
+
+    Where MLflow is away, what needs its answer is postponed.
+    """
     from tasks.classification.mlflow_logging import copy_results, grade_and_log, log_training, summary
     from tasks.classification.training.events import read_history
 
@@ -264,11 +268,13 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
             cache=cache_dir("."),
             log=log.warning,
         )
-        text = summary(graded, decision, config["model"], tracker.url) + mlflow_run.slot_line(tracker)
+        parameters = {"dataset": dataset, "run": run, "evaluate": params, "track": track, "save_path": save_path}
+        later = settle_postponed(run, tracker.postponed, "report_classifier", parameters)
+        text = summary(graded, decision, config["model"], tracker.url) + later + mlflow_run.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)
         if save_path is not None:
             copy_results(training, allowed_path(save_path))
     log.info("MLflow: %s", tracker.url)
-    return tracker.run_id
+    return tracker.known_id

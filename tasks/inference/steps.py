@@ -50,8 +50,8 @@ def name_prediction() -> str:
     return f"predict-{Path(values['data']).name}"
 
 
-def prediction_run_id(run: str) -> str:
-    """Return the id of the MLflow run of a prediction that has ended.
+def prediction_run_id(run: str) -> str | None:
+    """Return the id of the MLflow run of a prediction that has ended; None: MLflow was away all along.
 
     Raises:
         TrackingError: its folder is not on this machine.
@@ -59,7 +59,7 @@ def prediction_run_id(run: str) -> str:
     from tasks.tracking.journal import read_card
 
     card = read_card(run_dir(run) / STAGE)
-    if card is None or card.run_id is None:
+    if card is None:
         raise TrackingError(f"found no prediction in {run_dir(run) / STAGE}: it ran on another host")
     return card.run_id
 
@@ -103,8 +103,8 @@ def predict(
     spectrogram: SpectrogramParams,
     detect: DetectParams,
     track: PredictTrackParams,
-) -> str:
-    """Name what is on every image of a source; return the id of the MLflow run.
+) -> str | None:
+    """Name what is on every image of a source; return the id of the MLflow run, if it has one.
 
     Raises:
         DatasetError: there is no image, or none that can be used; the table names each with its reason then.
@@ -141,7 +141,7 @@ def predict(
             result = _collect(model.answers(todo), files, folder, total)
             _hand_on(result, _about(source, model, device, files, detect), folder, params, tracker, log)
             _check_any(result)
-    return tracker.run_id
+    return tracker.known_id
 
 
 def _check_any(result: "Result") -> None:

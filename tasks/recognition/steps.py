@@ -27,6 +27,7 @@ from tasks.recognition.resume_point import DETECTOR, INDEX, RENDERED
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
 from tasks.run.mlflow_run import is_tracking_error
+from tasks.run.postponed import settle_postponed
 from tasks.run.prefect_page import Page, show_link, show_markdown
 from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import logger
@@ -98,8 +99,8 @@ def rendered(run: str) -> Path:
     return run_dir(run) / RENDERED
 
 
-def mlflow_run_ids(run: str, methods: MethodParams) -> list[str]:
-    """Return the ids of the MLflow runs of a run: of its detector, then of its index."""
+def mlflow_run_ids(run: str, methods: MethodParams) -> list[str | None]:
+    """Return the ids of the MLflow runs of a run, of its detector, then of its index; None: MLflow was away."""
     return [mlflow_run.mlflow_run_id(run, method) for method in _chosen(methods)]
 
 
@@ -263,9 +264,12 @@ def report(
     detector: DetectorParams,
     index: IndexParams,
     track: RecognitionTrackParams,
-) -> list[str]:
-    """Grade what was trained, register it, settle who is champion; return the ids of the MLflow runs."""
-    data, texts = allowed_path(dataset), []
+) -> list[str | None]:
+    """Grade what was trained, register it, settle who is champion; return the ids of the MLflow runs, if they have any.
+
+    Where MLflow is away, what needs its answer is postponed.
+    """
+    data, texts, postponed = allowed_path(dataset), [], []
     for method in _chosen(methods):
         training = step_context.finished_training(run, FINISHED, method)
         with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
@@ -283,12 +287,15 @@ def report(
             tracker.tag("mlflow.note.content", text)
             log.info("MLflow: %s", tracker.url)
         texts.append(text)
+        postponed += [tracker.postponed] if tracker.postponed else []
+    params = {"dataset": dataset, "run": run, "methods": methods, "detector": detector, "index": index, "track": track}
+    texts.append(settle_postponed(run, " ".join(postponed), "report_recognition", params))
     show_markdown("summary", "\n\n".join(texts), "The results on the test part")
     return mlflow_run_ids(run, methods)
 
 
 @task(task_run_name="add")
-def add_part(data: Path, index: str, params: AddParams, track: RecognitionTrackParams) -> str:
+def add_part(data: Path, index: str, params: AddParams, track: RecognitionTrackParams) -> str | None:
     """Add parts to an index, without training; return the id of the MLflow run."""
     check_packages()
     from tasks.recognition.addition import add_meshes, fetch_index, register_addition
@@ -310,4 +317,4 @@ def add_part(data: Path, index: str, params: AddParams, track: RecognitionTrackP
         tracker.tag("mlflow.note.content", text)
         show_markdown("summary", text, "What was added")
         log.info("MLflow: %s", tracker.url)
-    return tracker.run_id
+    return tracker.known_id

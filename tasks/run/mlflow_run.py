@@ -36,13 +36,12 @@ def mlflow_run_name(run: str, stage: str = "training") -> str | None:
     return card.run_name if card else None
 
 
-def mlflow_run_id(run: str, stage: str = "training") -> str:
-    """Return the id of the MLflow run of a run's training, in a folder of that name."""
+def mlflow_run_id(run: str, stage: str = "training") -> str | None:
+    """Return the id of the MLflow run of a run's training, in a folder of that name; None: MLflow was always away."""
     from tasks.tracking.journal import read_card
 
     card = read_card(run_dir(run) / stage)
     assert card is not None, "a training that has ended has a card"
-    assert card.run_id is not None, "a training ends once MLflow has all of it"
     return card.run_id
 
 
@@ -141,6 +140,8 @@ def _logged(opened: "Tracker", folder: Path) -> Iterator[tuple["Tracker", Logger
         finally:  # people read the log of a run that failed
             log_slot(tracker)
             tracker.artifact(folder / "run.log", "log")
+    if opened.unsent:
+        log.warning("%s", opened.unsent)
 
 
 def log_slot(tracker: "Tracker") -> None:

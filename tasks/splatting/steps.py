@@ -199,8 +199,8 @@ def draw(session: "FitSession", rasterizer: "Rasterizer", params: ExportParams, 
 
 # Retried, because it writes the same files again and only MLflow makes it fail for a while.
 @task(task_run_name="export", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
-def export_splat(scene: Path, run: str, params: ExportParams) -> str:
-    """Write the result in every form asked for, with a viewer; return the id of the MLflow run."""
+def export_splat(scene: Path, run: str, params: ExportParams) -> str | None:
+    """Write the result in every form asked for, with a viewer; return the id of the MLflow run, if it has one."""
     from tasks.splatting.mlflow_logging import log_result, result_markdown
     from tasks.splatting.results.export import export_all
 
@@ -227,7 +227,7 @@ def export_splat(scene: Path, run: str, params: ExportParams) -> str:
         show_markdown("summary", text, "The result: metrics and files")
         tracker.tag("mlflow.note.content", text)
     log.info("MLflow: %s", tracker.url)
-    return tracker.run_id
+    return tracker.known_id
 
 
 def finished_fit(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSession":

@@ -58,10 +58,7 @@ def close(folder: Path, status: Status) -> list[TrainyardError]:
 
 def may_pass(fault: TrainyardError) -> bool:
     """Return whether a later call may succeed: MLflow is away, the disk full; not: a run was deleted there."""
-    cause = fault.__cause__
-    return isinstance(fault, StorageError) or (
-        isinstance(cause, mlflow_api.TRANSIENT) and not mlflow_api.is_hopeless(cause)
-    )
+    return isinstance(fault, StorageError) or (isinstance(fault, TrackingError) and mlflow_api.is_away(fault))
 
 
 def remove_partial_files(folder: Path) -> None:

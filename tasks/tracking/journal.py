@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import threading
 import time
 import uuid
@@ -11,14 +12,20 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from gpu_pools.stopping import pause
 from tasks.base.errors import TrackingError
 from tasks.base.workspace import storage_errors, write_json
 
 _COPY_UP_TO_BYTES = 8 * 2**20
 """Files up to this size are copied into the outbox; larger ones, the weights, are linked: those are replaced
 by renaming, never written in place."""
+
+JOURNAL, _SENT, _LOCK, _WANTED = "journal.jsonl", "sent.json", "writer.lock", "writer.wanted"
+"""In the folder of a tracked run: its lines, how far they have been sent, who writes, and that another one waits."""
+
+_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,42 +100,75 @@ def now_ms() -> int:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the folder for this process while the block runs.
+
+    Args:
+        folder: of a tracked run.
+        wait_s: so long another process is waited for; one that only sends what is there gives way (`is_wanted`).
 
     Raises:
         TrackingError: another living process holds it.
+        Interrupted: a signal has come while it was waited for.
     """
-    path = folder / "writer.lock"
+    path, wanted = folder / _LOCK, folder / _WANTED
     with storage_errors(path), path.open("a+") as file:
-        try:
-            # A record lock: unlike flock it is not inherited by forked loader processes that outlive a kill.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as exc:
-            file.seek(0)
-            raise TrackingError(
-                f"process {file.read() or '?'} still writes the run in {folder}: wait or stop it"
-            ) from exc
+        until = time.monotonic() + wait_s
+        while (held := _lock(file)) is not None:
+            if time.monotonic() >= until:
+                file.seek(0)
+                text = f"process {file.read() or '?'} still writes the run in {folder}: wait or stop it"
+                raise TrackingError(text) from held
+            wanted.touch()
+            pause(_AGAIN_S)
+        wanted.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
+def is_wanted(folder: Path) -> bool:
+    """Return whether a process waits to write the run that this one holds."""
+    return (folder / _WANTED).exists()
+
+
+def writer_of(folder: Path) -> int | None:
+    """Return the process that holds a folder, without taking it away from anybody; None: no other one does."""
+    # Of `man 2 fcntl`, struct flock: l_type, l_whence, l_start, l_len, l_pid.
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with (folder / _LOCK).open("rb") as file:
+            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except FileNotFoundError:
+        return None
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _lock(file: IO[str]) -> OSError | None:
+    """Take the lock of a file; return why it cannot be had, None where it is taken."""
+    try:
+        # A record lock: unlike flock it is not inherited by forked loader processes that outlive a kill.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as exc:
+        return exc
+    return None
+
+
 class Journal:
     """Lines appended by one run, files laid out beside them, and how far both have been sent."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "journal.jsonl"
+        self.path = folder / JOURNAL
         self.outbox = folder / "outbox"
-        self._sent_path = folder / "sent.json"
+        self._sent_path = folder / _SENT
         self._lock = threading.Lock()
         with storage_errors(self.path):
             for torn in folder.glob(".sent.json.*"):  # of a process that was killed while it wrote
                 torn.unlink(missing_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._size = _cut_torn_line(self._fd)
-        self.sent = min(self._read_sent(), self._size)
+        self.sent = min(read_sent(folder), self._size)
 
     def close(self) -> None:
         """Release the file."""
@@ -177,22 +217,8 @@ class Journal:
         write_json(self._sent_path, {"offset": offset})
 
     def entries(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield every whole line from `offset` on, with the offset behind it.
-
-        Raises:
-            TrackingError: a line is damaged.
-        """
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    entry = json.loads(line)
-                except ValueError as exc:
-                    raise TrackingError(f"{self.path} is damaged at byte {offset}: {line[:80]!r}") from exc
-                offset += len(line)
-                yield entry, offset
+        """Yield every whole line from `offset` on, as `read_lines`."""
+        return read_lines(self.path, offset)
 
     def stow(self, source: Path) -> str:
         """Keep a file, or all files of a folder, until they are sent; return their place in the outbox.
@@ -217,13 +243,32 @@ class Journal:
             place.mkdir(parents=True)
         return place
 
-    def _read_sent(self) -> int:
-        if not self._sent_path.exists():
-            return 0
-        try:
-            return int(json.loads(self._sent_path.read_bytes())["offset"])
-        except (ValueError, KeyError, TypeError):
-            return 0  # sending a line twice adds nothing, so starting over is always right
+
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield every whole line of a journal from `offset` on, with the offset behind it.
+
+    Raises:
+        TrackingError: a line is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = json.loads(line)
+            except ValueError as exc:
+                raise TrackingError(f"{path} is damaged at byte {offset}: {line[:80]!r}") from exc
+            offset += len(line)
+            yield entry, offset
+
+
+def read_sent(folder: Path) -> int:
+    """Return how many bytes of the journal in `folder` have been sent."""
+    try:
+        return int(json.loads((folder / _SENT).read_bytes())["offset"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0  # sending a line twice adds nothing, so starting over is always right
 
 
 def _cut_torn_line(fd: int) -> int:

@@ -109,6 +109,11 @@ def is_hopeless(error: BaseException) -> bool:
     return isinstance(error, MlflowException) and error.error_code in _HOPELESS
 
 
+def is_away(fault: TrackingError) -> bool:
+    """Whether it is MLflow that did not answer, or could not, so that the same may succeed later."""
+    return isinstance(fault.__cause__, TRANSIENT) and not is_hopeless(fault.__cause__)
+
+
 def ensure_run(store: MlflowClient, uri: str, card: Card) -> Card:
     """Return the card with the ids of its MLflow run, which is made unless an earlier attempt made it."""
     if card.run_id:

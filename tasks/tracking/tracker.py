@@ -2,14 +2,13 @@
 
 Training never waits for MLflow and loses nothing to its outages; a run that was killed goes on in the same
 MLflow run. An outage at the start is waited for some seconds. One during the training is a warning, and what is in the
-journal is sent when it is over. Where MLflow is still away at the end, the last step fails with the command that sends
-the journal.
+journal is sent when it is over. Where MLflow is still away at the end, the run ends all the same: its journal is sent
+by whoever comes next, the worker or `yard sync`.
 """
 
 import json
 import logging
 import shutil
-import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tasks.base.errors import StopAsked, TrackingError
 from tasks.base.workspace import storage_errors
@@ -28,12 +27,15 @@ from tasks.tracking.provenance import redacted, standard_tags
 from tasks.tracking.traces import FILE as TRACE
 from tasks.tracking.traces import Trace
 from tasks.tracking.uploader import Status, Uploader, not_sent
-from tasks.tracking.uploader import upload as upload
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 _MAX_DIGEST = 36
-_LEFT_OPEN_PATIENCE_S = 5.0  # a device may be held meanwhile; who goes on sends the rest
+_END_PATIENCE_S = 15.0  # a device or a person may wait for the end; MLflow is restarted in less
+_WRITER_PATIENCE_S = 60.0  # with a process that sends what an earlier one left, and gives way after each line
+_LEFT_OPEN = {"patience_s": 5.0, "longest_s": 30.0}  # a device may be held meanwhile; who goes on sends the rest
 _KILLED_PATIENCE_S = 10.0  # who cancels waits for the process to end, and kills it after 30 s
 _CONNECT_S = 10.0  # the start of a run waits no longer for a server
 _CONNECT_FILE_S = 120.0  # a new database file on a busy machine takes a while to be laid out
@@ -50,6 +52,8 @@ class Tracker:
         self._over = False
         self._more_follows = False
         self._shipper = Uploader(folder, card, journal, uri)
+        self.unsent = ""  # once the run has ended: what MLflow has not got, why, and who sends it
+        self.postponed = ""  # why work that needs MLflow was not done
         self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
         self._steps: dict[str, set[int]] = defaultdict(set)
         self._latest: dict[str, float] = {}
@@ -90,7 +94,7 @@ class Tracker:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(sole_writer(folder))
+            stack.enter_context(sole_writer(folder, _WRITER_PATIENCE_S))
             flat = flatten(params)
             card = open_card(folder, experiment, run_name, flat, free_to_change)
             tracker = cls(folder, card, _journal(folder, stack), mlflow_api.tracking_uri())
@@ -111,7 +115,7 @@ class Tracker:
             card = read_card(folder)
             if card is None:
                 raise TrackingError(f"found no run in {folder}, need the folder of a tracked run")
-            stack.enter_context(sole_writer(folder))
+            stack.enter_context(sole_writer(folder, _WRITER_PATIENCE_S))
             tracker = cls(folder, card, _journal(folder, stack), mlflow_api.tracking_uri())
             tracker._append({"op": "begin", "time": now_ms()})
             tracker._connect()
@@ -128,11 +132,11 @@ class Tracker:
         """End the run: FINISHED, FAILED after an exception, KILLED after a cancel or Ctrl-C; not by StopAsked.
 
         Raises:
-            TrackingError: not all of it could be sent; says how to send it later. When the block itself
-                failed, that is what is raised, and this is noted on it.
+            TrackingError: MLflow will never take it. When the block itself failed, that is what is raised, and this
+                is noted on it.
         """
         if isinstance(exc, StopAsked) or (exc is None and self._more_follows):
-            self._pause(_in_a_hurry() if exc else {"patience_s": _LEFT_OPEN_PATIENCE_S})
+            self._pause(_in_a_hurry() if exc else _LEFT_OPEN)
             return
         if exc is None:
             self.end("FINISHED")
@@ -141,9 +145,11 @@ class Tracker:
         status: Status = "FAILED" if isinstance(exc, Exception) else "KILLED"
         try:
             self.end(status)
-        except TrackingError as unsent:
-            logger.warning("%s", unsent)
-            exc.add_note(str(unsent))
+        except TrackingError as refused:
+            self.unsent = str(refused)
+        if self.unsent:
+            logger.warning("%s", self.unsent)
+            exc.add_note(self.unsent)
 
     @property
     def run_id(self) -> str:
@@ -152,10 +158,14 @@ class Tracker:
         Raises:
             TrackingError: MLflow has not answered since the run began.
         """
-        run_id = self._shipper.card.run_id
-        if run_id is None:
+        if self.known_id is None:
             raise not_sent(self._shipper, self._journal)
-        return run_id
+        return self.known_id
+
+    @property
+    def known_id(self) -> str | None:
+        """The id of the MLflow run, None while MLflow has not answered since the run began."""
+        return self._shipper.card.run_id
 
     @property
     def url(self) -> str:
@@ -271,6 +281,20 @@ class Tracker:
             }
         )
 
+    def unless_away(self, work: Callable[[], R]) -> R | None:
+        """Return what `work` returns, which asks MLflow; None where MLflow is away: `postponed` says why then.
+
+        Raises:
+            TrackingError: MLflow refuses it for good, or else as `work`.
+        """
+        try:
+            return work()
+        except TrackingError as exc:
+            if not mlflow_api.is_away(exc):
+                raise
+            self.postponed = str(exc)
+            return None
+
     def leave_open(self) -> None:
         """Let the run go on after the `with` block, unless the block fails: another step opens it again."""
         self._more_follows = True
@@ -287,15 +311,22 @@ class Tracker:
     def end(self, status: Status) -> None:
         """Send the rest and set the run's status; called by the end of the `with` block.
 
+        What MLflow does not take because it is away stays in the journal; `unsent` says who sends it.
+
         Raises:
-            TrackingError: not all of it could be sent; says how to send it later.
+            TrackingError: MLflow will never take it.
         """
         with self._held:
             self._append({"op": "end", "status": status, "time": now_ms()})
             self._over = True
-            if not self._shipper.finish(**(_in_a_hurry() if status == "KILLED" else {})):
-                raise not_sent(self._shipper, self._journal)
-            shutil.rmtree(self._journal.outbox, ignore_errors=True)
+            patience = _in_a_hurry() if status == "KILLED" else {"patience_s": _END_PATIENCE_S}
+            if self._shipper.finish(**patience):
+                shutil.rmtree(self._journal.outbox, ignore_errors=True)
+                return
+            unsent = not_sent(self._shipper, self._journal)
+            if self._shipper.is_hopeless:
+                raise unsent
+            self.unsent = str(unsent)
 
     def _pause(self, patience: Mapping[str, float]) -> None:
         """Send what can be sent and let go of the folder; who opens it next goes on, and sends the rest."""
@@ -336,8 +367,3 @@ def _journal(folder: Path, stack: ExitStack) -> Journal:
 
 def _in_a_hurry() -> dict[str, float]:
     return {"patience_s": _KILLED_PATIENCE_S, "longest_s": _KILLED_PATIENCE_S}
-
-
-if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(upload(Path(argument)))

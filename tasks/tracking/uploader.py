@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gpu_pools.stopping import look, pause
 from tasks.base.errors import TrackingError
 from tasks.tracking import mlflow_api
-from tasks.tracking.journal import Card, Journal, now_ms, read_card, sole_writer, write_card
+from tasks.tracking.journal import Card, Journal, is_wanted, now_ms, read_card, sole_writer, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +21,26 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _BATCH = 900  # values in one call; MLflow refuses more than 1000
 _GATHER_S = 0.5  # lines of one moment travel together
 _LONGEST_PAUSE_S = 15.0
-_PATIENCE_S = 60.0  # at the end of a run, with MLflow not answering
+_PATIENCE_S = 60.0  # of what needs MLflow's answer, with MLflow not answering
 _LONGEST_END_S = 1800.0  # at the end of a run, with MLflow answering: a large file on a slow line
 
 
 class Uploader:
-    """Sends what a journal holds, in order, again and again until it has arrived."""
+    """Sends what a journal holds, in order, again and again until it has arrived.
 
-    def __init__(self, folder: Path, card: Card, journal: Journal, uri: str) -> None:
+    Args:
+        folder, card, journal: of the run.
+        uri: of MLflow.
+        gives_way: to a process that waits to write the run.
+    """
+
+    def __init__(self, folder: Path, card: Card, journal: Journal, uri: str, *, gives_way: bool = False) -> None:
         self.folder = folder
         self.card = card
         self.uri = uri
         self.error: BaseException | None = None  # of the latest attempt, None once one went well
         self._journal = journal
+        self._gives_way = gives_way
         self._client: Any = None
         self._started = threading.Event()  # the MLflow run exists
         self._wake = threading.Event()
@@ -52,7 +59,7 @@ class Uploader:
         limit = time.monotonic() + wait_s
         while not self._started.wait(0.05) and time.monotonic() < limit:
             look()
-            if self._done.is_set() or self._is_hopeless():
+            if self._done.is_set() or self.is_hopeless:
                 self.give_up()
                 assert self.error is not None
                 where = mlflow_api.public_uri(self.uri)
@@ -70,7 +77,9 @@ class Uploader:
         self._closing.set()
         self._wake.set()
 
-    def _is_hopeless(self) -> bool:
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether MLflow has answered that it will never take what was sent last."""
         return self.error is not None and mlflow_api.is_hopeless(self.error)
 
     def finish(self, patience_s: float = _PATIENCE_S, longest_s: float = _LONGEST_END_S) -> bool:
@@ -88,7 +97,7 @@ class Uploader:
             now = time.monotonic()
             if self._journal.sent != sent or (self.error is None and now - begin < longest_s):
                 quiet_since, sent = now, self._journal.sent
-            if self._is_hopeless() or now - quiet_since > patience_s or now - begin > longest_s:
+            if self.is_hopeless or now - quiet_since > patience_s or now - begin > longest_s:
                 self.give_up()
                 break
         return self._done.is_set() and self._journal.all_sent and self.error is None
@@ -107,7 +116,7 @@ class Uploader:
             now = time.monotonic()
             if self._journal.sent != sent or self.error is None:
                 quiet_since, sent = now, self._journal.sent
-            if self._is_hopeless() or self._done.is_set() or now - quiet_since > patience_s or now - begin > longest_s:
+            if self.is_hopeless or self._done.is_set() or now - quiet_since > patience_s or now - begin > longest_s:
                 return False
             pause(0.05)
         return True
@@ -153,6 +162,8 @@ class Uploader:
         if self._given_up.is_set():
             raise TrackingError("given up while MLflow had not answered")
         self._journal.mark_sent(offset)
+        if self._gives_way and not self._journal.all_sent and is_wanted(self.folder):
+            raise TrackingError(f"another process goes on with the run in {self.folder}, and sends the rest")
         if self.error is not None:
             logger.info("MLflow at %s answers again", mlflow_api.public_uri(self.uri))
             self.error = None
@@ -217,22 +228,26 @@ def first_line(exc: BaseException) -> str:
 
 def not_sent(uploader: Uploader, journal: Journal) -> TrackingError:
     """Return the error that says what could not be sent, why, and how to send it later."""
-    why = first_line(uploader.error) if uploader.error else "it did not answer in time"
-    return TrackingError(
-        f"MLflow at {mlflow_api.public_uri(uploader.uri)} did not take all of the run: {why}. Nothing is lost, "
-        f"{journal.path} holds it. Send it with: python -m tasks.tracking.tracker {uploader.folder}"
+    run, cause = uploader.folder.parent.name, uploader.error or TimeoutError("it did not answer in time")
+    fault = TrackingError(
+        f"MLflow at {mlflow_api.public_uri(uploader.uri)} did not take all of the run: {first_line(cause)}. Nothing "
+        f"is lost, {journal.path} holds it; the worker sends it later, or you: `yard sync {run}`"
     )
+    fault.__cause__ = cause
+    return fault
 
 
 def upload(folder: Path, status: Status | None = None) -> str:
     """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
+
+    It ends early where a process waits to go on with the run, which then sends the rest.
 
     Args:
         folder: as given to `Tracker.open`.
         status: what became of the run, where its process could not say so itself.
 
     Raises:
-        TrackingError: there is no run; its process still lives; or MLflow does not take it.
+        TrackingError: there is no run; its process lives, or wants to go on; or MLflow does not take it.
     """
     card = read_card(folder)
     if card is None:
@@ -242,7 +257,7 @@ def upload(folder: Path, status: Status | None = None) -> str:
         stack.callback(journal.close)
         if status and not journal.ended:
             journal.append({"op": "end", "status": status, "time": now_ms()})
-        uploader = Uploader(folder, card, journal, mlflow_api.tracking_uri())
+        uploader = Uploader(folder, card, journal, mlflow_api.tracking_uri(), gives_way=True)
         try:
             uploader.send_all()
         except mlflow_api.TRANSIENT as exc:

@@ -29,6 +29,7 @@ WITHOUT_SERVERS = {
     "machine/test_kernels.py",
     "runs/test_flow_parameters.py",
     "runs/test_local.py",
+    "runs/test_sync.py",
     "services/test_guard.py",
     "services/test_old_names.py",
     "stack/test_background.py",

@@ -26,8 +26,8 @@ class TrainParams(Params):
 
 
 @task(task_run_name="train")
-def train_digits(params: TrainParams) -> str:
-    """Train, every epoch going to MLflow as it happens; return the id of the MLflow run."""
+def train_digits(params: TrainParams) -> str | None:
+    """Train, every epoch going to MLflow as it happens; return the id of the MLflow run, if it has one."""
     import torch
 
     from lab.training import fit
@@ -56,18 +56,18 @@ def train_digits(params: TrainParams) -> str:
             tracker.artifact(checkpoint, "weights")
     except StopAsked:
         exit_for_resume()
-    return tracker.run_id
+    return tracker.known_id
 
 
 @flow(name="digits", flow_run_name="digits-{train.n_epochs}-epochs")
-def digits(train: TrainParams = TrainParams()) -> str:
+def digits(train: TrainParams = TrainParams()) -> str | None:
     """Train a small network on handwritten digits.
 
     Args:
         train: how the network learns, and on what device.
 
     Returns:
-        The id of the MLflow run.
+        The id of the MLflow run; None: MLflow was away all along.
     """
     with on_device(train.device, "training"):
         return train_digits(train)

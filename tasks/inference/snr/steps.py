@@ -107,8 +107,8 @@ def mix_noise(data: Path, mix: MixParams, spectrogram: SpectrogramParams) -> Pat
 @task(task_run_name="grade")
 def grade_models(
     pictures: Path, models: dict[str, "ModelFiles"], params: SnrParams, track: SnrTrackParams, mixed: bool
-) -> str:
-    """Let every model answer at every SNR; return the id of the MLflow run."""
+) -> str | None:
+    """Let every model answer at every SNR; return the id of the MLflow run, if it has one."""
     from tasks.inference.snr.benchmark import check_classes, find_snr_sets, snr_markdown
 
     root = allowed_path(pictures)
@@ -134,7 +134,7 @@ def grade_models(
         show_markdown("snr", text, "Accuracy at every signal-to-noise ratio")
         tracker.tag("mlflow.note.content", text)
         log.info("written to %s", folder / "report")
-    return tracker.run_id
+    return tracker.known_id
 
 
 def _about(models: Mapping[str, "ModelFiles"]) -> dict[str, Any]:

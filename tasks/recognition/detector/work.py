@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def report_detector(
     _log_training(folder, config, tracker)
     _log_grades(sets, graded, int(finished["best_epoch"]), dataset, tracker)
     notes = [_export(folder, config, sets["rendered"].scenes, tracker)] if params.check_onnx else []
-    decision = _register(folder, config, params, tracker, sets["rendered"], finished, model_name)
+    register = partial(_register, folder, config, params, tracker, sets["rendered"], finished, model_name)
+    decision = tracker.unless_away(register)
     log.info("mAP@50 %.3f on %d unseen scenes", graded["rendered"].map50, graded["rendered"].n_images)
     return summary(graded, decision, config, notes, tracker.url)
 

@@ -1,6 +1,7 @@
 """Trains an index and reports on it, everything going to MLflow, page and terminal as it happens."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,8 @@ def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, l
     source = str(dataset / "views" / "test")
     tracker.input(name_of(dataset), source, digest, context="testing", profile={"views": len(queries.paths)})
     _log_files(folder, dataset, queries, tracker, log)
-    decision = _register(found, queries, dataset, folder, params, tracker, model_name, epoch)
+    register = partial(_register, found, queries, dataset, folder, params, tracker, model_name, epoch)
+    decision = tracker.unless_away(register)
     log.info("%.2f %% of the held-out views are named rightly", 100 * found.named)
     return summary(found, None if decision is None else _verdict(decision), stored.config["backbone"], tracker.url)
 

@@ -65,8 +65,8 @@ def describe(
     grade: AnswerGradeParams,
     compare: CompareParams,
     track: AnswersTrackParams,
-) -> str:
-    """Ask a question about every image, row or clip of the data; return the id of the MLflow run.
+) -> str | None:
+    """Ask a question about every image, row or clip of the data; return the id of the MLflow run, if it has one.
 
     Raises:
         DatasetError: the data hold no question, or none that could be asked; the table names each with its reason then.
@@ -91,7 +91,7 @@ def describe(
     except StopAsked as exc:
         logger().info("%s", exc)
         exit_for_resume()
-    return tracker.run_id
+    return tracker.known_id
 
 
 @dataclass(frozen=True, slots=True)

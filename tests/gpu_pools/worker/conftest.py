@@ -8,7 +8,7 @@ from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.ledger import Ledger
-from gpu_pools.worker import mlflow_end
+from gpu_pools.worker import catch_up, mlflow_end
 from gpu_pools.worker.dispatch import Dispatcher
 from tests.gpu_pools.worker.monitored import Host
 
@@ -21,6 +21,7 @@ def host(client, tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
     monkeypatch.setattr(mlflow_end, "COMMAND", (sys.executable, "-S", "-c", _WRITE_DOWN))
+    monkeypatch.setattr(catch_up, "COMMAND", ("true",))
     host = Host(client)
     yield host
     host.close()

@@ -284,7 +284,7 @@ OWN = """
     recognition/index: building index_folder served_index
     recognition/detector: champion served_detector work
     recognition/detector/grading: detections
-    run: checkpoint
+    run: checkpoint postponed
     signals: iq_layout
     splatting: mlflow_logging
     splatting/capture: frame_table photos pixels
@@ -292,7 +292,7 @@ OWN = """
     splatting/fit: session training_images
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
-    tracking: journal mlflow_api provenance traces
+    tracking: journal mlflow_api provenance traces unsent
     training: precision session state_dicts
     trial: facts processes resume
     vision_language/gate: chat_page
