@@ -59,6 +59,14 @@ def summing(function: Callable[P, R]) -> Callable[P, R]:
     return _compiled(function, fastmath={"reassoc"})
 
 
+def fused(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile as `kernel`, but a product and a sum after it are rounded once, where the CPU can: the faster way.
+
+    The same bits in every run on CPUs that can, which are all x86-64 since 2013 and all ARM64.
+    """
+    return _compiled(function, fastmath={"contract"})
+
+
 def instruction(function: Callable[..., Any]) -> Any:
     """Make a function that returns a signature and what builds its machine code callable from kernels."""
     return intrinsic(function)

@@ -9,7 +9,7 @@ from manifold3d import CrossSection, Manifold
 from trimesh.exchange.stl import export_stl
 
 from tasks.base.workspace import write_atomic
-from tasks.recognition.demo.solids import around, at, block, bore, disc, turned, united, upright
+from tasks.recognition.meshes.modelling import around, at, block, bore, disc, turned, united, upright
 
 
 def make_demo_parts(folder: Path) -> list[Path]:

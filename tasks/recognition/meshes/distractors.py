@@ -1,10 +1,12 @@
 """Shapes that are no part: made up by seed, of the same look as parts, or those of a folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
+from tasks.recognition.meshes.machine_shapes import bracket, housing, plate, profile, turned_part, wheel
 from tasks.recognition.meshes.parts import Part, mended, read_parts
 
 _SEGMENTS = 48
@@ -20,9 +22,22 @@ def find_distractors(folder: Path | None, n: int, seed: int) -> list[Part]:
 
 
 def make_distractor(seed: int, number: int) -> Part:
-    """Return a shape of a few turned and milled pieces, with holes; the same seed and number give the same."""
+    """Return a shape of the number's family; the same seed and number give the same.
+
+    One in seven is a few pieces put together at random; the others look as if somebody had designed them.
+    """
     rng = np.random.default_rng([seed, 0xD1, number])
     name = f"shape_{number:03}"
+    solid = _FAMILIES[number % len(_FAMILIES)](rng)
+    # Faces that lie in one plane leave slivers behind.
+    mesh = max(solid.simplify(0.01).decompose(), key=lambda piece: piece.volume()).to_mesh()
+    vertices = np.asarray(mesh.vert_properties, np.float64)[:, :3]
+    part = mended(name, name, f"{seed}/{number}", vertices, np.asarray(mesh.tri_verts, np.int64))
+    return replace(part, notes=())  # nobody can do anything about them
+
+
+def _pieces(rng: np.random.Generator) -> Manifold:
+    """Return a few pieces put together anyhow, with holes."""
     solid = _piece(rng)
     for _ in range(rng.integers(0, 3)):
         solid += _moved(_piece(rng), rng)
@@ -30,9 +45,10 @@ def make_distractor(seed: int, number: int) -> Part:
         cut = solid - _moved(_drill(rng), rng)
         if cut.volume() > 0.3 * solid.volume():
             solid = cut
-    mesh = max(solid.decompose(), key=lambda piece: piece.volume()).to_mesh()
-    vertices = np.asarray(mesh.vert_properties, np.float64)[:, :3]
-    return mended(name, name, f"{seed}/{number}", vertices, np.asarray(mesh.tri_verts, np.int64))
+    return solid
+
+
+_FAMILIES = (turned_part, plate, bracket, housing, profile, wheel, _pieces)
 
 
 def _piece(rng: np.random.Generator) -> Manifold:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Camera, Ground, Light, Placed
 from tasks.recognition.render.hits import Hits, pixel_rays
 from tasks.recognition.render.occlusion import occlusion
@@ -61,7 +61,7 @@ def draw(
     return Drawing(colors.reshape(size, size, 3), cover.reshape(size, size), owner, n_whole)
 
 
-@kernel
+@fused
 def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, edge: NDArray[np.bool_]) -> None:
     """Mark the pixels beside one of another surface."""
     width = U(size)
@@ -116,7 +116,7 @@ def _smooth_edges(
     cover[edges] = (fine.owner >= 0).reshape(n, 4).mean(axis=1)
 
 
-@kernel
+@fused
 def _take_from_neighbours(
     edges: Rows,
     size: int,

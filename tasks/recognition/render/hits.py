@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Camera, Ground, Placed
 
 Floats = NDArray[np.float32]
@@ -62,7 +62,7 @@ def pixel_rays(camera: Camera) -> Floats:
     return rays.reshape(-1, 2)
 
 
-@kernel
+@fused
 def _own_rays(rows: Rows, rays: Floats, turn: Floats, scale: np.float32, own: Floats) -> None:
     """Write rays (M, 3) in the frame of a solid: the transpose of its turn, over its size."""
     a00, a01, a02 = turn[0, 0] * scale, turn[0, 1] * scale, turn[0, 2] * scale
@@ -76,7 +76,7 @@ def _own_rays(rows: Rows, rays: Floats, turn: Floats, scale: np.float32, own: Fl
         own[r, 2] = a02 * x + a12 * y + a22
 
 
-@kernel
+@fused
 def _keep_nearest(
     rows: Rows,
     face: Ints,
@@ -96,7 +96,7 @@ def _keep_nearest(
             all_face[i], all_u[i], all_v[i], all_t[i], owner[i] = face[r], u[r], v[r], t[r], number
 
 
-@kernel
+@fused
 def _place(
     rows: Rows,
     number: int,
@@ -135,7 +135,7 @@ def _place(
         points[i, 0], points[i, 1], points[i, 2] = t[i] * rays[i, 0], t[i] * rays[i, 1], t[i]
 
 
-@kernel
+@fused
 def _lay(
     rays: Floats,
     normal: Floats,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Ground, Light, Placed
 from tasks.recognition.render.hits import Hits
 
@@ -78,7 +78,7 @@ def _pattern(rng: np.random.Generator) -> tuple[Floats, Floats]:
     return angles.astype(np.float32), radii.astype(np.float32)
 
 
-@kernel
+@fused
 def _aim(
     rows: Rows,
     size: int,
@@ -145,7 +145,7 @@ def _look_through(
         seen[chosen[:n_chosen][blocked]] = 0
 
 
-@kernel
+@fused
 def _near_sphere(
     rows: Rows,
     size: int,
@@ -191,7 +191,7 @@ def _near_sphere(
     return int(n)
 
 
-@kernel
+@fused
 def _near_ground(
     rows: Rows,
     size: int,
@@ -219,7 +219,7 @@ def _near_ground(
                 seen[i] = F(0.3) + F(0.5) * max(away, ZERO) / reach
 
 
-@kernel
+@fused
 def _look_around(size: int, owner: Ints, seen: Floats, states: Bytes, around: Bytes) -> None:
     """Write what the pixels of each tile, and of those around it, see: 1 the lamp, 2 its shade, 4 not all the sky."""
     n = U(len(states))
@@ -241,7 +241,7 @@ def _look_around(size: int, owner: Ints, seen: Floats, states: Bytes, around: By
                     around[row, column] |= states[y, x]
 
 
-@kernel
+@fused
 def _mean_of_board(
     rows: Rows,
     size: int,
@@ -264,30 +264,35 @@ def _mean_of_board(
         if state <= 2:  # all alike
             means[i, 1] = ZERO if state == 2 else ONE
             continue
-        top, left = (row - U(2) if row > U(1) else U(0)), (column - U(2) if column > U(1) else U(0))
-        bottom, right = min(row + U(2), width), min(column + U(2), width)
+        # At the rim of the image the window is moved inwards: its fixed size lets the loops be unrolled.
+        first = min(max(row, U(2)), width - U(2)) - U(2)
+        left = min(max(column, U(2)), width - U(2)) - U(2)
         mine, own, near = owner[i], face[i], F(0.03) * t[i]
-        sky_sum, lamp_sum, sky_n, lamp_n = ZERO, ZERO, ZERO, ZERO
-        for y in range(top, bottom):
-            for x in range(left, right):
-                j = y * width + x
+        # Of the colour of the window's first pixel, and of the other one.
+        sum_0, sum_1, n_0, n_1 = ZERO, ZERO, ZERO, ZERO
+        for dy in range(4):
+            for dx in range(4):
+                j = (first + U(dy)) * width + left + U(dx)
                 if owner[j] != mine:
                     continue
                 if face[j] != own:
                     turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
                     if turn < F(0.8) or abs(t[j] - t[i]) > near:
                         continue
-                if (y + x) & U(1):
-                    lamp_sum, lamp_n = lamp_sum + seen[j], lamp_n + ONE
+                if (dy + dx) & 1:
+                    sum_1, n_1 = sum_1 + seen[j], n_1 + ONE
                 else:
-                    sky_sum, sky_n = sky_sum + seen[j], sky_n + ONE
-        if sky_n > ZERO:
-            means[i, 0] = sky_sum / sky_n
-        if lamp_n > ZERO:
-            means[i, 1] = lamp_sum / lamp_n
+                    sum_0, n_0 = sum_0 + seen[j], n_0 + ONE
+        sky, lamp = U(0), U(1)
+        if (first + left) & U(1):
+            sky, lamp = U(1), U(0)
+        if n_0 > ZERO:
+            means[i, sky] = sum_0 / n_0
+        if n_1 > ZERO:
+            means[i, lamp] = sum_1 / n_1
 
 
-@kernel
+@fused
 def _mean_again(
     rows: Rows,
     size: int,

@@ -199,8 +199,9 @@ def _report(
     n_scenes: dict[str, int],
     n_annotations: int,
 ) -> RenderReport:
-    # The first half teaches what unknown means, the other half sets the bound.
-    uses = ["fit" if 2 * number < len(distractors) else "calibrate" for number in range(len(distractors))]
+    # Three of four teach what unknown means; the rest tells how many unknown shapes are refused.
+    n = len(distractors)
+    uses = ["fit" if number < max(1, n - max(1, n // 4)) else "calibrate" for number in range(n)]
     rows = [part.row() | {"use": use} for part, use in zip(distractors, uses, strict=True)]
     n_views = dict(zip(_SUBSETS, (params.train_views, params.val_views, params.test_views), strict=True))
     n_views = {name: n * len(parts) for name, n in n_views.items()}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.images.images import encode_jpeg
 from tasks.recognition.params import RenderParams
 
@@ -17,13 +17,16 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 def _tone_table() -> Floats:
-    """Return the grey level, 0 to 255, of each square root of light: Reinhard's curve with a white point, then sRGB.
+    """Return (4096, 2) of each square root of light: the grey level, 0 to 255, and the root of its share of 255.
+
+    Reinhard's curve with a white point, then sRGB.
 
     Source: Reinhard et al. 2002, "Photographic Tone Reproduction for Digital Images", eq. 4; IEC 61966-2-1.
     """
     x = (np.arange(_STEPS) / (_STEPS - 1)) ** 2 * _WHITE
     y = np.clip(x * (1 + x / _WHITE**2) / (1 + x) * 1.25, 0, 1)
-    return (255 * np.where(y <= 0.0031308, 12.92 * y, 1.055 * y ** (1 / 2.4) - 0.055)).astype(np.float32)
+    y = np.where(y <= 0.0031308, 12.92 * y, 1.055 * y ** (1 / 2.4) - 0.055)
+    return np.stack([255 * y, np.sqrt(y)], axis=1).astype(np.float32)
 
 
 _TONES = _tone_table()
@@ -72,7 +75,7 @@ def _streak(length: float, angle: float) -> Floats:
     return kernel_ / kernel_.sum()
 
 
-@kernel
+@fused
 def _develop(
     light: Floats,
     gains: Floats,
@@ -90,8 +93,9 @@ def _develop(
             for c in range(3):
                 x = max(light[row, column, c] * gains[c], np.float32(0))
                 place = min(np.sqrt(x * np.float32(1 / _WHITE)), np.float32(1)) * scale
-                level = tones[np.int32(place)]
+                step = np.uint64(place)
+                level = tones[step, np.uint64(0)]
                 y = row if c != 1 else height - 1 - row
                 z = column if c != 2 else width - 1 - column
-                level += grain[y, z] * (read + shot * np.sqrt(level * np.float32(1 / 255)))
+                level += grain[y, z] * (read + shot * tones[step, np.uint64(1)])
                 levels[row, column, c] = np.uint8(min(max(level + np.float32(0.5), np.float32(0)), np.float32(255)))

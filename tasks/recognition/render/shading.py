@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Ground, Light, Placed
 from tasks.recognition.render.hits import Hits
 from tasks.recognition.render.materials import CAST, N_VALUES, NONE
@@ -27,7 +27,7 @@ ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 _N_ANGLES = 33
 
 
-@kernel
+@fused
 def _hash(x: np.int32, y: np.int32, z: np.int32) -> np.float32:
     """Return a number from 0 to 1 that belongs to a point of the grid."""
     h = np.uint32(x) * np.uint32(73856093) ^ np.uint32(y) * np.uint32(19349663) ^ np.uint32(z) * np.uint32(83492791)
@@ -35,7 +35,7 @@ def _hash(x: np.int32, y: np.int32, z: np.int32) -> np.float32:
     return F((h >> np.uint32(8)) & np.uint32(0xFFFF)) * F(1 / 65535)
 
 
-@kernel
+@fused
 def _slopes(x: np.float32, y: np.float32, z: np.float32) -> tuple[np.float32, np.float32, np.float32]:
     """Return the slopes of smooth noise at a point: the differences of the eight corners of its cell."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
@@ -113,7 +113,7 @@ def _reflection(rough: Floats) -> Floats:
     return np.stack([factor, np.maximum(added, 0)], axis=-1).astype(np.float32)
 
 
-@kernel
+@fused
 def _roughen(
     rows: Rows,
     number: int,
@@ -155,7 +155,7 @@ def _roughen(
             normals[i, 0], normals[i, 1], normals[i, 2] = nx, ny, nz
 
 
-@kernel
+@fused
 def _texel(
     x: np.float32, y: np.float32, z: np.float32, turn: Floats, side: np.float32
 ) -> tuple[np.float32, np.float32]:
@@ -174,7 +174,7 @@ def _texel(
     return column, row
 
 
-@kernel
+@fused
 def _surface_color(
     texture: Floats, axes: Floats, x: np.float32, y: np.float32, z: np.float32
 ) -> tuple[np.float32, np.float32, np.float32]:
@@ -195,7 +195,7 @@ def _surface_color(
     )
 
 
-@kernel
+@fused
 def _shade(
     rows: Rows,
     points: Floats,

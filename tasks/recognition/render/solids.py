@@ -9,7 +9,7 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError  # type: ignore[import-untyped]
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.recognition.meshes.parts import Part
 
 Floats = NDArray[np.float32]
@@ -68,7 +68,7 @@ def corner_normals(points: Floats, faces: Ints) -> Floats:
     return normals
 
 
-@kernel
+@fused
 def _smooth(own: Floats, faces: Ints, around: Ints, starts: NDArray[np.int64], normals: Floats) -> None:
     for face in range(len(faces)):
         x, y, z = own[face, 0], own[face, 1], own[face, 2]

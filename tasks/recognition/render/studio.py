@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import fused
 from tasks.images.files import find_images
 from tasks.images.images import read_rgb
 
@@ -128,7 +128,7 @@ def _filtered(radiance: Floats) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(np.stack(maps[:-1], axis=1)), np.ascontiguousarray(maps[-1])
 
 
-@kernel
+@fused
 def _filter(directions: Floats, flat: Floats, sharpness: np.float32, out: Floats) -> None:
     """Write weighted means of the rows of `flat` (T, C) around each direction (T, 3)."""
     n, m = flat.shape

@@ -75,10 +75,3 @@ def test_scenes_differ_and_are_neither_black_nor_white(scenes):
 )
 def test_run_lengths_go_down_the_columns(mask, counts):
     assert run_lengths(np.array(mask, bool)) == counts
-
-
-def test_distractors_are_solid_and_the_same_each_time():
-    shapes = [make_distractor(3, n) for n in range(8)]
-    assert all(shape.watertight and shape.n_bodies == 1 for shape in shapes)
-    assert len({len(shape.faces) for shape in shapes}) > 4
-    assert np.array_equal(shapes[5].vertices, make_distractor(3, 5).vertices)
