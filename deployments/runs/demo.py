@@ -54,9 +54,16 @@ QUESTIONS: dict[str, Any] = {
 
 # As much as two cores render and train on in fifteen minutes.
 RECOGNITION: dict[str, Any] = {
-    "render": {"train_views": 400, "n_distractors": 48, "distractor_views": 60, "train_scenes": 1300},
+    "render": {
+        "train_views": 400,
+        "val_views": 60,
+        "test_views": 60,
+        "n_distractors": 96,
+        "distractor_views": 24,
+        "train_scenes": 1300,
+    },
     "detector": {"device": "cpu", "num_epochs": 25},
-    "index": {"device": "cpu", "num_epochs": 30},
+    "index": {"device": "cpu", "num_epochs": 36, "batch_size": 64, "learning_rate": 2.8e-3},
     "track": {"experiment": "demo-recognition"},
 }
 

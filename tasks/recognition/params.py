@@ -197,7 +197,7 @@ class IndexParams(training.TrainingParams):
     ] = None
     pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = False
     dimension: Annotated[int, Field(ge=8, le=2048, description="Of the vectors, where they are trained")] = 128
-    image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 64
+    image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 96
     device: Device = "cuda"
 
     num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40

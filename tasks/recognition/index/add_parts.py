@@ -19,7 +19,7 @@ from tasks.recognition.index.index_folder import (
 )
 from tasks.recognition.index.lookup import all_vectors
 from tasks.recognition.index.search import refilled
-from tasks.recognition.index.unknown import everything
+from tasks.recognition.index.unknown import everything, part_levels
 from tasks.recognition.index.views import UNKNOWN, Views, read_new_views
 
 _HELD_OUT = 5
@@ -101,9 +101,13 @@ def _grown(stored: StoredIndex, names: list[str], new: Views, vectors: Floats) -
     old = [place for place, label in enumerate(stored.labels) if stored.names[label] not in names]
     kept = [stored.names[stored.labels[place]] for place in old]
     labels = np.array([numbers[name] for name in [*kept, *(names[label] for label in new.labels)]], dtype=np.int64)
-    search = refilled(stored.search, np.concatenate([all_vectors(stored.search)[old], vectors]))
+    every = np.concatenate([all_vectors(stored.search)[old], vectors])
+    search = refilled(stored.search, every)
+    config = {**stored.config, "parts": parts}
+    if stored.levels is not None:
+        config["levels"] = part_levels(every, labels, len(parts))
     return StoredIndex(
-        {**stored.config, "parts": parts},
+        config,
         search,
         [*(stored.paths[place] for place in old), *new.paths],
         labels,

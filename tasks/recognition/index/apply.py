@@ -23,7 +23,7 @@ class Named:
     """What an index says of one crop."""
 
     part: str | None  # None: unknown
-    score: float  # cosine to the nearest view of the likeliest part, which the threshold of the index is held against
+    score: float  # how alike the nearest view of the likeliest part is; the threshold of the index is held against it
     nearest: list[tuple[str, str, float]]  # (path of the view, its part, cosine), the most similar first
     rotation: tuple[float, float, float, float] | None  # of its nearest view, w, x, y, z: part frame -> camera frame
 
@@ -40,7 +40,7 @@ class PartIndex:
     def __init__(self, stored: StoredIndex, embedder: Embedder, device: torch.device) -> None:
         self.stored, self.device = stored, device
         self._embedder = embedder.to(device)
-        self._lookup = Lookup(stored.search, stored.labels)
+        self._lookup = Lookup(stored.search, stored.labels, stored.levels)
 
     @property
     def parts(self) -> list[str]:

@@ -17,7 +17,7 @@ from tasks.recognition.index.embedding import Floats, embedding, view_reader
 from tasks.recognition.index.index_folder import StoredIndex, load_embedder, write_index_folder
 from tasks.recognition.index.networks import Embedder
 from tasks.recognition.index.search import build_search
-from tasks.recognition.index.unknown import calibrate
+from tasks.recognition.index.unknown import calibrate, part_levels
 from tasks.recognition.index.views import Views, ViewSet, file_digests
 from tasks.recognition.params import IndexParams
 
@@ -74,7 +74,8 @@ def building(
     for name, some in {"index": kept, **held}.items():
         vectors[name] = yield from embedded(embedder, some, config, params, device)
     search, notes = build_search(vectors["index"], vectors["val"], params.ivf_above, params.seed)
-    without = {**config, "threshold": -1.0, "n_nearest": params.n_nearest}
+    levels = part_levels(vectors["index"], kept.labels, len(views.parts))
+    without = {**config, "levels": levels, "threshold": -1.0, "n_nearest": params.n_nearest}
     stored = StoredIndex(without, search, kept.paths, kept.labels, kept.rotations)
     found = calibrate(stored, held["val"].labels, vectors["val"], vectors["calibrate"], params.known_lost)
     for text in [*notes, found.sentence]:

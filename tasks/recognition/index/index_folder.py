@@ -29,7 +29,7 @@ _COLUMNS = ("path", "name", "w", "x", "y", "z")
 class StoredIndex:
     """An index: row i of its table is the i-th vector of `search`."""
 
-    config: Mapping[str, Any]  # the embedder's, image_size, parts, threshold, n_nearest
+    config: Mapping[str, Any]  # the embedder's, image_size, parts, levels, threshold, n_nearest
     search: Any  # of FAISS
     paths: list[str]  # of the views, below their data set
     labels: NDArray[np.int64]  # (N,) number in `names`
@@ -44,6 +44,11 @@ class StoredIndex:
     def n_parts(self) -> int:
         """Return how many parts the index knows."""
         return len(self.config["parts"])
+
+    @property
+    def levels(self) -> list[float] | None:
+        """Return how alike views of each part are; None: an index from before that was told."""
+        return self.config.get("levels")
 
 
 def write_index_folder(stored: StoredIndex, weights: Path, folder: Path) -> None:
@@ -120,6 +125,13 @@ def read_index_config(path: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if key not in config or not isinstance(config[key], kind):
             raise WeightsError(f"found {config.get(key)!r} as {key!r}, need the configuration of an index: {path}")
+    levels = config.get("levels", [1.0] * len(config["parts"]))
+    if (
+        not isinstance(levels, list)
+        or len(levels) != len(config["parts"])
+        or not all(isinstance(level, int | float) for level in levels)
+    ):
+        raise WeightsError(f"found {levels!r} as 'levels', need a number for each of the parts: {path}")
     return config
 
 

@@ -48,7 +48,7 @@ class ServedIndex(PythonModel):
         self.labels = self.views["name"].map(numbers).to_numpy(dtype=np.int64)
         if len(self.labels) != self.index.ntotal:
             raise ValueError(f"found {self.index.ntotal} vectors and {len(self.labels)} views, need one for each")
-        self.search = self.lookup.Lookup(self.index, self.labels)
+        self.search = self.lookup.Lookup(self.index, self.labels, self.config.get("levels"))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Return one row per image.

@@ -88,6 +88,16 @@ def test_several_views_outvote_a_nearer_one():
     assert found.score < 1
 
 
+def test_a_part_whose_views_differ_more_is_known_from_farther_away():
+    views = np.array([[1, 0, 0], [0, 0, 1]], dtype=np.float32)
+    lookup = Lookup(flat(views), np.array([0, 1]), levels=[0.95, 0.75])
+    query = np.array([[0.8, 0.6, 0], [0, 0.6, 0.8], [0.99, np.sqrt(1 - 0.99**2), 0]], dtype=np.float32)
+    tight, loose, near = lookup.answers(query, threshold=0.9, n_nearest=1)
+    assert (tight.part, tight.score, tight.similarities) == (None, pytest.approx(0.85), [pytest.approx(0.8)])
+    assert (loose.part, loose.score) == (1, 1.0)  # 1.05, cut off
+    assert (near.part, near.score) == (0, 1.0)
+
+
 def test_recalls_of_vectors_by_hand():
     gallery = np.eye(3, dtype=np.float32)
     queries = np.array([[0.8, 0.6, 0], [0.8, 0.6, 0]], dtype=np.float32)
