@@ -152,7 +152,7 @@ class Lookup:
     machine parts never seen: the vote names 0.945 of the views rightly, the nearest view alone 0.935. At the threshold
     that loses 0.04 of the known views this score refuses 0.75 of the unknown ones; the cosine alone, one bound for all
     parts, 0.67; the mean of the ten nearest cosines 0.66, the Mahalanobis distance to the nearest part
-    (arXiv:1807.03888) 0.65, the cosine less a quarter of that to shapes that are no part 0.64, a linear classifier 0.52,
+    (arXiv:1807.03888) 0.65, the cosine less a quarter of that to shapes that are no part 0.64, a linear model 0.52,
     the share of the votes 0.17.
 
     Args:
