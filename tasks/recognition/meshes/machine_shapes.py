@@ -13,14 +13,14 @@ _OFF = 0.3
 
 def turned_part(rng: Rng) -> Manifold:
     """Return steps along an axis, perhaps bored, grooved, with flats, a collar with holes, or a cross hole."""
-    z, steps, radii = 0.0, [], []
-    for _ in range(rng.integers(1, 5)):
-        length, radius = rng.uniform(4, 26), rng.uniform(6, 24)
-        steps.append(disc(radius, z - 0.5 if z else 0, z + length, rng.uniform(0.2, 1.6)))
-        z, radii = z + length, [*radii, radius]
-    solid, widest = united(steps), max(radii)
+    radii, solid, z = rng.uniform(6, 24, rng.integers(1, 5)), Manifold(), 0.0
+    for radius in radii:
+        length = rng.uniform(4, 26)
+        solid += disc(radius, z - 0.5 if z else 0, z + length, rng.uniform(0.2, 1.6))
+        z += length
+    widest = radii.max()
     if rng.random() < 0.5:
-        radius, low = rng.uniform(0.3, 0.75) * min(radii), 0.0 if rng.random() < 0.6 else z * rng.uniform(0.3, 0.7)
+        radius, low = rng.uniform(0.3, 0.75) * radii.min(), 0.0 if rng.random() < 0.6 else z * rng.uniform(0.3, 0.7)
         solid -= bore(radius, low, z)
     if rng.random() < 0.4:
         collar = disc(widest + rng.uniform(8, 18), _OFF, rng.uniform(4, 9))
