@@ -12,7 +12,7 @@ from tasks.vision_language import steps
 from tasks.vision_language.params import GateParams, ServeParams
 
 
-@flow(name="serve", flow_run_name="serve-{model.name}")
+@flow(name="serve", flow_run_name=steps.name_server)
 def serve(
     model: Path,
     serve: ServeParams = ServeParams(),

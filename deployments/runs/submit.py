@@ -302,7 +302,7 @@ def _plain(value: Any) -> Any:
 
 
 def _name(flow_name: str, checked: Mapping[str, Any]) -> str:
-    data = checked.get("data") or checked.get("dataset")
+    data = checked.get("data") or checked.get("dataset") or checked.get("model")
     train = checked.get("train")
     source = data if isinstance(data, Path) else getattr(train, "train_path", None)
     return f"{flow_name}-{source.expanduser().absolute().name}" if isinstance(source, Path) else flow_name

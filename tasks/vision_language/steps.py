@@ -19,7 +19,7 @@ from tasks.images.params import PrepareParams
 from tasks.run.mlflow_run import hold_mlflow_run, slot_gpu
 from tasks.run.prefect_page import show_link, show_markdown
 from tasks.run.run_log import logger
-from tasks.run.step_context import step_dir
+from tasks.run.step_context import given_name, step_dir
 from tasks.vision_language.address import ADDRESS, Address, write_address
 from tasks.vision_language.engine_process import (
     check_engine,
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from tasks.vision_language.gate.app import Gate
 
 STAGE, EXPERIMENT = "serving", "serving"
+
+
+def name_server() -> str:
+    """Return the name of a run: its own, else that of its model."""
+    return given_name() or f"serve-{flow_run.parameters['model'].name}"
 
 
 def check_request(model: Path, params: ServeParams) -> Path:

@@ -110,12 +110,25 @@ def _texts(answer: httpx.Response) -> Iterator[str]:
         data = line[5:].strip()
         if data == "[DONE]":
             return
+        if text := _text(data):
+            yield text
+    raise TalkError("the answer breaks off: the server has ended")
+
+
+def _text(data: str) -> str:
+    """Return the text in an event of a stream.
+
+    Raises:
+        TalkError: it is an error, or makes no sense.
+    """
+    try:
         event = json.loads(data)
         if "error" in event:
             raise TalkError(str(event["error"]["message"]))
-        if (choices := event.get("choices")) and (text := choices[0]["delta"].get("content")):
-            yield text
-    raise TalkError("the answer breaks off: the server has ended")
+        choices = event.get("choices")
+        return str(choices[0]["delta"].get("content") or "") if choices else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise TalkError(f"found {data[:100]!r} in the answer, need events of OpenAI's chat API") from exc
 
 
 def _refused(status: int, text: str) -> str:

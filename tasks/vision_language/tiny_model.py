@@ -13,6 +13,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.utils import logging
 
 _SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
@@ -39,6 +40,7 @@ def make_tiny_model(folder: Path) -> None:
     Args:
         folder: exists.
     """
+    logging.disable_progress_bar()  # one for a millisecond's work
     tokenizer = _tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in _SPECIAL}
     with torch.random.fork_rng(devices=[]):

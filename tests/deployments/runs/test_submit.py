@@ -187,6 +187,7 @@ def test_a_run_belongs_to_who_submits_it_and_is_named_after_its_data(yard, image
     run = submitted(yard, "prepare_dataset", "data=images")
     assert run["job_variables"]["owner"] == asker()
     assert run["name"] == "prepare_dataset-images"
+    assert submitted(yard, "serve", "model=images", "--device", "cuda:0")["name"] == "serve-images"
 
 
 def test_a_time_can_be_booked(yard, images):
