@@ -253,7 +253,7 @@ def limit(
     as_json: JsonOption = False,
 ) -> None:
     """Set how many runs of a kind a device takes at once, or the requests of a served model; print all limits."""
-    if device is not None and assignments and assignments[0].isdecimal():
+    if device is not None and assignments and assignments[0].isdecimal() and not _is_device(device):
         _limit_served(device, assignments, as_json)
         return
     from deployments.api import connect
@@ -276,6 +276,15 @@ def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=
     with connect() as api:
         for found in run_actions.set_priority(api, find_run(api, run), number):
             typer.echo(f"run {found['id']} ({found['name']}) has priority {number} now")
+
+
+def _is_device(text: str) -> bool:
+    from gpu_pools.placement.queues import QueueError, parse_device
+
+    try:
+        return bool(parse_device(text))
+    except QueueError:
+        return False
 
 
 def _limit_served(wanted: str, numbers: list[str], as_json: bool) -> None:

@@ -78,6 +78,7 @@ def test_what_is_not_answered_is_one_sentence_and_the_rest_is_not_asked(engine, 
             (["chat", "--url", "http://127.0.0.1:9", "-p", "x"], "does not answer"),
             (["chat", "-p", "x"], "found no served model, none is served on this machine"),
             (["limit", "tiny", "4"], "found no served model 'tiny'"),
+            (["limit", "cuda:1", "4"], "no server"),  # a device's limits are kept there
         ):
             done = yard(tmp_path, *words)
             assert (done.returncode, done.stdout) == (1, "")
