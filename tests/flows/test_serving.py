@@ -34,6 +34,7 @@ def test_a_model_answers_and_a_killed_run_leaves_no_process(tmp_path, model):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_a_server_that_nobody_asks_ends_and_what_it_did_is_in_mlflow(tmp_path, model):
     with yard_serve(tmp_path, model, "--engine", ENGINE, "--idle", "2s") as process:
         url = address(tmp_path, process)["url"]

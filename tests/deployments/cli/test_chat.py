@@ -177,6 +177,7 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_the_served_model_of_this_home_is_found_asked_and_limited(tmp_path, model):
     (token := tmp_path / "token").write_text(TOKEN)
     token.chmod(0o600)
