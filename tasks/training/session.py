@@ -22,6 +22,7 @@ from tasks.training.events import BatchDone, EpochBasics, EpochDone, columns_of,
 from tasks.training.optim import deterministic
 from tasks.training.params import TrainingParams
 from tasks.training.precision import Precision
+from tasks.training.threads import choose_threads
 from tasks.training.trainer import BaseTrainer
 
 CHECKPOINT_SHARE = 0.01  # of the time, at most, goes into checkpoints at the ends of epochs
@@ -138,6 +139,8 @@ class FolderSession(ABC, Generic[P, T, M]):
         self._remove_leftovers(saved["best_file"] if saved else None)
         precision, why = self._new_precision() if saved is None else self._saved_precision(saved)
         yield Note(why)
+        if saved is None and self.device.type == "cpu" and (said := choose_threads()):
+            yield Note(said)
         trainer, notes = self._trainer(precision, fresh=saved is None)
         yield from (Note(text) for text in notes)
         if saved is not None:
