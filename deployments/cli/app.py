@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from deployments.cli import chat, gpu, keeping, runs, stack, sync
+from deployments.cli import chat, gpu, keeping, runs, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
 from tasks.base.errors import ConfigError, TrainyardError
@@ -140,6 +140,7 @@ gpu.register(app)
 chat.register(app)
 keeping.register(app)
 sync.register(app)
+upload.register(app)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from deployments.inbox.places import (
     Item,
     data_of,
     flow_folder,
-    new_key,
+    key_of,
     read_item,
     reject,
     sync_folder,
@@ -37,7 +38,7 @@ def claim(found: Found) -> str | None:
     """
     path, flow = found.path, found.path.parent.name
     item = Item(
-        key=new_key(flow, path.name),
+        key=key_of(flow, path.name, secrets.token_hex(4)),
         flow=flow,
         name=path.name,
         owner=_owner(path),

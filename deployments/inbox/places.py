@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -110,11 +109,22 @@ def make_inbox(flows: list[str]) -> Path:
     return inbox()
 
 
-def new_key(flow: str, name: str) -> str:
-    """Return a new name for a folder and its run, by which people know what it was."""
+def fetching(key: str) -> Path:
+    """Return the folder of an item whose data are still on their way from another machine."""
+    return taking() / f".{key}"
+
+
+def key_of(flow: str, name: str, mark: str) -> str:
+    """Return a name for a folder and its run, by which people know what it was.
+
+    Args:
+        flow: name of the flow.
+        name: of the file or folder.
+        mark: tells it from others of that name.
+    """
     ascii_only = unicodedata.normalize("NFKD", Path(name).stem).encode("ascii", "ignore").decode()
     stem = re.sub(r"[^\w-]+", "-", ascii_only).strip("-_")[:_MAX_STEM] or "item"
-    return f"{flow}-{stem}-{secrets.token_hex(4)}"
+    return f"{flow}-{stem}-{mark}"
 
 
 def write_item(folder: Path, item: Item) -> None:

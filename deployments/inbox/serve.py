@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from deployments.inbox.arriving import Arrivals
 from deployments.inbox.claiming import claim, recover
 from deployments.inbox.places import (
     DONE,
@@ -26,6 +27,7 @@ from deployments.inbox.settling import Found, Settling, lonely
 from deployments.inbox.take import WAITS
 from deployments.runs.flow_list import entrypoints
 from deployments.services.programs import INBOX_SERVES
+from gpu_pools.periodic import Periodic
 from tasks.base.errors import StorageError, TrainyardError
 from tasks.base.file_locks import FOREVER, lock
 from tasks.base.startup import module_command
@@ -34,6 +36,7 @@ from tasks.base.workspace import storage_errors
 POLL_S = 2.0
 SETTLE_S = 5.0
 RETRY_S = 10.0
+ARRIVE_S = 5.0
 
 
 class Inbox:
@@ -42,13 +45,19 @@ class Inbox:
     Args:
         settling: says what is whole.
         take: brings an item on its way to its end, and returns whether it is there.
+        arrive: brings in what was sent from other machines.
         clock: seconds.
     """
 
     def __init__(
-        self, settling: Settling, take: Callable[[str], bool], clock: Callable[[], float] = time.monotonic
+        self,
+        settling: Settling,
+        take: Callable[[str], bool],
+        arrive: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settling, self._take, self._clock = settling, take, clock
+        self._arrive = Periodic(arrive, ARRIVE_S, clock)
         self._without_run = {item.key for _, item in items(done()) if item.state != "submitted"}
         self._retry_at: dict[str, float] = {}
         self._stuck: dict[Path, tuple[str, str]] = {}  # path -> its signature, and why it cannot be moved
@@ -59,6 +68,7 @@ class Inbox:
         Raises:
             StorageError: the disk is full, or a record is damaged.
         """
+        self._arrive()
         for key in self._open():
             self._advance(key)
         found = self._settling.look(_folders())
@@ -143,6 +153,11 @@ def run_taker(key: str, fd: int) -> bool:
     return code == 0
 
 
+def run_fetcher(upload: str, fd: int) -> None:
+    """Fetch an upload in a process of its own, which holds the inbox for as long as it lives."""
+    subprocess.run(module_command("deployments.inbox.arriving", upload), pass_fds=(fd,), check=False)
+
+
 def main() -> None:
     """Serve the inbox until stopped; of several that serve one home, one does and the others wait for it."""
     try:
@@ -151,7 +166,8 @@ def main() -> None:
         with storage_errors(inbox()):
             fd = os.open(inbox() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         lock(fd, wait_s=FOREVER)
-        served = Inbox(Settling(SETTLE_S), lambda key: run_taker(key, fd))
+        arrivals = Arrivals(os.environ.get("MLFLOW_TRACKING_URI", ""), lambda upload: run_fetcher(upload, fd))
+        served = Inbox(Settling(SETTLE_S), lambda key: run_taker(key, fd), arrivals.turn)
         trouble = ""
         while True:
             try:

@@ -1,11 +1,12 @@
 """The worked examples of the chapters on the inbox and on runs without a server do what the page says."""
 
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
 
-from tests.deployments.inbox.test_inbox_service import YARD, ended, environment, home, images
+from tests.deployments.inbox.test_inbox_service import YARD, ended, environment, home, images, yard
 from tests.deployments.waiting import wait_for
 
 __all__ = ["home"]
@@ -37,3 +38,12 @@ def test_what_is_copied_to_the_inbox_becomes_a_run(home, tmp_path):
     (run,) = wait_for(lambda: ended(home, "bands"), 120)
     assert run["type"] == "COMPLETED"
     assert (home / "inbox" / "done" / run["name"] / "bands.yaml").read_text() == "split: {seed: 5}\n"
+
+
+def test_what_is_sent_from_another_machine_becomes_a_run(home, tmp_path):
+    mlflow = json.loads((home / "services.json").read_text())["mlflow"]
+    env = {**environment(tmp_path / "laptop"), "MLFLOW_TRACKING_URI": mlflow}
+    said = example("From another machine", tmp_path, env)
+    known = json.loads(yard(home, "runs", "--flow", "split_images", "--json").stdout)
+    run = next(run for run in known if run["id"] in said)
+    assert said == f"run {run['id']}: `yard show {run['short']}` there\n"

@@ -111,3 +111,41 @@ def test_a_killed_inbox_is_started_again_and_of_two_one_takes_each(home):
         finally:
             second.kill()
     assert len(list((home / "inbox" / "done").glob("split_images-many*"))) == 4
+
+
+def test_what_is_sent_from_another_machine_goes_on_after_it_was_cut_off_and_becomes_one_run(home, tmp_path):
+    sent = images(tmp_path / "sent")
+    for path in sent.rglob("*.png"):
+        with path.open("ab") as file:
+            file.write(os.urandom(6 << 20))  # behind the end of the image
+    record = json.loads((home / "services.json").read_text())
+    env = {
+        **environment(tmp_path / "laptop"),
+        "MLFLOW_TRACKING_URI": record["mlflow"],
+        "TRAINYARD_OWNER": "berta@laptop",
+    }
+    command = [str(YARD), "upload", str(sent), "--flow", "split_images", "split.seed=5", "--json"]
+
+    def parts():
+        return list((home / "mlflow" / "artifacts").glob("*/*/artifacts/parts/*"))
+
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
+        assert wait_for(lambda: len(parts()) >= 3, 120)
+        process.kill()
+    before = {path: path.stat().st_mtime_ns for path in parts()[:-1]}
+    assert before
+    assert runs(home, "sent") == []
+    begun = time.time_ns()
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert wait_for(lambda: len(parts()) > len(before) + 1, 120)
+        kept = sorted(before, key=lambda path: before[path])[:2]
+        assert all(path.stat().st_mtime_ns == before[path] < begun for path in kept if path.exists())
+        told = json.loads(process.communicate(timeout=180)[0])
+    assert process.returncode == 0
+    (run,) = wait_for(lambda: ended(home, "sent"), 120)
+    assert (run["id"], run["type"], run["owner"]) == (told["run"], "COMPLETED", "berta@laptop")
+    data = home / "inbox" / "done" / run["name"] / "data" / "sent"
+    assert {p.relative_to(data): p.read_bytes() for p in data.rglob("*.png")} == {
+        p.relative_to(sent): p.read_bytes() for p in sent.rglob("*.png")
+    }
+    assert wait_for(lambda: not parts(), 20)  # their room is free again
