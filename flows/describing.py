@@ -41,5 +41,6 @@ def describe(
     Returns:
         The id of the MLflow run; None: MLflow was away all along.
     """
+    steps.check_request(data, ask, read, grade, compare, track)
     with on_device(ask.device, "inference"):
         return steps.describe(data, ask, read, prepare, grade, compare, track)

@@ -14,8 +14,12 @@ from tasks.base.workspace import home, run_path
 from tasks.classification import resume_point as classification
 from tasks.recognition import resume_point as recognition
 from tasks.splatting import resume_point as splatting
+from tasks.vision_language.describe import resume_point as description
 
-_PIPELINES = (classification.resume_point, splatting.resume_point, recognition.resume_point)
+_PIPELINES = (
+    *(classification.resume_point, splatting.resume_point, recognition.resume_point),
+    description.resume_point,
+)
 """Each knows by the files of a run whether and from where that goes on."""
 
 

@@ -49,6 +49,14 @@ def _found(folder: Path) -> Iterator[RenderableType]:
         yield from _prediction(json.loads(report.read_text()))
         yield f"table: {prediction / 'predictions.csv'} (and .parquet)"
         yield f"images: {prediction / 'gallery.png'}"
+    elif (answers := folder / "description" / "description.json").is_file():
+        found = json.loads(answers.read_text())
+        yield _table(
+            f"answers of {found['model']}",
+            {name: value for name, value in found.items() if "/" in name and value is not None},
+        )
+        yield f"tables: {answers.parent / 'answers.csv'} (and .parquet, .jsonl)"
+        yield f"images: {answers.parent / 'gallery.png'}"
     elif (snr / "snr.csv").is_file():
         yield _ratios(snr / "snr.csv")
         yield f"curves and tables: {snr}"

@@ -127,8 +127,8 @@ def _info(trace: Trace, card: Card) -> TraceInfo:
         request_time=trace.began_ns // 1_000_000,
         execution_duration=(trace.ended_ns - trace.began_ns) // 1_000_000,
         state=TraceState.ERROR if trace.error else TraceState.OK,
-        request_preview=trace.question[:_PREVIEW],
-        response_preview=trace.answer[:_PREVIEW],
+        request_preview=_preview(trace.question),
+        response_preview=_preview(trace.answer),
         trace_metadata={
             TraceMetadataKey.SOURCE_RUN: card.run_id,
             TraceMetadataKey.TOKEN_USAGE: json.dumps(_usage(trace)),
@@ -136,6 +136,10 @@ def _info(trace: Trace, card: Card) -> TraceInfo:
         tags={TraceTagKey.TRACE_NAME: trace.name, "model": trace.model, **trace.tags},
         assessments=_assessments(trace, card),
     )
+
+
+def _preview(text: str) -> str:
+    return text.replace("\0", "")[:_PREVIEW]  # PostgreSQL holds no NUL
 
 
 def _assessments(trace: Trace, card: Card) -> list[Assessment]:

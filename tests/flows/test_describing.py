@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
+from deployments.runs.local import check_parameters
 from flows.describing import describe
+from tasks.base.config import read_parameters
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.tracking import mlflow_api
 from tasks.vision_language.describe.params import (
@@ -125,7 +128,7 @@ def test_prefect_shows_a_summary(done):
 
 
 def test_a_schema_that_no_answer_fits_is_told_for_each(prefect_api, yard_home, tiny, pets):
-    run = describe(pets / "cat", asked(tiny, json_schema={"type": "object"}))
+    run = describe(pets / "cat", asked(tiny, json_schema={"$defs": {"a": {}}, "type": "object"}))
     table = pd.read_csv(folder_of(run, yard_home) / "answers.csv")
     assert (table["times_asked"] == 2).all()
     assert not table["valid"].any()
@@ -233,3 +236,50 @@ def test_ctrl_c_ends_a_run_between_two_batches(tmp_path, tiny, pets):
     assert process.returncode == 130, output
     assert 3 <= len(lines_of(home)) < 200
     assert not list(home.glob("runs/*/description/answers.csv")), "nothing that looks whole"
+
+
+PAGE = (ROOT / "docs" / "vision-language.md").read_text()
+CHAPTER = PAGE[PAGE.index("## A question over a whole folder") :].split("\n## ")[0]
+MODEL = "/models/Qwen2.5-VL-7B-Instruct"
+
+
+@pytest.fixture
+def typed(tmp_path, tiny, pets):
+    """Return a folder with the files of the chapter's example, and the images they name."""
+    (name, table), (other, question) = (
+        (re.search(rf"`({word}\.\w+)`", CHAPTER)[1], re.search(rf"```{kind}\n(.*?)```", CHAPTER, re.S)[1])
+        for word, kind in (("parts", "csv"), ("question", "yaml"))
+    )
+    (tmp_path / name).write_text(table)
+    (tmp_path / other).write_text(question.replace(MODEL, str(tiny)))
+    for folder in ("before", "after", "photos"):
+        (tmp_path / folder).mkdir()
+        for i in (1, 2):
+            os.link(pets / "cat" / f"{i}.png", tmp_path / folder / f"{i}.jpg")
+    return tmp_path
+
+
+def test_the_example_of_the_page_does_what_it_says(prefect_api, yard_home, typed):
+    parameters = check_parameters(describe, {**read_parameters(typed / "question.yaml"), "data": typed / "parts.csv"})
+    parameters["ask"] = parameters["ask"].model_copy(update={"device": "cpu", "max_tokens": 8})
+    table = pd.read_csv(folder_of(describe(**parameters), yard_home) / "answers.csv")
+    assert table["prompt"].str.contains("shows a (?:bolt|nut) before its use").all()
+    assert table["times_asked"].tolist() == [2, 2]
+    assert table["right_answer"].tolist() == ["worn", "good"]
+    columns = re.search(r"a row for each question: (.*?), and the columns", CHAPTER)[1]
+    assert [*table.columns] == [*re.findall(r"`(\w+)`", columns.replace("(`length`", "")), "part", "state"]
+
+
+@pytest.mark.long
+def test_the_lines_of_the_page_run_as_they_stand(typed, tiny):
+    lines = re.findall(r"^    (yard run describe --data (?:.*\\\n)*.*|yard run describe -f .*)$", CHAPTER, re.M)
+    assert len(lines) == 2
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environ |= {"TRAINYARD_HOME": str(typed / "home"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in lines:
+        command = line.replace(MODEL, str(tiny)).replace("cuda:1", "cpu") + " --set ask.max_tokens=8"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=typed, env=environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "answers.csv (and .parquet, .jsonl)" in done.stdout

@@ -10,9 +10,7 @@ from typing import Any, Self
 
 from tasks.base.errors import StorageError
 from tasks.base.workspace import storage_errors
-
-LOG = "asked.jsonl"
-"""In the folder of the stage: a line for each question that is answered."""
+from tasks.vision_language.describe.resume_point import LOG
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ def _names(value: object) -> object:
     return [value] if isinstance(value, str) and value else value or []
 
 
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
@@ -24,9 +25,7 @@ class AskParams(Params):
     """What is asked, by which model, on what device."""
 
     model: Annotated[
-        Path,
-        AfterValidator(_absolute),
-        Field(description="A folder with config.json and *.safetensors, as transformers saves it"),
+        AbsolutePath, Field(description="A folder with config.json and *.safetensors, as transformers saves it")
     ]
     prompt: Annotated[
         str,
@@ -38,7 +37,7 @@ class AskParams(Params):
     device: Device = "cuda"
     max_tokens: Annotated[int, Field(ge=1, le=100_000, description="New ones, of an answer")] = 256
     json_schema: Annotated[
-        dict[str, Any] | Path | None,
+        dict[str, Any] | AbsolutePath | None,
         NoneText,
         Field(description="A JSON schema that answers must fit, itself or its file; empty: answers are free text"),
     ] = None
@@ -93,7 +92,7 @@ class CompareParams(Params):
         str | None, NoneText, Field(description="A run of predict or classification: its id in Prefect or in MLflow")
     ] = None
     table: Annotated[
-        Path | None, NoneText, Field(description="Instead of a run: a predictions.csv or predictions.parquet")
+        AbsolutePath | None, NoneText, Field(description="Instead of a run: a predictions.csv or predictions.parquet")
     ] = None
 
 
@@ -105,5 +104,7 @@ class AnswersTrackParams(Params):
     traces: Annotated[
         int, Field(ge=0, le=10_000, description="Questions that MLflow's tab Traces shows, spread over all")
     ] = 200
-    save_path: Annotated[Path | None, NoneText, Field(description="A folder that gets a copy of the tables")] = None
+    save_path: Annotated[
+        AbsolutePath | None, NoneText, Field(description="A folder that gets a copy of the tables")
+    ] = None
     owner: Owner = ""

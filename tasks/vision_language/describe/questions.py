@@ -19,6 +19,7 @@ from tasks.vision_language.describe.table_file import (
     TABLES,
     Row,
     as_text,
+    as_utf8,
     check_column,
     columns_of,
     image_columns,
@@ -83,14 +84,14 @@ def _of_images(images: Sequence[Path], prompt: str, grade: AnswerGradeParams) ->
             number,
             (path,),
             filled(prompt, _of_file(path), "an image"),
-            right=path.parent.name if grade.by_folder else None,
+            right=as_utf8(path.parent.name) if grade.by_folder else None,
         )
         for number, path in enumerate(images)
     ]
 
 
 def _of_file(path: Path) -> dict[str, str]:
-    return {"name": path.name, "folder": path.parent.name}
+    return {"name": as_utf8(path.name), "folder": as_utf8(path.parent.name)}
 
 
 def _of_table(path: Path, prompt: str, read: ReadParams, grade: AnswerGradeParams) -> list[Question]:
@@ -121,7 +122,7 @@ def _of_row(
         error = f"found no image in column {', '.join(named)}, need at least one: row {number + 1} of {path}"
     right = values[grade.column] if grade.column is not None else None
     if grade.by_folder and images:
-        right = images[0].parent.name
+        right = as_utf8(images[0].parent.name)
     text = filled(prompt, values, str(path))
     kept = {name: value for name, value in values.items() if name not in named}
     return Question(number, tuple(images), text, values=kept, right=right or None, error=error)
@@ -140,7 +141,7 @@ def _of_video(path: Path, prompt: str, read: ReadParams, grade: AnswerGradeParam
             (path,),
             text,
             times=_moments(number * clip_s, min((number + 1) * clip_s, length_s), read.frames, shown_s),
-            right=path.parent.name if grade.by_folder else None,
+            right=as_utf8(path.parent.name) if grade.by_folder else None,
         )
         for number in range(n_clips)
     ]

@@ -13,9 +13,11 @@ from tasks.images.prepare import bounded
 from tasks.tracking.traces import Trace
 from tasks.vision_language.describe.asking import Talk
 from tasks.vision_language.describe.grading import Grade
+from tasks.vision_language.describe.table_file import as_utf8
 
 _SMALL = PrepareParams(max_side=256)
 _QUALITY = 80
+_TAG = 1000  # characters
 _MOST_IMAGES = 16  # of one trace, which MLflow's database holds
 
 
@@ -35,17 +37,16 @@ def trace_of(talk: Talk, grade: Grade | None, model: str, max_tokens: int) -> Tr
         max_tokens: as it was asked with.
     """
     question, answer = talk.asked.question, talk.answer
-    text = answer.text or ""
+    text, name = answer.text or "", _name(talk)
     reply = {"role": "assistant", "content": text}
-    n_left = len(talk.asked.images) - _MOST_IMAGES
     return Trace(
         key=question.key,
-        name=_name(talk),
+        name=name,
         began_ns=talk.began_ns,
         ended_ns=talk.ended_ns,
         inputs={"model": model, "max_tokens": max_tokens, "messages": [_shown(each) for each in talk.messages]},
         outputs={"choices": [{"index": 0, "message": reply, "finish_reason": answer.finish}]},
-        question=question.prompt,
+        question=name,  # not the prompt: by equal ones MLflow pairs runs, whatever their prompts are
         answer=text,
         n_prompt=answer.n_prompt,
         n_new=answer.n_new,
@@ -53,19 +54,18 @@ def trace_of(talk: Talk, grade: Grade | None, model: str, max_tokens: int) -> Tr
         error=answer.error or answer.fault,
         right_answer=None if grade is None else grade.right_answer,
         correct=None if grade is None else grade.correct,
-        tags={
-            "images": ";".join(map(str, question.images)),
-            **({"images_left_out": str(n_left)} if n_left > 0 else {}),
-        },
+        tags={"images": as_utf8(";".join(map(str, question.images)))[:_TAG], "prompt": question.prompt[:_TAG]},
     )
 
 
 def _name(talk: Talk) -> str:
     question = talk.asked.question
-    name = question.images[0].name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = as_utf8("/".join(question.images[0].parts[-2:]))
     if question.times:
-        return f"{name} at {question.times[0]:.1f} s"
-    return f"{name} and {len(question.images) - 1} more" if len(question.images) > 1 else name
+        name += f" at {question.times[0]:.1f} s"
+    elif len(question.images) > 1:
+        name += f" and {len(question.images) - 1} more"
+    return f"row {question.number + 1}: {name}" if question.values else name
 
 
 def _shown(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The Prefect task that asks a model about many images."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +13,14 @@ from prefect.runtime import flow_run
 
 from gpu_pools.slots.slot_meter import batch_done
 from gpu_pools.stopping import look
-from tasks.base.errors import DatasetError, StopAsked
+from tasks.base.errors import DatasetError
 from tasks.base.workspace import allowed_path, copy_whole, storage_errors
 from tasks.images.params import PrepareParams
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import bars
 from tasks.run.prefect_page import Page, show_link, show_markdown
-from tasks.run.run_log import Logger, logger
+from tasks.run.run_log import Logger
 from tasks.run.step_context import step_dir
-from tasks.run.stop_request import exit_for_resume, stop_asked
 from tasks.vision_language.describe.params import (
     AnswerGradeParams,
     AnswersTrackParams,
@@ -28,6 +28,7 @@ from tasks.vision_language.describe.params import (
     CompareParams,
     ReadParams,
 )
+from tasks.vision_language.describe.resume_point import STAGE
 from tasks.vision_language.model_folder import check_extra, check_model_folder
 from tasks.vision_language.steps import check_kind
 
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
     from tasks.vision_language.describe.questions import Question
     from tasks.vision_language.describe.report import Pace, Report
 
-STAGE = "description"
-_FREE = {"ask.device", "ask.batch_size", "ask.n_workers", "track.traces"}
+_FREE = {"ask.device", "ask.batch_size", "ask.n_workers", "questions"}
 
 
 def name_description() -> str:
@@ -54,6 +54,32 @@ def name_description() -> str:
     if given := step_context.given_name():
         return given
     return f"{values['ask'].model.name}-{Path(values['data']).stem}"
+
+
+def check_request(
+    data: Path,
+    ask: AskParams,
+    read: ReadParams,
+    grade: AnswerGradeParams,
+    compare: CompareParams,
+    track: AnswersTrackParams,
+) -> None:
+    """Say what is wrong with a request before anything waits or is loaded for it.
+
+    Raises:
+        DatasetError: the data hold no question.
+        WeightsError: the folder holds no model that can be asked.
+        ConfigError: a package is missing, or the parameters do not fit the data, or each other.
+        TrackingError: MLflow does not say what a classifier answered.
+    """
+    check_extra()
+    folder, kind = check_model_folder(ask.model)
+    check_kind(kind, folder)
+    if track.save_path is not None:
+        allowed_path(track.save_path)
+    from tasks.vision_language.describe.plan import make_plan
+
+    make_plan(data, ask, read, grade, compare)
 
 
 @task(task_run_name="describe")
@@ -69,28 +95,21 @@ def describe(
     """Ask a question about every image, row or clip of the data; return the id of the MLflow run, if it has one.
 
     Raises:
-        DatasetError: the data hold no question, or none that could be asked; the table names each with its reason then.
+        DatasetError: no question could be asked; the table names each with its reason then.
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
-    check_extra()
-    folder, kind = check_model_folder(ask.model)
-    check_kind(kind, folder)
     from tasks.vision_language.describe.plan import make_plan
 
-    if track.save_path is not None:
-        allowed_path(track.save_path)
-    plan = make_plan(data, ask, read, grade, compare)  # what is wrong with it is told before a model is loaded
+    folder, plan = check_model_folder(ask.model)[0], make_plan(data, ask, read, grade, compare)
     sections = {"ask": ask, "read": read, "prepare": prepare, "grade": grade, "compare": compare}
     recorded: dict[str, Any] = {name: section.model_dump(mode="json") for name, section in sections.items()}
     recorded |= {"data": str(data), "questions": len(plan.questions)}
+    if isinstance(ask.json_schema, dict):  # one parameter: its names are not all such as MLflow takes
+        recorded["ask"]["json_schema"] = json.dumps(ask.json_schema)
     where = step_dir(None, STAGE), recorded, ask.device, track.experiment, name_description()
-    try:
-        with mlflow_run.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
-            show_link("mlflow-run", tracker.url, "Tables, figures and metrics in MLflow")
-            _Run(plan, folder, ask, prepare, track, tracker, device, log).work()
-    except StopAsked as exc:
-        logger().info("%s", exc)
-        exit_for_resume()
+    with mlflow_run.open_mlflow_run(*where, free=_FREE, last=True) as (tracker, device, log):
+        show_link("mlflow-run", tracker.url, "Tables, figures and metrics in MLflow")
+        _Run(plan, folder, ask, prepare, track, tracker, device, log).work()
     return tracker.known_id
 
 
@@ -131,7 +150,6 @@ class _Run:
         """Ask, each answer going to the disk as it comes; return how fast, and how many at once in which format.
 
         Raises:
-            StopAsked: the run is to go on later.
             Interrupted: a signal has come.
         """
         from tasks.vision_language.describe.asking import asking
@@ -155,8 +173,6 @@ class _Run:
                 shown.move("questions", done, total)
                 reporter.report(done, total)
                 look()
-                if stop_asked() and done < total:
-                    raise StopAsked(f"stopped after {done} of {total} questions, as asked")
         seconds = time.perf_counter() - begun
         pace = Pace(replied["questions"], replied["images"], replied["tokens"], seconds)
         return pace, {"precision": precision, "batch_size": asker.size}

@@ -111,7 +111,15 @@ def as_text(cell: Any) -> str:
     """Return a cell as people would write it: nothing for null, JSON for lists and objects."""
     if cell is None:
         return ""
-    return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+    return as_utf8(cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False))
+
+
+def as_utf8(text: str) -> str:
+    r"""Return a text with what is not UTF-8, as names of files may have it, as \x escapes: no model takes it."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a pair of UTF-16, which JSON may hold
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _all(columns: Sequence[str]) -> str:

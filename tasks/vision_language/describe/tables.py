@@ -14,6 +14,7 @@ from tasks.base.workspace import replacing, storage_errors, write_atomic
 from tasks.vision_language.describe.answer_log import Answer
 from tasks.vision_language.describe.grading import Grade
 from tasks.vision_language.describe.questions import Question
+from tasks.vision_language.describe.table_file import as_utf8
 
 CSV, PARQUET, JSONL = "answers.csv", "answers.parquet", "answers.jsonl"
 
@@ -87,7 +88,7 @@ def write_tables(rows: Sequence[Row], folder: Path) -> list[str]:
     """
     own = [name for name in rows[0] if name not in SCHEMA.names]
     order = [*SCHEMA.names, *own]
-    rows = [{name: _text(row[name]) for name in order} for row in rows]
+    rows = [{name: _utf8(row[name]) for name in order} for row in rows]
     with storage_errors(folder), replacing(folder / PARQUET) as file:
         schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in own)])
         pq.write_table(pa.Table.from_pylist(rows, schema), file)
@@ -104,8 +105,5 @@ def _csv(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> bytes:
     return text.getvalue().encode()
 
 
-def _text(cell: Any) -> Any:
-    r"""Return a cell with bytes that are not UTF-8, which names of files may have, as \x escapes."""
-    return (
-        cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if isinstance(cell, str) else cell
-    )
+def _utf8(cell: Any) -> Any:
+    return as_utf8(cell) if isinstance(cell, str) else cell

@@ -296,7 +296,7 @@ OWN = """
     training: precision session state_dicts
     trial: facts processes resume
     vision_language/gate: chat_page
-    vision_language/describe: classifier_table
+    vision_language/describe: classifier_table resume_point
 """
 """Modules that open what a run wrote or the project ships, or give what was opened here, or checked, to a library."""
 

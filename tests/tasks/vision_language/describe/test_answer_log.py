@@ -3,7 +3,8 @@
 import pytest
 
 from tasks.base.errors import StorageError
-from tasks.vision_language.describe.answer_log import LOG, Answer, AnswerLog
+from tasks.vision_language.describe.answer_log import Answer, AnswerLog
+from tasks.vision_language.describe.resume_point import LOG
 
 
 def test_answers_are_there_for_the_next_attempt(tmp_path):

@@ -1,11 +1,15 @@
 """Data become questions: images, rows of a table, clips of a video."""
 
+import os
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.images.params import PrepareParams
+from tasks.vision_language.describe.asking import asking
 from tasks.vision_language.describe.loading import loaded
 from tasks.vision_language.describe.params import AnswerGradeParams, ReadParams
 from tasks.vision_language.describe.questions import filled, find_questions
@@ -71,6 +75,17 @@ def test_a_row_that_leads_out_of_the_allowed_folders_is_not_asked(pictures, monk
     assert inside.error is None
     assert "/etc/passwd leads outside the allowed roots" in outside.error
     assert outside.images == ()
+
+
+def test_names_that_are_no_text_are_asked_about_in_escapes(pictures, scripted):
+    path = Path(os.fsdecode(os.fsencode(pictures) + b"/\xff"))
+    path.mkdir()
+    (pictures / "cat" / "0.png").rename(path / "a.png")
+    (question,) = find_questions(path, "Is it {folder}?", READ, AnswerGradeParams(by_folder=True))
+    assert (question.prompt, question.right) == ("Is it \\xff?", "\\xff")
+    asker = scripted("yes")
+    ((talk,),) = asking([question], asker, None, PrepareParams())
+    assert talk.answer.text == "yes"
 
 
 def test_braces_of_json_are_no_placeholders():

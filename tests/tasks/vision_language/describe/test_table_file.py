@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tasks.base.errors import ConfigError, DatasetError
-from tasks.vision_language.describe.table_file import columns_of, image_columns, named_images, read_rows
+from tasks.vision_language.describe.table_file import as_text, columns_of, image_columns, named_images, read_rows
 
 
 def written(folder, name, text):
@@ -56,3 +56,15 @@ def test_a_row_names_one_or_several_images():
     both = {"before": "a.png", "after": "b.png"}
     assert named_images(both, ["before", "after"], folder) == [folder / "a.png", folder / "b.png"]
     assert named_images({"image": ""}, ["image"], folder) == named_images({}, ["image"], folder) == []
+
+
+def test_a_cell_is_text_that_any_program_takes():
+    assert [as_text(cell) for cell in (None, "a", 3, ["\u732b"], {"a": True})] == [
+        "",
+        "a",
+        "3",
+        '["\u732b"]',
+        '{"a": true}',
+    ]
+    assert as_text("\ud83d") == "\\ud83d"
+    assert as_text("\udcff") == "\\xff"
