@@ -38,6 +38,7 @@ def prepare_dataset(
     Returns:
         The folder with train/, val/ and test/.
     """
+    steps.check_disk(data, split, augment, run)
     split_dir = steps.split(data, split, run)
     return steps.augment(split_dir, augment, run) if augment.enabled else split_dir
 

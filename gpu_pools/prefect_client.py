@@ -39,6 +39,8 @@ class Run:
     ended: float | None = None
     owner: str = ""  # as it says itself
     scheduled: bool = False  # made by a schedule
+    schedule: str = ""  # id of that
+    begun: bool = False  # an attempt at it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,8 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
         owner=named_owner({**defaults, **_given(row["job_variables"])}, row["parameters"] or {}),
         scheduled=bool(row["auto_scheduled"]),
+        schedule=str((row["created_by"] or {}).get("id") or "") if row["auto_scheduled"] else "",
+        begun=row["start_time"] is not None,
     )
 
 

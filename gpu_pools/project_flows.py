@@ -1,6 +1,7 @@
 """The flows of prefect.yaml: where each is, and what its deployment is called on Prefect's server."""
 
 from functools import cache
+from typing import Any
 
 import yaml
 
@@ -11,8 +12,8 @@ OLD_NAME = "yard"
 
 
 @cache
-def _deployments() -> list[dict[str, str]]:
-    found: list[dict[str, str]] = yaml.safe_load(project_file("prefect.yaml").read_text())["deployments"]
+def _deployments() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load(project_file("prefect.yaml").read_text())["deployments"]
     return found
 
 
@@ -34,6 +35,12 @@ def descriptions() -> dict[str, str]:
 def deployment_names() -> dict[str, str]:
     """Return flow name -> name of its deployment."""
     return {flow_of(made["entrypoint"]): made["name"] for made in _deployments()}
+
+
+def own_schedules(flow: str) -> set[str]:
+    """Return the names of the schedules that prefect.yaml gives a flow."""
+    made = next((made for made in _deployments() if flow_of(made["entrypoint"]) == flow), {})
+    return {schedule["slug"] for schedule in made.get("schedules", [])}
 
 
 def deployment_name(flow: str) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from deployments.cli import chat, gpu, keeping, runs, stack, sync, upload
+from deployments.cli import chat, gpu, keeping, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
 from tasks.base.errors import ConfigError, TrainyardError
@@ -139,6 +139,7 @@ runs.register(app)
 gpu.register(app)
 chat.register(app)
 keeping.register(app)
+schedules.register(app)
 sync.register(app)
 upload.register(app)
 

@@ -25,8 +25,8 @@ def pin(
 
     from deployments.api import connect
     from deployments.cli.tables import console, print_json, runs_table
+    from deployments.lifecycle.pins import pinned_runs, set_pinned
     from deployments.runs.find import find_run, make_rows
-    from deployments.runs.pins import pinned_runs, set_pinned
 
     if (run is None) != listed or (as_json and not listed):
         raise ConfigError("found neither a run nor --list, or both, need one of them")
@@ -47,8 +47,8 @@ def pin(
 def unpin(run: RunArgument) -> None:
     """Let housekeeping treat a run as any other."""
     from deployments.api import connect
+    from deployments.lifecycle.pins import set_pinned
     from deployments.runs.find import find_run
-    from deployments.runs.pins import set_pinned
 
     with connect() as api:
         found = set_pinned(api, find_run(api, run), False)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
+from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
 from gpu_pools.names import asker, named_owner
@@ -108,6 +109,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     checked = check_parameters(flow, given)
     if urlsplit(api.url).hostname in {"127.0.0.1", "localhost", "::1"}:  # else its disks may be others than these
         check_data(checked.get("data", checked.get("dataset")))
+        check_room(flow, checked)
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
         "parameters": {name: _plain(value) for name, value in checked.items()},

@@ -29,6 +29,8 @@ _PREFECT_SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
+    # Old events, and what is left of runs that housekeeping removed; runs themselves not, or pinned ones would go.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Whatever starts the server with these settings starts it with the guard: `deployments.services.prefect_server`.
     "PREFECT_PLUGINS_ENABLED": "true",

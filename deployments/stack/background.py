@@ -17,7 +17,7 @@ from deployments.runs.prefect_http import Ask, asking
 from deployments.services.service import log_file, server_time
 from deployments.stack.service_log import failing
 from deployments.stack.stack import stack_record
-from deployments.stack.undone import undone
+from deployments.stack.undone import GRACE, undone
 from tasks.base.guard import LOOPBACKS
 
 
@@ -58,11 +58,17 @@ def local_faults(record: dict[str, Any], call: Ask) -> list[str]:
     Raises:
         ServiceError: the server does not answer.
     """
-    found = undone(call, datetime.now(UTC)) + unguarded(f"{record['prefect']}/api")
+    found = [] if _just_woke(record, datetime.now(UTC)) else undone(call, datetime.now(UTC))
+    found += unguarded(f"{record['prefect']}/api")
     for program, pid in record.get("pids", {}).items():
         if program.startswith("prefect"):
             found += failing(log_file(program), _started(pid), datetime.now())
     return found
+
+
+def _just_woke(record: dict[str, Any], now: datetime) -> bool:
+    """Return whether the machine slept until a moment ago: the services had no time yet to do what was left undone."""
+    return bool(record.get("woke")) and now - datetime.fromisoformat(record["woke"]) < GRACE
 
 
 def unguarded(api: str) -> list[str]:

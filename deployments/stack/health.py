@@ -16,6 +16,7 @@ from deployments.stack.draining import drain_note
 from deployments.stack.stack import stack_record
 from deployments.stack.undone import undone
 from gpu_pools.names import worker_label
+from gpu_pools.placement.disk import read_disk
 from tasks.base.alive import supervisor
 from tasks.base.database import postgres_record, uses_postgres
 from tasks.base.errors import ConfigError
@@ -98,8 +99,11 @@ def check() -> Health:
         faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
     workers, queues = _of_server(record, faults) if services and services["prefect"].healthy else ([], [])
     faults += [f"worker {worker.name} is not online" for worker in workers if not worker.online]
-    free_mib = shutil.disk_usage(home() if home().exists() else home().parent).free // 2**20
-    if free_mib < LOW_FREE_MIB:
+    disk = read_disk()
+    free_mib = disk.free // 2**20
+    if disk.low:
+        faults.append(disk.sentence())
+    elif free_mib < LOW_FREE_MIB:
         faults.append(f"found {free_mib} MiB free at {home()}, need {LOW_FREE_MIB}: free room there")
     return Health(not faults, faults, str(home()), pid, database, free_mib, services, workers, queues)
 

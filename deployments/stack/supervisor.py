@@ -25,6 +25,9 @@ from tasks.base.workspace import home, write_json
 LEAST_FREE_MIB = 256
 """Room that a stack needs to start: a PostgreSQL takes 70 MiB, and 16 MiB for each part of its journal."""
 
+ASLEEP_S = 30.0
+"""Between two looks at its programs a stack that runs takes no longer; a laptop that slept does."""
+
 _TICK_S = 0.5
 _ASKED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 _HOSTS = ("PREFECT_SERVER_API_HOST", "PREFECT_SERVER_HOST", "MLFLOW_HOST")
@@ -61,7 +64,8 @@ class Supervisor:
         self._postgres = KeptPostgres()
         self._services: list[Child] = []
         self._workers: dict[str, Child] = {}  # by name
-        self._written: dict[str, int] = {}
+        self._written: tuple[dict[str, int], str] = ({}, "")
+        self._woke = ""
         self._trouble = ""
         self._announced = False
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -141,7 +145,7 @@ class Supervisor:
         """Write down where everything is, if that has changed."""
         children = [*self._services, *self._workers.values()]
         pids = {child.program.name: child.process.pid for child in children if child.process is not None}
-        if pids == self._written:
+        if (pids, self._woke) == self._written:
             return
         content = {
             **self._urls,
@@ -150,12 +154,18 @@ class Supervisor:
             "pids": pids,
             "workers": {name: pids[child.program.name] for name, child in self._workers.items()},
             "since": self._since,
+            "woke": self._woke,
         }
         write_json(services_file(), content)
-        self._written = pids
+        self._written = (pids, self._woke)
 
     def _serve(self, wait: Wait) -> None:
+        seen = time.time()
         while (asked := wait(_TICK_S)) is None:
+            if time.time() - seen > ASLEEP_S:
+                self._woke = datetime.now(UTC).isoformat(timespec="seconds")
+                self._say(f"the machine slept, or stood still, for {time.time() - seen:.0f} s")
+            seen = time.time()
             self._tend([*self._services, *self._workers.values()])
         drain(self._workers, asked, wait, self._tend_while_draining, self._say)
 

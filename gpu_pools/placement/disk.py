@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.base.errors import ConfigError
+from tasks.base.errors import ConfigError, StorageError
 from tasks.base.workspace import home
 
 MIN_FREE = "TRAINYARD_MIN_FREE"
@@ -78,6 +78,39 @@ def least_free(total: int) -> int:
         raise ConfigError(f"found {MIN_FREE}={text!r}, need a size such as 10GB, a share such as 5%, or 0") from exc
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a run will take on the disk, and for what: 3,000 altered copies."""
+
+    bytes: int
+    what: str
+
+
+def check_fits(need: Need, folder: Path) -> str:
+    """Return what a run will need and what is free, in a sentence.
+
+    Args:
+        need: of the run; an estimate.
+        folder: it is written to, which may not be there yet.
+
+    Raises:
+        StorageError: it does not fit, with both numbers.
+    """
+    disk = read_disk(folder)
+    room = disk.free - disk.least
+    if need.bytes > max(0, room):
+        found = f"found {size_text(disk.free)} free at {folder}, of which {size_text(disk.least)} have to stay free"
+        raise StorageError(f"need about {size_text(need.bytes)} of disk for {need.what}, {found}: free room there")
+    if not need.bytes:
+        return f"needs next to no disk; {size_text(disk.free)} are free at {folder}"
+    return f"needs about {size_text(need.bytes)} of disk for {need.what}; {size_text(disk.free)} are free at {folder}"
+
+
+def nearest(folder: Path) -> Path:
+    """Return a folder if it is there, else the next one above it that is."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
 def read_disk(path: Path | None = None) -> Disk:
     """Return the disk of a folder that is there, else of the next one above it; without a path, the home's.
 
@@ -85,6 +118,5 @@ def read_disk(path: Path | None = None) -> Disk:
         ConfigError: TRAINYARD_MIN_FREE is neither a size nor a share.
     """
     wanted = path or home()
-    place = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
-    usage = shutil.disk_usage(place)
+    usage = shutil.disk_usage(nearest(wanted))
     return Disk(str(wanted), usage.free, least_free(usage.total))

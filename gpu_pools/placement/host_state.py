@@ -11,6 +11,7 @@ import psutil
 
 from gpu_pools.job_variables import owner_of
 from gpu_pools.placement import intruders
+from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.place import DeviceState, Waiting
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.placement.queues import (
@@ -66,6 +67,7 @@ class HostState:
 
     def __init__(self, name: str, probe: Probe, clock: Callable[[], float] = time.time) -> None:
         self.name, self._probe, self._clock = name, probe, clock
+        read_disk()  # a setting that is none is refused now
         self._gpus = {
             device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         }

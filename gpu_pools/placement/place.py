@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pools.names import NOBODY, whose
+from gpu_pools.placement.disk import Disk
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Kind, Queue
 from gpu_pools.slots.lease import Holder, SlotProgress
@@ -88,13 +89,22 @@ class _Facts:
     now: float
     paused: frozenset[str]
     starting: Mapping[str, list[Waiting]]  # by the device's uuid
+    disk: Disk | None
+
+    def no_room(self, kind: Kind) -> Disk | None:
+        """Return the disk, if it is too full for a run of a kind; housekeeping makes room, and may start always."""
+        return self.disk if self.disk is not None and self.disk.low and kind != "housekeeping" else None
 
 
-def place(waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: str, now: float) -> list[Decision]:
+def place(
+    waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: str, now: float, disk: Disk | None = None
+) -> list[Decision]:
     """Decide on every waiting run; each is in exactly one decision, best first.
 
     A paused queue starts nothing. The queue of one device stands for the device: while `cuda:0.training` is paused,
     a run of `cuda.training` does not start on cuda:0 either.
+
+    While the disk is too full, nothing starts but housekeeping.
 
     The slot that a run lost by a death is that run's, if it is one still, whoever waits.
 
@@ -107,9 +117,10 @@ def place(waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: s
         devices: all of this host, the CPU among them.
         host: this one's name.
         now: Unix seconds.
+        disk: on which runs write; None: it is not looked at.
     """
     paused = frozenset[str]().union(*(device.paused for device in devices))
-    facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices})
+    facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk)
     ranked = sorted(waiting, key=lambda run: rank(run, now))
     started: dict[str, str] = {}
     for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, "") for run in ranked)]:
@@ -147,7 +158,7 @@ def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
 def _has_room(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
     held = sum(holder.kind == kind for holder in device.holders)
     held += sum(run.queue.kind == kind for run in facts.starting[device.uuid])
-    return _takes(device, kind, facts) and held < device.limits[kind]
+    return _takes(device, kind, facts) and held < device.limits[kind] and not facts.no_room(kind)
 
 
 def _takes(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
@@ -180,6 +191,8 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
             yield Refuse(run.run_id, _missing(queue, facts))
         elif queue.name in facts.paused:
             yield Wait(run.run_id, f"queue {queue.name} is paused")
+        elif disk := facts.no_room(queue.kind):
+            yield Wait(run.run_id, disk.sentence())
         else:
             key = (queue.device, queue.kind)
             if key not in taken:

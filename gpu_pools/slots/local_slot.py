@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
+from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
@@ -45,7 +46,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
-    (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time())
+    (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time(), disk=read_disk())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
@@ -98,7 +99,7 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
     queues = limits()
     said = ""
     while True:
-        (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time())
+        (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time(), disk=read_disk())
         if isinstance(decision, Refuse):
             raise GpuError(decision.reason)
         if isinstance(decision, Start):

@@ -4,12 +4,16 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from prefect.client.schemas.objects import StateType
+
+from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import HostState, Queues
+from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
-from gpu_pools.prefect_client import PoolClient, Run
+from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
@@ -46,6 +50,7 @@ class Scheduler:
         self._client, self._host, self._waitlist, self._kept = client, host, waitlist, kept
         self._monitor, self._starter, self._clock = monitor, starter, clock
         self._sentences = Sentences(client, waitlist, clock)
+        self._waited = Waited()
 
     def turn(self) -> None:
         """Start what may start, and let the rest say why it waits.
@@ -54,12 +59,26 @@ class Scheduler:
             httpx.HTTPError: the server does not answer.
             StorageError: a run has started, and cannot be written down.
         """
-        due = [run for run in self._waitlist.read() if self._monitor.get(run.id) is None]
+        due = self._newest_of_schedules([run for run in self._waitlist.read() if self._monitor.get(run.id) is None])
         mine, waits = self._sort_by_host(due)
         self._kept.forget_others([run.id for run, _ in mine])
         decisions = self._start_what_may(mine) if mine else []
         if due:
             self._sentences.tell([*waits, *decisions], {run.id for run in due})
+
+    def _newest_of_schedules(self, due: Sequence[Run]) -> list[Run]:
+        """Return the runs that wait, one of each schedule: those before it are cancelled, as nobody waits for them.
+
+        A laptop that slept, or a yard that was down for a night, would start as many as were missed.
+        """
+        self._waited.look(due)
+        older = superseded(due)
+        for run, newest in older:
+            text = f"skipped: run {newest.name} of the same schedule was due after it, and stands for both"
+            self._client.propose(run.id, make_state(StateType.CANCELLED, "Skipped", text))
+            self._waitlist.drop(run.id)
+        gone = {run.id for run, _ in older}
+        return [run for run in due if run.id not in gone]
 
     def _sort_by_host(self, due: Sequence[Run]) -> tuple[list[tuple[Run, Queue]], list[tuple[Run, Wait]]]:
         """Return the runs for this host, and those for a host that has no worker now; what is for no host fails."""
@@ -119,8 +138,11 @@ class Scheduler:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
         runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
-        asked = [replace(self._host.asks(*asks), lost=self._kept.uuid(run_id)) for run_id, asks in runs.items()]
-        decisions = place(asked, devices, host=self._host.name, now=self._clock())
+        asked = [
+            replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))
+            for run, queue in runs.values()
+        ]
+        decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk())
         return [(*runs[decision.run_id], decision) for decision in decisions]
 
     def _without_kept(self, device: DeviceState) -> DeviceState:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run, task_run
 
+from gpu_pools.placement.disk import check_fits
 from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.workspace import (
     allowed_path,
@@ -179,13 +180,30 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
     return source
 
 
+def check_disk(data: DataSource, split: SplitParams, augment: AugmentParams, run: str | None) -> None:
+    """Say how much of the disk a preparation will take, and refuse it where that is not free.
+
+    Raises:
+        StorageError: it is not; both numbers.
+    """
+    from tasks.classification.data.disk_need import preparation_need
+
+    target = step_dir(run, SPLIT)
+    if target.is_dir():  # started again: what there is so far took its part
+        return
+    logger().info("%s", check_fits(preparation_need(_allowed(data), split, augment, target), target))
+
+
+def _allowed(data: DataSource) -> Path | dict[Part, Path]:
+    return allowed_path(data) if isinstance(data, Path) else {part: allowed_path(path) for part, path in data.items()}
+
+
 @task(task_run_name="split")
 def split(data: DataSource, params: SplitParams, run: str | None) -> Path:
     """Split the classes into train, val and test; return the folder."""
     from tasks.classification.data.split import splitting
 
-    source = allowed_path(data) if isinstance(data, Path) else {k: allowed_path(p) for k, p in data.items()}
-    target = step_dir(run, SPLIT)
+    source, target = _allowed(data), step_dir(run, SPLIT)
     if not target.is_dir():  # a restart finds the stage whole or not at all
         if params.group_by and params.group_by.lower().endswith(".csv"):
             allowed_path(Path(params.group_by))

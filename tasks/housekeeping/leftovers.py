@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_pools.placement.disk import parse_size, size_text
-from gpu_pools.placement.queues import duration_text, parse_duration
+from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
-from tasks.housekeeping.receipt import Entry, Receipt
+from tasks.housekeeping.receipt import Entry, Receipt, age_text
 from tasks.tracking.dead_run_cleanup import partial_files
 
 _IN_USE_S = 3600.0
@@ -33,7 +33,7 @@ class _Cached:
 def remove_temporary(house: House, receipt: Receipt) -> None:
     """Remove temporary files that were not written for a while, in the cache and in the folders of dead runs."""
     limit_s = parse_duration(house.keep.temporary)
-    why = f"not written for more than {duration_text(limit_s)}"
+    why = f"not written for more than {age_text(limit_s)}"
     for path in [*_of_cache(), *_of_runs(house)]:
         if house.now - _written(path) > limit_s:
             name = str(path.relative_to(home()))
@@ -53,7 +53,7 @@ def shrink_cache(house: House, receipt: Receipt) -> None:
         freed[top] = (n_files + 1, n_bytes + gone, one.used)
         too_much -= one.bytes
     for folder, (n_files, n_bytes, used) in freed.items():
-        why = f"more than {size_text(limit)}; not used for {duration_text(house.now - used)} or longer"
+        why = f"more than {size_text(limit)}; not used for {age_text(house.now - used)} or longer"
         what = f"{folder.relative_to(home())}: {n_files} file{'s' * (n_files > 1)}"
         receipt.entries.append(Entry("cache", what, why, n_bytes))
 

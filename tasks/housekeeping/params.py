@@ -13,6 +13,12 @@ Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(kB|MB|GB|TB)$", description="
 class KeepParams(Params):
     """What is kept how long; an empty value: for good."""
 
+    uploads: Annotated[
+        Duration | None,
+        NoneText,
+        Field(description="Data from the inbox, so long after the end of a run that has no keep_files of its own"),
+    ] = None
+    rejected: Annotated[Duration, Field(description="What the inbox could not make a run of")] = "30d"
     files: Annotated[
         Duration | None,
         NoneText,

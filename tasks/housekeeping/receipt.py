@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpu_pools.placement.disk import size_text
+from gpu_pools.placement.queues import duration_text
 
 RULES: Mapping[str, str] = {
+    "uploads": "data from the inbox whose runs are past their time",
+    "rejected": "what could not become a run",
     "files": "folders of runs past their time",
     "checkpoints": "checkpoints of runs that have ended, but the best",
     "temporary": "temporary files that nobody writes any more",
@@ -19,6 +22,14 @@ RULES: Mapping[str, str] = {
 """The rules in the order in which they are applied: files first, then the records that say whose they are."""
 
 _SHOWN = 200  # rows of the page's table
+_DAY_S = 86_400.0
+
+
+def age_text(seconds: float) -> str:
+    """Return an age as people read it, in days from two on, else to the minute: 40 d, 12 h 30 min."""
+    if seconds >= 2 * _DAY_S:
+        return f"{seconds / _DAY_S:.0f} d"
+    return duration_text(seconds if seconds < 60 else 60 * (seconds // 60))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Record:
         ended: Unix seconds; None while it lives.
         keep_files: as the run, else its deployment asks; empty where neither does.
         parameters: as JSON, in which the folders that it reads are named.
+        local: it was started by `yard run`: no worker looks after it.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Record:
     keep_files: str
     pinned: bool
     parameters: str
+    local: bool
 
     @property
     def over(self) -> bool:
@@ -103,6 +105,7 @@ class Records:
             keep_files=str(own or self._default(row["deployment_id"])),
             pinned=PINNED in row["tags"],
             parameters=json.dumps(row["parameters"]) if state not in ENDED else "",
+            local=row["deployment_id"] is None,
         )
 
     def _default(self, deployment: str | None) -> str:

@@ -13,10 +13,13 @@ from tasks.housekeeping.records import Records
 from tasks.housekeeping.removal import Remover
 from tasks.housekeeping.services import remove_records, rotate_logs
 from tasks.housekeeping.tracking import end_dead_runs, remove_deleted
+from tasks.housekeeping.uploads import remove_rejected, remove_uploads
 from tasks.housekeeping.workspaces import remove_checkpoints, remove_folders
 from tasks.tracking.mlflow_api import TRANSIENT
 
 _APPLY: Mapping[str, Callable[[House, Receipt], None]] = {
+    "uploads": remove_uploads,
+    "rejected": remove_rejected,
     "files": remove_folders,
     "checkpoints": remove_checkpoints,
     "temporary": remove_temporary,

@@ -4,19 +4,19 @@ import shutil
 from pathlib import Path
 
 from gpu_pools.placement.disk import parse_size, size_text
-from gpu_pools.placement.queues import duration_text, parse_duration
+from gpu_pools.placement.queues import parse_duration
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
-from tasks.housekeeping.receipt import Entry, Receipt
+from tasks.housekeeping.receipt import Entry, Receipt, age_text
 
 _OLD = ".old.log"
 
 
 def remove_records(house: House, receipt: Receipt) -> None:
-    """Remove the records of runs that ended long ago, with their logs and artifacts.
+    """Remove the records of runs that ended long ago, with their logs.
 
-    Prefect's own service (database vacuum) would remove those of pinned runs, too. It removes the logs and artifacts
-    that are left without a run.
+    Prefect's own service for that (database vacuum) would remove those of pinned runs, too. It removes, once a day, the
+    artifacts that are left without a run.
     """
     if house.keep.records is None:
         return
@@ -28,7 +28,7 @@ def remove_records(house: House, receipt: Receipt) -> None:
             receipt.kept.append(Entry("records", record.id, why))
         else:
             names[record.id] = record.name
-    why = f"ended more than {duration_text(limit_s)} ago"
+    why = f"ended more than {age_text(limit_s)} ago"
 
     def note(run_id: str) -> None:
         receipt.entries.append(Entry("records", f"{names[run_id]} ({run_id})", why))

@@ -24,13 +24,13 @@ def keep_house(dry_run: bool, keep: KeepParams) -> Path:
     from tasks.housekeeping.rounds import go_round
 
     receipt = go_round(keep, time.time(), dry_run=dry_run)
-    for entry in receipt.entries:
-        logger().info("%s: %s: %s, %d bytes", entry.rule, entry.what, entry.why, entry.bytes)
+    for row in receipt.largest():
+        logger().info("%(rule)s: %(what)s: %(why)s, %(bytes)d bytes", row)
     for note in receipt.notes:
         logger().warning("%s", note)
-    logger().info("%s", receipt.sentence())
+    path = step_dir(None, "housekeeping") / RECEIPT
+    logger().info("%s; all of it: %s", receipt.sentence(), path)
     show_table("housekeeping-rules", list(receipt.rows()), receipt.sentence())
     show_table("housekeeping-largest", receipt.largest(), "What freed most")
-    path = step_dir(None, "housekeeping") / RECEIPT
     write_json(path, receipt.as_json())
     return path

@@ -1,5 +1,6 @@
 """Ends the MLflow runs of the dead, and removes for good what was deleted in MLflow."""
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,14 +12,15 @@ from mlflow.cli import _gc_tracking_resources
 from mlflow.entities import ViewType
 from mlflow.tracking._tracking_service.utils import _get_store
 
-from gpu_pools.placement.queues import duration_text, parse_duration
+from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
 from tasks.base.database import mlflow_uri
 from tasks.base.errors import StorageError
 from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
-from tasks.housekeeping.receipt import Entry, Receipt
+from tasks.housekeeping.receipt import Entry, Receipt, age_text
+from tasks.housekeeping.records import Record
 from tasks.housekeeping.removal import disk_usage
 from tasks.tracking import mlflow_api
 from tasks.tracking.dead_run_cleanup import close
@@ -30,9 +32,10 @@ _STATUS: Mapping[str, Status] = {"COMPLETED": "FINISHED", "CANCELLED": "KILLED"}
 
 
 def end_dead_runs(house: House, receipt: Receipt) -> None:
-    """End the MLflow runs that are RUNNING though their Prefect run ended a while ago.
+    """End the MLflow runs that are RUNNING though their Prefect run ended a while ago, or its process died here.
 
-    One with a folder here is sent what waits in its journal first; one without gets its status alone.
+    One with a folder here is sent what waits in its journal first; one without gets its status alone. `yard resume`
+    opens it again.
     """
     limit_s = parse_duration(house.keep.dead_runs)
     store, cards = mlflow_api.client(), _cards(house)
@@ -40,11 +43,12 @@ def end_dead_runs(house: House, receipt: Receipt) -> None:
         flow_run = str(run.data.tags.get(_FLOW_RUN, ""))
         found = house.records.by_id([flow_run]) if flow_run else {}
         record = found.get(flow_run)
-        if record is None or not record.over or house.now - (record.ended or house.now) < limit_s:
+        if record is None or not _is_over(house, run, record, cards):
             continue
         status = _STATUS.get(record.state, "FAILED")
         if house.remover.dry_run or _end(store, str(run.info.run_id), flow_run, cards, status, receipt):
-            why = f"RUNNING, its Prefect run is {record.state} for more than {duration_text(limit_s)}"
+            what = f"is {record.state}" if record.over else "has no process"
+            why = f"RUNNING, its Prefect run {what} for more than {age_text(limit_s)}"
             receipt.entries.append(Entry("dead_runs", f"{run.info.run_name} ({run.info.run_id})", why))
 
 
@@ -74,7 +78,7 @@ def remove_deleted(house: House, receipt: Receipt) -> None:
     sizes = {name: _size(place) for name, place in places.items()}
     if not house.remover.dry_run:
         _remove_rows(store, runs, models, limit_s)
-    why = f"deleted in MLflow more than {duration_text(limit_s)} ago"
+    why = f"deleted in MLflow more than {age_text(limit_s)} ago"
     for name, size in sizes.items():
         left = 0 if house.remover.dry_run else _size(places[name])
         receipt.entries.append(Entry("deleted_runs", name, why, size - left))
@@ -102,6 +106,23 @@ def _running(store: MlflowClient, before_ms: int) -> Iterator[Any]:
             return
 
 
+def _is_over(house: House, run: Any, record: Record, cards: Mapping[str, Path]) -> bool:
+    """Return whether a run ended a while ago: Prefect says so, or it died in a terminal of this host."""
+    if record.over and record.ended is not None:
+        return house.now - record.ended > parse_duration(house.keep.dead_runs)
+    return _died_here(house, run, record, cards)
+
+
+def _died_here(house: House, run: Any, record: Record, cards: Mapping[str, Path]) -> bool:
+    """Return whether a run of `yard run` was killed on this host: nobody could tell Prefect, and no worker looks."""
+    folder = cards.get(str(run.info.run_id))
+    if folder is None or not record.local or run.data.tags.get("host") != socket.gethostname():
+        return False
+    journals = [path.stat().st_mtime for path in folder.glob("*/journal.jsonl")]
+    quiet = bool(journals) and house.now - max(journals) > parse_duration(house.keep.dead_runs)
+    return quiet and (folder / "lock").exists() and run_setup.run_is_dead(folder.name)
+
+
 def _cards(house: House) -> dict[str, Path]:
     """Return MLflow run -> folder of the run that writes it."""
     found = {}
@@ -121,7 +142,8 @@ def _end(
     if folder is None:
         store.set_terminated(run_id, status)
         return True
-    if not run_setup.run_is_dead(folder.name) or not run_setup.run_is_dead(flow_run):
+    stage = home() / "runs" / flow_run / "lock"
+    if not run_setup.run_is_dead(folder.name) or (stage.exists() and not run_setup.run_is_dead(flow_run)):
         return False
     faults = close(folder, status)
     receipt.notes += [f"dead_runs: {fault}" for fault in faults]

@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from gpu_pools.placement.queues import duration_text, parse_duration
+from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
-from tasks.base.errors import ConfigError
+from tasks.base.errors import ConfigError, StorageError
+from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
-from tasks.housekeeping.receipt import Entry, Receipt
+from tasks.housekeeping.receipt import Entry, Receipt, age_text
 
 GOING = ".removed-"
 """A folder that is being removed has its name begin so: nobody sees half of it."""
@@ -52,7 +53,7 @@ def remove_checkpoints(house: House, receipt: Receipt) -> None:
     found = {run_id: files for run_id in sorted(due) if (files := checkpoints(house.folders[run_id]))}
     for run_id in _at_rest(house, receipt, "checkpoints", list(found)):
         for path in found[run_id]:
-            why = f"its run ended more than {duration_text(limit_s)} ago"
+            why = f"its run ended more than {age_text(limit_s)} ago"
             name = str(path.relative_to(home()))
             receipt.entries.append(Entry("checkpoints", name, why, house.remover.remove(path)))
 
@@ -64,8 +65,20 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def unsent(folder: Path) -> bool:
-    """Return whether a run has something that MLflow does not have: what is to be sent waits in its outbox."""
-    return any(any(outbox.iterdir()) for outbox in folder.glob("*/outbox") if not _linked(outbox, folder))
+    """Return whether a run has something that MLflow does not have: lines of its journal, or files in its outbox."""
+    journals = [path for path in folder.glob("*/journal.jsonl") if not _linked(path, folder)]
+    outboxes = [path for path in folder.glob("*/outbox") if not _linked(path, folder)]
+    return any(path.stat().st_size > _sent(path.with_name("sent.json")) for path in journals) or any(
+        any(outbox.iterdir()) for outbox in outboxes
+    )
+
+
+def _sent(path: Path) -> int:
+    """Return how many bytes of a journal have arrived; a file that cannot be read says none, and the folder stays."""
+    try:
+        return int(read_json(path, StorageError)["offset"]) if path.is_file() else 0
+    except (StorageError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def _why_due(house: House, run_id: str, receipt: Receipt) -> str:
@@ -80,7 +93,7 @@ def _why_due(house: House, run_id: str, receipt: Receipt) -> str:
     except ConfigError as exc:
         receipt.notes.append(f"the files of run {run_id} stay: keep_files: {exc}")
         return ""
-    return f"ended {duration_text(ago)} ago, kept {duration_text(kept_s)}" if ago > kept_s else ""
+    return f"ended {age_text(ago)} ago, kept {age_text(kept_s)}" if ago > kept_s else ""
 
 
 def _at_rest(house: House, receipt: Receipt, rule: str, due: Sequence[str]) -> Iterator[str]:
@@ -103,16 +116,16 @@ def _at_rest(house: House, receipt: Receipt, rule: str, due: Sequence[str]) -> I
 
 @contextmanager
 def _held(house: House, run_ids: Sequence[str]) -> Iterator[Collection[str]]:
-    """Hold runs for the block, so that none of them starts; yield those that could be had. A dry run holds nothing."""
-    locks: dict[str, int] = {}
-    try:
-        for run_id in () if house.remover.dry_run else run_ids:
-            if house.folders[run_id].is_dir() and (fd := run_setup.lock_run(run_id)) is not None:
-                locks[run_id] = fd
-        yield run_ids if house.remover.dry_run else locks
-    finally:
-        for fd in locks.values():
-            os.close(fd)
+    """Hold runs for the block, so that none of them starts; yield those that could be had."""
+    held: set[str] = set()
+    with ExitStack() as stack:
+        for run_id in run_ids:
+            if house.remover.dry_run and not (house.folders[run_id] / "lock").exists():
+                held.add(run_id)  # a dry run makes no file
+            elif house.folders[run_id].is_dir() and (fd := run_setup.lock_run(run_id)) is not None:
+                stack.callback(os.close, fd)
+                held.add(run_id)
+        yield held
 
 
 def _linked(path: Path, folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import deployment, flow_run
 
+from gpu_pools.placement.disk import check_fits
 from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.workspace import allowed_path, cache_dir, read_step_info, run_dir, staged, write_step_info
 from tasks.recognition.dataset import name_of
@@ -164,10 +165,14 @@ def check_packages() -> None:
 def render(data: Path, params: RenderParams, run: str | None) -> Path:
     """Render views and scenes; return their folder."""
     check_packages()
+    from tasks.recognition.disk_need import rendering_need
+    from tasks.recognition.meshes.parts import find_meshes
     from tasks.recognition.render.rendering import rendering
 
     target = step_dir(run, RENDERED)
     if not target.is_dir():  # a restart finds the stage whole or not at all
+        need = rendering_need(len(find_meshes(allowed_path(data))), params)
+        logger().info("%s", check_fits(need, target))
         with staged(target) as folder, bars() as shown:
             report = shown.watch("render", rendering(allowed_path(data), folder, params))
             write_step_info(folder, {"data": data, "render": params.model_dump(mode="json")})

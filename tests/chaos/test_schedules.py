@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 
 from deployments.services.service import free_port
-from tests.chaos.yard import ROOT, yard
+from tests.chaos.yard import ROOT, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
@@ -64,3 +64,40 @@ def test_a_cron_of_prefect_yaml_fires_and_its_run_completes(made, tmp_path):
     spec.write_text(yaml.safe_dump({"deployments": [entry]}))
     subprocess.run([sys.executable, "-c", APPLY, str(spec)], env=made.env, cwd=ROOT, check=True)
     completes(made, made.ask("GET", "/deployments/name/hold/minutely", None)["id"])
+
+
+def test_what_fires_while_no_worker_is_there_starts_once(tmp_path):
+    """As after a night: runs of the schedule have come due one after the other, and nobody started them."""
+    made = Yard(tmp_path, free_port())
+    try:
+        made.start_server()
+        made.start_worker("first")
+        made.until(lambda: made.serves("first"), 240, "the pool is there")
+        made.kill(made.workers.pop("first"))
+        made.deploy_runs()
+        deployment, other = made.deployment("hold"), made.hold("cuda.training", 0.1)
+        parameters = {"folder": str(made.home), "seconds": 0.1}
+        schedule = {"schedule": {"interval": 4, "timezone": "UTC"}, "active": True, "parameters": parameters}
+        (kept,) = made.post(f"/deployments/{deployment}/schedules", [schedule])
+        made.until(lambda: len(due(made, deployment)) >= 6, 150, "six runs are due")
+        made.ask("PATCH", f"/deployments/{deployment}/schedules/{kept['id']}", {"active": False})
+        missed = due(made, deployment)
+        made.start_worker("second")
+        made.until(lambda: not due(made, deployment), 120, "none waits any more")
+        made.until(lambda: made.state(missed[-1])["type"] == "COMPLETED", 60, "the newest runs")
+        states = [made.state(run) for run in missed]
+        assert [state["name"] for state in states[:-1]] == ["Skipped"] * (len(missed) - 1)
+        assert "was due after it, and stands for both" in states[0]["message"]
+        made.until(lambda: made.state(other)["type"] == "COMPLETED", 60, "what a person asked for runs as well")
+    finally:
+        made.stop()
+
+
+def due(made, deployment):
+    """Return the runs of schedules that wait and are due, oldest first."""
+    now = datetime.now(UTC)
+    return [
+        run["id"]
+        for run in scheduled(made, deployment)
+        if run["state"]["type"] == "SCHEDULED" and datetime.fromisoformat(run["expected_start_time"]) <= now
+    ]

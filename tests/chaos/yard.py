@@ -21,7 +21,7 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 class Yard:
     """Start with `start`; stop with `stop`, which leaves no process."""
 
-    def __init__(self, home: Path, port: int, *, n_gpus: int = 2) -> None:
+    def __init__(self, home: Path, port: int, *, n_gpus: int = 2, **env: str) -> None:
         self.home, self.port = home, port
         self.api = f"http://127.0.0.1:{port}/api"
         self.env = {
@@ -41,6 +41,7 @@ class Yard:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),  # for the flows of the tests
             "TRAINYARD_FLOWS": "tests.chaos.runs.*",
+            **env,
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}

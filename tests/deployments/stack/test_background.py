@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deployments.stack.background import named_server
+from deployments.services.service import ServiceError
+from deployments.stack.background import local_faults, named_server
 from deployments.stack.draining import drain_note
 from deployments.stack.service_log import failing
 from deployments.stack.undone import GRACE, missing_runs
@@ -160,3 +161,21 @@ def test_the_server_of_this_home_is_not_one_elsewhere(monkeypatch):
 def test_a_time_of_draining_that_makes_no_sense_is_left_out(value):
     note = drain_note(lambda method, path, body: [{"value": value}])
     assert note == "the yard drains: what runs goes on, what waits starts after the next `yard up`"
+
+
+@pytest.mark.parametrize(("ago_s", "asks"), [(20, False), (GRACE.total_seconds() + 20, True)])
+def test_a_machine_that_has_just_woken_up_has_time_to_catch_up(ago_s, asks):
+    woke = (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat(timespec="seconds")
+    asked = []
+
+    def call(method, path, body):
+        asked.append(path)
+        raise ServiceError("asked")
+
+    record = {"prefect": "http://127.0.0.1:9", "woke": woke}
+    if asks:
+        with pytest.raises(ServiceError, match="asked"):
+            local_faults(record, call)
+    else:
+        assert local_faults(record, call) == []
+    assert bool(asked) is asks

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
+from gpu_pools.placement.disk import Disk
 from gpu_pools.placement.place import AGING_S, DeviceState, Refuse, Start, Wait, Waiting, place, rank
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Queue
@@ -508,3 +509,34 @@ def test_a_thousand_waiting_runs_are_decided_on_in_a_moment():
     began = time.process_time()
     decide(waiting, devices)
     assert time.process_time() - began < 1.0  # 0.02 s on an idle core
+
+
+# ---- the disk
+
+FULL = Disk("/yard", 3 * 10**9, 10 * 10**9)
+
+
+def test_on_a_full_disk_nothing_starts_but_housekeeping_and_the_rest_says_so_with_both_numbers():
+    limits = {"training": 2, "pipeline": 16, "preparation": 2, "housekeeping": 1}
+    waiting = [
+        *(run(kind, "cpu", kind) for kind in limits),
+        replace(run("lost"), lost=uuid_of("cuda:0")),
+        run("cuda", "cuda", "inference"),
+    ]
+    decisions = place(waiting, [gpu(), cpu(limits=limits)], host="boxa", now=NOW, disk=FULL)
+    assert [decision.run_id for decision in decisions if isinstance(decision, Start)] == ["housekeeping"]
+    reasons = {decision.reason for decision in decisions if isinstance(decision, Wait)}
+    assert len(decisions) == 6
+    assert reasons == {FULL.sentence()}
+    assert "3.0 GB free at /yard, 10.0 GB needed" in FULL.sentence()
+
+
+def test_on_a_disk_with_room_all_is_as_without_it():
+    waiting = [run("a"), run("b")]
+    free = replace(FULL, free=FULL.least)
+    assert place(waiting, [gpu()], host="boxa", now=NOW, disk=free) == place(waiting, [gpu()], host="boxa", now=NOW)
+
+
+def test_a_device_that_nobody_has_is_refused_on_a_full_disk_too():
+    (decision,) = place([run(device="cuda:5")], [gpu()], host="boxa", now=NOW, disk=FULL)
+    assert isinstance(decision, Refuse)

@@ -274,7 +274,7 @@ OPENS_OF = {"Image.open", "torch.load", "np.load", "av.open", "json.load", "yaml
 OWN = """
     base: alive database file_locks memory outside password processes workspace
     classification: mlflow_logging models served_model steps
-    classification/data: cache
+    classification/data: cache disk_need
     classification/grading: answers promotion
     classification/training: events
     geometry: jit

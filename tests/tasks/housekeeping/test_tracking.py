@@ -9,6 +9,7 @@ import time
 import pytest
 from mlflow.exceptions import MlflowException
 
+from gpu_pools.process import run_setup
 from tasks.base.workspace import run_dir
 from tasks.housekeeping.params import KeepParams
 from tasks.housekeeping.rounds import go_round
@@ -59,10 +60,24 @@ def test_a_run_left_running_ends_as_its_prefect_run_did_with_all_its_rows(yard, 
 
 
 def test_a_run_that_lives_and_one_of_nobody_stay_as_they_are(yard, store):
-    _, tracked = tracked_run(yard, "RUNNING")
+    run_id, tracked = tracked_run(yard, "RUNNING")
     by_hand = store.create_run(store.create_experiment("mine")).info.run_id
+    lock = run_setup.lock_run(run_id)
     clean(1000)
+    os.close(lock)
     assert [store.get_run(run).info.status for run in (tracked, by_hand)] == ["RUNNING", "RUNNING"]
+
+
+def test_a_run_of_a_terminal_that_was_killed_ends_once_nothing_holds_it(yard, store):
+    run_id, tracked = tracked_run(yard, "RUNNING")  # as its process left it: Prefect was told nothing
+    lock = run_setup.lock_run(run_id)
+    clean(1.1)
+    assert store.get_run(tracked).info.status == "RUNNING"
+    os.close(lock)
+    clean(0.9)
+    assert store.get_run(tracked).info.status == "RUNNING"
+    assert "has no process" in clean(1.1).entries[0].why
+    assert store.get_run(tracked).info.status == "FAILED"
 
 
 def test_a_run_without_a_folder_gets_its_status(yard, store):

@@ -91,9 +91,16 @@ def test_what_was_half_removed_goes(yard):
 
 def test_what_mlflow_does_not_have_yet_stays(yard):
     run_id = yard.run(keep="12h")
-    (yard.home / "runs" / run_id / "training" / "outbox" / "a").mkdir(parents=True)
+    training = yard.home / "runs" / run_id / "training"
+    (training / "outbox" / "a").mkdir(parents=True)
     assert "MLflow does not have" in clean(13).kept[0].why
-    assert yard.there(run_id)
+    (training / "outbox" / "a").rmdir()
+    (training / "journal.jsonl").write_text("0123456789")
+    (training / "sent.json").write_text('{"offset": 9}')
+    assert "MLflow does not have" in clean(13).kept[0].why
+    (training / "sent.json").write_text('{"offset": 10}')
+    clean(13)
+    assert not yard.there(run_id)
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "FAILED"])
@@ -119,6 +126,8 @@ def test_a_run_that_waits_for_its_next_attempt_keeps_its_checkpoint(yard):
 def test_a_dry_run_changes_nothing_and_says_the_same(yard):
     yard.run(keep="12h")
     yard.run("FAILED")
+    held = yard.run(keep="12h")
+    lock = run_setup.lock_run(held)
     cached = yard.home / "cache" / "resize-v1-8" / "aa" / f".{'b' * 32}.rgb.0123456789abcdef"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"x" * 9000)
@@ -128,3 +137,5 @@ def test_a_dry_run_changes_nothing_and_says_the_same(yard):
     done = clean(31 * 24)
     assert [(e.rule, e.what, e.bytes) for e in planned.entries] == [(e.rule, e.what, e.bytes) for e in done.entries]
     assert done.bytes > 0
+    assert {entry.what for entry in planned.kept} == {entry.what for entry in done.kept} == {held}
+    os.close(lock)

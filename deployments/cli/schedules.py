@@ -1,0 +1,91 @@
+"""The command `yard schedule`: runs that start by themselves, at set times."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployments.cli.flow_help import FlowCommand, complete_flow, complete_parameter
+from tasks.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deployments.lifecycle.schedules import ScheduleRow
+
+_COLUMNS = ("id", "flow", "when", "zone", "", "next", "parameters")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `yard`."""
+    app.command(cls=FlowCommand)(schedule)
+
+
+def schedule(
+    flow: Annotated[
+        str | None, typer.Argument(metavar="[FLOW]", help="Lists all without one", autocompletion=complete_flow)
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3", autocompletion=complete_parameter
+        ),
+    ] = None,
+    cron: Annotated[str | None, typer.Option(help='"0 2 * * *": every night at two')] = None,
+    every: Annotated[str | None, typer.Option(help="30m, 1h, 7d: from now on")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Europe/Berlin; this host's without it")] = None,
+    pause: Annotated[str | None, typer.Option(metavar="ID", help="Switch one off")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="ID", help="Switch it on again")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="Remove one that was made here")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")] = False,
+) -> None:
+    """Start a flow at set times; list what is scheduled; switch it off and on, remove it."""
+    from deployments.api import connect
+    from deployments.lifecycle import schedules
+    from deployments.runs.submit import gather_parameters
+
+    changes = {"--pause": pause, "--resume": resume, "--remove": remove}
+    chosen = [name for name, value in changes.items() if value is not None]
+    if len(chosen) + (flow is not None) > 1 or (flow is None and (cron or every or timezone)):
+        raise ConfigError("found several things to do, or half of one: need FLOW with --cron or --every, or one ID")
+    with connect() as api:
+        if flow is not None:
+            when = schedules.rhythm(cron, every, timezone)
+            rows = [schedules.add(api, flow, gather_parameters(None, values or []), when)]
+        elif pause is not None or resume is not None:
+            typer.echo(schedules.switch(api, str(pause or resume), resume is not None))
+            return
+        elif remove is not None:
+            typer.echo(schedules.remove(api, remove))
+            return
+        else:
+            rows = schedules.list_schedules(api)
+    _show(rows, as_json)
+
+
+def _assignments(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield parameters as they are typed: train.num_epochs=3."""
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _assignments(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={value}"
+
+
+def _show(rows: "list[ScheduleRow]", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from deployments.cli.tables import clock, console, print_json
+
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table(*_COLUMNS, box=None)
+    for row in rows:
+        given = " ".join(_assignments(row.parameters))
+        on = "on" if row.active else "off"
+        table.add_row(row.id, row.flow, row.when, row.timezone, on, clock(row.next), given)
+    if rows:
+        console().print(table)
+    else:
+        typer.echo("nothing is scheduled")

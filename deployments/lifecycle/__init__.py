@@ -1,0 +1,1 @@
+"""What outlives a run: the schedules that start flows, and the pins that keep runs."""
