@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, Self
 from tasks.base.errors import StorageError
 from tasks.base.workspace import storage_errors
 from tasks.vision_language.describe.resume_point import LOG
+
+_SYNC_EVERY_S = 1.0  # a disk that others write to takes longer than a batch of a small model
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class AnswerLog:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOG
         self.answers: dict[str, Answer] = {}
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
         """Read what an earlier attempt has left; the end of a line that it was killed in is removed."""
@@ -64,10 +68,11 @@ class AnswerLog:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
-        self._file.close()
+        with storage_errors(self._path), self._file:
+            self._sync()
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Keep answers; once this returns, they survive a power cut.
+        """Keep answers; once this returns, they survive a kill, and a second later a power cut.
 
         Raises:
             StorageError: the disk is full.
@@ -76,5 +81,10 @@ class AnswerLog:
         with storage_errors(self._path):
             self._file.write(lines)
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if time.monotonic() - self._synced > _SYNC_EVERY_S:
+                self._sync()
         self.answers |= {answer.key: answer for answer in answers}
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
