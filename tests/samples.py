@@ -23,6 +23,16 @@ CONFIG = {
 """Of the model of `write_weights`."""
 
 
+SMALL_TRAINING: dict[str, Any] = {
+    "model": "mobilenet_v3_small",
+    "image_size": 32,
+    "pretrained": False,
+    "precision": "fp32",
+    "n_workers": 1,
+}
+"""Parameters of a training of seconds."""
+
+
 def write_bands(root: Path) -> Path:
     """Write 24 images of two classes, dark noise and bright noise; return the folder."""
     for number, name in enumerate(CONFIG["classes"]):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.base.errors import TrainyardError
+from tasks.base.processes import end_child
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
@@ -221,12 +222,7 @@ def tail(path: Path, n_lines: int = 12) -> str:
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """End a service with all that it has started, in order if it can."""
-    process.terminate()
-    try:
-        process.wait(timeout=STOP_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    end_child(process, STOP_LIMIT_S)
     kill_session(process.pid)
 
 

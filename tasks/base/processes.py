@@ -1,8 +1,10 @@
 """Processes of this host: told apart by number and the time they began, found by a variable that they inherit."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _PROC = Path("/proc")
 
@@ -69,3 +71,13 @@ def _writes(pid: int, path: str) -> bool:
     except OSError:
         pass  # of another user, or gone, or just closed
     return False
+
+
+def end_child(process: "subprocess.Popen[Any]", grace_s: float) -> None:
+    """End a child in order, or kill it where it has not ended so many seconds later; one that is gone stays so."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,6 +1,6 @@
 """A type for work that reports its progress: a generator of (done, total) that returns the result."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,11 +16,18 @@ class Note:
     text: str
 
 
-def finish(work: Steps[R]) -> R:
-    """Do all of the work, for whom its progress does not interest, and return the result."""
+def finish(work: Steps[R], moved: Callable[[int, int], None] | None = None) -> R:
+    """Do all of the work and return the result.
+
+    Args:
+        work: yields (done, total).
+        moved: told each of them.
+    """
     while True:
         try:
-            next(work)
+            done, total = next(work)
         except StopIteration as stop:
             result: R = stop.value
             return result
+        if moved is not None:
+            moved(done, total)

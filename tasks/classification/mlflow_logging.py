@@ -30,6 +30,7 @@ from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
 from tasks.tracking import registry
 from tasks.tracking.tracker import Tracker
+from tasks.training.champion import read_champion_answers
 from tasks.training.events import BatchDone
 from tasks.training.promotion_rule import Decision
 from tasks.training.recorder import EpochRecorder
@@ -75,7 +76,7 @@ TEST_KEYS: dict[str, str] = {
 
 
 class TrainingRecorder(EpochRecorder[TrainingSession, EpochMetrics]):
-    """Hands each event of a training to those it concerns."""
+    """What a classifier's training tells: the sixteen metrics, and data known from the first epoch at the latest."""
 
     KEYS = METRIC_KEYS
 
@@ -207,7 +208,7 @@ def grade_and_log(
         tags = {"accuracy_test": f"{report.grades.accuracy:.4f}", "architecture": config["model"]}
         version = registry.register(model_name, tracker.run_id, model_uri, tags=tags)
         challenger = promotion.Challenger(model_name, version, answers, config)
-        known = promotion.read_champion_answers(training / CHAMPION)
+        known = read_champion_answers(training / CHAMPION)
         decision = promotion.decide_promotion(challenger, params, known, torch.device("cpu"), cache=cache)
         tracker.tag("model_version", f"{model_name} {version}")
         tracker.tag("decision", decision.reason)

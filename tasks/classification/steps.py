@@ -63,20 +63,16 @@ NEEDED_FIRST = (
 def name_training() -> str:
     """Return the name of a training run: the one in the parameters, else the run's own, else model and data."""
     values = flow_run.parameters
-    train, track = values.get("train") or TrainParams(), values.get("track") or TrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    if given := step_context.given_name():
-        return given
+    train = values.get("train") or TrainParams()
+    if name := step_context.name_asked_for():
+        return name
     data = values.get("data") or _origin(values.get("dataset")) or train.train_path
     return f"{train.model}-{Path(data).name if data else 'data'}"
 
 
 def name_report() -> str:
     """Return the name of a report: that of its training."""
-    values = flow_run.parameters
-    track = values.get("track") or TrackParams()
-    return track.run_name or step_context.given_name() or mlflow_run.mlflow_run_name(str(values["run"])) or "report"
+    return step_context.name_asked_for() or mlflow_run.mlflow_run_name(str(flow_run.parameters["run"])) or "report"
 
 
 def _origin(dataset: Path | None) -> Path | None:

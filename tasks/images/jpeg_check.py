@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import LifoQueue
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -46,9 +45,7 @@ class Checkers:
         """Return it as it is: processes start when there is a JPEG to check."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the processes."""
         for process in self._started:
             process.kill()

@@ -14,6 +14,9 @@ from tasks.inference.regions import Detect, answers_in_regions, classifying, det
 from tasks.inference.sources import PendingImage
 from tasks.inference.weights import CLASSIFIER, DETECTOR, ModelFiles, load
 
+Find = Callable[[ModelFiles | Path], Detect]
+"""Takes a detector, returns what finds regions with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answering:
@@ -48,54 +51,52 @@ def answering(
     Raises:
         WeightsError: weights do not fit their configuration.
     """
+
+    def find(detector: ModelFiles | Path) -> Detect:
+        return _detect(detector, detect, device)
+
     if files.kind == CLASSIFIER:
-        return _classifier(files, regions, params, detect, device, total, say)
+        model, size = load(files, device), int(files.config["image_size"])
+        cache, arch = cache_dir("precision"), str(files.config["model"])
+        precision, why = choose_format(params.precision, model, device, size, total, cache=cache, key=arch)
+        say("%s on %s; %s", files.name, device, why)
+        predictor = Predictor(model, device, precision)
+        return _classifier(predictor, size, regions, find, params)
     say("%s on %s", files.name, device)
-    return _parts(files, regions, params, detect, device)
+    return _parts(files, regions, find, params, device)
 
 
 def _classifier(
-    files: ModelFiles,
+    predictor: Predictor,
+    size: int,
     regions: ModelFiles | Path | None,
+    find: Find,
     params: PredictParams,
-    detect: DetectParams,
-    device: torch.device,
-    total: int,
-    say: Callable[..., None],
 ) -> Answering:
-    """Return a classifier, in the number format that it is fastest in on the device."""
-    model, size = load(files, device), int(files.config["image_size"])
-    cache, arch = cache_dir("precision"), str(files.config["model"])
-    precision, why = choose_format(params.precision, model, device, size, total, cache=cache, key=arch)
-    say("%s on %s; %s", files.name, device, why)
-    predictor = Predictor(model, device, precision)
+    """Return a classifier of images of `size` pixels on a side."""
 
     def answer(todo: Iterator[PendingImage]) -> Iterator[list[Answer]]:
         if regions is None:
             return answers(todo, predictor, size, params.batch_size, params.n_workers)
         name = classifying(predictor, size, params.batch_size)
-        return answers_in_regions(todo, _detect(regions, detect, device), name, params.n_workers)
+        return answers_in_regions(todo, find(regions), name, params.n_workers)
 
-    return Answering(size if regions is None else None, precision, answer, lambda: predictor.n_pieces)
+    return Answering(size if regions is None else None, predictor.precision, answer, lambda: predictor.n_pieces)
 
 
 def _parts(
-    files: ModelFiles,
-    regions: ModelFiles | Path | None,
-    params: PredictParams,
-    detect: DetectParams,
-    device: torch.device,
+    files: ModelFiles, regions: ModelFiles | Path | None, find: Find, params: PredictParams, device: torch.device
 ) -> Answering:
     """Return a detector of parts, or an index of them."""
     from tasks.inference.parts import answers_of_index, as_detected, index_of, indexed
 
     def answer(todo: Iterator[PendingImage]) -> Iterator[list[Answer]]:
         if files.kind == DETECTOR:
-            return answers_in_regions(todo, _detect(files, detect, device), as_detected, params.n_workers)
+            return answers_in_regions(todo, find(files), as_detected, params.n_workers)
         index = index_of(files, device)
         if regions is None:
             return answers_of_index(todo, index, params.batch_size, params.n_workers)
-        return answers_in_regions(todo, _detect(regions, detect, device), indexed(index), params.n_workers)
+        return answers_in_regions(todo, find(regions), indexed(index), params.n_workers)
 
     return Answering(None, "fp32", answer, lambda: 1)
 

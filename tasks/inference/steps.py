@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from gpu_pools.slots.slot_meter import batch_done
 from gpu_pools.stopping import look
 from tasks.base.errors import DatasetError, TrackingError
+from tasks.base.progress import finish
 from tasks.base.workspace import allowed_path, run_dir, storage_errors
 from tasks.images.params import PrepareParams
 from tasks.inference.params import DetectParams, PredictParams, PredictTrackParams
@@ -41,13 +42,7 @@ _ROWS_SHOWN = 100
 
 def name_prediction() -> str:
     """Return the name of a prediction: the one in the parameters, else the run's own, else that of its source."""
-    values = flow_run.parameters
-    track = values.get("track") or PredictTrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    if given := step_context.given_name():
-        return given
-    return f"predict-{Path(values['data']).name}"
+    return step_context.name_asked_for() or f"predict-{Path(flow_run.parameters['data']).name}"
 
 
 def prediction_run_id(run: str) -> str | None:
@@ -157,17 +152,15 @@ def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Pat
 
     with Page("prediction", "Prediction") as page, bars() as shown:
         work, reporter = collecting(batches, files, folder, total, now_s), step_context.ProgressReporter("image")
-        while True:
-            try:
-                done, total = next(work)
-            except StopIteration as stop:
-                result: Result = stop.value
-                return result
+
+        def moved(done: int, total: int) -> None:
             batch_done()
             page.progress(done / max(1, total))
             look()
             shown.move("predict", done, total)
             reporter.report(done, total)
+
+        return finish(work, moved)
 
 
 def _about(

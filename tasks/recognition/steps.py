@@ -78,21 +78,13 @@ def name_addition() -> str:
 
 def _named(verb: str) -> str:
     values = flow_run.parameters
-    track = values.get("track") or RecognitionTrackParams()
-    if track.run_name:
-        return str(track.run_name)
     data = values.get("data") or values.get("dataset")
-    return step_context.given_name() or f"{verb}-{Path(data).name if data else 'parts'}"
+    return step_context.name_asked_for() or f"{verb}-{Path(data).name if data else 'parts'}"
 
 
 def _trained() -> str:
     """Return what a training is called after: the name given, else the folder of the parts."""
-    values = flow_run.parameters
-    track = values.get("track") or RecognitionTrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    given = step_context.given_name()
-    return given or name_of(Path(values["dataset"]))
+    return step_context.name_asked_for() or name_of(Path(flow_run.parameters["dataset"]))
 
 
 def rendered(run: str) -> Path:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from gpu_pools.stopping import look
-from tasks.base.progress import R, Steps
+from tasks.base.progress import R, Steps, finish
 
 console = Console(stderr=True)
 """Shared by bars and log lines, so that neither overwrites the other."""
@@ -38,14 +38,12 @@ class Bars:
 
     def watch(self, name: str, work: Steps[R]) -> R:
         """Do all of the work, the bar `name` following it, and return the result."""
-        while True:
-            try:
-                done, total = next(work)
-            except StopIteration as stop:
-                result: R = stop.value
-                return result
+
+        def moved(done: int, total: int) -> None:
             self.move(name, done, total)
             look()
+
+        return finish(work, moved)
 
 
 @contextmanager

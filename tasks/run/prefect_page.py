@@ -8,7 +8,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
@@ -80,9 +79,7 @@ class Page:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._on:
             self._stop.set()
             self._thread.join()

@@ -28,6 +28,11 @@ def given_name() -> str | None:
     return None if not name or invented(str(name)) else str(name)
 
 
+def name_asked_for() -> str | None:
+    """Return the name that a person wants for the running flow: in its parameters, or its own; None: neither."""
+    return getattr(flow_run.parameters.get("track"), "run_name", None) or given_name()
+
+
 def invented(name: str) -> bool:
     """Return whether a run's name is one of those Prefect gives to what nobody named."""
     words = name.split("-")

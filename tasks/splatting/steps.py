@@ -57,20 +57,16 @@ def name_scene() -> str:
 def name_splat() -> str:
     """Return the name of a training run: the one in the parameters, else the run's own, else scene and preset."""
     values = flow_run.parameters
-    train, track = values.get("train") or SplatParams(), values.get("track") or SplatTrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    if given := step_context.given_name():
-        return given
+    train = values.get("train") or SplatParams()
+    if name := step_context.name_asked_for():
+        return name
     data = values.get("data") or read_step_info(Path(values["scene"])).get("data", values["scene"])
     return f"splat-{Path(data).stem}-{train.preset}"
 
 
 def name_export() -> str:
     """Return the name of an export: that of its training."""
-    values = flow_run.parameters
-    track = values.get("track") or SplatTrackParams()
-    return track.run_name or step_context.given_name() or mlflow_run.mlflow_run_name(str(values["run"])) or "export"
+    return step_context.name_asked_for() or mlflow_run.mlflow_run_name(str(flow_run.parameters["run"])) or "export"
 
 
 def scene_of(run: str) -> Path:

@@ -12,19 +12,11 @@ import pytest
 
 from deployments.services.service import free_port
 from tests.chaos.yard import Yard, yard
-from tests.samples import write_bands
+from tests.samples import SMALL_TRAINING, write_bands
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
-TRAIN = {
-    "model": "mobilenet_v3_small",
-    "image_size": 32,
-    "pretrained": False,
-    "precision": "fp32",
-    "n_workers": 1,
-    "device": "cuda",
-    "checkpoint_every_s": 0.5,
-}
+TRAIN = SMALL_TRAINING | {"device": "cuda", "checkpoint_every_s": 0.5}
 
 
 @pytest.fixture(scope="module")

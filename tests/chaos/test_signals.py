@@ -1,6 +1,5 @@
 """Signals at random moments of a training and of a fit: a run ends as it was asked to, and its checkpoint is whole."""
 
-import itertools
 import os
 import random
 import signal
@@ -10,31 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import psutil
 import pytest
 import torch
 
 from deployments.services.service import free_port
-from tasks.splatting.fit.scene import MODEL
-from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tests.chaos.yard import Yard, yard
-from tests.tasks.splatting.fit_scene import make_scene
+from tests.inputs import write_images, write_scene
+from tests.samples import SMALL_TRAINING
 
 pytestmark = pytest.mark.yard
 
-TRAIN = {
-    "model": "mobilenet_v3_small",
-    "image_size": 32,
-    "pretrained": False,
-    "precision": "fp32",
-    "n_workers": 1,
-    "batch_size": 4,
-    "num_epochs": 200,
-    "device": "cuda",
-    "checkpoint_every_s": 0.05,
-}
+TRAIN = SMALL_TRAINING | {"batch_size": 4, "num_epochs": 200, "device": "cuda", "checkpoint_every_s": 0.05}
 FIT = {"preset": "quick", "device": "cuda", "max_steps": 20_000, "cap_max": 400, "test_every": 4, "eval_every": 40}
 ENDS = {"cancel": "Cancelled", "time limit": "TimedOut", "SIGTERM": "put back", "SIGINT": "put back"}
 FLOWS = ("train_classifier", "train_splat")
@@ -52,16 +38,10 @@ def made(tmp_path_factory):
 def parameters(tmp_path_factory):
     """Return what each flow is given."""
     data = tmp_path_factory.mktemp("data")
-    for part, label, number in itertools.product(("train", "val"), "ab", range(8)):
-        path = data / "images" / part / label / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-    scene = make_scene(data / "scene" / "images")
-    cameras = tuple(view.camera for view in scene.views)
-    write_model(data / "scene" / MODEL, PinholeModel(cameras, scene.points, scene.colors))
+    images, scene = write_images(data / "images"), write_scene(data / "scene")
     return {
-        "train_classifier": {"dataset": str(data / "images"), "train": TRAIN, "track": {"experiment": "images"}},
-        "train_splat": {"scene": str(data / "scene"), "train": FIT, "track": {"experiment": "scenes"}},
+        "train_classifier": {"dataset": str(images), "train": TRAIN, "track": {"experiment": "images"}},
+        "train_splat": {"scene": str(scene), "train": FIT, "track": {"experiment": "scenes"}},
     }
 
 

@@ -118,6 +118,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 applying.kill()
 
 
+@pytest.fixture(scope="module")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home for a Prefect server of a file's own."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "prefect").mkdir()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server."""

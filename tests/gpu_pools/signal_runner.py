@@ -6,7 +6,6 @@ A line for each: flow, why the signal came, the moment in seconds, the exit code
 the states that were told, the last one.
 """
 
-import itertools
 import json
 import os
 import random
@@ -70,26 +69,14 @@ def serve(run: dict[str, Any], told: Path) -> str:
 
 def make_inputs() -> dict[str, dict[str, Any]]:
     """Write images and a scene; return the parameters of the flows."""
-    import cv2
-    import numpy as np
+    from tests.inputs import write_images, write_scene
+    from tests.samples import SMALL_TRAINING
 
-    from tasks.splatting.fit.scene import MODEL
-    from tasks.splatting.poses.colmap_model import PinholeModel, write_model
-    from tests.tasks.splatting.fit_scene import make_scene
-
-    for part, label, number in itertools.product(("train", "val"), "ab", range(8)):
-        path = FOLDER / "images" / part / label / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-    scene = make_scene(FOLDER / "scene" / "images")
-    cameras = tuple(view.camera for view in scene.views)
-    write_model(FOLDER / "scene" / MODEL, PinholeModel(cameras, scene.points, scene.colors))
-    train = {"model": "mobilenet_v3_small", "image_size": 32, "pretrained": False, "precision": "fp32", "n_workers": 1}
-    train |= {"batch_size": 4, "num_epochs": 2000, "device": "cpu", "checkpoint_every_s": 0.05}
+    train = SMALL_TRAINING | {"batch_size": 4, "num_epochs": 2000, "device": "cpu", "checkpoint_every_s": 0.05}
     fit = {"preset": "quick", "device": "cpu", "max_steps": 50_000, "cap_max": 400, "test_every": 4, "eval_every": 40}
     return {
-        "classification.train_classifier": {"dataset": str(FOLDER / "images"), "train": train},
-        "splatting.train_splat": {"scene": str(FOLDER / "scene"), "train": fit},
+        "classification.train_classifier": {"dataset": str(write_images(FOLDER / "images")), "train": train},
+        "splatting.train_splat": {"scene": str(write_scene(FOLDER / "scene")), "train": fit},
     }
 
 

@@ -1,17 +1,32 @@
-"""An MLflow store of a module's own."""
+"""A home and an MLflow store of a module's own, and a folder for results."""
 
 import pytest
 
 from tasks.tracking import mlflow_api
 
 
+@pytest.fixture
+def target(tmp_path):
+    """An empty folder for results."""
+    path = tmp_path / "target"
+    path.mkdir()
+    return path
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    """A client of a store of its own."""
+def own_home(tmp_path_factory):
+    """A home for all tests of a file, whose MLflow is a database of its own."""
+    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("TRAINYARD_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield mlflow_api.client()
+        yield home
+
+
+@pytest.fixture(scope="module")
+def client(own_home):
+    """A client of a store of its own."""
+    return mlflow_api.client()
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """Every kind of file that a run makes says in one sentence that the disk is full, and leaves nothing half written."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.runners import output_of
+
 MOUNTS = [shutil.which("unshare") or "false", "-rm"]
 pytestmark = pytest.mark.skipif(
     subprocess.run([*MOUNTS, "true"], capture_output=True, check=False).returncode != 0,
@@ -34,20 +33,12 @@ def ended(tmp_path_factory):
     """Return kind -> (room in KiB, class of the error, message, files left), for each room."""
     disk, sources = tmp_path_factory.mktemp("disk"), tmp_path_factory.mktemp("sources")
     command = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$3" -m tests.tasks.full_disk_runner "$1" "$2"'
-    done = subprocess.run(
-        [*MOUNTS, "sh", "-c", command, "sh", str(disk), str(sources), sys.executable],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    said, warned = output_of([*MOUNTS, "sh", "-c", command, "sh", disk, sources, sys.executable])
     found: dict[str, list[list]] = {}
-    for kind, *rest in map(json.loads, done.stdout.splitlines()):
+    for kind, *rest in map(json.loads, said.splitlines()):
         found.setdefault(kind, []).append(rest)
     assert set(found) == KINDS
-    return found, done.stderr
+    return found, warned
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS - {"log", "SQLite"}))

@@ -1,24 +1,21 @@
 """Promotes a new model to champion where it answers the same test files better."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
-from numpy.typing import NDArray
 
 from tasks.base.errors import TrackingError
 from tasks.base.outside import read_json
-from tasks.base.workspace import replacing
 from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import registry
-from tasks.training.champion import settle_champion
+from tasks.training.champion import ChampionAnswers, settle_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -33,47 +30,6 @@ class Challenger:
     version: int
     answers: Answers
     config: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ChampionAnswers:
-    """What a champion answers on the test files of its challenger."""
-
-    version: int
-    run_id: str  # of MLflow; a model that was deleted and made anew counts its versions from 1 again
-    classes: list[str]
-    digests: list[str]  # of the N files, in their order
-    predicted: NDArray[np.int64]  # (N,) in the order of `classes`
-    fair: NDArray[np.bool_]  # (N,) it was not trained on that file
-
-    def keep(self, path: Path) -> None:
-        """Write it to a file.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        with replacing(path) as file:
-            named: dict[str, Any] = {
-                "version": self.version,
-                "run_id": self.run_id,
-                "classes": self.classes,
-                "digests": self.digests,
-            }
-            np.savez(file, allow_pickle=False, predicted=self.predicted, fair=self.fair, **named)
-
-    def is_of(self, champion: ModelVersion, digests: Sequence[str]) -> bool:
-        """Return whether this is what a champion answers on these files."""
-        same = (self.version, self.run_id) == (int(champion.version), champion.run_id)
-        return same and self.digests == list(digests)
-
-
-def read_champion_answers(path: Path) -> ChampionAnswers | None:
-    """Return what `ChampionAnswers.keep` wrote; None: nothing."""
-    if not path.is_file():
-        return None
-    with np.load(path) as found:
-        named = {name: found[name].tolist() for name in ("version", "run_id", "classes", "digests")}
-        return ChampionAnswers(**named, predicted=found["predicted"], fair=found["fair"])
 
 
 def ask_champion(name: str, answers: Answers, device: torch.device, *, cache: Path) -> ChampionAnswers | None:
@@ -118,9 +74,8 @@ def _compare(
     ours, classes = answers.probabilities.argmax(1), challenger.config["classes"]
     if now is None:
         return decide(None, ours, answers.labels, classes, rules)
-    # Without this, deleting an old run in MLflow would make every grading after it fail.
     if lost := _lost(now):
-        return Decision(True, f"promoted: version {now.version}, the champion, cannot be compared any more: {lost}")
+        return take_over_from_lost(now, lost)
     if known is None or not known.is_of(now, answers.digests):
         known = _theirs(now, answers, device, cache)
     return decide(

@@ -31,11 +31,7 @@ _FREE = {"benchmark.device", "benchmark.batch_size"}
 
 def name_benchmark() -> str:
     """Return the name of a run: the one in the parameters, else the run's own, else that of its data."""
-    values = flow_run.parameters
-    track = values.get("track") or SnrTrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    return step_context.given_name() or f"snr-{Path(values['data']).name}"
+    return step_context.name_asked_for() or f"snr-{Path(flow_run.parameters['data']).name}"
 
 
 @task(task_run_name="models")

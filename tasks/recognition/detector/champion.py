@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import TrackingError
 from tasks.base.outside import read_json
-from tasks.base.workspace import replacing
 from tasks.recognition.detector.finding import Truth
 from tasks.recognition.detector.grading.detections import detect_all
 from tasks.recognition.detector.grading.matching import answers
@@ -21,7 +20,7 @@ from tasks.recognition.detector.training.scenes import Scenes
 from tasks.recognition.detector.weights import load_detector_weights
 from tasks.recognition.params import DetectorParams
 from tasks.tracking import registry
-from tasks.training.champion import settle_champion
+from tasks.training.champion import ChampionAnswers, settle_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -49,42 +48,6 @@ def part_answers(
     repeated = [digest for digest, labels in zip(digests, there, strict=True) for _ in labels]
     labels = np.concatenate([np.zeros(0, np.int64), *there])
     return PartAnswers(classes, answers(found, truth, config["threshold"], len(classes)), labels, repeated)
-
-
-@dataclass(frozen=True, slots=True)
-class ChampionAnswers:
-    """What a champion answers for the same parts."""
-
-    version: int
-    run_id: str  # of MLflow; a model that was deleted and made anew counts its versions from 1 again
-    classes: list[str]
-    digests: list[str]  # of the images, a part each
-    predicted: NDArray[np.int64]  # (N,) in the order of `classes`; len(classes) stands for MISSED
-    fair: NDArray[np.bool_]  # (N,) it was not trained on that image
-
-    def keep(self, path: Path) -> None:
-        """Write it to a file.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        named: dict[str, Any] = {name: getattr(self, name) for name in ("version", "run_id", "classes", "digests")}
-        with replacing(path) as file:
-            np.savez(file, allow_pickle=False, predicted=self.predicted, fair=self.fair, **named)
-
-    def is_of(self, champion: ModelVersion, digests: Sequence[str]) -> bool:
-        """Return whether this is what a champion answers on these images."""
-        same = (self.version, self.run_id) == (int(champion.version), champion.run_id)
-        return same and self.digests == list(digests)
-
-
-def read_champion_answers(path: Path) -> ChampionAnswers | None:
-    """Return what `ChampionAnswers.keep` wrote; None: nothing."""
-    if not path.is_file():
-        return None
-    with np.load(path) as found:
-        named = {name: found[name].tolist() for name in ("version", "run_id", "classes", "digests")}
-        return ChampionAnswers(**named, predicted=found["predicted"], fair=found["fair"])
 
 
 def ask_champion(
@@ -139,9 +102,8 @@ def _compare(
     names, rules = [*ours.classes, MISSED], Rules(params.class_margin, params.confidence)
     if now is None:
         return decide(None, ours.predicted, ours.labels, names, rules)
-    # Without this, deleting an old run in MLflow would make every grading after it fail.
     if lost := _lost(now):
-        return Decision(True, f"promoted: version {now.version}, the champion, cannot be compared any more: {lost}")
+        return take_over_from_lost(now, lost)
     if known is None or not known.is_of(now, ours.digests):
         known = _theirs(now, test[0], test[1], params, torch.device("cpu"))
     theirs = [*known.classes, MISSED]

@@ -26,7 +26,7 @@ METRIC_KEYS: dict[str, str] = {
 
 
 class DetectorRecorder(EpochRecorder[DetectorSession, EpochMetrics]):
-    """Hands each event of a training to those it concerns."""
+    """What a detector's training tells."""
 
     KEYS = METRIC_KEYS
 

@@ -35,6 +35,7 @@ from tasks.run.run_log import Logger
 from tasks.tracking import registry
 from tasks.tracking.mlflow_names import as_name
 from tasks.tracking.tracker import Tracker
+from tasks.training.champion import read_champion_answers
 from tasks.training.promotion_rule import Decision
 
 CHAMPION = "champion.npz"
@@ -241,7 +242,7 @@ def _register(
     tags = {"network": config["network"], "map_val": f"{finished['best_map']:.4f}"}
     version = registry.register(model_name, tracker.run_id, uri, tags=tags)
     ours = champion.part_answers(test.found, test.truth, test.scenes.digests, config)
-    known = champion.read_champion_answers(folder / CHAMPION)
+    known = read_champion_answers(folder / CHAMPION)
     decision = champion.settle(model_name, version, ours, params, known, (test.scenes, test.truth))
     tracker.tag("model_version", f"{model_name} {version}")
     tracker.tag("decision", decision.reason)

@@ -57,7 +57,7 @@ TEST_KEYS: dict[str, str] = {
 
 
 class IndexRecorder(EpochRecorder[IndexSession, EpochMetrics]):
-    """Hands each event of a training to those it concerns."""
+    """What an index's training tells."""
 
     KEYS = METRIC_KEYS
     IMAGES = "views"

@@ -1,6 +1,6 @@
 """The settings of a fit: the parameters, and the preset's values for those left empty."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from tasks.splatting.params import Preset, SplatParams
@@ -78,71 +78,32 @@ class _Figures:
     lr_factor: float  # on gsplat's other learning rates
 
 
-# Source: upstream gsplat examples/simple_trainer.py and strategy/mcmc.py: 30,000 steps, cap 1M, refinement from 500 to
-# 25,000 by 5 % each, noise 5e5, means 1.6e-4. The images of the benchmarks there are about 1,000 to 1,600 pixels.
-_GPU = _Figures(
-    max_steps=30_000,
-    max_side=1600,
-    eval_every=2500,
-    cap_max=1_000_000,
-    noise_lr=5e5,
-    growth=1.05,
-    refine_start=500,
-    refine_stop=25_000,
-    sh_degree=3,
-    sh_degree_interval=1000,
-    init_scale=0.1,
-    means_lr=1.6e-4,
-    lr_factor=1.0,
-)
-# Fewer steps need larger ones: measured on two cores, 1,000 steps with the figures of the GPU end 2.5 dB lower.
-_CPU = replace(
-    _GPU, noise_lr=1e5, growth=1.15, init_scale=0.5, max_steps=3000, max_side=482, cap_max=30_000, eval_every=500
-)
-_PRESETS: dict[str, dict[Preset, _Figures]] = {
-    "cuda": {
-        "quick": replace(_GPU, max_steps=7000, max_side=1000, eval_every=1000, refine_stop=6000),
-        "normal": _GPU,
-        "full": replace(_GPU, cap_max=3_000_000),
-    },
-    "cpu": {
-        "quick": replace(
-            _CPU,
-            max_steps=1000,
-            max_side=357,
-            eval_every=250,
-            cap_max=15_000,
-            growth=1.3,
-            refine_start=100,
-            refine_stop=800,
-            sh_degree=1,
-            sh_degree_interval=300,
-            means_lr=8e-4,
-            lr_factor=2.5,
-        ),
-        "normal": replace(
-            _CPU,
-            refine_start=200,
-            refine_stop=2500,
-            sh_degree=2,
-            sh_degree_interval=500,
-            means_lr=6e-4,
-            lr_factor=2.0,
-        ),
-        "full": replace(
-            _CPU,
-            max_steps=10_000,
-            max_side=640,
-            eval_every=1000,
-            cap_max=100_000,
-            refine_start=300,
-            refine_stop=8500,
-            sh_degree_interval=800,
-            means_lr=5e-4,
-            lr_factor=2.0,
-        ),
-    },
+# What GPUs do. Source: upstream gsplat examples/simple_trainer.py and strategy/mcmc.py: 30,000 steps, cap 1M,
+# refinement from 500 to 25,000 by 5 % each, noise 5e5, means 1.6e-4. The images of the benchmarks there are about 1,000
+# to 1,600 pixels. On CPUs fewer steps need larger ones: measured on two cores, 1,000 steps with the values of the GPU
+# end 2.5 dB lower.
+_DEVICES: tuple[str, ...] = ("cuda", "cpu")
+_PRESETS: tuple[Preset, ...] = ("quick", "normal", "full")
+_TABLE: dict[str, tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]] = {  # by device, then by preset
+    "max_steps": ((7000, 30_000, 30_000), (1000, 3000, 10_000)),
+    "max_side": ((1000, 1600, 1600), (357, 482, 640)),
+    "eval_every": ((1000, 2500, 2500), (250, 500, 1000)),
+    "cap_max": ((1_000_000, 1_000_000, 3_000_000), (15_000, 30_000, 100_000)),
+    "noise_lr": ((5e5, 5e5, 5e5), (1e5, 1e5, 1e5)),
+    "growth": ((1.05, 1.05, 1.05), (1.3, 1.15, 1.15)),
+    "refine_start": ((500, 500, 500), (100, 200, 300)),
+    "refine_stop": ((6000, 25_000, 25_000), (800, 2500, 8500)),
+    "sh_degree": ((3, 3, 3), (1, 2, 3)),
+    "sh_degree_interval": ((1000, 1000, 1000), (300, 500, 800)),
+    "init_scale": ((0.1, 0.1, 0.1), (0.5, 0.5, 0.5)),
+    "means_lr": ((1.6e-4, 1.6e-4, 1.6e-4), (8e-4, 6e-4, 5e-4)),
+    "lr_factor": ((1.0, 1.0, 1.0), (2.5, 2.0, 2.0)),
 }
+
+
+def _preset(device_type: str, preset: Preset) -> _Figures:
+    device, column = _DEVICES.index(device_type), _PRESETS.index(preset)
+    return _Figures(**{name: values[device][column] for name, values in _TABLE.items()})
 
 
 def settings(params: SplatParams, device_type: str) -> Settings:
@@ -158,9 +119,9 @@ def settings(params: SplatParams, device_type: str) -> Settings:
     Raises:
         ValueError: another type of device.
     """
-    if device_type not in _PRESETS:
+    if device_type not in _DEVICES:
         raise ValueError(f"found a device of type {device_type!r}, need cuda or cpu")
-    p, figures = params, _PRESETS[device_type][params.preset]
+    p, figures = params, _preset(device_type, params.preset)
     steps = _or(p.max_steps, figures.max_steps)
     stretch = steps / figures.max_steps
     mcmc = p.strategy == "mcmc"

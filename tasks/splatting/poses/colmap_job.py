@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError, StorageError
+from tasks.base.processes import end_child
 from tasks.base.progress import Note
 from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors, write_json
@@ -95,22 +96,11 @@ def run_colmap(job: ColmapJob) -> Iterator[StageProgress | Note]:
                 yield event
         code = process.wait()
     finally:
-        _end(process)
+        end_child(process, _GRACE_S)  # nothing is lost but the stage it is at
     if code != 0:
         if shutil.disk_usage(folder).free < _FULL_BYTES:  # COLMAP's own words are many, and differ by stage
             raise StorageError(f"disk full while writing {folder}: free room there")
         raise DatasetError(_what_happened(stage, code, folder / LOG, begin))
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the child and its threads; nothing is lost but the stage it is at."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _what_happened(stage: str, code: int, log: Path, begin: int) -> str:

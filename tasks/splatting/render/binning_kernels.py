@@ -3,9 +3,8 @@
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import Floats, Ints, kernel
 from tasks.splatting.render.projection_kernels import (
     ACROSS,
     CENTER_X,
@@ -17,9 +16,6 @@ from tasks.splatting.render.projection_kernels import (
     SHEAR,
     SLACK,
 )
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
 TILE = 16  # pixels
 

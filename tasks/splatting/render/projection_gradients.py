@@ -14,11 +14,10 @@ by_yy = G_yy, then has
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.geometry import harmonics
 from tasks.geometry.harmonics import C0
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import Doubles, Floats, kernel
 from tasks.splatting.render.projection_kernels import (
     ACROSS,
     AXES,
@@ -49,9 +48,6 @@ from tasks.splatting.render.projection_kernels import (
     sharp_of,
     slopes_of,
 )
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 # Of the scratch `g`: the gradient by the axes in the camera from 0 on, row by row; by the Gaussian's rotation.
 BY_ROTATION, N_BY_SCRATCH = 9, 18

@@ -10,15 +10,11 @@ Source: 3DGS (arXiv:2308.04079) sec. 4 and app. A; EWA splatting (Zwicker et al.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.geometry import harmonics
 from tasks.geometry.harmonics import C0
-from tasks.geometry.jit import kernel
+from tasks.geometry.jit import Doubles, Floats, kernel
 from tasks.geometry.rotations import rotation_entries
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 CENTER_X, CENTER_Y, ACROSS, SHEAR, DOWN, LOG_OPACITY, RED, GREEN, BLUE, REACH_Y, REACH_X, DEPTH = range(12)
 N_COLUMNS = 12

@@ -3,9 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import kernel, summing
+from tasks.geometry.jit import Floats, Ints, kernel, summing
 from tasks.splatting.render.projection_kernels import (
     ACROSS,
     BLUE,
@@ -20,34 +19,28 @@ from tasks.splatting.render.projection_kernels import (
 )
 from tasks.splatting.render.tile_kernels import (
     ALPHA_MAX,
-    ALPHA_MIN,
     B_AT,
     E_AT,
     G_AT,
     LANES,
-    LOWEST,
-    MIDDLE,
     ONE,
     R_AT,
     REST_AT,
-    STOP,
-    T_AT,
     TILE,
     W_AT,
     X_AT,
     Y_AT,
     ZERO,
     all_closed,
-    exp2,
+    along_row,
     fma,
     from_middle,
     open_tile,
+    put_behind,
     rows_of,
     tile_buffer,
 )
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 HALF = np.float32(TILE // 2)
 
 
@@ -60,22 +53,12 @@ def _origin(center: Any) -> Any:
 @kernel
 def _blend_back(buffer: Floats, splats: Floats, i: int, rows: tuple[np.uint64, np.uint64], left: int, top: int) -> None:
     """Draw one splat again, and write down how much each pixel took of it (W) and says about its exponent (E)."""
-    x, y = from_middle(splats, i, left, top)
-    minus_a, shear, minus_d = -splats[i, ACROSS], splats[i, SHEAR], -splats[i, DOWN]
-    strength, red, green, blue = splats[i, LOG_OPACITY], splats[i, RED], splats[i, GREEN], splats[i, BLUE]
+    red, green, blue = splats[i, RED], splats[i, GREEN], splats[i, BLUE]
     for row in range(rows[0], rows[1]):
-        dy = np.float32(int(row)) - MIDDLE - y
-        ridge, level = fma(-shear, dy, x), fma(minus_d * dy, dy, strength)
+        exponent = along_row(splats, i, row, left, top)
         for lane in range(LANES):
             at = row * LANES + lane
-            u = buffer[X_AT + at] - ridge
-            raw = exp2(max(fma(minus_a * u, u, level), LOWEST))
-            alpha = min(raw, ALPHA_MAX) if raw >= ALPHA_MIN else ZERO
-            through = buffer[T_AT + at]
-            after = fma(-alpha, through, through)
-            is_open = after > STOP
-            weight = alpha * through if is_open else ZERO
-            buffer[T_AT + at] = after if is_open else -abs(through)
+            weight, alpha, raw, through, is_open = put_behind(buffer, at, exponent)
             by_r, by_g, by_b = buffer[R_AT + at], buffer[G_AT + at], buffer[B_AT + at]
             light = fma(by_r, red, fma(by_g, green, by_b * blue))
             rest = fma(-weight, light, buffer[REST_AT + at])

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import instruction, kernel
+from tasks.geometry.jit import Floats, Ints, instruction, kernel
 from tasks.splatting.render.projection_kernels import (
     ACROSS,
     BLUE,
@@ -30,9 +29,6 @@ from tasks.splatting.render.projection_kernels import (
     SHEAR,
     SLACK,
 )
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
 TILE = 16
 LANES = np.uint64(16)
@@ -143,24 +139,46 @@ def all_closed(buffer: Floats) -> bool:
 
 
 @kernel
+def along_row(splats: Floats, i: int, row: int, left: int, top: int) -> tuple[Any, Any, Any]:
+    """Return a splat's exponent along a row of a tile, minus_a (x - ridge)^2 + level: (minus_a, ridge, level)."""
+    x, y = from_middle(splats, i, left, top)
+    dy = np.float32(int(row)) - MIDDLE - y
+    ridge = fma(-splats[i, SHEAR], dy, x)
+    return -splats[i, ACROSS], ridge, fma(-splats[i, DOWN] * dy, dy, splats[i, LOG_OPACITY])
+
+
+@kernel
+def put_behind(buffer: Floats, at: Any, exponent: tuple[Any, Any, Any]) -> tuple[Any, Any, Any, Any, Any]:
+    """Put a splat behind what a pixel shows.
+
+    Args:
+        buffer: of the tile; its transmittance is written.
+        at: of the pixel.
+        exponent: of `along_row`.
+
+    Returns:
+        (weight, opacity, opacity before its bounds, transmittance before, whether the pixel stays open).
+    """
+    minus_a, ridge, level = exponent
+    u = buffer[X_AT + at] - ridge
+    raw = exp2(max(fma(minus_a * u, u, level), LOWEST))
+    alpha = min(raw, ALPHA_MAX) if raw >= ALPHA_MIN else ZERO
+    through = buffer[T_AT + at]
+    after = fma(-alpha, through, through)
+    is_open = after > STOP
+    buffer[T_AT + at] = after if is_open else -abs(through)
+    return alpha * through if is_open else ZERO, alpha, raw, through, is_open
+
+
+@kernel
 def _blend(buffer: Floats, splats: Floats, i: int, rows: tuple[np.uint64, np.uint64], left: int, top: int) -> None:
     """Put one splat behind what a tile's rows show."""
-    x, y = from_middle(splats, i, left, top)
-    minus_a, shear, minus_d = -splats[i, ACROSS], splats[i, SHEAR], -splats[i, DOWN]
-    strength, red, green, blue = splats[i, LOG_OPACITY], splats[i, RED], splats[i, GREEN], splats[i, BLUE]
+    red, green, blue = splats[i, RED], splats[i, GREEN], splats[i, BLUE]
     for row in range(rows[0], rows[1]):
-        dy = np.float32(int(row)) - MIDDLE - y
-        ridge, level = fma(-shear, dy, x), fma(minus_d * dy, dy, strength)
+        exponent = along_row(splats, i, row, left, top)
         for lane in range(LANES):
             at = row * LANES + lane
-            u = buffer[X_AT + at] - ridge
-            raw = exp2(max(fma(minus_a * u, u, level), LOWEST))
-            alpha = min(raw, ALPHA_MAX) if raw >= ALPHA_MIN else ZERO
-            through = buffer[T_AT + at]
-            after = fma(-alpha, through, through)
-            is_open = after > STOP
-            weight = alpha * through if is_open else ZERO
-            buffer[T_AT + at] = after if is_open else -abs(through)
+            weight, _, _, _, _ = put_behind(buffer, at, exponent)
             buffer[R_AT + at] = fma(weight, red, buffer[R_AT + at])
             buffer[G_AT + at] = fma(weight, green, buffer[G_AT + at])
             buffer[B_AT + at] = fma(weight, blue, buffer[B_AT + at])

@@ -169,21 +169,24 @@ def test_a_build_that_only_seems_to_succeed_is_refused(target, monkeypatch, play
     assert not built(target)
 
 
-def test_a_build_that_is_given_up_ends_its_compilers(target, monkeypatch):
+@pytest.fixture
+def slow_build(target, monkeypatch):
+    """A build in the middle of its work, and the number of its compiler's process."""
     monkeypatch.setenv("PLAYED", "slow")
     work = build(target, 1)
     assert [next(work), next(work)] == [(1, 3), (2, 3)]
-    compiler = compiler_of(target)
+    return work, compiler_of(target)
+
+
+def test_a_build_that_is_given_up_ends_its_compilers(target, slow_build):
+    work, compiler = slow_build
     work.close()
     assert gone(compiler)
     assert not built(target)
 
 
-def test_a_build_whose_own_process_is_killed_ends_at_once(target, monkeypatch):
-    monkeypatch.setenv("PLAYED", "slow")
-    work = build(target, 1)
-    assert [next(work), next(work)] == [(1, 3), (2, 3)]
-    compiler = compiler_of(target)
+def test_a_build_whose_own_process_is_killed_ends_at_once(slow_build):
+    work, compiler = slow_build
     os.kill(psutil.Process(compiler).ppid(), signal.SIGKILL)
     with pytest.raises(BuildError, match="code -9"):
         finish(work)

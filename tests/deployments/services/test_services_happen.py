@@ -44,18 +44,11 @@ SOON_S = 120  # on a busy machine
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "prefect").mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def api(home):
+def api(server_home):
     """The address of a server as `yard up` starts it, with services that come round sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+        patch.setenv("TRAINYARD_HOME", str(server_home))
+        patch.setenv("PREFECT_HOME", str(server_home / "prefect"))
         patch.delenv("PREFECT_API_URL", raising=False)
         service = prefect_service(free_port(), ui=True)
         # After the yard's own settings, which switch the late runs off.
@@ -183,11 +176,11 @@ def test_a_lease_that_ran_out_frees_its_slot(call):
     assert wait_for(lambda: call("GET", f"/v2/concurrency_limits/{limit}", None)["active_slots"] == 0, 60 + SOON_S)
 
 
-def test_old_events_and_runs_are_removed(call, home):
+def test_old_events_and_runs_are_removed(call, server_home):
     found = event(call, "yard.old", datetime.now(UTC) - timedelta(days=9))
     run = new_run(call)
     set_state(call, run, "COMPLETED")
-    with sqlite3.connect(home / "prefect" / "prefect.db", timeout=60) as database:
+    with sqlite3.connect(server_home / "prefect" / "prefect.db", timeout=60) as database:
         database.execute("UPDATE flow_run SET end_time = '2026-01-01 00:00:00.000000' WHERE id = ?", (run,))
     left = {"flow_runs": {"id": {"any_": [run]}}}
     assert wait_for(lambda: not call("POST", "/flow_runs/filter", left), SOON_S)

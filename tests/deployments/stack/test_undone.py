@@ -32,20 +32,13 @@ LATER = timedelta(minutes=10)  # when undone work is looked for
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "prefect").mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def call(home):
+def call(server_home):
     """How to ask a server whose services do not come round, as if they had died or hung."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+        patch.setenv("TRAINYARD_HOME", str(server_home))
+        patch.setenv("PREFECT_HOME", str(server_home / "prefect"))
         for name in OFF:
             patch.setenv(f"PREFECT_SERVER_SERVICES_{name}_ENABLED", "false")
         service = prefect_service(free_port(), ui=False)
@@ -101,7 +94,7 @@ def test_a_server_with_nothing_to_do_is_well(call):
     assert shown["database"] == {}
 
 
-def test_a_schedule_without_runs_is_said_to_whoever_asks(call, home):
+def test_a_schedule_without_runs_is_said_to_whoever_asks(call, server_home):
     minutely = {"slug": "minutely", "schedule": {"cron": "* * * * *"}, "active": True}
     off = {"slug": "off", "schedule": {"cron": "* * * * *"}, "active": False}
     body = {"name": "d", "flow_id": flow(call), "schedules": [minutely, off]}
@@ -111,7 +104,7 @@ def test_a_schedule_without_runs_is_said_to_whoever_asks(call, home):
     assert more == []
     assert later.startswith("Prefect's scheduler makes no runs, it is switched off (PREFECT_SERVER_SERVICES_SCHEDULER")
     assert "found none for the active schedule 'minutely' of d (next at " in later
-    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+    with sqlite3.connect(server_home / "prefect" / "prefect.db") as database:
         database.execute("UPDATE deployment SET updated = '2026-01-01 00:00:00.000000'")
         database.execute("UPDATE deployment_schedule SET updated = '2026-01-01 00:00:00.000000'")
     status = yard("status")
@@ -166,7 +159,7 @@ def test_a_task_run_that_is_not_recorded_is_seen(call):
     assert task in later
 
 
-def test_events_that_are_not_kept_are_seen(call, home):
+def test_events_that_are_not_kept_are_seen(call, server_home):
     run = new_run(call, name="without-events")
     set_state(call, run, "RUNNING")
     set_state(call, run, "COMPLETED")
@@ -174,7 +167,7 @@ def test_events_that_are_not_kept_are_seen(call, home):
     found = {"filter": {"id": {"id": [state]}}}
     assert wait_for(lambda: call("POST", "/events/filter", found)["events"], 60)
     assert faults(call, "persister") == [[], []]
-    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+    with sqlite3.connect(server_home / "prefect" / "prefect.db") as database:
         database.execute("DELETE FROM events")
     now, (later,) = faults(call, "persister")
     assert now == []

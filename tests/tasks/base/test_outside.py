@@ -275,14 +275,14 @@ OWN = """
     base: alive database file_locks memory outside password processes workspace
     classification: mlflow_logging models served_model steps
     classification/data: cache disk_need
-    classification/grading: answers promotion
+    classification/grading: answers
     classification/training: events
     geometry: jit
     images: decoding video
     inference: number_format
     recognition/coco: files
     recognition/index: building index_folder served_index
-    recognition/detector: champion served_detector work
+    recognition/detector: served_detector work
     recognition/detector/grading: detections
     run: checkpoint postponed
     signals: iq_layout

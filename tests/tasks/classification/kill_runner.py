@@ -1,4 +1,4 @@
-"""Runs a training in forked processes that are killed at given batches: `kill_runner.py DATASET RUN N_EPOCHS KILL ...`.
+"""Runs a training in forked processes that are killed at given batches: `kill_runner DATASET RUN N_EPOCHS KILL ...`.
 
 The heavy imports are made once, before the forks; nothing is computed in the parent.
 """
@@ -17,6 +17,7 @@ from tasks.classification import steps
 from tasks.classification.params import TrainParams
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import Bars
+from tests.runners import attempts
 
 
 class DeadlyBars(Bars):
@@ -67,13 +68,7 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
 
 def main() -> None:
     dataset, run, n_epochs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    for number, kill_at in enumerate(int(k) for k in sys.argv[4:]):
-        child = os.fork()
-        if child == 0:
-            attempt(dataset, run, n_epochs, kill_at, number)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), flush=True)
+    attempts(lambda kill_at, number: attempt(dataset, run, n_epochs, kill_at, number), sys.argv[4:])
 
 
 if __name__ == "__main__":

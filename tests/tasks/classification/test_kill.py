@@ -1,19 +1,16 @@
 """kill -9 at any batch and start again: the same weights, the same MLflow run, every epoch once."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-RUNNER = Path(__file__).with_name("kill_runner.py")
+from tests.runners import ends_of
+
 N_EPOCHS, N_BATCHES = 4, 6
 
 
@@ -32,15 +29,8 @@ def dataset(tmp_path_factory):
 
 
 def run(home, dataset, name, kills):
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), str(dataset), name, str(N_EPOCHS), *map(str, kills)],
-        env={**os.environ, "TRAINYARD_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return [int(line) for line in done.stdout.split()]
+    runner = "tests.tasks.classification.kill_runner"
+    return ends_of(runner, dataset, name, N_EPOCHS, *kills, timeout=240, TRAINYARD_HOME=home)
 
 
 def training(home, name):

@@ -26,14 +26,9 @@ from tasks.images import decoding
 from tasks.images.decoding import resize_rgb
 from tasks.tracking import mlflow_api
 from tasks.tracking.tracker import Tracker
+from tests import samples
 
-CONFIG = {
-    "model": "mobilenet_v3_small",
-    "classes": ["fpv", "dji"],
-    "image_size": 32,
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.2, 0.2, 0.2],
-}
+CONFIG = samples.CONFIG | {"classes": ["fpv", "dji"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +38,14 @@ def image() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory, image):
+def logged(own_home, image):
     """A run with a logged model, and the network it was made from."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        torch.manual_seed(0)
-        network = build_model("mobilenet_v3_small", 2).eval()
-        torch.save(network.state_dict(), home / "w.pt")
-        with Tracker.open(home / "run", "exp", "r", {}) as tracker:
-            model_uri = log_classifier(tracker.run_id, home / "w.pt", CONFIG, image, step=3)
-            yield mlflow_api.client(), tracker.run_id, model_uri, home / "w.pt", network
+    torch.manual_seed(0)
+    network = build_model("mobilenet_v3_small", 2).eval()
+    torch.save(network.state_dict(), own_home / "w.pt")
+    with Tracker.open(own_home / "run", "exp", "r", {}) as tracker:
+        model_uri = log_classifier(tracker.run_id, own_home / "w.pt", CONFIG, image, step=3)
+        yield mlflow_api.client(), tracker.run_id, model_uri, own_home / "w.pt", network
 
 
 def local_path(client, model_uri):

@@ -15,13 +15,6 @@ def save(path, height=40, width=60, seed=0):
     return rgb
 
 
-@pytest.fixture
-def target(tmp_path):
-    path = tmp_path / "target"
-    path.mkdir()
-    return path
-
-
 def test_a_tree_keeps_its_structure(tmp_path, target):
     a = save(tmp_path / "source/dji/a.png", seed=1)
     b = save(tmp_path / "source/fpv/deep/b.bmp", seed=2)

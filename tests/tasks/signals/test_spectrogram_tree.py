@@ -26,13 +26,6 @@ def store(path, n=8000, seed=0):
     return path
 
 
-@pytest.fixture
-def target(tmp_path):
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
-
-
 def pictures(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
 

@@ -1,4 +1,4 @@
-"""Runs a fit in forked processes that are killed at given events: `fit_kill_runner.py SCENE FOLDER STRATEGY KILL ...`.
+"""Runs a fit in forked processes that are killed at given events: `fit_kill_runner SCENE FOLDER STRATEGY KILL ...`.
 
 Imports, kernels and images are made once, before the forks, on one thread: threads would not survive them.
 """
@@ -15,6 +15,7 @@ from tasks.splatting.fit.scene import Scene
 from tasks.splatting.fit.session import FitSession
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
+from tests.runners import attempts
 from tests.tasks.splatting.fit_scene import make_scene
 
 
@@ -64,13 +65,7 @@ def main() -> None:
     pictures, folder, strategy = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     scene = make_scene(pictures)
-    for number, kill_at in enumerate(int(k) for k in sys.argv[4:]):
-        child = os.fork()
-        if child == 0:
-            attempt(scene, folder, strategy, kill_at, number)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), flush=True)
+    attempts(lambda kill_at, number: attempt(scene, folder, strategy, kill_at, number), sys.argv[4:])
 
 
 if __name__ == "__main__":

@@ -1,29 +1,18 @@
 """kill -9 at any image that is drawn and start again: the same Gaussians, bit for bit, every measurement once."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[3]
-RUNNER = Path(__file__).with_name("fit_kill_runner.py")
+from tests.runners import ends_of
 
 
 def run(folder: Path, strategy: str, kills: list[int]) -> list[int]:
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), str(folder.parent / "scene"), str(folder), strategy, *map(str, kills)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return [int(line) for line in done.stdout.split()]
+    runner = "tests.tasks.splatting.fit_kill_runner"
+    return ends_of(runner, folder.parent / "scene", folder, strategy, *kills, timeout=280)
 
 
 def figures(folder: Path) -> list[dict[str, float]]:

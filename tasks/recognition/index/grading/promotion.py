@@ -18,7 +18,7 @@ from tasks.recognition.index.index_folder import FILES
 from tasks.recognition.index.views import UNKNOWN
 from tasks.recognition.params import IndexParams
 from tasks.tracking import registry
-from tasks.training.champion import settle_champion
+from tasks.training.champion import settle_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 SEEN = "dataset/seen_digests.json"
@@ -55,7 +55,7 @@ def decide_promotion(
         if now is None:
             return decide(None, report.predicted, labels, classes, rules)
         if lost := _lost(now):
-            return Decision(True, f"promoted: version {now.version}, the champion, cannot be compared any more: {lost}")
+            return take_over_from_lost(now, lost)
         theirs, predicted, fair = _ask(now, queries, dataset, device)
         return decide(*(predicted, report.predicted, labels, classes, rules), champion_classes=theirs, mask=fair)
 

@@ -43,13 +43,6 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-@pytest.fixture
-def target(tmp_path):
-    path = tmp_path / "target"
-    path.mkdir()
-    return path
-
-
 def rows(target):
     with (target / "files.csv").open(newline="") as file:
         return list(csv.DictReader(file))

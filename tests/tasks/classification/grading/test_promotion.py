@@ -19,11 +19,11 @@ from tasks.classification.grading.promotion import (
     Challenger,
     ask_champion,
     decide_promotion,
-    read_champion_answers,
 )
 from tasks.classification.models import build_model
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import registry
+from tasks.training.champion import read_champion_answers
 
 CPU = torch.device("cpu")
 MODEL = {"model": "mobilenet_v3_small", "classes": ["a", "b"], "image_size": 32}

@@ -62,14 +62,10 @@ def run(tmp_path, dataset, name, **values):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory, dataset):
+def first(own_home, dataset):
     """The folder, MLflow run and summary of a first training."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        real = photographs(home / "real")
-        yield home, *run(home, dataset, "first", num_epochs=14, real_images=real)
+    real = photographs(own_home / "real")
+    return own_home, *run(own_home, dataset, "first", num_epochs=14, real_images=real)
 
 
 def test_the_report_has_the_grades_of_scenes_and_photographs(first):
