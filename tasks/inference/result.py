@@ -12,7 +12,7 @@ from tasks.base.workspace import copy_whole, storage_errors, write_json
 from tasks.images.figures import save
 from tasks.images.images import write_jpeg
 from tasks.inference.boxes import BOXES, COCO, FoundBoxes, contact_sheet, with_boxes
-from tasks.inference.pictures import GALLERY, TIMELINE, Gallery, timeline_figure
+from tasks.inference.gallery import GALLERY, TIMELINE, Gallery, timeline_figure
 from tasks.inference.predictor import Answer
 from tasks.inference.tables import CSV, PARQUET, Summary, TableWriter, row_of
 from tasks.inference.weights import CLASSIFIER, ModelFiles

@@ -24,7 +24,7 @@ from tasks.base.workspace import open_table, staged, storage_errors, write_json
 from tasks.classification.data import split
 from tasks.classification.data.augment import augmenting
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.pictures import Pictures
+from tasks.classification.data.subset_images import Pictures
 from tasks.classification.grading.evaluate import grade_predictions, write_report
 from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams

@@ -8,8 +8,8 @@ from typing import Any
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests
 from tasks.classification.data.keeping import choose
-from tasks.classification.data.pictures import Pictures
 from tasks.classification.data.samples import Samples
+from tasks.classification.data.subset_images import Pictures
 from tasks.images.files import in_threads
 from tasks.training.batches import Batches
 from tasks.training.events import FilesRead

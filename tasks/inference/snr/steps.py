@@ -85,7 +85,7 @@ def _label(given: str | None, files: "ModelFiles", taken: Mapping[str, object]) 
 @task(task_run_name="mix")
 def mix_noise(data: Path, mix: MixParams, spectrogram: SpectrogramParams) -> Path:
     """Mix clean recordings with noise and draw them; return the folder of <snr>dB/<class>/<image>."""
-    from tasks.inference.snr.pictures import mixing
+    from tasks.inference.snr.noisy_spectrograms import mixing
 
     source = allowed_path(data)
     if mix.noise is not None:

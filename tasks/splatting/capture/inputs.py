@@ -9,7 +9,7 @@ from tasks.base.outside import CLOUD_BYTES, check_file
 from tasks.base.progress import Note
 from tasks.images.images import IMAGE_SUFFIXES
 from tasks.splatting.capture.frame_table import IMAGES
-from tasks.splatting.capture.named_pictures import smaller_copies
+from tasks.splatting.capture.named_images import smaller_copies
 from tasks.splatting.capture.photos import INPUT, photographs, photographs_given
 from tasks.splatting.capture.transforms import TRANSFORMS, known_of
 from tasks.splatting.fit.scene import MASKS

@@ -16,7 +16,7 @@ from tasks.base.outside import read_json
 from tasks.base.progress import Note
 from tasks.base.workspace import allowed_path, write_json
 from tasks.splatting.capture.frame_table import IMAGES
-from tasks.splatting.capture.named_pictures import Needed, check_there, find_pictures, left_out, parts_of
+from tasks.splatting.capture.named_images import Needed, check_there, find_pictures, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.poses.colmap_job import ColmapJob
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.images.files import find_images
-from tasks.splatting.capture.named_pictures import check_there, find_pictures, left_out, parts_of
+from tasks.splatting.capture.named_images import check_there, find_pictures, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.capture.point_cloud import read_points
 from tasks.splatting.poses.colmap_job import ColmapJob

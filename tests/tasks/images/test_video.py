@@ -8,7 +8,7 @@ import pytest
 
 from tasks.base.errors import DatasetError
 from tasks.images.video import decode, probe
-from tests.tasks.splatting.films import HEIGHT, WIDTH, film, panned, wall
+from tests.tasks.splatting.videos import HEIGHT, WIDTH, film, panned, wall
 
 WALL = wall()
 

@@ -7,7 +7,7 @@ from PIL import Image
 from tasks.base.memory import free_memory
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.keeping import CacheSpace, Costs, choose, decide, measure
-from tasks.classification.data.pictures import Pictures
+from tasks.classification.data.subset_images import Pictures
 from tasks.images.images import content_digest
 
 MS = 1e-3

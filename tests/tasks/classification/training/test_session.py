@@ -119,7 +119,7 @@ def test_nothing_but_a_sample_is_read_before_the_first_batch(session, dataset, m
     monkeypatch.setattr("tasks.classification.data.keeping._SAMPLE", 1)
     read = []
     monkeypatch.setattr(
-        "tasks.classification.data.pictures.read_bytes", lambda path: read.append(path) or path.read_bytes()
+        "tasks.classification.data.subset_images.read_bytes", lambda path: read.append(path) or path.read_bytes()
     )
     training = session(batch_size=2, n_workers=1)
     first = next(event for event in training.run() if isinstance(event, BatchDone))

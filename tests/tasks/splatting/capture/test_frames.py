@@ -13,7 +13,7 @@ from tasks.splatting.capture.frames import extract_frames
 from tasks.splatting.params import FramesParams
 from tasks.splatting.resume_point import FRAMES_TABLE
 from tasks.splatting.stage_events import StageProgress
-from tests.tasks.splatting.films import HEIGHT, WIDTH, film, panned, wall
+from tests.tasks.splatting.videos import HEIGHT, WIDTH, film, panned, wall
 
 WALL = wall()
 

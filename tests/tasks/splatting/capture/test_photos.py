@@ -14,7 +14,7 @@ from tasks.splatting.capture.photos import focal_35mm, photographs
 from tasks.splatting.capture.pixels import shrunk
 from tasks.splatting.params import FramesParams
 from tasks.tracking.mlflow_names import check_name
-from tests.tasks.splatting.films import panned, wall
+from tests.tasks.splatting.videos import panned, wall
 
 WALL = wall()
 

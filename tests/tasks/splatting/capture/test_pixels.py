@@ -8,7 +8,7 @@ from PIL import Image
 
 from tasks.images.images import read_rgb
 from tasks.splatting.capture.pixels import anonymous, drop_exif
-from tests.tasks.splatting.films import panned, wall
+from tests.tasks.splatting.videos import panned, wall
 
 
 def photograph(**save):

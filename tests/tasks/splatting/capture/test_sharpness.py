@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tasks.splatting.capture.sharpness import SAME_SHIFT, look, same_view, shift
-from tests.tasks.splatting.films import wall
+from tests.tasks.splatting.videos import wall
 
 WALL = wall(side=960)[:640]
 

@@ -17,7 +17,7 @@ from tasks.splatting.poses.scene_report import (
 )
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.resume_point import FRAMES_TABLE
-from tests.tasks.splatting.films import panned, wall
+from tests.tasks.splatting.videos import panned, wall
 
 N = 7
 

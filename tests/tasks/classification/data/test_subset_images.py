@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.base.errors import DatasetError, ImageError
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests, write_digests
-from tasks.classification.data.pictures import Pictures
+from tasks.classification.data.subset_images import Pictures
 from tasks.images.decoding import resize_rgb
 from tasks.images.images import content_digest, read_rgb
 
@@ -47,7 +47,7 @@ def test_pixels_are_the_same_wherever_they_are_kept_and_how_often_they_are_asked
 def test_a_file_is_read_again_only_where_nothing_is_kept(paths, keep, n_reads, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "tasks.classification.data.pictures.read_bytes", lambda path: read.append(path) or path.read_bytes()
+        "tasks.classification.data.subset_images.read_bytes", lambda path: read.append(path) or path.read_bytes()
     )
     ours = pictures(paths, keep)
     for _ in range(3):
@@ -59,7 +59,7 @@ def test_a_later_run_finds_entries_by_content_whatever_the_file_is_called(paths,
     pictures(paths, "disk").read(0)
     (tmp_path / "other.png").write_bytes(paths[0].read_bytes())
     os.utime(paths[0], (1, 1))
-    monkeypatch.setattr("tasks.classification.data.pictures.shrunk", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("tasks.classification.data.subset_images.shrunk", lambda *_: pytest.fail("decoded again"))
     pictures([tmp_path / "other.png", paths[0]], "disk").read(0)
     pictures(paths, "disk").read(0)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.capture.named_pictures import find_pictures, parts_of
+from tasks.splatting.capture.named_images import find_pictures, parts_of
 
 
 def folder(root, *files):

@@ -10,7 +10,7 @@ import pytest
 from tasks.base.errors import DatasetError
 from tasks.base.progress import finish
 from tasks.inference.snr.benchmark import find_snr_sets
-from tasks.inference.snr.pictures import mixing
+from tasks.inference.snr.noisy_spectrograms import mixing
 from tasks.signals.params import MixParams, SpectrogramParams
 
 RATE = 1e6

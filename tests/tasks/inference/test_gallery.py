@@ -3,7 +3,7 @@
 import numpy as np
 
 from tasks.images.figures import save
-from tasks.inference.pictures import Gallery, in_proportion, timeline_figure
+from tasks.inference.gallery import Gallery, in_proportion, timeline_figure
 from tasks.inference.predictor import Answer
 
 
