@@ -32,6 +32,6 @@ def snr_benchmark(
         The id of the MLflow run; None: MLflow was away all along.
     """
     models = steps.find_models(benchmark)
-    pictures = data if mix is None else steps.mix_noise(data, mix, spectrogram)
+    images = data if mix is None else steps.mix_noise(data, mix, spectrogram)
     with on_device(benchmark.device, "inference"):
-        return steps.grade_models(pictures, models, benchmark, track, mix is not None)
+        return steps.grade_models(images, models, benchmark, track, mix is not None)

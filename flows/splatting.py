@@ -31,8 +31,8 @@ def prepare_scene(
     Returns:
         The folder of the scene: images/ and sparse/0, as other trainers of splats read it, too.
     """
-    pictures = steps.choose_frames(data, frames, run)
-    return steps.find_cameras(pictures, data, poses, frames.max_side, run)
+    images = steps.choose_frames(data, frames, run)
+    return steps.find_cameras(images, data, poses, frames.max_side, run)
 
 
 @flow(name="train_splat", flow_run_name=steps.name_splat)

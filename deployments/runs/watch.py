@@ -90,7 +90,7 @@ class Story:
             yield progress_text(row) + (f": {figures}" if figures else "")
 
 
-def picture(snapshot: RunSnapshot) -> RenderableType:
+def panels(snapshot: RunSnapshot) -> RenderableType:
     """Return the moving part of the terminal: a line for the run and each stage, and the metrics of the last epoch."""
     parts: list[RenderableType] = []
     for row in snapshot.rows:
@@ -118,14 +118,14 @@ def watch(api: Api, run_id: str) -> int:
                 for last in snapshots(api, run_id):
                     for line in last.lines:
                         out.print(log_line(line, last.names), soft_wrap=True)
-                    live.update(picture(last), refresh=True)
+                    live.update(panels(last), refresh=True)
         else:
             for last in snapshots(api, run_id):
                 for text in story.tell(last):
                     print(text, flush=True)
         assert last is not None
         if out.is_terminal:
-            out.print(picture(last))
+            out.print(panels(last))
         return _result(api, last.row)
     except KeyboardInterrupt:
         print(f"stopped watching; the run goes on: `yard watch {run_id}` looks again, `yard cancel {run_id}` ends it")

@@ -20,7 +20,7 @@ from tasks.classification.grading.answers import (
     read_answers,
     report_on,
     write_answers,
-    write_pictures,
+    write_images,
 )
 from tasks.classification.grading.evaluate import TestReport, report_figures
 from tasks.classification.params import EvaluateParams
@@ -195,7 +195,7 @@ def grade_and_log(
     classes = config["classes"]
     answers = read_answers(training / ANSWERS, dataset)
     report = report_on(answers, dataset, classes, params)
-    write_pictures(report, history, dataset, training / "report")
+    write_images(report, history, dataset, training / "report")
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
     tracker.artifact(training / "report", "report")
     _log_grades(tracker, report, answers, dataset, int(best["epoch"]))
@@ -225,9 +225,9 @@ def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset:
     tracker.input(name_of(dataset), str(source), digest, context="testing", profile={"images": len(answers.paths)})
 
 
-def _log_model(tracker: Tracker, training: Path, picture: Path, config: Mapping[str, Any], epoch: int) -> str:
+def _log_model(tracker: Tracker, training: Path, image: Path, config: Mapping[str, Any], epoch: int) -> str:
     """Log the best weights as a model that MLflow serves, with an image to try it on; return its address."""
-    example = encode_jpeg(read_rgb(picture, min_side=config["image_size"]), 95)
+    example = encode_jpeg(read_rgb(image, min_side=config["image_size"]), 95)
     served = {key: config[key] for key in ("model", "classes", "image_size", "mean", "std")}
     return log_classifier(tracker.run_id, training / "best.pt", served, example, step=epoch)
 

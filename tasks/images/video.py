@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.base.errors import DatasetError
 from tasks.base.outside import check_file, open_file
 
-Picture = NDArray[np.uint8]
+Rgb = NDArray[np.uint8]
 
 FORMATS = frozenset(
     "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv asf ogg mxf ivf h264 hevc m4v mjpeg yuv4mpegpipe".split()
@@ -38,12 +38,12 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class TimedPicture:
+class TimedImage:
     """A decoded image that becomes pixels only when asked: most are looked at by their time alone."""
 
     index: int
     time_s: float  # since the first one
-    rgb: Callable[[], Picture]  # (H, W, 3), turned upright; to be called before the next image is taken
+    rgb: Callable[[], Rgb]  # (H, W, 3), turned upright; to be called before the next image is taken
 
 
 def probe(path: Path) -> VideoInfo:
@@ -121,20 +121,20 @@ def _info(path: Path, container: av.container.InputContainer) -> VideoInfo:
     )
 
 
-def decode(path: Path) -> Iterator[TimedPicture]:
+def decode(path: Path) -> Iterator[TimedImage]:
     """Yield the images of a video in the order they are shown, one in memory at a time.
 
     OpenCV decodes; where it opens a file and no image comes, as with AV1, PyAV does.
     """
     came = False
-    for picture in _with_opencv(path):
+    for image in _with_opencv(path):
         came = True
-        yield picture
+        yield image
     if not came:
         yield from _with_pyav(path)
 
 
-def _with_opencv(path: Path) -> Iterator[TimedPicture]:
+def _with_opencv(path: Path) -> Iterator[TimedImage]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         index, first, last = 0, 0.0, 0.0
@@ -147,19 +147,19 @@ def _with_opencv(path: Path) -> Iterator[TimedPicture]:
                 time_s = last + interval_s
             last = time_s
 
-            def rgb() -> Picture:
+            def rgb() -> Rgb:
                 done, bgr = capture.retrieve()
                 if not done:
                     raise DatasetError(f"an image of {path} cannot be decoded")
                 return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
-            yield TimedPicture(index, time_s - first, rgb)
+            yield TimedImage(index, time_s - first, rgb)
             index += 1
     finally:
         capture.release()
 
 
-def _with_pyav(path: Path) -> Iterator[TimedPicture]:
+def _with_pyav(path: Path) -> Iterator[TimedImage]:
     with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -169,11 +169,11 @@ def _with_pyav(path: Path) -> Iterator[TimedPicture]:
             for index, frame in enumerate(container.decode(stream)):
                 time_s = frame.time if frame.time is not None else index / rate
                 first = time_s if first is None else first
-                yield TimedPicture(index, time_s - first, lambda frame=frame: _upright(frame))  # type: ignore[misc]
+                yield TimedImage(index, time_s - first, lambda frame=frame: _upright(frame))  # type: ignore[misc]
         except av.error.FFmpegError:
             return  # damaged or cut off: as OpenCV, keep what came
 
 
-def _upright(frame: av.VideoFrame) -> Picture:
+def _upright(frame: av.VideoFrame) -> Rgb:
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy counts
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))

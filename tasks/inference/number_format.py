@@ -20,7 +20,7 @@ _HOPELESS = 4.0
 
 
 def choose_format(
-    wanted: str, model: nn.Module, device: torch.device, size: int, n_pictures: int, *, cache: Path, key: str
+    wanted: str, model: nn.Module, device: torch.device, size: int, n_images: int, *, cache: Path, key: str
 ) -> tuple[Precision, str]:
     """Return the format to answer in, and a sentence on why.
 
@@ -29,7 +29,7 @@ def choose_format(
         model: on the device, in evaluation mode.
         device: to compute on.
         size: side of the images, pixels.
-        n_pictures: to come.
+        n_images: to come.
         cache: folder of what was measured before.
         key: names the model.
 
@@ -43,8 +43,8 @@ def choose_format(
     path = cache / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         seconds = json.loads(path.read_text())["seconds"]
-    elif n_pictures < MEASURED_FROM:
-        return "fp32", f"precision fp32: not worth measuring for {n_pictures} image(s)"
+    elif n_images < MEASURED_FROM:
+        return "fp32", f"precision fp32: not worth measuring for {n_images} image(s)"
     else:
         seconds = _time_both(model, size)
         write_json(path, {"what": where, "seconds": seconds})

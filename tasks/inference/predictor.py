@@ -159,9 +159,9 @@ def answers(
         ]
 
 
-def stacked(pictures: Sequence[Rgb]) -> Tensor:
+def stacked(images: Sequence[Rgb]) -> Tensor:
     """Return (B, 3, S, S) uint8, channels last in memory, of B images (S, S, 3)."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def load(job: PendingImage, size: int | None) -> Loaded:

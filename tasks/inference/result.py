@@ -37,7 +37,7 @@ class Result:
     @property
     def images_per_second(self) -> float:
         """Return how many images went through in a second, loading included."""
-        return self.summary.n_pictures / max(self.seconds, 1e-9)
+        return self.summary.n_images / max(self.seconds, 1e-9)
 
 
 def collecting(
@@ -67,7 +67,7 @@ def collecting(
                     result.names.append(row["class"])
                     result.probabilities.append(row["probability"])
             result.seconds = clock() - started
-            yield result.summary.n_pictures, max(total, result.summary.n_pictures)
+            yield result.summary.n_images, max(total, result.summary.n_images)
     return result
 
 
@@ -98,7 +98,7 @@ def write_result(result: Result, about: dict[str, Any], title: str, folder: Path
     summary = result.summary
     figures = {
         "counts": dict(summary.counts.most_common()),
-        "n_pictures": summary.n_pictures,
+        "n_pictures": summary.n_images,
         "n_failed": summary.n_failed,
         "n_empty": summary.n_empty,
         "n_answers": summary.n_answers,
@@ -135,9 +135,9 @@ def lacks_temperature(about: dict[str, Any]) -> bool:
 def markdown(result: Result, about: dict[str, Any], url: str) -> str:
     """Return the summary of a prediction for its Prefect page."""
     s = result.summary
-    good = s.n_pictures - s.n_failed - s.n_empty
+    good = s.n_images - s.n_failed - s.n_empty
     lines = [
-        f"# {good} of {s.n_pictures} images named by {about['model']}",
+        f"# {good} of {s.n_images} images named by {about['model']}",
         "",
         f"{result.images_per_second:.1f} images a second on {about['device']} in {about['precision']}.",
         "",

@@ -160,9 +160,9 @@ def jobs(
         DatasetError: a video is damaged, or a recording is not what it was.
     """
     if source.kind == "video":
-        for picture in video.decode(source.path):
-            if picture.index % every_n == 0:
-                yield PendingImage(source.path, picture.time_s, partial(bounded, picture.rgb(), prepare))
+        for image in video.decode(source.path):
+            if image.index % every_n == 0:
+                yield PendingImage(source.path, image.time_s, partial(bounded, image.rgb(), prepare))
     elif source.kind == "recording":
         recording = open_recording(source.path, spectrogram)
         hop_s = at_rate(spectrogram, recording.sample_rate_hz, recording.path).hop_samples / recording.sample_rate_hz

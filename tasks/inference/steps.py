@@ -142,9 +142,9 @@ def predict(
 def _check_any(result: "Result") -> None:
     """Fail a run that could not use a single image, once its table is where people look for it."""
     s = result.summary
-    if s.n_failed == s.n_pictures:
+    if s.n_failed == s.n_images:
         why = s.errors[0] if s.errors else "the source held none"
-        raise DatasetError(f"none of {s.n_pictures} image(s) could be used: {why}")
+        raise DatasetError(f"none of {s.n_images} image(s) could be used: {why}")
 
 
 def _collect(batches: "Iterator[list[Answer]]", files: "ModelFiles", folder: Path, total: int) -> "Result":
@@ -201,7 +201,7 @@ def _hand_on(
     for name in names:
         tracker.artifact(target / name, "prediction")
     s = result.summary
-    tracker.metrics({"pictures/all": s.n_pictures, "pictures/failed": s.n_failed}, 0)
+    tracker.metrics({"pictures/all": s.n_images, "pictures/failed": s.n_failed}, 0)
     tracker.metrics({"pictures/per_second": result.images_per_second}, 0)
     tracker.metrics({"pictures/empty": s.n_empty, "pictures/answers": s.n_answers}, 0)
     tracker.metrics({"probability/mean": result.summary.mean_probability}, 0)
@@ -218,7 +218,7 @@ def _hand_on(
         log.warning("not usable: %s", error)
     if lacks_temperature(about):
         log.info("%s", NOT_CALIBRATED)
-    log.info("%d images, %d not usable, %.1f a second", s.n_pictures, s.n_failed, result.images_per_second)
+    log.info("%d images, %d not usable, %.1f a second", s.n_images, s.n_failed, result.images_per_second)
     if params.save_path is not None:
         copy_out(target, names, allowed_path(params.save_path))
     log.info("MLflow: %s", tracker.url)

@@ -96,7 +96,7 @@ class Summary:
     """What the rows come to."""
 
     counts: Counter[str] = field(default_factory=Counter)  # class -> images
-    n_pictures: int = 0  # the failed ones included
+    n_images: int = 0  # the failed ones included
     n_failed: int = 0
     n_empty: int = 0  # images in which a detector found nothing
     n_answers: int = 0  # as many as images, but for a detector's regions
@@ -105,7 +105,7 @@ class Summary:
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a row."""
-        self.n_pictures += row["region"] in {None, 0}
+        self.n_images += row["region"] in {None, 0}
         if row["error"] is not None:
             self.n_failed += 1
             if len(self.errors) < _MOST_ERRORS:

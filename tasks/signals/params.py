@@ -90,7 +90,7 @@ class SpectrogramParams(Params):
         return max(1, round(self.n_fft * (1 - self.overlap)))
 
     @model_validator(mode="after")
-    def _makes_a_picture(self) -> Self:
+    def _makes_an_image(self) -> Self:
         if self.frame_samples < self.n_fft:
             raise ValueError(
                 f"frame_s {self.frame_s} at {self.sample_rate_hz:g} Hz is {self.frame_samples} samples; "

@@ -278,11 +278,11 @@ def write_frame(recording: Recording, index: int, target: Path, params: Spectrog
     frame = read_frame(recording, params, index)
     digits = max(2, len(str(recording.n_frames - 1)))
     out = target / f"{recording.path.stem}_f{index:0{digits}d}.jpg"
-    write_picture(out, spectrogram_db(frame.iq, params), params)
+    write_image(out, spectrogram_db(frame.iq, params), params)
     return FrameImage(out, index, frame.start_s)
 
 
-def write_picture(path: Path, decibel: NDArray[np.float32], params: SpectrogramParams) -> None:
+def write_image(path: Path, decibel: NDArray[np.float32], params: SpectrogramParams) -> None:
     """Write an image of `decibel` (rows, columns) as a JPEG, the folder made where it is missing.
 
     Raises:

@@ -9,7 +9,7 @@ import cv2
 from gpu_pools.slots.lease import report_progress
 from tasks.base.workspace import read_step_info, write_atomic
 from tasks.run.recorder import Recorder
-from tasks.splatting.fit.fit_events import Done, Event, Measurement, MeasurementDone, PicturesRead, StepsDone
+from tasks.splatting.fit.fit_events import Done, Event, ImagesRead, Measurement, MeasurementDone, StepsDone
 from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.tracking.mlflow_names import stem_as_name
 from tasks.tracking.tracker import Tracker
@@ -49,8 +49,8 @@ class FitRecorder(Recorder[FitSession, MeasurementDone]):
 
     def handle(self, event: Event) -> None:
         """Pass on progress, a measurement or the end."""
-        if isinstance(event, PicturesRead):
-            self.bars.move("pictures", event.done, event.total)
+        if isinstance(event, ImagesRead):
+            self.bars.move("images", event.done, event.total)
         elif isinstance(event, StepsDone):
             self.step_done(event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait
@@ -107,7 +107,7 @@ def measurement_line(metrics: Measurement, total: int) -> str:
 def describe_scene(session: FitSession, tracker: Tracker) -> None:
     """Record what is fitted to, with its digest."""
     views, points = session.scene.views, session.scene.points
-    source = views[0].picture.parent.parent
+    source = views[0].image.parent.parent
     name = Path(read_step_info(source).get("data", source)).name
     profile = {"pictures": len(views), "points": len(points)}
     tracker.input(name, str(source), session.digest, profile=profile)

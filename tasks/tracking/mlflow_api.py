@@ -213,9 +213,9 @@ def _send_tags(store: MlflowClient, run_id: str, values: Mapping[str, str]) -> N
 
 def _send_image(store: MlflowClient, run_id: str, place: Path) -> None:
     """Send an image of a series as MLflow's image grid reads it: itself, and a small copy beside it."""
-    (picture,) = place.glob("*.png")
-    small = picture.with_name(f"{picture.stem}+compressed.webp")
-    with Image.open(picture) as image:
+    (large,) = place.glob("*.png")
+    small = large.with_name(f"{large.stem}+compressed.webp")
+    with Image.open(large) as image:
         image.thumbnail((256, 256))
         image.save(small)
     store.log_artifacts(run_id, str(place), "images")

@@ -24,37 +24,37 @@ _SIDE, _BATCH = 64, 8
 
 def gradients(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Compare one step of ResNet-18 on the device, TF32 off, with float64."""
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (_BATCH, 3, _SIDE, _SIDE), dtype=np.uint8))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (_BATCH, 3, _SIDE, _SIDE), dtype=np.uint8))
     labels = torch.arange(_BATCH) % N_CLASSES
     torch.manual_seed(0)
     model = build_model("resnet18", N_CLASSES, _SIDE)
-    right = in_float64(model, pictures, labels)
+    right = in_float64(model, images, labels)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        found = by_our_step(model, pictures, labels, torch.device(where.kind))
+        found = by_our_step(model, images, labels, torch.device(where.kind))
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     yield agreement_row(found, right)
 
 
-def in_float64(model: nn.Module, pictures: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
+def in_float64(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
     """Return loss and gradients on the CPU; the model, float32, is left as it was."""
-    twin = build_model("resnet18", N_CLASSES, pictures.shape[-1])
+    twin = build_model("resnet18", N_CLASSES, images.shape[-1])
     twin.load_state_dict(model.state_dict())
     twin.double().train()
     mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (MEAN, STD))
-    loss = F.cross_entropy(twin((pictures.double() / 255 - mean) / std), labels)
+    loss = F.cross_entropy(twin((images.double() / 255 - mean) / std), labels)
     loss.backward()
     return float(loss.detach()), [_gradient(parameter) for parameter in twin.parameters()]
 
 
-def by_our_step(model: nn.Module, pictures: Tensor, labels: Tensor, device: torch.device) -> tuple[float, list[Tensor]]:
+def by_our_step(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> tuple[float, list[Tensor]]:
     """Return loss and gradients of the training's own step in float32."""
     params = TrainParams(model="resnet18", pretrained=False, batch_size=len(labels), image_size=_SIDE, precision="fp32")
     trainer = Trainer(model, N_CLASSES, params, device, "fp32")
     trainer.model.train()
-    trainer._backward([(pictures.to(device), labels.to(device))], steps_per_epoch=1)
+    trainer._backward([(images.to(device), labels.to(device))], steps_per_epoch=1)
     loss = float(trainer._sums[0]) / len(labels)
     return loss, [_gradient(parameter).cpu() for parameter in trainer.model.parameters()]
 

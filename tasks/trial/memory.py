@@ -88,11 +88,11 @@ def train_epoch(where: Place, batch: int, wrap: Callable[[nn.Module], nn.Module]
         wrap: what becomes of the model before it is trained.
     """
     side, device = _SIDE[where.kind], torch.device(where.kind)
-    pictures = np.random.default_rng(0).integers(0, 256, (3 * batch, side, side, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3 * batch, side, side, 3), dtype=np.uint8)
     params = TrainParams(pretrained=False, batch_size=batch, image_size=side, num_epochs=1, device=where.kind)
-    labels = [index % N_CLASSES for index in range(len(pictures))]
-    train = Batches(lambda index: pictures[index], labels, batch, pin=where.is_gpu, n_workers=2)
-    val = Batches(lambda index: pictures[index], labels[:4], 4, n_workers=1)
+    labels = [index % N_CLASSES for index in range(len(pixels))]
+    train = Batches(lambda index: pixels[index], labels, batch, pin=where.is_gpu, n_workers=2)
+    val = Batches(lambda index: pixels[index], labels[:4], 4, n_workers=1)
     torch.manual_seed(0)
     trainer = Trainer(wrap(build_model("resnet18", N_CLASSES, side)), N_CLASSES, params, device, "fp32")
     images = 0

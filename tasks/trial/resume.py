@@ -28,7 +28,7 @@ _LIMIT_S = 60.0
 def killed_and_resumed(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Train once in one go; once in a process that SIGKILL ends in the middle, and on from there in this one."""
     data, whole, cut = folder / "pictures", folder / "whole", folder / "cut"
-    make_pictures(data)
+    make_images(data)
     train(where.kind, data, whole)
     with Speaker("tasks.trial.resume", where.kind, str(data), str(cut), log=folder / "resume.log") as speaker:
         speaker.hear(_LIMIT_S)
@@ -59,16 +59,16 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def make_pictures(root: Path) -> None:
+def make_images(root: Path) -> None:
     """Write two classes of noise with a tint, split into train and val."""
     random = np.random.default_rng(0)
     for part, n in (("train", _N_TRAIN), ("val", _N_VAL)):
         for index in range(n):
-            picture = random.integers(0, 200, (_SIDE, _SIDE, 3), dtype=np.uint8)
-            picture[..., index % 2] += 40
+            image = random.integers(0, 200, (_SIDE, _SIDE, 3), dtype=np.uint8)
+            image[..., index % 2] += 40
             folder = root / part / f"class{index % 2}"
             folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{index:03}.png"), picture)
+            cv2.imwrite(str(folder / f"{index:03}.png"), image)
 
 
 def train(kind: str, data: Path, folder: Path, kill_at: int = 0) -> str:

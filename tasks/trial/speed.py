@@ -149,7 +149,7 @@ class OurLoop:
         self._loaded = n_workers + 1 if device.type == "cuda" else 0
         n = size.batch * (3 + size.steps + self._loaded * (size.rounds + 1))
         random = np.random.default_rng(0)
-        pictures = random.integers(0, 256, (min(n, 64), size.side, size.side, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (min(n, 64), size.side, size.side, 3), dtype=np.uint8)
         labels = random.integers(0, N_CLASSES, n).tolist()
         params = TrainParams(
             model=arch,
@@ -160,7 +160,7 @@ class OurLoop:
             device=device.type,
         )
         batches = Batches(
-            lambda index: pictures[index % len(pictures)],
+            lambda index: pixels[index % len(pixels)],
             labels,
             size.batch,
             shuffle=True,

@@ -24,7 +24,7 @@ from tasks.base.workspace import open_table, staged, storage_errors, write_json
 from tasks.classification.data import split
 from tasks.classification.data.augment import augmenting
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.subset_images import Pictures
+from tasks.classification.data.subset_images import SubsetImages
 from tasks.classification.grading.evaluate import grade_predictions, write_report
 from tasks.classification.mlflow_logging import copy_results
 from tasks.classification.params import AugmentParams, EvaluateParams, SplitParams
@@ -152,7 +152,7 @@ DRAWER = Drawer(splat(30, 1), rasterizer, (0.2, 0.4, 0.6))
 class Snow:
     """Draws images whose video is large."""
 
-    def picture(self, camera):
+    def image(self, camera):
         return NOISE.integers(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
 
 
@@ -160,12 +160,12 @@ KINDS = {
     "checkpoint of a training": lambda at: checkpoint.save_tensors(at / "a.pt", {"w": torch.randn(100_000)}),
     "JSON": lambda at: write_json(at / "a.json", list(range(20_000))),
     "CSV": table,
-    "cache": lambda at: [Pictures([p], [None], ResizeCache(at, 96), "disk").read(0) for p in DATA.rglob("*.png")],
+    "cache": lambda at: [SubsetImages([p], [None], ResizeCache(at, 96), "disk").read(0) for p in DATA.rglob("*.png")],
     "split": lambda at: finish(split.splitting(CLASSES, at, SplitParams(), 2)),
     "augmented copies": lambda at: finish(augmenting(DATA, at, AugmentParams(methods=("GaussNoise",), n_workers=1))),
     "cropped images": lambda at: crop.crop_tree(DATA, at, 0, 0, 90, 90),
     "spectrogram": lambda at: [
-        spectrogram.write_picture(at / f"{i}.jpg", NOISE.normal(size=(200, 200)).astype(np.float32), WAVES)
+        spectrogram.write_image(at / f"{i}.jpg", NOISE.normal(size=(200, 200)).astype(np.float32), WAVES)
         for i in range(10)
     ],
     "journal": journal,

@@ -13,7 +13,7 @@ from tasks.images.files import n_cores
 from tasks.images.images import content_digest, read_bytes, shrunk
 
 
-class Pictures:
+class SubsetImages:
     """The images of one part, by their number; may be asked from several threads.
 
     Wherever they are kept, the pixels are the same. What a file held when it was first looked at holds for all of the

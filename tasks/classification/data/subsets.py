@@ -9,7 +9,7 @@ from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests
 from tasks.classification.data.keeping import choose
 from tasks.classification.data.samples import Samples
-from tasks.classification.data.subset_images import Pictures
+from tasks.classification.data.subset_images import SubsetImages
 from tasks.images.files import in_threads
 from tasks.training.batches import Batches
 from tasks.training.events import FilesRead
@@ -20,16 +20,16 @@ class LoadedSubset:
     """One part of the dataset: `samples.labels[i]` is the class of image `i`."""
 
     samples: Samples
-    pictures: Pictures
+    images: SubsetImages
 
     @property
     def digests(self) -> list[str]:
         """Return the digest of each file; of those that nobody has read yet after a look at them."""
-        return self.pictures.digests()
+        return self.images.digests()
 
     def batches(self, batch_size: int, **options: Any) -> Batches:
         """Return the part as batches; the options are those of `Batches`."""
-        return Batches(self.pictures.read, self.samples.labels, batch_size, **options)
+        return Batches(self.images.read, self.samples.labels, batch_size, **options)
 
 
 def load_subsets(
@@ -53,7 +53,7 @@ def load_subsets(
     n_images = sum(len(found.paths) for found in samples.values())
     choice = choose(samples[largest].paths, known[largest], cache, n_images=n_images, n_epochs=n_epochs)
     parts = {
-        name: LoadedSubset(found, Pictures(found.paths, known[name], cache, choice.keep))
+        name: LoadedSubset(found, SubsetImages(found.paths, known[name], cache, choice.keep))
         for name, found in samples.items()
     }
     return parts, choice.why
@@ -62,8 +62,8 @@ def load_subsets(
 def reading(parts: Mapping[str, LoadedSubset], n_workers: int) -> Iterator[FilesRead]:
     """Read the files whose content is not known, so that the digests of all are; yield per file."""
     for name, part in parts.items():
-        unknown = part.pictures.unknown()
-        for number, _ in enumerate(in_threads(part.pictures.look_at, unknown, n_workers), 1):
+        unknown = part.images.unknown()
+        for number, _ in enumerate(in_threads(part.images.look_at, unknown, n_workers), 1):
             yield FilesRead(name, number, len(unknown))
 
 

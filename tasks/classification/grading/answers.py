@@ -122,7 +122,7 @@ def report_on(answers: Answers, dataset: Path, classes: Sequence[str], params: E
     return grade_predictions(answers.probabilities, answers.labels, paths, answers.digests, classes, params)
 
 
-def write_pictures(report: TestReport, history: Sequence[Mapping[str, Any]], dataset: Path, target: Path) -> None:
+def write_images(report: TestReport, history: Sequence[Mapping[str, Any]], dataset: Path, target: Path) -> None:
     """Write the tables and images of a report into `target`: what a person looks at first."""
     write_report(report, target)
     drawn = {

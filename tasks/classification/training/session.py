@@ -68,7 +68,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
     @property
     def digests_known(self) -> bool:
         """Return whether the content of all images is known, so that their digests cost nothing."""
-        return bool(self.parts) and all(part.pictures.digests_known for part in self.parts.values())
+        return bool(self.parts) and all(part.images.digests_known for part in self.parts.values())
 
     def _read_data(self) -> Iterator[Event]:
         yield from self.load_subsets(("train", "val"))

@@ -92,16 +92,16 @@ def _sets_of(snr_db: float, folder: Path) -> list[SnrSet]:
         raise DatasetError(f"found no folder of a class, need <class>/<image>: {folder}")
     deep = [path for path in inner if subfolders(path)]
     if not deep:
-        return [SnrSet(snr_db, None, {path.name: _pictures(path) for path in inner})]
+        return [SnrSet(snr_db, None, {path.name: _images(path) for path in inner})]
     if len(deep) < len(inner):
         shallow = next(path for path in inner if path not in deep)
         raise DatasetError(f"found classes beside colour maps ({shallow.name}, {deep[0].name}), need one: {folder}")
     return [
-        SnrSet(snr_db, path.name, {label.name: _pictures(label) for label in subfolders(path)}) for path in sorted(deep)
+        SnrSet(snr_db, path.name, {label.name: _images(label) for label in subfolders(path)}) for path in sorted(deep)
     ]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     paths, _ = find_images(folder)
     if not paths:
         raise DatasetError(f"found no image, need at least 1: {folder}")

@@ -19,7 +19,7 @@ from tasks.signals.spectrogram import (
     open_recording,
     read_frames,
     spectrogram_db,
-    write_picture,
+    write_image,
 )
 from tasks.signals.spectrogram_tree import open_all
 
@@ -104,7 +104,7 @@ def _mix_one(
         for snr_db in mix.snrs_db:
             mixed = frame.iq + noise * noise.dtype.type(noise_amplitude(measured, snr_db, rate))
             name = f"{stem}_f{frame.index:02d}.jpg"
-            write_picture(target / f"{snr_db:g}dB" / label / name, spectrogram_db(mixed, params), params)
+            write_image(target / f"{snr_db:g}dB" / label / name, spectrogram_db(mixed, params), params)
         yield inside, frame.index, frame.start_s, measured.power, measured.active_share, measured.bandwidth_hz
 
 

@@ -95,19 +95,19 @@ def mix_noise(data: Path, mix: MixParams, spectrogram: SpectrogramParams) -> Pat
     if report is not None:
         for note in report.notes:
             logger().warning("%s", note)
-        n_pictures = report.n_frames * len(mix.snrs_db)
-        logger().info("%d frames of %d recordings: %d images", report.n_frames, report.n_recordings, n_pictures)
+        n_images = report.n_frames * len(mix.snrs_db)
+        logger().info("%d frames of %d recordings: %d images", report.n_frames, report.n_recordings, n_images)
     return target
 
 
 @task(task_run_name="grade")
 def grade_models(
-    pictures: Path, models: dict[str, "ModelFiles"], params: SnrParams, track: SnrTrackParams, mixed: bool
+    images: Path, models: dict[str, "ModelFiles"], params: SnrParams, track: SnrTrackParams, mixed: bool
 ) -> str | None:
     """Let every model answer at every SNR; return the id of the MLflow run, if it has one."""
     from tasks.inference.snr.benchmark import check_classes, find_snr_sets, snr_markdown
 
-    root = allowed_path(pictures)
+    root = allowed_path(images)
     sets = find_snr_sets(root)
     for label, files in models.items():
         check_classes(sets, files.config["classes"], label)

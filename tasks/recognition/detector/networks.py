@@ -146,7 +146,7 @@ def _loss_weights(config: Any) -> dict[str, float]:
 
 
 class LocalContrast(nn.Module):
-    """Takes from each place of a picture the mean of the places around it, and divides by how much these vary.
+    """Takes from each place of an image the mean of the places around it, and divides by how much these vary.
 
     What tells parts apart is their shape. Colour, brightness and shade of rendered parts are drawn at random, so a
     network has to learn to look past them first, which takes most of a short training. Of colours only grey is left.

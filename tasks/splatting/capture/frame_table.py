@@ -11,7 +11,7 @@ from tasks.base.workspace import write_atomic
 
 IMAGES = "images"
 
-MIN_PICTURES = 3
+MIN_IMAGES = 3
 """Two views fix no scale to check a third against."""
 
 
@@ -73,12 +73,12 @@ def check_enough(rows: Sequence[FrameRow], n_chosen: int, source: Path) -> None:
     Raises:
         DatasetError: fewer than three were chosen.
     """
-    if n_chosen >= MIN_PICTURES:
+    if n_chosen >= MIN_IMAGES:
         return
     n_black = sum(row.reason == "black" for row in rows)
     n_flat = sum(row.reason == "flat" for row in rows)
     n_same = sum(row.reason.startswith("same view") for row in rows)
-    found = f"{source}: {n_chosen} usable image(s) of {len(rows)} looked at, need at least {MIN_PICTURES}"
+    found = f"{source}: {n_chosen} usable image(s) of {len(rows)} looked at, need at least {MIN_IMAGES}"
     if n_black + n_flat > len(rows) // 2:
         raise DatasetError(f"{found}; {n_black} are black and {n_flat} without any detail: film with more light")
     if n_same:

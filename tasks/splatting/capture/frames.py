@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tasks.base.progress import Note
 from tasks.base.workspace import staged
 from tasks.images.images import write_jpeg
-from tasks.images.video import TimedPicture, VideoInfo, decode, probe
+from tasks.images.video import TimedImage, VideoInfo, decode, probe
 from tasks.splatting.capture.frame_table import IMAGES, FrameRow, FramesReport, check_enough, write_table
 from tasks.splatting.capture.photos import extract_photos
 from tasks.splatting.capture.pixels import JPEG_QUALITY, shrunk
@@ -65,15 +65,15 @@ def _extract_from_video(
     slack_s = 0.1 * info.duration_s / info.n_packets  # time stamps are rounded, down as often as up
     step = math.ceil(info.n_packets / n_windows / MAX_CANDIDATES) if params.sharpest else 1
     n_decoded, last_s = 0, 0.0
-    for picture in decode(source):
-        n_decoded, last_s = n_decoded + 1, picture.time_s
-        window = min(n_windows - 1, int((picture.time_s + slack_s) / width_s))
-        if params.sharpest and picture.index % step == 0:
-            choice.offer(picture, window)
+    for image in decode(source):
+        n_decoded, last_s = n_decoded + 1, image.time_s
+        window = min(n_windows - 1, int((image.time_s + slack_s) / width_s))
+        if params.sharpest and image.index % step == 0:
+            choice.offer(image, window)
         elif not params.sharpest and window != choice.window:
             # The first one past the middle, give or take half the time between two.
-            if picture.time_s >= (window + 0.5) * width_s - 0.5 * info.duration_s / info.n_packets:
-                choice.offer(picture, window)
+            if image.time_s >= (window + 0.5) * width_s - 0.5 * info.duration_s / info.n_packets:
+                choice.offer(image, window)
         if n_decoded % _PROGRESS_EVERY == 0:
             yield StageProgress("frames", min(n_decoded, info.n_packets), info.n_packets)
     choice.close()
@@ -131,15 +131,15 @@ class _Choice:
     _last: tuple[int, Grey] | None = None  # index and copy of the last one written
     _best: tuple[int, ImageQuality, NDArray[np.uint8]] | None = None  # row, look and pixels of the candidate
 
-    def offer(self, picture: TimedPicture, window: int) -> None:
+    def offer(self, image: TimedImage, window: int) -> None:
         """Look at an image; keep it as the candidate of its window if it is the sharpest there."""
         if window != self.window:
             self.close()
             self.window = window
-        rgb = picture.rgb()
+        rgb = image.rgb()
         seen = look(rgb)
         reason = seen.flaw or "less sharp than another of its window"
-        self.rows.append(FrameRow(picture.index, picture.time_s, seen.sharpness, False, reason, ""))
+        self.rows.append(FrameRow(image.index, image.time_s, seen.sharpness, False, reason, ""))
         if not seen.flaw and (self._best is None or seen.sharpness > self._best[1].sharpness):
             self._best = (len(self.rows) - 1, seen, shrunk(rgb, self.params.max_side))
 

@@ -20,7 +20,7 @@ from tasks.splatting.poses.find import PoseEvent, adopt_poses
 Kind = Literal["video", "photos", "colmap", "transforms"]
 
 _MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "colmap_text", ".")
-_PICTURE_PLACES = (IMAGES, INPUT, "dense/images")
+_IMAGE_PLACES = (IMAGES, INPUT, "dense/images")
 _BLENDER = "transforms_train.json"  # of synthetic scenes, beside others for validation and test
 _MODEL_SUFFIXES = (".bin", ".txt")
 _ABOVE = 3  # folders: sparse/0 of colmap
@@ -113,7 +113,7 @@ def _places(path: Path) -> list[Path]:
     found = []
     above = path.resolve().parents[:_ABOVE] if _is_model(path) else ()
     for up in (path, *above):
-        found += [up / place for place in _PICTURE_PLACES if (up / place).is_dir()] + smaller_copies(up)
+        found += [up / place for place in _IMAGE_PLACES if (up / place).is_dir()] + smaller_copies(up)
     if photographs(path):
         found.append(path)
     if not found:

@@ -71,7 +71,7 @@ def parts_of(name: str, source: Path) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def find_pictures(root: Path, names: Sequence[str], source: Path) -> list[Path | None]:
+def find_named(root: Path, names: Sequence[str], source: Path) -> list[Path | None]:
     """Return the file of each name, None where there is none.
 
     A name is looked for as it is; then with another suffix; then without its first folders, as it was absolute on

@@ -123,9 +123,9 @@ def _take(index: int, path: Path, rgb: NDArray[np.uint8], images: Path, max_side
         exif.get_ifd(_EXIF_IFD)[_FOCAL_35MM] = focal  # alone: where and by whom it was taken is nobody's business
     data = _unchanged(path, max_side, exif.tobytes() if focal else b"")
     if data is None:
-        picture = BytesIO()  # into a file of the disk Pillow writes by itself, and loses the reason where it cannot
-        Image.fromarray(shrunk(rgb, max_side)).save(picture, "jpeg", quality=JPEG_QUALITY, subsampling=0, exif=exif)
-        data = picture.getvalue()
+        image = BytesIO()  # into a file of the disk Pillow writes by itself, and loses the reason where it cannot
+        Image.fromarray(shrunk(rgb, max_side)).save(image, "jpeg", quality=JPEG_QUALITY, subsampling=0, exif=exif)
+        data = image.getvalue()
     (images / name).write_bytes(data)
     return FrameRow(index, None, seen.sharpness, True, "photograph", name)
 

@@ -16,7 +16,7 @@ from tasks.base.outside import read_json
 from tasks.base.progress import Note
 from tasks.base.workspace import allowed_path, write_json
 from tasks.splatting.capture.frame_table import IMAGES
-from tasks.splatting.capture.named_images import Needed, check_there, find_pictures, left_out, parts_of
+from tasks.splatting.capture.named_images import Needed, check_there, find_named, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.poses.colmap_job import ColmapJob
 
@@ -47,7 +47,7 @@ def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Colm
     """
     values = _read(source)
     rows = [_checked(row, f"{source}: frame {index}") for index, row in enumerate(values["frames"])]
-    files = find_pictures(source.parent, [row["file_path"] for row in rows], source)
+    files = find_named(source.parent, [row["file_path"] for row in rows], source)
     lost = [index for index, path in enumerate(files) if path is None]
     if lost:
         check_there(len(rows), len(lost), _lost(rows[lost[0]]["file_path"], lost[0], source), needed)
@@ -59,14 +59,14 @@ def known_of(source: Path, folder: Path, needed: Needed) -> Iterator[Note | Colm
     if n_twice := len(rows) - len(lost) - len(taken):
         yield Note(f"{n_twice} frame(s) of {source} name an image that another one names: the first of each is taken")
     masks = _masks(rows, source)
-    pictures = []
+    images = []
     for name, path in zip(_names(list(taken), source.parent), taken, strict=True):
         row, mask = rows[taken[path]], masks.get(taken[path])
         lens = _lens({**values, **row}, *stored_size(path), path)
         pose = _world_to_camera(row, f"{source}: frame {taken[path]}").tolist()
-        pictures.append({"name": name, "path": path, "mask": mask, "world_to_camera": pose, **lens})
+        images.append({"name": name, "path": path, "mask": mask, "world_to_camera": pose, **lens})
     points = _points(values, source)
-    write_json(folder / _KNOWN, {"pictures": sorted(pictures, key=lambda row: str(row["name"])), "points": points})
+    write_json(folder / _KNOWN, {"pictures": sorted(images, key=lambda row: str(row["name"])), "points": points})
     where = folder.resolve()
     yield ColmapJob(stages=(), folder=str(where), known=str(where / _KNOWN), source=str(source))
 
@@ -93,7 +93,7 @@ def _lost(name: str, index: int, source: Path) -> str:
 def _masks(rows: Sequence[Mapping[str, Any]], source: Path) -> dict[int, Path]:
     """Return the mask of each frame that names one."""
     named = {index: str(row["mask_path"]) for index, row in enumerate(rows) if row.get("mask_path")}
-    found = dict(zip(named, find_pictures(source.parent, list(named.values()), source), strict=True))
+    found = dict(zip(named, find_named(source.parent, list(named.values()), source), strict=True))
     if lost := [index for index, path in found.items() if path is None]:
         raise DatasetError(f"{source}: frame {lost[0]}: there is no mask {named[lost[0]]}")
     return {index: path for index, path in found.items() if path}
@@ -149,11 +149,11 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return made
 
 
-def _lens(values: Mapping[str, Any], width: int, height: int, picture: Path) -> dict[str, Any]:
+def _lens(values: Mapping[str, Any], width: int, height: int, image: Path) -> dict[str, Any]:
     """Return COLMAP's camera of an image of `width` x `height` pixels; the file's figures may be for another size."""
     model = str(values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")).upper()
     if model not in _MODELS:
-        raise DatasetError(f"{picture}: camera_model {model}, need one of {', '.join(_MODELS)}")
+        raise DatasetError(f"{image}: camera_model {model}, need one of {', '.join(_MODELS)}")
     try:
         w, h = float(values.get("w", width)), float(values.get("h", height))
         fx = _focal(values, "x", w) or _focal(values, "y", h)
@@ -162,14 +162,14 @@ def _lens(values: Mapping[str, Any], width: int, height: int, picture: Path) -> 
         listed = dict(zip(_DISTORTION, values.get("distortion_params") or (), strict=False))  # nerfstudio's
         k1, k2, k3, k4, p1, p2 = (float(values.get(name) or listed.get(name) or 0) for name in _DISTORTION)
     except (TypeError, ValueError) as exc:
-        raise DatasetError(f"{picture}: its camera has something that is no number ({exc})") from exc
+        raise DatasetError(f"{image}: its camera has something that is no number ({exc})") from exc
     if not fx or not fy or min(fx, fy, w, h) <= 0:
-        raise DatasetError(f"{picture}: no focal length, need fl_x or camera_angle_x")
+        raise DatasetError(f"{image}: no focal length, need fl_x or camera_angle_x")
     if abs(w / h - width / height) > 0.02 * width / height:
-        raise DatasetError(f"{picture} has {width}x{height} pixels, its camera {w:.0f}x{h:.0f}")
+        raise DatasetError(f"{image} has {width}x{height} pixels, its camera {w:.0f}x{h:.0f}")
     fisheye = _MODELS[model]
     if k4 and not fisheye:
-        raise DatasetError(f"{picture}: k4={k4} with camera_model {model}, need 0 unless OPENCV_FISHEYE")
+        raise DatasetError(f"{image}: k4={k4} with camera_model {model}, need 0 unless OPENCV_FISHEYE")
     x, y = width / w, height / h
     name, distortion = _distortion(fisheye, (k1, k2, k3, k4, p1, p2))
     params = [fx * x, fy * y, cx * x, cy * y, *distortion]

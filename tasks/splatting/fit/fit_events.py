@@ -16,7 +16,7 @@ End = Literal["finished", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
-class PicturesRead:
+class ImagesRead:
     """Progress of reading the images."""
 
     done: int
@@ -85,7 +85,7 @@ class Done:
     result: FitResult
 
 
-Event = Note | PicturesRead | StepsDone | MeasurementDone | Done
+Event = Note | ImagesRead | StepsDone | MeasurementDone | Done
 
 
 def row_of(measured: MeasurementDone) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class View:
     """One image and the camera that took it."""
 
     camera: Camera
-    picture: Path
+    image: Path
     mask: Path | None  # white: counts, black: does not; None: all of the image counts
 
 
@@ -48,7 +48,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedPicture:
+class LoadedImage:
     """A view's pixels at the size they are trained at."""
 
     camera: Camera  # of that size
@@ -67,11 +67,11 @@ def read_scene(folder: Path) -> Scene:
         raise DatasetError(f"no image has a pose in {folder / MODEL}, need at least 3")
     views = []
     for camera in model.cameras:
-        picture = folder / IMAGES / camera.name
-        if not picture.is_file():
-            raise DatasetError(f"{folder / MODEL} has a pose for {camera.name}, but there is no {picture}")
+        image = folder / IMAGES / camera.name
+        if not image.is_file():
+            raise DatasetError(f"{folder / MODEL} has a pose for {camera.name}, but there is no {image}")
         mask = folder / MASKS / f"{camera.name}.png"
-        views.append(View(camera, picture, mask if mask.is_file() else None))
+        views.append(View(camera, image, mask if mask.is_file() else None))
     return Scene(tuple(views), model.points, model.colors)
 
 
@@ -132,7 +132,7 @@ def split(views: Sequence[View], test_every: int) -> tuple[list[View], list[View
     return train, held_out
 
 
-def load_picture(view: View, max_side: int) -> LoadedPicture:
+def load_image(view: View, max_side: int) -> LoadedImage:
     """Return the view's pixels and its camera, shrunk so that the longest side is at most `max_side` pixels.
 
     Raises:
@@ -140,7 +140,7 @@ def load_picture(view: View, max_side: int) -> LoadedPicture:
         DatasetError: the image or its mask has not the size the camera has.
     """
     camera = view.camera
-    rgb = _checked(read_stored(view.picture), camera, view.picture)
+    rgb = _checked(read_stored(view.image), camera, view.image)
     width, height = bounded(camera.width, camera.height, max_side)
     mask = None
     if view.mask is not None:
@@ -149,7 +149,7 @@ def load_picture(view: View, max_side: int) -> LoadedPicture:
         mask = np.asarray(cv2.resize(white, (width, height), interpolation=cv2.INTER_AREA)) >= 250
     if (width, height) != (camera.width, camera.height):
         rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    return LoadedPicture(camera.resized(width, height), rgb, mask)
+    return LoadedImage(camera.resized(width, height), rgb, mask)
 
 
 def _checked(pixels: NDArray[np.uint8], camera: Camera, path: Path) -> NDArray[np.uint8]:

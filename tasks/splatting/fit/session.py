@@ -22,9 +22,9 @@ from tasks.splatting.fit.fit_events import (
     Done,
     Event,
     FitResult,
+    ImagesRead,
     Measurement,
     MeasurementDone,
-    PicturesRead,
     StepsDone,
     history_csv,
     measured_from,
@@ -115,7 +115,7 @@ class FitSession:
             self._start(),
             scene_size(self.scene),
         )
-        yield from self._read_pictures(data)
+        yield from self._read_images(data)
         with one_thread(self.device):
             fit = self._fit(data)
             if saved is not None:
@@ -143,14 +143,14 @@ class FitSession:
     def _start(self) -> Gaussians:
         return start_gaussians(self.scene.points, self.scene.colors, scene_size(self.scene), self.settings)
 
-    def _read_pictures(self, data: FitData) -> Iterator[Event]:
+    def _read_images(self, data: FitData) -> Iterator[Event]:
         """Fill the memory with images."""
         total = len(data.train) + len(data.held_out)
         for before, shots in ((0, data.train), (len(data.train), data.held_out)):
             if not shots.fits:
                 yield Note(f"{len(shots)} images do not fit into the memory set aside: they are read as they come")
             for n in shots.read():
-                yield PicturesRead(before + n, total)
+                yield ImagesRead(before + n, total)
                 if self._stop_asked():
                     raise StopAsked("stopped while reading the images, as asked")
 

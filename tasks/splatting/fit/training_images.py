@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.splatting.capture.pixels import bounded
-from tasks.splatting.fit.scene import Scene, View, load_picture
+from tasks.splatting.fit.scene import Scene, View, load_image
 from tasks.splatting.loss.photo_loss import as_float
 from tasks.splatting.render.cameras import Camera
 
@@ -56,7 +56,7 @@ class TrainingImages:
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        loaded = load_picture(self.views[index], self._max_side)
+        loaded = load_image(self.views[index], self._max_side)
         mask = None if loaded.mask is None else torch.from_numpy(loaded.mask).to(self._device)
         n_counted = loaded.rgb.shape[0] * loaded.rgb.shape[1] if loaded.mask is None else int(loaded.mask.sum())
         rgb = torch.from_numpy(np.ascontiguousarray(loaded.rgb)).to(self._device)
@@ -107,7 +107,7 @@ def digest_of(scene: Scene) -> str:
         c = view.camera
         total.update(f"{c.name} {c.width} {c.height} {c.fx!r} {c.fy!r} {c.cx!r} {c.cy!r}\n".encode())
         total.update(np.ascontiguousarray(c.world_to_camera, dtype=np.float64).tobytes())
-        for path in (view.picture, view.mask):
+        for path in (view.image, view.mask):
             total.update(path.read_bytes() if path else b"none")
     total.update(np.ascontiguousarray(scene.points).tobytes() + np.ascontiguousarray(scene.colors).tobytes())
     return total.hexdigest()

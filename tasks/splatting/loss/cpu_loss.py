@@ -141,18 +141,18 @@ def _distances(first: int, step: int, image: Floats, target: Floats, sums: NDArr
         sums[y] = total
 
 
-def _rows(picture: Tensor, name: str) -> Floats:
+def _rows(image: Tensor, name: str) -> Floats:
     """Return an image (H, W, 3) as rows (H, 3 W)."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < WINDOW:
-        raise ValueError(f"{name} has shape {tuple(picture.shape)}; need (H, W, 3) with H and W of at least {WINDOW}")
-    if picture.dtype != torch.float32 or picture.device.type != "cpu":
-        raise ValueError(f"{name} is {picture.dtype} on {picture.device}; need torch.float32 on the CPU")
-    return picture.detach().contiguous().numpy().reshape(picture.shape[0], -1)
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < WINDOW:
+        raise ValueError(f"{name} has shape {tuple(image.shape)}; need (H, W, 3) with H and W of at least {WINDOW}")
+    if image.dtype != torch.float32 or image.device.type != "cpu":
+        raise ValueError(f"{name} is {image.dtype} on {image.device}; need torch.float32 on the CPU")
+    return image.detach().contiguous().numpy().reshape(image.shape[0], -1)
 
 
 def _center(image: Floats, target: Floats) -> Floats:
     """Return the means of the channels of both images (H, 3 W), once for every pixel of a row, (2, 3 W)."""
-    means = [picture.mean(0).reshape(-1, 3).mean(0) for picture in (image, target)]
+    means = [each.mean(0).reshape(-1, 3).mean(0) for each in (image, target)]
     return np.tile(np.stack(means), image.shape[1] // 3)
 
 

@@ -25,15 +25,15 @@ class Losses:
         self._since = [0.0, 0.0]  # sum, number since that measurement
         self._unsaid = [0.0, 0.0]  # sum, number since the last report
 
-    def add(self, step: int, picture: str, loss: Tensor) -> None:
+    def add(self, step: int, image: str, loss: Tensor) -> None:
         """Take a loss; `step` counts from 0."""
-        self._unread.append((step, picture, loss))
+        self._unread.append((step, image, loss))
 
-    def check(self, step: int, picture: str, loss: float) -> None:
+    def check(self, step: int, image: str, loss: float) -> None:
         """Raise TrainingError where the loss is not finite."""
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} at step {step + 1} of {self._max_steps}, on image {picture}: need a finite one; "
+                f"the loss is {loss} at step {step + 1} of {self._max_steps}, on image {image}: need a finite one; "
                 "lower the learning rates"
             )
 
@@ -45,8 +45,8 @@ class Losses:
         """
         unread, self._unread = self._unread, []
         values = torch.stack([tensor for _, _, tensor in unread]).tolist() if unread else []  # one wait for a GPU
-        for (step, picture, _), loss in zip(unread, values, strict=True):
-            self.check(step, picture, loss)
+        for (step, image, _), loss in zip(unread, values, strict=True):
+            self.check(step, image, loss)
             if step == self._measured_at:  # the first one after a measurement
                 self._since = [0.0, 0.0]
             for sums in (self._since, self._unsaid):

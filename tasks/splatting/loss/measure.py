@@ -57,8 +57,8 @@ def score_exposed(drawn: Tensor, shot: TrainingImage) -> tuple[Score, Tensor]:
     mask = shot.mask
     affine = solved(drawn[:, :middle], shot.truth[:, :middle], None if mask is None else mask[:, :middle])
     right = TrainingImage(shot.camera, shot.rgb[:, middle:], None if mask is None else mask[:, middle:])
-    picture = exposed(drawn, affine)
-    return score(picture[:, middle:], right), picture
+    image = exposed(drawn, affine)
+    return score(image[:, middle:], right), image
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class ColmapJob:
     """What COLMAP is to do; crosses to the child as JSON."""
 
     stages: tuple[str, ...]  # of "features", "matches", "poses", "undistort", "adopt"
-    pictures: str = ""  # folder
+    images: str = ""  # folder
     folder: str = ""  # where the stages' results go
     groups: tuple[tuple[str, ...], ...] = ()  # names of images, by the camera that took them
     camera_model: str = "OPENCV"

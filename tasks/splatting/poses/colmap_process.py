@@ -21,7 +21,7 @@ import pycolmap
 
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import staged, write_json
-from tasks.splatting.capture.frame_table import MIN_PICTURES
+from tasks.splatting.capture.frame_table import MIN_IMAGES
 from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, ColmapJob, read_job
 from tasks.splatting.poses.colmap_progress import Reporter, lines, watched
 from tasks.splatting.poses.known_cameras import KnownScene, from_frames, from_model
@@ -78,7 +78,7 @@ def _features(job: ColmapJob, reporter: Reporter) -> None:
             for names in job.groups:  # each call makes a camera
                 pycolmap.extract_features(
                     database,
-                    job.pictures,
+                    job.images,
                     image_names=list(names),
                     camera_mode=pycolmap.CameraMode.SINGLE,
                     reader_options=pycolmap.ImageReaderOptions(camera_model=job.camera_model),
@@ -105,7 +105,7 @@ def _matches(job: ColmapJob, reporter: Reporter) -> None:
 def _poses(job: ColmapJob, reporter: Reporter) -> None:
     total = sum(map(len, job.groups))
     options = pycolmap.IncrementalPipelineOptions(
-        num_threads=job.num_threads, random_seed=job.seed, min_model_size=MIN_PICTURES, max_num_models=10
+        num_threads=job.num_threads, random_seed=job.seed, min_model_size=MIN_IMAGES, max_num_models=10
     )
     registered = [0]
 
@@ -120,7 +120,7 @@ def _poses(job: ColmapJob, reporter: Reporter) -> None:
     database = Path(job.folder) / MATCHES
     with staged(Path(job.folder) / MODELS) as models:
         found = pycolmap.incremental_mapping(
-            database, job.pictures, models, options, initial_image_pair_callback=begun, next_image_callback=joined
+            database, job.images, models, options, initial_image_pair_callback=begun, next_image_callback=joined
         )
         facts = _facts(database, found)
         write_json(models / FACTS, facts.as_json())
@@ -139,7 +139,7 @@ def _facts(database: Path, found: dict[int, Any]) -> Facts:
         for pair, inliers, config in rows
         if config in _VERIFIED and inliers
     ]
-    models = [_model_facts(number, model) for number, model in found.items() if model.num_reg_images() >= MIN_PICTURES]
+    models = [_model_facts(number, model) for number, model in found.items() if model.num_reg_images() >= MIN_IMAGES]
     return Facts(
         {name: n_features.get(number, 0) for number, name in names.items()},
         tuple(pairs),
@@ -172,13 +172,13 @@ def _adopt(job: ColmapJob, reporter: Reporter) -> None:
 
 
 def _write_scene(scene: KnownScene, job: ColmapJob, reporter: Reporter) -> None:
-    total, done = len(scene.pictures), itertools.count(1)
+    total, done = len(scene.images), itertools.count(1)
     reporter.progress("undistort", 0, total)
     with staged(Path(job.folder) / UNDISTORTED) as target:
         made = Straightener(scene, target, job.undistorted_max_side)
         made.write(max(0, job.num_threads), lambda: reporter.progress("undistort", next(done), total))
         facts = {
-            "names": [known.name for known in scene.pictures],
+            "names": [known.name for known in scene.images],
             "unplaced": scene.unplaced,
             "points": len(scene.points.positions),
             "reprojection_error_px": scene.points.reprojection_error_px,

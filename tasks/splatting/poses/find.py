@@ -32,7 +32,7 @@ SEQUENTIAL_FROM = 80
 """More photographs than this are matched with their neighbours by name only."""
 
 
-def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool) -> Iterator[PoseEvent]:
+def find_poses(images: Path, folder: Path, params: PosesParams, is_video: bool) -> Iterator[PoseEvent]:
     """Yield how far COLMAP is and what to know, at last a PoseReport; its scene is what `read_scene` reads.
 
     A stage that an earlier call with the same images and parameters finished is not done again. Closing the generator
@@ -48,25 +48,23 @@ def find_poses(pictures: Path, folder: Path, params: PosesParams, is_video: bool
         DatasetError: there are too few images, too few could be placed, or COLMAP failed.
         StorageError: the folder cannot be written.
     """
-    names = [path.name for path in photographs(pictures)]
+    names = [path.name for path in photographs(images)]
     if len(names) < params.min_registered:
-        raise DatasetError(
-            f"{len(names)} image(s) in {pictures}, need at least {params.min_registered} (min_registered)"
-        )
-    job = _job(pictures, folder, names, params, is_video)
-    _forget_others(folder, pictures, names, job)
+        raise DatasetError(f"{len(names)} image(s) in {images}, need at least {params.min_registered} (min_registered)")
+    job = _job(images, folder, names, params, is_video)
+    _forget_others(folder, images, names, job)
     todo = _stages_left(folder)
     if todo:
         yield from run_colmap(replace(job, stages=todo))
     facts = facts_from(json.loads((folder / MODELS / FACTS).read_text()))
-    _gate(facts, pictures, names, params)
+    _gate(facts, images, names, params)
     best = facts.models[0]
     if len(facts.models) > 1:
         sizes = ", ".join(str(len(model.names)) for model in facts.models)
         yield Note(f"the images fall into {len(facts.models)} models, of {sizes} images; the largest is used")
     if not (folder / UNDISTORTED).is_dir():
         model = str(folder / MODELS / str(best.number))
-        yield from run_colmap(replace(job, stages=("undistort",), model=model, places=(job.pictures,)))
+        yield from run_colmap(replace(job, stages=("undistort",), model=model, places=(job.images,)))
     yield _report(folder, best, names, len(facts.models))
 
 
@@ -118,15 +116,15 @@ def _report(folder: Path, model: ModelFacts, names: Sequence[str], n_models: int
     )
 
 
-def _job(pictures: Path, folder: Path, names: Sequence[str], params: PosesParams, is_video: bool) -> ColmapJob:
+def _job(images: Path, folder: Path, names: Sequence[str], params: PosesParams, is_video: bool) -> ColmapJob:
     exhaustive = params.matching == "exhaustive"
     if params.matching == "auto":
         exhaustive = not is_video and len(names) <= SEQUENTIAL_FROM
     return ColmapJob(
         stages=(),
-        pictures=str(pictures.resolve()),
+        images=str(images.resolve()),
         folder=str(folder.resolve()),
-        groups=_groups(pictures, names),
+        groups=_groups(images, names),
         camera_model=params.camera_model,
         exhaustive=exhaustive,
         max_side=params.max_side,
@@ -136,20 +134,20 @@ def _job(pictures: Path, folder: Path, names: Sequence[str], params: PosesParams
     )
 
 
-def _groups(pictures: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _groups(images: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the names by size: one camera cannot have taken images of two, at least not turned the same way."""
     by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name in names:
-        with open_file(pictures / name, DatasetError) as file, Image.open(file) as image:
+        with open_file(images / name, DatasetError) as file, Image.open(file) as image:
             by_size[image.size].append(name)
     return tuple(tuple(group) for _, group in sorted(by_size.items()))
 
 
-def _forget_others(folder: Path, pictures: Path, names: Sequence[str], job: ColmapJob) -> None:
+def _forget_others(folder: Path, images: Path, names: Sequence[str], job: ColmapJob) -> None:
     """Remove what was made from other images or with other parameters."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sizes = [[name, (pictures / name).stat().st_size] for name in names]
+    sizes = [[name, (images / name).stat().st_size] for name in names]
     settings = ("groups", "camera_model", "exhaustive", "max_side", "max_features", "seed")
     made_with: dict[str, Any] = json.loads(
         json.dumps({"pictures": sizes, **{name: getattr(job, name) for name in settings}})
@@ -181,5 +179,5 @@ def _stages_left(folder: Path) -> tuple[str, ...]:
     return ("matches", "poses") if (folder / FEATURES).is_file() else ("features", "matches", "poses")
 
 
-def _gate(facts: Facts, pictures: Path, names: Sequence[str], params: PosesParams) -> None:
-    check_poses(facts, names, lambda: {name: look(read_rgb(pictures / name)).sharpness for name in names}, params)
+def _gate(facts: Facts, images: Path, names: Sequence[str], params: PosesParams) -> None:
+    check_poses(facts, names, lambda: {name: look(read_rgb(images / name)).sharpness for name in names}, params)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
 from tasks.images.files import find_images
-from tasks.splatting.capture.named_images import check_there, find_pictures, left_out, parts_of
+from tasks.splatting.capture.named_images import check_there, find_named, left_out, parts_of
 from tasks.splatting.capture.pixels import stored_size
 from tasks.splatting.capture.point_cloud import read_points
 from tasks.splatting.poses.colmap_job import ColmapJob
@@ -49,7 +49,7 @@ class Points:
 class KnownScene:
     """What is known of a scene before its images are made straight."""
 
-    pictures: tuple[Known, ...]
+    images: tuple[Known, ...]
     points: Points
     unplaced: tuple[str, ...] = ()  # names of images beside them that no camera is known of
 
@@ -70,20 +70,20 @@ def from_model(job: ColmapJob, note: Callable[[str], None]) -> KnownScene:
         check_there(len(names), len(missing), f"{job.model}: there is no image {missing[0]} in {folder}", job)
         note(left_out(len(names), missing, folder))
     masks = _masks(masks_folder, names) if masks_folder else {}
-    cameras, pictures, place = Sized(), list[Known](), dict[int, int]()
+    cameras, images, place = Sized(), list[Known](), dict[int, int]()
     for number, name, path in zip(numbers, names, files, strict=True):
         if path is not None:
             image = model.image(number)
             camera, scale = cameras.sized(model.camera(image.camera_id), path)
             features = np.array([point.xy for point in image.points2D], np.float64).reshape(-1, 2) * scale
-            place[number] = len(pictures)
+            place[number] = len(images)
             ours = "/".join(parts_of(name, Path(job.model)))
-            pictures.append(Known(ours, path, masks.get(name), camera, image.cam_from_world(), features))
-    used = {known.path for known in pictures}
+            images.append(Known(ours, path, masks.get(name), camera, image.cam_from_world(), features))
+    used = {known.path for known in images}
     there = (path for path in find_images(folder)[0] if not (masks_folder and path.is_relative_to(masks_folder)))
     beside = (path for path in there if path not in used)
     unplaced = tuple(str(path.relative_to(folder)) for path in beside)
-    return KnownScene(tuple(pictures), points_of(model, place), unplaced)
+    return KnownScene(tuple(images), points_of(model, place), unplaced)
 
 
 def from_frames(job: ColmapJob) -> KnownScene:
@@ -93,7 +93,7 @@ def from_frames(job: ColmapJob) -> KnownScene:
         DatasetError: an image cannot be read or has another form than its camera says, or the points are damaged.
     """
     known = json.loads(Path(job.known).read_text())
-    cameras, pictures = Sized(), []
+    cameras, images = Sized(), []
     for row in known["pictures"]:
         lens = pycolmap.Camera(
             model=row["model"], width=row["width"], height=row["height"], params=row["params"], camera_id=1
@@ -101,13 +101,13 @@ def from_frames(job: ColmapJob) -> KnownScene:
         camera, _ = cameras.sized(lens, Path(row["path"]))
         pose = pycolmap.Rigid3d(np.array(row["world_to_camera"], np.float64)[:3])
         mask = Path(row["mask"]) if row["mask"] else None
-        pictures.append(Known(row["name"], Path(row["path"]), mask, camera, pose))
+        images.append(Known(row["name"], Path(row["path"]), mask, camera, pose))
     positions, colors = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
     if known["points"]:
         found, colors = read_points(Path(known["points"]))
         positions = found.astype(np.float64)
     points = Points(positions, colors, [()] * len(positions))
-    return KnownScene(tuple(pictures), points)
+    return KnownScene(tuple(images), points)
 
 
 def read_model(folder: Path, spare: Path) -> Any:
@@ -188,7 +188,7 @@ class Sized:
 def _best_place(job: ColmapJob, names: Sequence[str]) -> tuple[int, list[Path | None]]:
     """Return which folder holds most of a model's images, the first of equals, and the file of each name."""
     places = [Path(place) for place in job.places]
-    found = [find_pictures(place, names, Path(job.model)) for place in places]
+    found = [find_named(place, names, Path(job.model)) for place in places]
     best = max(range(len(places)), key=lambda index: (len(names) - found[index].count(None), -index))
     return best, found[best]
 
@@ -197,7 +197,7 @@ def _masks(masks: Path, names: Sequence[str]) -> dict[str, Path]:
     """Return the mask of each image that has one, by the model's name of it; COLMAP or others have named it."""
     if not masks.is_dir():
         return {}
-    long = find_pictures(masks, [f"{name}.png" for name in names], masks)
-    short = find_pictures(masks, names, masks)
+    long = find_named(masks, [f"{name}.png" for name in names], masks)
+    short = find_named(masks, names, masks)
     found = zip(names, long, short, strict=True)
     return {name: path for name, first, second in found if (path := first or second)}

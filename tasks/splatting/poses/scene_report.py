@@ -80,8 +80,8 @@ def write_pose_report(report: PoseReport, frames: Path, folder: Path) -> list[Pa
     scene = read_scene(report.scene)
     table = frames / FRAMES_TABLE
     with staged(folder) as target:
-        pictures = photographs(frames / IMAGES) if table.is_file() else [view.picture for view in scene.views]
-        write_atomic(target / CONTACT_SHEET, encode_jpeg(contact_sheet(pictures, set(report.missing)), 88))
+        images = photographs(frames / IMAGES) if table.is_file() else [view.image for view in scene.views]
+        write_atomic(target / CONTACT_SHEET, encode_jpeg(contact_sheet(images, set(report.missing)), 88))
         _save(camera_figure(scene), target / CAMERAS)
         rows = read_table(table) if table.is_file() else []
         if rows:

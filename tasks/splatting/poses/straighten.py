@@ -96,17 +96,17 @@ class Straightener:
 
     def __init__(self, scene: KnownScene, target: Path, max_side: int) -> None:
         self.scene, self._target, self._max_side = scene, target, max_side
-        self._numbers = {id(known.camera): 0 for known in scene.pictures}
+        self._numbers = {id(known.camera): 0 for known in scene.images}
         self._numbers = {key: number for number, key in enumerate(self._numbers, 1)}
         self.cameras: dict[int, Any] = {}
-        for known in scene.pictures:
+        for known in scene.images:
             number = self._numbers[id(known.camera)]
             if number not in self.cameras:
                 self.cameras[number] = straight_camera(known.camera, max_side)
                 self.cameras[number].camera_id = number
-        self._names = [self._name(known) for known in scene.pictures]
+        self._names = [self._name(known) for known in scene.images]
         first = dict[str, Path]()
-        for name, known in zip(self._names, scene.pictures, strict=True):
+        for name, known in zip(self._names, scene.images, strict=True):
             if name in first:
                 raise DatasetError(f"{first[name]} and {known.path} would both be called {name}: rename one")
             first[name] = known.path
@@ -118,16 +118,16 @@ class Straightener:
         Raises:
             ImageError: an image or mask cannot be read.
         """
-        by_camera = sorted(range(len(self.scene.pictures)), key=lambda index: self._number(index))
-        for _ in in_threads(self._picture, by_camera, max(0, num_threads)):
+        by_camera = sorted(range(len(self.scene.images)), key=lambda index: self._number(index))
+        for _ in in_threads(self._image, by_camera, max(0, num_threads)):
             done()
         self._model(self._names).write(_made(self._target / MODEL))
 
     def _number(self, index: int) -> int:
-        return self._numbers[id(self.scene.pictures[index].camera)]
+        return self._numbers[id(self.scene.images[index].camera)]
 
     def _made_map(self, number: int) -> Map:
-        bent = next(known.camera for index, known in enumerate(self.scene.pictures) if self._number(index) == number)
+        bent = next(known.camera for index, known in enumerate(self.scene.images) if self._number(index) == number)
         return map_between(self.cameras[number], _at_most(bent, self._max_side))
 
     def _as_it_is(self, camera: Any) -> bool:
@@ -139,9 +139,9 @@ class Straightener:
         kept = self._as_it_is(known.camera) or PurePosixPath(name).suffix.lower() in {*_JPEG, ".png"}
         return name if kept else f"{name}.png"
 
-    def _picture(self, index: int) -> None:
+    def _image(self, index: int) -> None:
         """Write or link an image and its mask."""
-        known, number, name = self.scene.pictures[index], self._number(index), self._names[index]
+        known, number, name = self.scene.images[index], self._number(index), self._names[index]
         small = bounded(known.camera.width, known.camera.height, self._max_side)
         if self._as_it_is(known.camera):
             read_stored(known.path)  # damage is an error here, before a run has waited for its GPU
@@ -172,7 +172,7 @@ class Straightener:
         model = pycolmap.Reconstruction()
         for camera in self.cameras.values():
             model.add_camera_with_trivial_rig(camera)
-        for index, known in enumerate(self.scene.pictures):
+        for index, known in enumerate(self.scene.images):
             image = pycolmap.Image(
                 name=names[index],
                 keypoints=_moved(known, self.cameras[self._number(index)]),
@@ -182,7 +182,7 @@ class Straightener:
             model.add_image_with_trivial_frame(image, known.pose)
         points = self.scene.points
         for position, color, track in zip(points.positions, points.colors, points.tracks, strict=True):
-            elements = [pycolmap.TrackElement(picture + 1, feature) for picture, feature in track]
+            elements = [pycolmap.TrackElement(index + 1, feature) for index, feature in track]
             model.add_point3D(position, pycolmap.Track(elements), color)
         if points.reprojection_error_px is not None:
             model.update_point_3d_errors()

@@ -34,7 +34,7 @@ def triangulated(scene: KnownScene, job: ColmapJob, reporter: Reporter) -> Known
     (work / "pictures").mkdir(parents=True)
     try:
         names = []
-        for index, known in enumerate(scene.pictures):  # neither names nor places matter to COLMAP
+        for index, known in enumerate(scene.images):  # neither names nor places matter to COLMAP
             suffix = known.path.suffix.lower()
             names.append(f"{index:06}{suffix if suffix in _READ else '.jpg'}")
             if suffix in _READ:
@@ -59,11 +59,11 @@ def _features(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Rep
     options = pycolmap.FeatureExtractionOptions(max_image_size=job.max_side, num_threads=job.num_threads, use_gpu=False)
     options.sift.max_num_features = job.max_features
     groups: dict[int, list[int]] = {}
-    for index, known in enumerate(scene.pictures):
+    for index, known in enumerate(scene.images):
         groups.setdefault(id(known.camera), []).append(index)
     with watched(lines(job, "] Processed file ["), "features", len(names), reporter):
         for group in groups.values():
-            camera = scene.pictures[group[0]].camera
+            camera = scene.images[group[0]].camera
             pycolmap.extract_features(
                 _database(job),
                 Path(job.folder) / "points.tmp" / "pictures",
@@ -83,7 +83,7 @@ def _database(job: ColmapJob) -> Path:
 
 
 def _matches(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Reporter) -> None:
-    pairs = neighbours(scene.pictures)
+    pairs = neighbours(scene.images)
     listed = _database(job).with_name("pairs.txt")
     listed.write_text("".join(f"{names[first]} {names[second]}\n" for first, second in pairs))
     block = max(1, -(-len(pairs) // 50))
@@ -98,9 +98,9 @@ def _matches(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Repo
         )
 
 
-def neighbours(pictures: tuple[Known, ...]) -> list[tuple[int, int]]:
+def neighbours(images: tuple[Known, ...]) -> list[tuple[int, int]]:
     """Return the pairs of images that may show the same, each once: nearest places, directions that agree."""
-    matrices = np.array([known.pose.matrix() for known in pictures])  # (V, 3, 4)
+    matrices = np.array([known.pose.matrix() for known in images])  # (V, 3, 4)
     forward = matrices[:, 2, :3]
     centers = -np.einsum("vji,vj->vi", matrices[:, :, :3], matrices[:, :, 3])
     apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1)  # (V, V)
@@ -117,7 +117,7 @@ def neighbours(pictures: tuple[Known, ...]) -> list[tuple[int, int]]:
 def _triangulate(scene: KnownScene, names: list[str], job: ColmapJob, reporter: Reporter) -> KnownScene:
     model, cameras = pycolmap.Reconstruction(), set[int]()
     numbers = _numbers(_database(job))  # COLMAP wants those of its database
-    for known, name in zip(scene.pictures, names, strict=True):
+    for known, name in zip(scene.images, names, strict=True):
         if name not in numbers:  # COLMAP could not read it: its log says so
             continue
         number, lens = numbers[name]
@@ -135,11 +135,11 @@ def _triangulate(scene: KnownScene, names: list[str], job: ColmapJob, reporter: 
         found = pycolmap.triangulate_points(model, _database(job), work / "pictures", work / "model", options=options)
     images = {found.image(number).name: found.image(number) for number in found.reg_image_ids()}
     place = {images[name].image_id: index for index, name in enumerate(names) if name in images}
-    pictures = tuple(
+    placed = tuple(
         replace(known, features=_keypoints(images[name])) if name in images else known
-        for known, name in zip(scene.pictures, names, strict=True)
+        for known, name in zip(scene.images, names, strict=True)
     )
-    return replace(scene, pictures=pictures, points=points_of(found, place))
+    return replace(scene, images=placed, points=points_of(found, place))
 
 
 def _numbers(database: Path) -> dict[str, tuple[int, int]]:

@@ -138,9 +138,9 @@ class _Draw(torch.autograd.Function):
         shot, (splats, colors, through) = ctx.shot, ctx.saved_tensors
         tile_starts, numbers, places, order, starts = ctx.bins
         entries = np.zeros((len(numbers), 9), np.float32)
-        picture = tuple(_array(tensor) for tensor in (colors, through, by_colors, by_alphas))
+        image = tuple(_array(tensor) for tensor in (colors, through, by_colors, by_alphas))
         table = _array(splats)
-        run(tile_gradients.draw_back, shot.n_threads, (tile_starts, numbers, places, table, picture, entries))
+        run(tile_gradients.draw_back, shot.n_threads, (tile_starts, numbers, places, table, image, entries))
         by_centers, by_splats = torch.zeros(len(splats), 2), torch.zeros_like(splats)
         sums = (by_centers.numpy(), by_splats.numpy())
         run(tile_gradients.reduce_entries, shot.n_threads, (order, starts, entries, *sums))

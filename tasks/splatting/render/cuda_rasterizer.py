@@ -58,8 +58,8 @@ class CudaRasterizer(Rasterizer):
         view = fused.DrawCall(lens, *size, self.near_plane, options.sh_degree, options.antialiased)
         g = gaussians
         fitted = (g.means, g.scales, g.quats, g.opacities, g.sh0, g.shN)
-        picture, alphas = fused.Draw.apply(*fitted, pose, options.background, view, self._kernels)
-        return Rendered(picture, alphas, None, view.centers, view.radii)
+        image, alphas = fused.Draw.apply(*fitted, pose, options.background, view, self._kernels)
+        return Rendered(image, alphas, None, view.centers, view.radii)
 
     def _placed(self, camera: Camera, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return world to camera (4, 4) and the intrinsics (1, 3, 3); a camera is put on the GPU once."""
@@ -93,12 +93,12 @@ class CudaRasterizer(Rasterizer):
             render_mode="RGB+ED" if options.with_depth else "RGB",
             rasterize_mode="antialiased" if options.antialiased else "classic",
         )
-        picture, alpha = colors[0, ..., :3], alphas[0, ..., 0]
+        image, alpha = colors[0, ..., :3], alphas[0, ..., 0]
         if options.background is not None:
             # Not by gsplat: it would want a background for the depths as well.
-            picture = picture + (1 - alpha)[..., None] * options.background
+            image = image + (1 - alpha)[..., None] * options.background
         depths = colors[0, ..., 3].detach() if options.with_depth else None
-        return Rendered(picture, alpha, depths, _watched(meta["means2d"]), meta["radii"][0])
+        return Rendered(image, alpha, depths, _watched(meta["means2d"]), meta["radii"][0])
 
 
 def _watched(means2d: Tensor) -> Tensor:

@@ -76,26 +76,26 @@ class Draw(torch.autograd.Function):
         _, ids, order = kernels.intersect_tile(means2d, radii, depths, None, None, 1, _TILE, columns, rows, True, False)
         offsets = kernels.intersect_offset(ids, 1, columns, rows)
         drawing = (means2d, conics, colors[None], seen, background, None, *shape, _TILE, offsets, order)
-        picture, alphas, last = kernels.rasterize_to_pixels_3dgs_fwd(*drawing)
+        image, alphas, last = kernels.rasterize_to_pixels_3dgs_fwd(*drawing)
         view.centers, view.radii = means2d.detach()[0], radii[0]
         ctx.view, ctx.kernels = view, kernels
         ctx.save_for_backward(means, quats, shN, poses, background, radii, extents, opacities, colors)
         ctx.drawn = means2d, conics, shares, offsets, order, alphas, last
-        return picture[0], alphas[0, ..., 0]
+        return image[0], alphas[0, ..., 0]
 
     @staticmethod
-    def backward(ctx: Any, by_picture: Tensor | None, by_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_image: Tensor | None, by_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients by all that is fitted, the pose and the background."""
         means, quats, shN, poses, background, radii, extents, opacities, colors = ctx.saved_tensors
         means2d, conics, shares, offsets, order, alphas, last = ctx.drawn
         view, kernels = ctx.view, ctx.kernels
         shape = (view.width, view.height)
-        by_picture = alphas.new_zeros(*alphas.shape[:3], 3) if by_picture is None else by_picture[None].contiguous()
+        by_image = alphas.new_zeros(*alphas.shape[:3], 3) if by_image is None else by_image[None].contiguous()
         by_alphas = torch.zeros_like(alphas) if by_alphas is None else by_alphas[None, ..., None].contiguous()
         seen = opacities[None] if shares is None else opacities * shares
         drawing = (means2d, conics, colors[None], seen, background, None, *shape, _TILE, offsets, order)
         _, by_centers, by_conics, by_colors, by_seen = kernels.rasterize_to_pixels_3dgs_bwd(
-            *drawing, alphas, last, by_picture, by_alphas, False
+            *drawing, alphas, last, by_image, by_alphas, False
         )
         by_shares = None if shares is None else by_seen * opacities
         by_opacities = by_seen if shares is None else by_seen * shares
@@ -117,7 +117,7 @@ class Draw(torch.autograd.Function):
         by_pose = None if by_place is None else by_poses[0] + _by_sight(poses[0], by_means - by_place)
         by_background = None
         if ctx.needs_input_grad[7]:
-            by_background = (by_picture * (1 - alphas)).sum((0, 1, 2))
+            by_background = (by_image * (1 - alphas)).sum((0, 1, 2))
         return (
             *(by_means, by_extents, by_quats, by_opacities[0], by_sh0, by_shN),
             *(by_pose, by_background, None, None),

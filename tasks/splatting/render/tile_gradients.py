@@ -118,9 +118,9 @@ def _gather(
 
 
 @kernel
-def _open_back(buffer: Floats, left: int, top: int, picture: tuple[Floats, Floats, Floats, Floats]) -> tuple[int, int]:
+def _open_back(buffer: Floats, left: int, top: int, image: tuple[Floats, Floats, Floats, Floats]) -> tuple[int, int]:
     """Begin a tile's way back: what each pixel asks for, and how much of that is still to come."""
-    colors, through, by_colors, by_alphas = picture
+    colors, through, by_colors, by_alphas = image
     n_columns, n_rows = open_tile(buffer, left, top, through.shape[1], through.shape[0])
     for row in range(n_rows):
         for column in range(n_columns):
@@ -143,7 +143,7 @@ def draw_back(
     numbers: Ints,
     places: Ints,
     splats: Floats,
-    picture: tuple[Floats, Floats, Floats, Floats],
+    image: tuple[Floats, Floats, Floats, Floats],
     out: Floats,
 ) -> None:
     """Fill out (entries, 9), zero before: the gradient by the columns CENTER_X to BLUE, for each splat in each tile.
@@ -151,11 +151,11 @@ def draw_back(
     Args:
         image: colors (H, W, 3) and through (H, W) as drawn; gradients by colors and by alphas.
     """
-    columns = (picture[1].shape[1] + TILE - 1) // TILE
+    columns = (image[1].shape[1] + TILE - 1) // TILE
     buffer = tile_buffer()
     for tile in range(first, len(tile_starts) - 1, step):
         left, top = tile % columns * TILE, tile // columns * TILE
-        _, n_rows = _open_back(buffer, left, top, picture)
+        _, n_rows = _open_back(buffer, left, top, image)
         for entry in range(tile_starts[tile], tile_starts[tile + 1]):
             rows = rows_of(splats, numbers[entry], top, n_rows)
             if rows[0] < rows[1]:

@@ -45,7 +45,7 @@ class Drawer:
             with_depth=with_depth,
         )
 
-    def picture(self, camera: Camera) -> NDArray[np.uint8]:
+    def image(self, camera: Camera) -> NDArray[np.uint8]:
         """Return the image of one camera, (H, W, 3) RGB."""
         colors = self.draw(camera).colors.clamp(0, 1).mul(255).round()
         return np.asarray(colors.to(torch.uint8).cpu().numpy())
@@ -74,7 +74,7 @@ def write_video(drawer: Drawer, cameras: Sequence[Camera], path: Path, fps: int)
                 context.color_primaries = context.color_trc = context.colorspace = BT709
                 context.color_range = 1  # 16 to 235, as players expect
                 for i, camera in enumerate(cameras):
-                    frame = av.VideoFrame.from_ndarray(drawer.picture(camera), format="rgb24")
+                    frame = av.VideoFrame.from_ndarray(drawer.image(camera), format="rgb24")
                     container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=BT709)))
                     yield i + 1
                 container.mux(stream.encode())
@@ -155,9 +155,9 @@ def _colored(depths: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[n
     low, high = np.percentile(nearness, [2, 98])
     level = np.zeros(depths.shape, dtype=np.uint8)
     level[there] = np.round(255 * np.clip((nearness - low) / max(high - low, 1e-12), 0, 1))
-    picture = cv2.applyColorMap(level, cv2.COLORMAP_TURBO)
-    picture[~there] = 0
-    return np.asarray(picture, dtype=np.uint8)
+    image = cv2.applyColorMap(level, cv2.COLORMAP_TURBO)
+    image[~there] = 0
+    return np.asarray(image, dtype=np.uint8)
 
 
 def _encoded(suffix: str, pixels: NDArray[Any]) -> bytes:

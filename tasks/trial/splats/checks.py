@@ -29,7 +29,7 @@ from tasks.trial.splats.scene import arc, true_gaussians
 
 Drawn = Callable[[Gaussians, Camera], Tensor]
 
-PICTURE_OFF, GRADIENTS_OFF = {"cuda": 1e-3, "cpu": 1e-5}, {"cuda": 1e-2, "cpu": 1e-4}
+IMAGE_OFF, GRADIENTS_OFF = {"cuda": 1e-3, "cpu": 1e-5}, {"cuda": 1e-2, "cpu": 1e-4}
 """Relative by norm. A Gaussian whose alpha is at 1/255 is drawn by one side and not by the other; a wrong formula is
 off by more than a hundredth. Both sides of a CPU compute the same sums in the same order, so it is held closer."""
 
@@ -46,7 +46,7 @@ _REPORT = "report it with what `--json` says: fits on this device come out wrong
 def agreement(where: Place, folder: Path) -> Iterator[CheckResult]:
     """Compare an image, its gradients, the loss and a refinement on the device with what they should be."""
     device = torch.device(where.kind)
-    yield picture(where, device)
+    yield image(where, device)
     yield loss_row(*loss_off(device))
     yield refinement(device)
 
@@ -63,7 +63,7 @@ def rasterizer_of(where: Place) -> Rasterizer:
     return CudaRasterizer(kernels=Path(built) if built else None)
 
 
-def picture(where: Place, device: torch.device) -> CheckResult:
+def image(where: Place, device: torch.device) -> CheckResult:
     """Return the row of an image with harmonics of degree 3: of a GPU against the CPU's, of a CPU against gsplat's."""
     gaussians, camera = _colourful(), arc(3)[1]
     try:
@@ -75,14 +75,14 @@ def picture(where: Place, device: torch.device) -> CheckResult:
     except (ConfigError, ImportError) as exc:
         return not_here("splat picture", str(exc).partition(":")[0], _HOW)
     found = drawn_by(gaussians, camera, _by(rasterizer), device)
-    return picture_row(where, found, expected)
+    return image_row(where, found, expected)
 
 
-def picture_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> CheckResult:
+def image_row(where: Place, found: list[Tensor], expected: list[Tensor]) -> CheckResult:
     """Return the row of two images, each with its gradients behind it."""
     off = relative(found[0], expected[0])
     gradients = max(relative(one, other) for one, other in zip(found[1:], expected[1:], strict=True) if other.any())
-    most = PICTURE_OFF[where.kind], GRADIENTS_OFF[where.kind]
+    most = IMAGE_OFF[where.kind], GRADIENTS_OFF[where.kind]
     peer = "the CPU's" if where.is_gpu else "gsplat's PyTorch"
     figure = f"from {peer}: {off:.1e} off (at most {most[0]:.0e}), gradients {gradients:.1e} (at most {most[1]:.0e})"
     good = off <= most[0] and gradients <= most[1]
@@ -146,7 +146,7 @@ def refinement(device: torch.device) -> CheckResult:
     optimizer = SplatOptimizer(start.detached().moved_to(device))
     strategy = Mcmc(chosen, torch.Generator(device).manual_seed(0))
     step = (chosen.refine_start // chosen.refine_every + 1) * chosen.refine_every
-    strategy.after_step(optimizer, _no_picture(optimizer.gaussians), step, 0.0)
+    strategy.after_step(optimizer, _no_image(optimizer.gaussians), step, 0.0)
     opacities = torch.sigmoid(optimizer.gaussians.opacities.detach())
     dead = int((opacities < chosen.min_opacity * (1 - 1e-4)).sum())
     return refinement_row(off, dead, len(opacities), math.ceil(chosen.growth * n))
@@ -197,6 +197,6 @@ def shared_by_formula(opacity: float, copies: int) -> tuple[float, float]:
     return new, opacity / total
 
 
-def _no_picture(gaussians: Gaussians) -> Rendered:
+def _no_image(gaussians: Gaussians) -> Rendered:
     nothing = torch.zeros(0, device=gaussians.means.device)
     return Rendered(nothing, nothing, None, nothing, nothing)

@@ -43,7 +43,7 @@ class FitSize:
     """How much is fitted."""
 
     gaussians: int
-    pictures: int
+    images: int
     width: int
     height: int
     steps: int
@@ -87,7 +87,7 @@ def fit(where: Place, folder: Path) -> Iterator[CheckResult]:
 def made_data(folder: Path, size: FitSize, device: torch.device) -> FitData:
     """Return images of known Gaussians, some held out, and Gaussians near those to start from."""
     shape = (size.width, size.height)
-    scene = make_scene(folder, size.pictures, size=shape, n_true=size.gaussians, num_threads=torch.get_num_threads())
+    scene = make_scene(folder, size.images, size=shape, n_true=size.gaussians, num_threads=torch.get_num_threads())
     train, held_out = split(scene.views, 4)
     extent = scene_size(scene)
     start = start_gaussians(scene.points, scene.colors, extent, settings(_params(device, size.steps), device.type))

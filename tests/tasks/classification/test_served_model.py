@@ -18,7 +18,7 @@ from PIL import Image
 from tasks.base.errors import TrackingError
 from tasks.classification import served_model
 from tasks.classification.data.cache import ResizeCache
-from tasks.classification.data.subset_images import Pictures
+from tasks.classification.data.subset_images import SubsetImages
 from tasks.classification.models import build_model
 from tasks.classification.params import Architecture
 from tasks.classification.serving import log_classifier
@@ -194,7 +194,7 @@ PICTURES = {
 
 
 def in_training(path):
-    return Pictures([path], [None], ResizeCache(path.parent / "cache", 32), "disk").read(0)
+    return SubsetImages([path], [None], ResizeCache(path.parent / "cache", 32), "disk").read(0)
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -64,7 +64,7 @@ def test_the_summary_counts_classes_and_failures():
     summary = Summary()
     for row in (row_of(answer([9, 0, 0]), CLASSES, None), row_of(answer(None, error="damaged"), CLASSES, None)):
         summary.add(row)
-    assert (dict(summary.counts), summary.n_pictures, summary.n_failed) == ({"a": 1}, 2, 1)
+    assert (dict(summary.counts), summary.n_images, summary.n_failed) == ({"a": 1}, 2, 1)
     assert summary.errors == ["damaged"]
     assert summary.mean_probability == pytest.approx(1, abs=1e-3)
     assert Summary().mean_probability is None
@@ -77,4 +77,4 @@ def test_regions_are_rows_of_one_picture(tmp_path):
     for row in rows:
         summary.add(row)
     assert (rows[1]["region"], rows[1]["right"], rows[1]["region_score"]) == (1, 0.5, 0.75)
-    assert (summary.n_pictures, summary.n_answers, summary.n_empty, summary.n_failed) == (2, 2, 1, 0)
+    assert (summary.n_images, summary.n_answers, summary.n_empty, summary.n_failed) == (2, 2, 1, 0)

@@ -180,9 +180,9 @@ class Kernels:
 
     @classmethod
     def rasterize_to_pixels_3dgs_bwd(cls, *arguments: Any) -> tuple[Tensor | None, ...]:
-        drawn, (_, _, by_picture, by_alphas, _) = arguments[:11], arguments[11:]
+        drawn, (_, _, by_image, by_alphas, _) = arguments[:11], arguments[11:]
         given = [tensor.detach().requires_grad_() for tensor in drawn[:4]]
         with torch.enable_grad():
             picture, alphas, _ = cls.rasterize_to_pixels_3dgs_fwd(*given, *drawn[4:])
-            weighed = (picture * by_picture).sum() + (alphas * by_alphas).sum()
+            weighed = (picture * by_image).sum() + (alphas * by_alphas).sum()
             return None, *torch.autograd.grad(weighed, given)

@@ -20,7 +20,7 @@ from tasks.trial.resume import resumed_row
 from tasks.trial.runner import call
 from tasks.trial.speed import Speed, TrainingSize, speed_row
 from tasks.trial.splats import checks
-from tasks.trial.splats.checks import loss_off, loss_row, picture_row, refinement, refinement_row, shared_by_formula
+from tasks.trial.splats.checks import image_row, loss_off, loss_row, refinement, refinement_row, shared_by_formula
 from tasks.trial.splats.fit import SIZES, Found, fit_row
 
 CPU = Place("cpu", "the CPU", "cpu", "cpu")
@@ -122,9 +122,9 @@ def test_torch_must_see_the_gpu_that_was_meant(wrong, said):
 
 def test_a_wrong_picture_and_a_wrong_gradient_are_failures():
     right = [torch.ones(4, 4, 3), torch.ones(5)]
-    assert picture_row(CPU, right, right).verdict == "ok"
-    assert failed(picture_row(CPU, [1.001 * right[0], right[1]], right))
-    assert failed(picture_row(GPU, [right[0], 1.02 * right[1]], right))
+    assert image_row(CPU, right, right).verdict == "ok"
+    assert failed(image_row(CPU, [1.001 * right[0], right[1]], right))
+    assert failed(image_row(GPU, [right[0], 1.02 * right[1]], right))
 
 
 def test_a_loss_with_another_window_is_a_failure(monkeypatch):
@@ -182,7 +182,7 @@ def test_kernels_that_are_not_built_are_said_and_fail_nothing(monkeypatch):
         raise ConfigError("gsplat in /x has no kernels for this GPU in any folder: `yard kernels build` compiles them")
 
     monkeypatch.setattr(checks, "rasterizer_of", missing)
-    row = checks.picture(GPU, torch.device("cpu"))
+    row = checks.image(GPU, torch.device("cpu"))
     assert row.verdict == "not here"
     assert "no kernels for this GPU" in row.figure
     assert "yard kernels build" in row.todo

@@ -7,7 +7,7 @@ from PIL import Image
 from tasks.base.memory import free_memory
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.keeping import CacheSpace, Costs, choose, decide, measure
-from tasks.classification.data.subset_images import Pictures
+from tasks.classification.data.subset_images import SubsetImages
 from tasks.images.images import content_digest
 
 MS = 1e-3
@@ -63,7 +63,7 @@ def test_entries_of_an_earlier_run_are_used_and_the_line_says_so(paths, tmp_path
     cache = ResizeCache(tmp_path / "cache", 32)
     assert choose(paths, digests, cache, n_images=5, n_epochs=3).why.startswith("cache: memory: decoding takes ")
     for index in range(5):
-        Pictures(paths, digests, cache, "disk").read(index)
+        SubsetImages(paths, digests, cache, "disk").read(index)
     choice = choose(paths, digests, ResizeCache(tmp_path / "cache", 32), n_images=15_000, n_epochs=3)
     assert choice.keep == "disk"
     assert choice.why.startswith("cache: disk: most of the entries are there, one is read in ")

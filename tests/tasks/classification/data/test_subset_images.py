@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.base.errors import DatasetError, ImageError
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests, write_digests
-from tasks.classification.data.subset_images import Pictures
+from tasks.classification.data.subset_images import SubsetImages
 from tasks.images.decoding import resize_rgb
 from tasks.images.images import content_digest, read_rgb
 
@@ -30,7 +30,7 @@ def paths(tmp_path):
 
 def pictures(paths, keep, digests=None):
     cache = ResizeCache(paths[0].parent / "cache", SIZE)
-    return Pictures(paths, digests or [None] * len(paths), cache, keep)
+    return SubsetImages(paths, digests or [None] * len(paths), cache, keep)
 
 
 @pytest.mark.parametrize("keep", KEEPS)

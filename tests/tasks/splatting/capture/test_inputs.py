@@ -10,7 +10,7 @@ from tasks.images.images import write_jpeg
 from tasks.splatting.capture.inputs import adopt, recognise
 from tasks.splatting.capture.photos import photographs_given
 from tasks.splatting.demo.scene import looking_at
-from tasks.splatting.fit.scene import load_picture, read_scene
+from tasks.splatting.fit.scene import load_image, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tasks.splatting.render.cameras import Camera
@@ -133,7 +133,7 @@ def test_a_model_is_read_wherever_tools_put_it_and_its_pictures_are_the_same_fil
     source = colmap(tmp_path / "in", NAMES, place, text=text)
     scene, notes, report = adopted(source)
     assert [view.camera.name for view in scene.views] == NAMES
-    assert all(view.picture.samefile(source / "images" / view.camera.name) for view in scene.views)
+    assert all(view.image.samefile(source / "images" / view.camera.name) for view in scene.views)
     np.testing.assert_allclose(scene.centers, [[3, 0.5 * index, 1] for index in range(4)], atol=1e-9)
     camera = scene.views[0].camera
     assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.width) == (40, 41, 24.5, 15, W)
@@ -181,7 +181,7 @@ def test_masks_beside_pictures_are_taken(tmp_path):
     white[:, W // 2 :] = 255
     for name in ("f0.jpg.png", "f2.png"):
         cv2.imwrite(str(source / "masks" / name), white)
-    masks = [load_picture(view, 1000).mask for view in adopted(source)[0].views]
+    masks = [load_image(view, 1000).mask for view in adopted(source)[0].views]
     assert [mask is not None for mask in masks] == [True, False, True, False]
     np.testing.assert_array_equal(masks[0], white > 0)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.capture.named_images import find_pictures, parts_of
+from tasks.splatting.capture.named_images import find_named, parts_of
 
 
 def folder(root, *files):
@@ -12,7 +12,7 @@ def folder(root, *files):
 
 
 def found(root, *names):
-    paths = find_pictures(root, names, root / "cameras")
+    paths = find_named(root, names, root / "cameras")
     return [path and path.relative_to(root).as_posix() for path in paths]
 
 

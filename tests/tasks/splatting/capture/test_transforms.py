@@ -11,7 +11,7 @@ from tasks.base.progress import Note
 from tasks.images.images import read_rgb, write_jpeg
 from tasks.splatting.capture.inputs import adopt
 from tasks.splatting.demo.scene import looking_at
-from tasks.splatting.fit.scene import load_picture, read_scene
+from tasks.splatting.fit.scene import load_image, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.pose_facts import PoseReport
 
@@ -62,7 +62,7 @@ def test_cameras_stand_and_look_as_the_file_says(tmp_path):
     camera = scene.views[0].camera
     assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height) == (80, 82, 47, 33, W, H)
     assert (events[-1].registered, events[-1].total, events[-1].missing) == (4, 4, ())
-    assert [int(read_rgb(view.picture).mean()) for view in scene.views] == pytest.approx([0, 50, 100, 150], abs=1)
+    assert [int(read_rgb(view.image).mean()) for view in scene.views] == pytest.approx([0, 50, 100, 150], abs=1)
 
 
 def test_the_file_itself_may_be_given(tmp_path):
@@ -113,7 +113,7 @@ def test_pixels_stay_as_they_are_stored_whatever_exif_says(tmp_path, orientation
     for path in (source / "images").iterdir():
         Image.fromarray(pixels).save(path, exif=exif)
     scene, _ = adopted(source, tmp_path / "out")
-    rgb = load_picture(scene.views[0], 1000).rgb
+    rgb = load_image(scene.views[0], 1000).rgb
     assert rgb.shape == (H, W, 3)
     assert rgb[:8, :8].min() > 200
     assert rgb[H // 2 :].max() < 50
@@ -134,7 +134,7 @@ def test_masks_come_with_their_pictures(tmp_path):
     white = np.full((H, W), 255, np.uint8)
     white[: H // 2] = 0
     cv2.imwrite(str(source / "mask.png"), white)
-    mask = load_picture(adopted(source, tmp_path / "out")[0].views[0], 1000).mask
+    mask = load_image(adopted(source, tmp_path / "out")[0].views[0], 1000).mask
     assert mask[H // 2 :].all()
     assert not mask[: H // 2].any()
 
@@ -273,7 +273,7 @@ def test_pictures_whose_folders_make_the_same_name_stay_two(tmp_path):
     rewrite(source, lambda row: [{**row, "file_path": row["file_path"].replace("images/f", at)} for at in places])
     scene, events = adopted(source, tmp_path / "out")
     assert len({view.camera.name.lower() for view in scene.views}) == events[-1].registered == 9
-    lights = sorted(round(float(read_rgb(view.picture).mean())) for view in scene.views)
+    lights = sorted(round(float(read_rgb(view.image).mean())) for view in scene.views)
     assert lights == pytest.approx([20] * 3 + [90] * 3 + [160] * 3, abs=1)
 
 

@@ -90,7 +90,7 @@ def test_wrong_cameras_are_corrected_with_pose_opt(scene):
 def test_what_a_mask_hides_leaves_no_trace(scene, tmp_path):
     views = []
     for view in scene.views:
-        pixels = cv2.imread(str(view.picture))
+        pixels = cv2.imread(str(view.image))
         pixels[:, :24] = (0, 0, 255)  # a red pillar that goes with the camera
         mask = np.full((48, 64), 255, np.uint8)
         mask[:, :24] = 0

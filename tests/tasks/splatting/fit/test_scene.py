@@ -7,7 +7,7 @@ import pytest
 from tasks.base.errors import DatasetError
 from tasks.images.images import write_jpeg
 from tasks.splatting.demo.scene import looking_at
-from tasks.splatting.fit.scene import load_picture, normalized, read_scene, split
+from tasks.splatting.fit.scene import load_image, normalized, read_scene, split
 from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tasks.splatting.render.cameras import Camera
 
@@ -42,7 +42,7 @@ def write_scene(folder, cameras, masks=()):
 def test_views_come_by_name_with_their_pictures_masks_and_points(tmp_path):
     scene = read_scene(write_scene(tmp_path, ring()[::-1], masks=["002.jpg"]))
     assert [view.camera.name for view in scene.views] == [f"{i:03}.jpg" for i in range(8)]
-    assert [view.picture.name for view in scene.views] == [f"{i:03}.jpg" for i in range(8)]
+    assert [view.image.name for view in scene.views] == [f"{i:03}.jpg" for i in range(8)]
     assert [view.mask is not None for view in scene.views] == [i == 2 for i in range(8)]
     assert (scene.points.shape, scene.points.dtype) == ((10, 3), np.float32)
     assert (scene.colors.shape, scene.colors.dtype) == ((10, 3), np.uint8)
@@ -102,7 +102,7 @@ def test_holding_out_all_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("max_side", "size"), [(1000, (W, H)), (64, (W, H)), (32, (32, 24)), (20, (20, 15))])
 def test_pictures_and_cameras_shrink_together(tmp_path, max_side, size):
-    loaded = load_picture(read_scene(write_scene(tmp_path, ring())).views[0], max_side)
+    loaded = load_image(read_scene(write_scene(tmp_path, ring())).views[0], max_side)
     assert loaded.rgb.shape == (size[1], size[0], 3)
     assert loaded.rgb.dtype == np.uint8
     assert (loaded.camera.width, loaded.camera.height) == size
@@ -112,7 +112,7 @@ def test_pictures_and_cameras_shrink_together(tmp_path, max_side, size):
 
 @pytest.mark.parametrize("max_side", [64, 32])
 def test_white_counts_in_a_mask(tmp_path, max_side):
-    loaded = load_picture(read_scene(write_scene(tmp_path, ring(), masks=["000.jpg"])).views[0], max_side)
+    loaded = load_image(read_scene(write_scene(tmp_path, ring(), masks=["000.jpg"])).views[0], max_side)
     assert loaded.mask.shape == loaded.rgb.shape[:2]
     assert loaded.mask.dtype == bool
     half = loaded.mask.shape[1] // 2
@@ -122,6 +122,6 @@ def test_white_counts_in_a_mask(tmp_path, max_side):
 
 def test_a_picture_of_another_size_than_its_camera_is_refused(tmp_path):
     scene = read_scene(write_scene(tmp_path, ring()))
-    write_jpeg(scene.views[0].picture, np.zeros((H, W + 1, 3), np.uint8), 95)
+    write_jpeg(scene.views[0].image, np.zeros((H, W + 1, 3), np.uint8), 95)
     with pytest.raises(DatasetError, match="000.jpg has 65x48 pixels, its camera 64x48"):
-        load_picture(scene.views[0], 64)
+        load_image(scene.views[0], 64)

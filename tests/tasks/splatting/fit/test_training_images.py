@@ -27,7 +27,7 @@ def test_every_picture_comes_once_per_pass_in_another_order_each():
 
 def test_a_shot_has_the_pixels_of_the_file_at_the_size_asked_for(scene):
     whole = TrainingImages(scene.views, 64, CPU)[1]
-    pixels = cv2.imread(str(scene.views[1].picture))[..., ::-1]
+    pixels = cv2.imread(str(scene.views[1].image))[..., ::-1]
     np.testing.assert_array_equal(whole.rgb.numpy(), pixels)
     torch.testing.assert_close(whole.truth, whole.rgb / 255)
     half = TrainingImages(scene.views, 32, CPU)[1]
@@ -40,7 +40,7 @@ def test_pictures_that_fit_are_read_once(scene):
     assert shots.fits
     assert list(shots.read()) == [1, 2, 3, 4]
     for view in scene.views:
-        view.picture.unlink()
+        view.image.unlink()
     assert shots[3].rgb.any()
 
 
@@ -78,9 +78,9 @@ def test_the_digest_sees_every_change(scene, tmp_path, what):
     before = digest_of(scene)
     first = scene.views[0]
     if what == "pixel":
-        pixels = cv2.imread(str(first.picture))
+        pixels = cv2.imread(str(first.image))
         pixels[0, 0] ^= 1
-        cv2.imwrite(str(first.picture), pixels)
+        cv2.imwrite(str(first.image), pixels)
     elif what == "camera":
         moved = first.camera.world_to_camera + 1e-9
         changed = dataclasses.replace(first, camera=dataclasses.replace(first.camera, world_to_camera=moved))

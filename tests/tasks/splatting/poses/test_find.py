@@ -16,7 +16,7 @@ from tasks.images.images import read_rgb, write_jpeg
 from tasks.splatting.capture.inputs import adopt
 from tasks.splatting.demo.render import make_room, render
 from tasks.splatting.demo.scene import demo_cameras
-from tasks.splatting.fit.scene import load_picture, read_scene
+from tasks.splatting.fit.scene import load_image, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_job import FEATURES, LOG, MATCHES, MODELS, UNDISTORTED
 from tasks.splatting.poses.find import find_poses
@@ -76,7 +76,7 @@ def test_every_camera_is_found_within_a_hundredth_of_the_path(found, cameras):
 
 def test_undistorted_pictures_have_the_size_of_their_cameras(found):
     for view in read_scene(found[0][-1].scene).views:
-        assert read_rgb(view.picture).shape == (view.camera.height, view.camera.width, 3)
+        assert read_rgb(view.image).shape == (view.camera.height, view.camera.width, 3)
 
 
 def test_progress_of_every_stage_grows_to_its_end(found):
@@ -281,8 +281,8 @@ def test_pictures_of_a_model_may_lie_in_folders_and_say_how_they_were_held(found
     report = events[-1]
     assert (report.registered, report.total, report.missing) == (N, N, ())
     view = read_scene(report.scene).views[0]
-    assert load_picture(view, 160).rgb.shape == (view.camera.height, view.camera.width, 3)
-    with Image.open(view.picture) as image:
+    assert load_image(view, 160).rgb.shape == (view.camera.height, view.camera.width, 3)
+    with Image.open(view.image) as image:
         assert not image.getexif()
     assert len(write_pose_report(report, tmp_path / "no frames", tmp_path / "report")) == 2
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.base.errors import DatasetError
 from tasks.images.images import read_rgb
 from tasks.splatting.demo.scene import looking_at
-from tasks.splatting.fit.scene import load_picture, read_scene
+from tasks.splatting.fit.scene import load_image, read_scene
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.find import adopt_poses
@@ -113,7 +113,7 @@ def every(tmp_path_factory):
 @pytest.mark.parametrize("name", LENSES)
 def test_no_pixel_is_trained_on_that_was_not_seen_and_each_shows_its_ray(every, name):
     view = every[name][1]
-    loaded = load_picture(view, 1000)
+    loaded = load_image(view, 1000)
     camera = view.camera
     u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
@@ -130,21 +130,21 @@ def test_no_pixel_is_trained_on_that_was_not_seen_and_each_shows_its_ray(every, 
 @pytest.mark.parametrize("name", LENSES)
 def test_what_is_straight_is_the_same_file(every, name):
     source, view = every[name]
-    same = view.picture.read_bytes() == source.read_bytes()
+    same = view.image.read_bytes() == source.read_bytes()
     assert same == (name in STRAIGHT)
-    assert not same or view.picture.stat().st_ino == source.stat().st_ino
+    assert not same or view.image.stat().st_ino == source.stat().st_ino
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
 def test_a_picture_of_any_kind_is_linked_and_one_that_is_shrunk_is_written_well(tmp_path, suffix):
     files = write(tmp_path, ["PINHOLE"] * 3, suffix)
     for view, path in zip(straightened(tmp_path, ["PINHOLE"] * 3, files), files, strict=True):
-        assert view.picture.read_bytes() == path.read_bytes()
+        assert view.image.read_bytes() == path.read_bytes()
     view = straightened(tmp_path, ["PINHOLE"] * 3, files, max_side=80)[0]
     assert (view.camera.width, view.camera.height, view.camera.fx, view.camera.cy) == (80, 60, 60, 29.5)
     small = cv2.resize(read_rgb(files[0]), (80, 60), interpolation=cv2.INTER_AREA)
-    assert np.abs(read_rgb(view.picture).astype(int) - small).max() <= (3 if suffix == ".jpg" else 0)
-    assert view.picture.suffix == (".jpg" if suffix == ".jpg" else ".png")
+    assert np.abs(read_rgb(view.image).astype(int) - small).max() <= (3 if suffix == ".jpg" else 0)
+    assert view.image.suffix == (".jpg" if suffix == ".jpg" else ".png")
 
 
 def test_a_jpeg_that_exif_wants_turned_keeps_its_pixels_and_loses_the_wish(tmp_path):
@@ -158,8 +158,8 @@ def test_a_jpeg_that_exif_wants_turned_keeps_its_pixels_and_loses_the_wish(tmp_p
     views = straightened(tmp_path, ["PINHOLE"] * 3, files)
     assert [path.read_bytes() for path in files] == before
     for view, path in zip(views, files, strict=True):
-        np.testing.assert_array_equal(read_rgb(view.picture), read_rgb(path, upright=False))
-        assert len(view.picture.read_bytes()) < path.stat().st_size
+        np.testing.assert_array_equal(read_rgb(view.image), read_rgb(path, upright=False))
+        assert len(view.image.read_bytes()) < path.stat().st_size
 
 
 @pytest.mark.parametrize("name", ["PINHOLE", "OPENCV"])
@@ -167,10 +167,10 @@ def test_pictures_of_another_size_than_their_camera_have_it_scaled(tmp_path, nam
     files = write(tmp_path, [name] * 3) + [tmp_path / "half.png"]
     Image.fromarray(painted(name, W // 2, H // 2)).save(files[-1])
     whole, *_, half = straightened(tmp_path, [name] * 4, files)[::-1]
-    assert half.picture.name == "half.png"
+    assert half.image.name == "half.png"
     assert half.camera.width == pytest.approx(whole.camera.width / 2, abs=1)
     assert half.camera.fx == pytest.approx(whole.camera.fx / 2, rel=0.02)
-    assert load_picture(half, 1000).rgb.min() > 50
+    assert load_image(half, 1000).rgb.min() > 50
 
 
 def test_pictures_of_another_shape_than_their_camera_are_refused(tmp_path):
@@ -188,7 +188,7 @@ def test_masks_go_with_their_pictures(tmp_path, name):
     white[: H // 2] = 0
     for mask in masks:
         cv2.imwrite(str(mask), white)
-    mask = load_picture(straightened(tmp_path, [name] * 3, files, masks=masks)[0], 1000).mask
+    mask = load_image(straightened(tmp_path, [name] * 3, files, masks=masks)[0], 1000).mask
     height = mask.shape[0]
     assert mask[height // 2 + 3 :].all()
     assert not mask[: height // 2 - 3].any()

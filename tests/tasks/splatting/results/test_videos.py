@@ -30,7 +30,7 @@ def test_a_video_shows_the_frames_the_rasteriser_draws(tmp_path, drawer):
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert len(frames) == 6
     for camera, frame in zip(cameras, frames, strict=True):
-        drawn = drawer.picture(camera)
+        drawn = drawer.image(camera)
         error = np.mean((drawn.astype(float) - frame) ** 2)
         assert 10 * np.log10(255**2 / error) > 28  # a quarter of the colours are kept
     assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
