@@ -1,5 +1,6 @@
 """The base class of every parameter model."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -53,3 +54,7 @@ def _none_text(value: object) -> object:
 
 
 NoneText = BeforeValidator(_none_text)
+
+MaybePath = Annotated[Path | None, NoneText]
+MaybeText = Annotated[str | None, NoneText]
+"""What may be left empty."""

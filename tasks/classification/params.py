@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.base.params import Device, Fraction, NoneText, Owner, Params, Seed
+from tasks.base.params import Device, Fraction, MaybePath, MaybeText, NoneText, Owner, Params, Seed
 from tasks.training import params as training
 
 Architecture = Literal[
@@ -34,8 +34,7 @@ class SplitParams(Params):
     val_ratio: Annotated[float, Field(gt=0, lt=1, description="Share to validate on; the rest is the test")] = 0.2
     seed: Seed = 0
     group_by: Annotated[
-        str | None,
-        NoneText,
+        MaybeText,
         Field(
             description="Keeps frames of one recording on one side: a regular expression on the file name (its first "
             "group, or the whole match, names the recording), or a CSV file with the columns path and group"
@@ -168,30 +167,26 @@ class TrainParams(training.TrainingParams):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
-    train_path: Annotated[
-        Path | None, NoneText, Field(description="Class folders to train on, when the data is already split")
-    ] = None
-    val_path: Annotated[
-        Path | None, NoneText, Field(description="Class folders to validate on; goes with train_path")
-    ] = None
-    test_path: Annotated[Path | None, NoneText, Field(description="Class folders to grade on; empty: val_path")] = None
+    train_path: Annotated[MaybePath, Field(description="Class folders to train on, when the data is already split")] = (
+        None
+    )
+    val_path: Annotated[MaybePath, Field(description="Class folders to validate on; goes with train_path")] = None
+    test_path: Annotated[MaybePath, Field(description="Class folders to grade on; empty: val_path")] = None
     save_path: Annotated[
-        Path | None,
-        NoneText,
-        Field(description="A folder that gets a copy of weights, configuration and metrics"),
+        MaybePath, Field(description="A folder that gets a copy of weights, configuration and metrics")
     ] = None
     class_names: Annotated[
         tuple[str, ...] | None,
         BeforeValidator(_class_names),
         Field(description="The classes in the order of the head: a list, or a map of names to numbers; empty: sorted"),
     ] = None
-    weight_path: Annotated[
-        Path | None, NoneText, Field(description="Start from these weights: a state dict, RFUAV's included")
-    ] = None
+    weight_path: Annotated[MaybePath, Field(description="Start from these weights: a state dict, RFUAV's included")] = (
+        None
+    )
     pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = True
     shuffle: bool = True
-    task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
-    description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
+    task_id: Annotated[MaybeText, Field(description="The caller's own name for the run")] = None
+    description: Annotated[MaybeText, Field(description="Free text, kept with the run")] = None
 
     optimizer: training.Optimizer = "adam"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -260,7 +255,7 @@ class TrackParams(Params):
         # MLflow takes no slash or colon in the name of a model, its search no quote: said now, not after the training.
         Field(pattern=r"^[^/:']+$", description="MLflow experiment, and name of the model"),
     ] = "classification"
-    run_name: Annotated[str | None, NoneText, Field(description="Empty: model, classes and time")] = None
+    run_name: Annotated[MaybeText, Field(description="Empty: model, classes and time")] = None
     owner: Owner = ""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tasks.base.params import Device, NoneText, Owner, Params
+from tasks.base.params import Device, MaybePath, MaybeText, NoneText, Owner, Params
 from tasks.classification.params import Architecture, _class_names, _size
 
 
@@ -44,11 +44,9 @@ class PredictParams(Params):
     ] = "auto"
     every_n: Annotated[int, Field(ge=1, description="Of a video, every n-th image")] = 10
     n_workers: Annotated[int, Field(ge=0, description="Threads that prepare images; 0: as many as cores")] = 0
-    save_path: Annotated[
-        Path | None, NoneText, Field(description="A folder that gets a copy of the tables and images")
-    ] = None
-    task_id: Annotated[str | None, NoneText, Field(description="The caller's own name for the run")] = None
-    description: Annotated[str | None, NoneText, Field(description="Free text, kept with the run")] = None
+    save_path: Annotated[MaybePath, Field(description="A folder that gets a copy of the tables and images")] = None
+    task_id: Annotated[MaybeText, Field(description="The caller's own name for the run")] = None
+    description: Annotated[MaybeText, Field(description="Free text, kept with the run")] = None
 
 
 def _address(value: object) -> object:
@@ -78,8 +76,7 @@ class DetectParams(Params):
     ] = None
     max_regions: Annotated[int, Field(ge=1, le=300, description="Of an image, the best ones")] = 20
     config: Annotated[
-        Path | None,
-        NoneText,
+        MaybePath,
         Field(description="RFUAV's two-stage JSON: detector and classifier, instead of weights here and in predict"),
     ] = None
 
@@ -88,7 +85,7 @@ class PredictTrackParams(Params):
     """Under which names the run is found again."""
 
     experiment: Annotated[str, Field(pattern=r"^[^/:']+$", description="MLflow experiment")] = "predictions"
-    run_name: Annotated[str | None, NoneText, Field(description="Empty: model and data")] = None
+    run_name: Annotated[MaybeText, Field(description="Empty: model and data")] = None
     owner: Owner = ""
 
 

@@ -1,11 +1,10 @@
 """Parameters of the recognition of parts, one model for each step."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.base.params import Device, Fraction, NoneText, Owner, Params, Seed
+from tasks.base.params import Device, Fraction, MaybePath, MaybeText, Owner, Params, Seed
 from tasks.training import params as training
 
 Material = Literal["metal", "plastic", "painted"]
@@ -39,12 +38,10 @@ class RenderParams(Params):
         "painted",
     )
     backgrounds: Annotated[
-        Path | None,
-        NoneText,
-        Field(description="A folder of images to lie under and behind parts in half of the images"),
+        MaybePath, Field(description="A folder of images to lie under and behind parts in half of the images")
     ] = None
     distractors: Annotated[
-        Path | None, NoneText, Field(description="A folder of meshes that are no parts; none: shapes are made up")
+        MaybePath, Field(description="A folder of meshes that are no parts; none: shapes are made up")
     ] = None
     n_distractors: Annotated[int, Field(ge=0, le=1000, description="Shapes made up, where no folder is given")] = 24
     min_quality: Annotated[int, Field(ge=1, le=100, description="JPEG quality, at least")] = 60
@@ -79,16 +76,14 @@ class DetectorParams(training.TrainingParams):
         Field(description="fcos_small: made for training on a CPU; rf_detr and d_fine need transformers and a GPU"),
     ] = "fcos_small"
     network_folder: Annotated[
-        Path | None,
-        NoneText,
+        MaybePath,
         Field(
             description="Of rf_detr and d_fine: a folder of transformers with config.json and model.safetensors to "
             "start from; empty: its plain configuration and random weights"
         ),
     ] = None
     weight_path: Annotated[
-        Path | None,
-        NoneText,
+        MaybePath,
         Field(
             description="Start from these weights: a state dict of the network, as torchvision's of COCO, or of its "
             "backbone; empty: random"
@@ -125,8 +120,7 @@ class DetectorParams(training.TrainingParams):
     n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
 
     real_images: Annotated[
-        Path | None,
-        NoneText,
+        MaybePath,
         Field(
             description="A folder of annotated photographs: COCO JSON, or YOLO's text files with data.yaml or "
             "classes.txt; names are those of the parts"
@@ -184,17 +178,16 @@ class IndexParams(training.TrainingParams):
         Backbone, Field(description="small: a network of this project's, made for training on a CPU")
     ] = "small"
     backbone_folder: Annotated[
-        Path | None,
-        NoneText,
+        MaybePath,
         Field(
             description="A folder of a model of transformers, such as DINOv2: config.json and model.safetensors. Its "
             "features are taken as they are, nothing is trained"
         ),
     ] = None
     train: Annotated[bool, Field(description="False: the backbone's features as they are, nothing is trained")] = True
-    weight_path: Annotated[
-        Path | None, NoneText, Field(description="Start from these weights: a state dict of the backbone")
-    ] = None
+    weight_path: Annotated[MaybePath, Field(description="Start from these weights: a state dict of the backbone")] = (
+        None
+    )
     pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = False
     dimension: Annotated[int, Field(ge=8, le=2048, description="Of the vectors, where they are trained")] = 128
     image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 96
@@ -320,7 +313,7 @@ class RecognitionTrackParams(Params):
             description="MLflow experiment; the models are called after it, with -detector and -index",
         ),
     ] = "recognition"
-    run_name: Annotated[str | None, NoneText, Field(description="Empty: the folder of the parts")] = None
+    run_name: Annotated[MaybeText, Field(description="Empty: the folder of the parts")] = None
     owner: Owner = ""
 
 

@@ -1,12 +1,11 @@
 """Parameters of spectrograms, noise and crops."""
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tasks.base.params import Fraction, NoneText, Params, Seed
+from tasks.base.params import Fraction, MaybePath, Params, Seed
 
 Datatype = Literal["cf32_le", "cf32_be", "ci16_le", "ci16_be", "ci8", "cu8"]
 """How one sample is stored, in the words of SigMF: I then Q, each a float32, int16, int8 or uint8."""
@@ -111,9 +110,7 @@ class MixParams(Params):
         range(-20, 21, 2)
     )
     noise: Annotated[
-        Path | None,
-        NoneText,
-        Field(description="A recording, or a folder of them, that is mixed in; empty: white Gaussian noise"),
+        MaybePath, Field(description="A recording, or a folder of them, that is mixed in; empty: white Gaussian noise")
     ] = None
     recorded_share: Annotated[
         Fraction, Field(description="Share of the noise power from the recordings in `noise`; the rest is white")
