@@ -86,8 +86,8 @@ class Story:
     def _epoch(self, row: RunRow) -> Iterator[str]:
         if row.epoch is not None and self._epochs.get(row.id) != row.epoch:
             self._epochs[row.id] = row.epoch
-            figures = ", ".join(f"{name} {_shown(value)}" for name, value in _figures(row.last_epoch))
-            yield progress_text(row) + (f": {figures}" if figures else "")
+            metrics = ", ".join(f"{name} {_shown(value)}" for name, value in _metrics(row.last_epoch))
+            yield progress_text(row) + (f": {metrics}" if metrics else "")
 
 
 def panels(snapshot: RunSnapshot) -> RenderableType:
@@ -149,7 +149,7 @@ def _result(api: Api, row: RunRow) -> int:
     return EXIT_CODES.get(row.type, 1)
 
 
-def _figures(last_epoch: Json | None) -> list[tuple[str, Any]]:
+def _metrics(last_epoch: Json | None) -> list[tuple[str, Any]]:
     shown = [
         (name, value)
         for name, value in (last_epoch or {}).items()
@@ -160,10 +160,10 @@ def _figures(last_epoch: Json | None) -> list[tuple[str, Any]]:
 
 def _table(last_epoch: Json) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    figures = _figures(last_epoch)
-    for name, _ in figures:
+    metrics = _metrics(last_epoch)
+    for name, _ in metrics:
         table.add_column(name, justify="right")
-    table.add_row(*(_shown(value) for _, value in figures))
+    table.add_row(*(_shown(value) for _, value in metrics))
     return table
 
 

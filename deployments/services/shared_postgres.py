@@ -47,8 +47,8 @@ def main() -> None:
             return
         cluster = load()
         user = f"--user={cluster.user.uid}:{cluster.user.gid}" if cluster.user.uid != os.geteuid() else ""
-        tether = module_command("gpu_pools.process.parent_death", "--signal=INT", *filter(None, [user]))
-        process = subprocess.Popen([*tether, *server_command(cluster)], cwd="/", stdin=subprocess.DEVNULL)
+        command = module_command("gpu_pools.process.parent_death", "--signal=INT", *filter(None, [user]))
+        process = subprocess.Popen([*command, *server_command(cluster)], cwd="/", stdin=subprocess.DEVNULL)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             if not keeper.wait_for_users(process):

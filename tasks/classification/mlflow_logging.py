@@ -22,7 +22,7 @@ from tasks.classification.grading.answers import (
     write_answers,
     write_images,
 )
-from tasks.classification.grading.evaluate import TestReport, report_figures
+from tasks.classification.grading.evaluate import TestReport, report_metrics
 from tasks.classification.params import EvaluateParams
 from tasks.classification.serving import log_classifier
 from tasks.classification.training.events import EpochMetrics
@@ -59,7 +59,7 @@ TABLE_COLUMNS = ("epoch", "train_loss", "val_loss", "train_acc", "val_acc", "mac
 ANSWERS, CHAMPION = "answers.npz", "champion.npz"
 """In the folder of a training: what its best weights, and the champion of that time, answer on the graded part."""
 
-# report_figures' name -> MLflow key, logged once, at the epoch of the best weights.
+# report_metrics' name -> MLflow key, logged once, at the epoch of the best weights.
 TEST_KEYS: dict[str, str] = {
     "loss": "loss/test",
     "accuracy": "accuracy/test",
@@ -92,7 +92,7 @@ class TrainingRecorder(EpochRecorder[TrainingSession, EpochMetrics]):
         """Return loss and accuracy."""
         return f"loss {metrics.train_loss:.3f}  val {metrics.val_acc:.1%}"
 
-    def figures(self, metrics: EpochMetrics) -> str:
+    def text(self, metrics: EpochMetrics) -> str:
         """Return losses, accuracies and F1."""
         return (
             f"loss {metrics.train_loss:.4f} train, {metrics.val_loss:.4f} val; "
@@ -187,7 +187,7 @@ def grade_and_log(
     cache: Path,
     log: Callable[[str], None],
 ) -> tuple[TestReport, Decision | None]:
-    """Grade the answers kept, give MLflow the metrics, images and the model, and settle who is champion."""
+    """Grade the answers kept, give MLflow the metrics, images and the model, and decide who is champion."""
     part = graded_subset(dataset)
     if part != "test":
         log("the data has no test part: graded on val, which the best epoch was chosen on, so the metrics are too good")
@@ -219,8 +219,8 @@ def grade_and_log(
 
 def _log_grades(tracker: Tracker, report: TestReport, answers: Answers, dataset: Path, epoch: int) -> None:
     """Log the metrics of the test at the epoch of the best weights, and what was graded on."""
-    figures = report_figures(report)
-    tracker.metrics({key: figures[name] for name, key in TEST_KEYS.items()}, epoch)
+    metrics = report_metrics(report)
+    tracker.metrics({key: metrics[name] for name, key in TEST_KEYS.items()}, epoch)
     source, digest = dataset / graded_subset(dataset), joint_digest(answers.digests)
     tracker.input(name_of(dataset), str(source), digest, context="testing", profile={"images": len(answers.paths)})
 
@@ -254,7 +254,7 @@ def summary(report: TestReport, decision: Decision | None, architecture: str, ur
         "",
         "| metric | value |",
         "|---|---|",
-        *(f"| {name} | {_shown(value)} |" for name, value in report_figures(report).items()),
+        *(f"| {name} | {_shown(value)} |" for name, value in report_metrics(report).items()),
         "",
         "| class | precision | recall | F1 | images |",
         "|---|---|---|---|---|",

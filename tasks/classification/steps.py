@@ -259,7 +259,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
 # Retried, because grading can be repeated and only MLflow makes it fail for a while.
 @task(task_run_name="report", retries=2, retry_delay_seconds=30, retry_condition_fn=is_tracking_error)
 def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, save_path: Path | None) -> str | None:
-    """Grade the best weights on the test part, settle who is champion; return the id of the MLflow run, if it has one.
+    """Grade the best weights on the test part, decide who is champion; return the id of the MLflow run, if it has one.
 
     Where MLflow is away, what needs its answer is postponed.
     """

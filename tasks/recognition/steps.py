@@ -262,7 +262,7 @@ def report(
     index: IndexParams,
     track: RecognitionTrackParams,
 ) -> list[str | None]:
-    """Grade what was trained, register it, settle who is champion; return the ids of the MLflow runs, if they have any.
+    """Grade what was trained, register it, decide who is champion; return the ids of the MLflow runs, if they have any.
 
     Where MLflow is away, what needs its answer is postponed.
     """

@@ -138,7 +138,7 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
     from tasks.splatting.capture.inputs import adopt, recognise
     from tasks.splatting.mlflow_logging import FIGURES
     from tasks.splatting.poses.find import find_poses
-    from tasks.splatting.poses.scene_report import pose_figures, pose_markdown, write_pose_report
+    from tasks.splatting.poses.scene_report import pose_markdown, pose_metrics, write_pose_report
 
     kind, target = recognise(allowed_path(data)), step_dir(run, POSES)
     if kind in {"colmap", "transforms"}:
@@ -148,7 +148,7 @@ def find_cameras(frames: Path, data: Path, params: PosesParams, max_side: int, r
     with Page("poses", "Search for the cameras") as page, bars() as shown:
         report = follow(events, shown, page, logger())
     write_pose_report(report, frames, target / REPORT)
-    write_json(target / REPORT / FIGURES, pose_figures(report))
+    write_json(target / REPORT / FIGURES, pose_metrics(report))
     write_step_info(report.scene, {"data": data, "poses": params.model_dump(mode="json")})
     logger().info("%d of %d images placed, %d points", report.registered, report.total, report.points)
     show_markdown("poses", pose_markdown(report), "How many images were placed, and how well")

@@ -60,13 +60,13 @@ class SystemSampler:
         psutil.cpu_percent()  # the first call only starts the measurement
         pause = min(1.0, self._every_s)
         while not self._stop.wait(pause):
-            self._tracker.metrics({**host_sample(self._tracker.folder), **self._gpu_figures()}, step)
+            self._tracker.metrics({**host_sample(self._tracker.folder), **self._gpu_metrics()}, step)
             step += 1
             pause = self._every_s
 
-    def _gpu_figures(self) -> dict[str, float | None]:
+    def _gpu_metrics(self) -> dict[str, float | None]:
         try:
-            figures = self._gpu()
+            found = self._gpu()
         except GpuError as exc:
             # A GPU that does not answer for a moment must not end the samples, nor the run; one line says so.
             if not self._gpu_failed:
@@ -74,7 +74,7 @@ class SystemSampler:
             self._gpu_failed = True
             return {}
         self._gpu_failed = False
-        return figures
+        return found
 
 
 def host_sample(folder: Path) -> dict[str, float | None]:

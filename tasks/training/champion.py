@@ -1,4 +1,4 @@
-"""Settles which version of a registered model is champion, by what it answers on the files of the new one."""
+"""Chooses which version of a registered model is champion, by what it answers on the files of the new one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def take_over_from_lost(now: ModelVersion, why: str) -> Decision:
     return Decision(True, f"promoted: version {now.version}, the champion, cannot be compared any more: {why}")
 
 
-def settle_champion(name: str, version: int, compare: Callable[[ModelVersion | None], Decision]) -> Decision:
+def choose_champion(name: str, version: int, compare: Callable[[ModelVersion | None], Decision]) -> Decision:
     """Give a new version the alias of the champion where it is better; return the decision.
 
     Args:

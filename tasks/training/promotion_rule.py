@@ -104,9 +104,9 @@ def _decide_on(
     too_far = {name: fall for name, fall in falls.items() if fall > rules.class_margin + 1e-9}
     promote = better >= rules.confidence and not too_far
     accuracies = float(old.mean()), float(new.mean())
-    figures = _figures(accuracies, better, n_files, n_left_out, rules.n_draws)
+    compared = _comparison(accuracies, better, n_files, n_left_out, rules.n_draws)
     verdict = _verdict(better, rules.confidence, too_far, rules.class_margin)
-    return Decision(promote, f"{verdict}; {figures}", *accuracies, better, falls=falls, n_compared=n_files)
+    return Decision(promote, f"{verdict}; {compared}", *accuracies, better, falls=falls, n_compared=n_files)
 
 
 def probability_better(
@@ -148,7 +148,7 @@ def _verdict(better: float, confidence: float, too_far: Mapping[str, float], cla
     return f"promoted: better, and no class loses more than {class_margin:.3f} of recall"
 
 
-def _figures(accuracies: tuple[float, float], better: float, n_files: int, n_left_out: int, n_draws: int) -> str:
+def _comparison(accuracies: tuple[float, float], better: float, n_files: int, n_left_out: int, n_draws: int) -> str:
     left_out = f" ({n_left_out} left out because the champion was trained on them)" if n_left_out else ""
     return (
         f"accuracy {accuracies[1]:.4f} against the champion's {accuracies[0]:.4f} on {n_files} test files"

@@ -36,7 +36,7 @@ class EpochRecorder(Recorder[T, EpochDone[M]]):
         """Return what stands beside the terminal's bar after an epoch, in a few words."""
 
     @abstractmethod
-    def figures(self, metrics: M) -> str:
+    def text(self, metrics: M) -> str:
         """Return the part of the log's line that is about losses and grades."""
 
     def values(self, metrics: M) -> dict[str, float | None]:
@@ -67,7 +67,7 @@ class EpochRecorder(Recorder[T, EpochDone[M]]):
         """Return the line the log has for an epoch."""
         pace = "" if metrics.images_per_s is None else f" ({metrics.images_per_s:.0f} {self.IMAGES}/s)"
         return (
-            f"epoch {metrics.epoch}/{metrics.total_epochs}: {self.figures(metrics)}; {metrics.seconds:.1f} s{pace}, "
+            f"epoch {metrics.epoch}/{metrics.total_epochs}: {self.text(metrics)}; {metrics.seconds:.1f} s{pace}, "
             f"about {left_s:.0f} s left"
         )
 

@@ -162,7 +162,7 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     return float(sum(gaps) / sum(b.n_images for b in bins))
 
 
-def report_figures(report: TestReport) -> dict[str, float | int | None]:
+def report_metrics(report: TestReport) -> dict[str, float | int | None]:
     """Return the report's single metrics as `metrics.json` holds them; None where one is not defined."""
     return {
         **asdict(report.grades),
@@ -198,8 +198,8 @@ def write_report(report: TestReport, target: Path) -> None:
     parquet = BytesIO()
     report.predictions.to_parquet(parquet, index=False)
     write_atomic(target / "predictions.parquet", parquet.getvalue())
-    figures = json.dumps(report_figures(report), indent=2, allow_nan=False) + "\n"
-    write_atomic(target / "metrics.json", figures.encode())
+    metrics = json.dumps(report_metrics(report), indent=2, allow_nan=False) + "\n"
+    write_atomic(target / "metrics.json", metrics.encode())
 
 
 def _worst(

@@ -15,7 +15,7 @@ from tasks.classification.data.samples import Samples
 from tasks.classification.grading.answers import Answers, answer, load_model
 from tasks.classification.params import EvaluateParams
 from tasks.tracking import registry
-from tasks.training.champion import ChampionAnswers, settle_champion, take_over_from_lost
+from tasks.training.champion import ChampionAnswers, choose_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -57,7 +57,7 @@ def decide_promotion(
     Raises:
         TrackingError: MLflow does not answer, or other runs kept promoting theirs while this one was compared.
     """
-    return settle_champion(
+    return choose_champion(
         challenger.model_name, challenger.version, lambda now: _compare(now, challenger, params, known, device, cache)
     )
 

@@ -20,7 +20,7 @@ from tasks.recognition.detector.training.scenes import Scenes
 from tasks.recognition.detector.weights import load_detector_weights
 from tasks.recognition.params import DetectorParams
 from tasks.tracking import registry
-from tasks.training.champion import ChampionAnswers, settle_champion, take_over_from_lost
+from tasks.training.champion import ChampionAnswers, choose_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 WEIGHTS, CONFIG, SEEN = "weights/best.pt", "config/model.json", "dataset/seen_digests.json"
@@ -69,7 +69,7 @@ def ask_champion(
     return None if now is None or _lost(now) else _theirs(now, images, truth, params, device)
 
 
-def settle(
+def decide_promotion(
     name: str,
     version: int,
     ours: PartAnswers,
@@ -89,7 +89,7 @@ def settle(
     Raises:
         TrackingError: MLflow does not answer, or other runs kept promoting theirs meanwhile.
     """
-    return settle_champion(name, version, lambda now: _compare(now, ours, params, known, test))
+    return choose_champion(name, version, lambda now: _compare(now, ours, params, known, test))
 
 
 def _compare(

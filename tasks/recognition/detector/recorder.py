@@ -54,6 +54,6 @@ class DetectorRecorder(EpochRecorder[DetectorSession, EpochMetrics]):
         """Return loss and mean average precision."""
         return f"loss {metrics.train_loss:.3f}  mAP@50 {metrics.map50:.3f}"
 
-    def figures(self, metrics: EpochMetrics) -> str:
+    def text(self, metrics: EpochMetrics) -> str:
         """Return loss and mean average precisions."""
         return f"loss {metrics.train_loss:.4f}; mAP@50 {metrics.map50:.3f}, mAP@50:95 {metrics.map:.3f}{metrics.star}"

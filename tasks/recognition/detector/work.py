@@ -136,7 +136,7 @@ def _truth(scenes: Scenes) -> list[Truth]:
 def report_detector(
     dataset: Path, folder: Path, params: DetectorParams, tracker: Tracker, log: Logger, *, model_name: str
 ) -> str:
-    """Grade the best weights on images that were not trained on, register them, settle who is champion.
+    """Grade the best weights on images that were not trained on, register them, decide who is champion.
 
     Args:
         dataset, folder, params: as `train_detector` had them.
@@ -243,7 +243,7 @@ def _register(
     version = registry.register(model_name, tracker.run_id, uri, tags=tags)
     ours = champion.part_answers(test.found, test.truth, test.scenes.digests, config)
     known = read_champion_answers(folder / CHAMPION)
-    decision = champion.settle(model_name, version, ours, params, known, (test.scenes, test.truth))
+    decision = champion.decide_promotion(model_name, version, ours, params, known, (test.scenes, test.truth))
     tracker.tag("model_version", f"{model_name} {version}")
     tracker.tag("decision", decision.reason)
     return decision

@@ -45,7 +45,7 @@ METRIC_KEYS: dict[str, str] = {
     "best_recall_1": "recall/best_1",
 }
 TABLE_COLUMNS = tuple(METRIC_KEYS)
-# IndexReport's figures -> MLflow key, logged once, at the epoch of the best weights.
+# IndexReport's metrics -> MLflow key, logged once, at the epoch of the best weights.
 TEST_KEYS: dict[str, str] = {
     "named": "named/test",
     "recall_1": "recall/test_1",
@@ -79,7 +79,7 @@ class IndexRecorder(EpochRecorder[IndexSession, EpochMetrics]):
         """Return the recall."""
         return f"recall@1 {metrics.recall_1:.1%}"
 
-    def figures(self, metrics: EpochMetrics) -> str:
+    def text(self, metrics: EpochMetrics) -> str:
         """Return loss and recalls."""
         recalls = f"recall@1 {metrics.recall_1:.2%}, recall@5 {metrics.recall_5:.2%}"
         return f"loss {metrics.train_loss:.4f}; {recalls}{metrics.star}"
@@ -122,7 +122,7 @@ def train(
 
 
 def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, log: Logger, *, model_name: str) -> str:
-    """Grade an index on held-out views, register it, settle who is champion; return the summary as Markdown.
+    """Grade an index on held-out views, register it, decide who is champion; return the summary as Markdown.
 
     Args:
         dataset: the views that it was trained on and is graded on.
@@ -138,7 +138,7 @@ def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, l
     found = grade(stored, queries, params.n_worst)
     write_report(found, stored, queries, dataset, folder / "report")
     epoch = int(read_json(folder / FINISHED, WeightsError)["best_epoch"])
-    tracker.metrics({key: found.figures()[name] for name, key in TEST_KEYS.items()}, epoch)
+    tracker.metrics({key: found.metrics()[name] for name, key in TEST_KEYS.items()}, epoch)
     digest = joint_digest(queries.digests)
     source = str(dataset / "views" / "test")
     tracker.input(name_of(dataset), source, digest, context="testing", profile={"views": len(queries.paths)})

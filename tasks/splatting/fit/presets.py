@@ -60,7 +60,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Figures:
+class _Values:
     """What a preset fills in; the windows are in steps of a run of `max_steps`."""
 
     max_steps: int
@@ -101,9 +101,9 @@ _TABLE: dict[str, tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]] = {  # by d
 }
 
 
-def _preset(device_type: str, preset: Preset) -> _Figures:
+def _preset(device_type: str, preset: Preset) -> _Values:
     device, column = _DEVICES.index(device_type), _PRESETS.index(preset)
-    return _Figures(**{name: values[device][column] for name, values in _TABLE.items()})
+    return _Values(**{name: values[device][column] for name, values in _TABLE.items()})
 
 
 def settings(params: SplatParams, device_type: str) -> Settings:
@@ -121,35 +121,35 @@ def settings(params: SplatParams, device_type: str) -> Settings:
     """
     if device_type not in _DEVICES:
         raise ValueError(f"found a device of type {device_type!r}, need cuda or cpu")
-    p, figures = params, _preset(device_type, params.preset)
-    steps = _or(p.max_steps, figures.max_steps)
-    stretch = steps / figures.max_steps
+    p, values = params, _preset(device_type, params.preset)
+    steps = _or(p.max_steps, values.max_steps)
+    stretch = steps / values.max_steps
     mcmc = p.strategy == "mcmc"
-    stop = figures.refine_stop if mcmc else figures.refine_stop * 3 // 5
+    stop = values.refine_stop if mcmc else values.refine_stop * 3 // 5
     return Settings(
         **_as_given(p),
         max_steps=steps,
-        max_side=_or(p.max_side, figures.max_side),
-        eval_every=_or(p.eval_every, max(1, round(figures.eval_every * stretch))),
-        cap_max=_or(p.cap_max, figures.cap_max),
-        noise_lr=_or(p.noise_lr, figures.noise_lr),
-        growth=figures.growth,
-        refine_start=_or(p.refine_start, round(figures.refine_start * stretch)),
+        max_side=_or(p.max_side, values.max_side),
+        eval_every=_or(p.eval_every, max(1, round(values.eval_every * stretch))),
+        cap_max=_or(p.cap_max, values.cap_max),
+        noise_lr=_or(p.noise_lr, values.noise_lr),
+        growth=values.growth,
+        refine_start=_or(p.refine_start, round(values.refine_start * stretch)),
         refine_stop=_or(p.refine_stop, round(stop * stretch)),
-        sh_degree=_or(p.sh_degree, figures.sh_degree),
-        sh_degree_interval=_or(p.sh_degree_interval, max(1, round(figures.sh_degree_interval * stretch))),
+        sh_degree=_or(p.sh_degree, values.sh_degree),
+        sh_degree_interval=_or(p.sh_degree_interval, max(1, round(values.sh_degree_interval * stretch))),
         # Source: upstream gsplat examples/simple_trainer.py: the classic strategy starts faint and without weights
         # on opacity and scale; its size at the start is 1.0, that of MCMC 0.1.
         init_opa=_or(p.init_opa, 0.5 if mcmc else 0.1),
         opacity_reg=_or(p.opacity_reg, 0.01 if mcmc else 0.0),
         scale_reg=_or(p.scale_reg, 0.01 if mcmc else 0.0),
-        init_scale=_or(p.init_scale, figures.init_scale if mcmc else 1.0),
-        means_lr=_or(p.means_lr, figures.means_lr),
-        scales_lr=_or(p.scales_lr, 5e-3 * figures.lr_factor),
-        opacities_lr=_or(p.opacities_lr, 5e-2 * figures.lr_factor),
-        quats_lr=_or(p.quats_lr, 1e-3 * figures.lr_factor),
-        sh0_lr=_or(p.sh0_lr, 2.5e-3 * figures.lr_factor),
-        shN_lr=_or(p.shN_lr, 2.5e-3 / 20 * figures.lr_factor),
+        init_scale=_or(p.init_scale, values.init_scale if mcmc else 1.0),
+        means_lr=_or(p.means_lr, values.means_lr),
+        scales_lr=_or(p.scales_lr, 5e-3 * values.lr_factor),
+        opacities_lr=_or(p.opacities_lr, 5e-2 * values.lr_factor),
+        quats_lr=_or(p.quats_lr, 1e-3 * values.lr_factor),
+        sh0_lr=_or(p.sh0_lr, 2.5e-3 * values.lr_factor),
+        shN_lr=_or(p.shN_lr, 2.5e-3 / 20 * values.lr_factor),
     )
 
 

@@ -107,5 +107,5 @@ def mean_score(scores: Sequence[Score]) -> Score | None:
     """Return the mean of each metric, or None where nothing was scored."""
     if not scores:
         return None
-    figures = torch.tensor([dataclasses.astuple(one) for one in scores], dtype=torch.float64)
-    return Score(*figures.mean(0).tolist())
+    values = torch.tensor([dataclasses.astuple(one) for one in scores], dtype=torch.float64)
+    return Score(*values.mean(0).tolist())

@@ -34,7 +34,7 @@ _MAX_POINTS = 20_000
 _DPI = 130
 
 
-def pose_figures(report: PoseReport) -> dict[str, float]:
+def pose_metrics(report: PoseReport) -> dict[str, float]:
     """Return the figures of the poses by name; what the source does not say is left out."""
     figures: dict[str, float | None] = {
         "registered": report.registered,

@@ -47,8 +47,8 @@ class IndexReport:
     predicted: NDArray[np.int64]  # (Q,) number of the part answered; as many as there are parts: unknown
     answered: list[Nearest]  # one for each query, as if every part were known
 
-    def figures(self) -> dict[str, float | None]:
-        """Return its single figures by name."""
+    def metrics(self) -> dict[str, float | None]:
+        """Return its single metrics by name."""
         names = ("named", "recall_1", "recall_5", "known_lost", "unknown_refused", "pose_error_deg")
         return {name: getattr(self, name) for name in names}
 

@@ -18,7 +18,7 @@ from tasks.recognition.index.index_folder import FILES
 from tasks.recognition.index.views import UNKNOWN
 from tasks.recognition.params import IndexParams
 from tasks.tracking import registry
-from tasks.training.champion import settle_champion, take_over_from_lost
+from tasks.training.champion import choose_champion, take_over_from_lost
 from tasks.training.promotion_rule import Decision, Rules, common_files, decide
 
 SEEN = "dataset/seen_digests.json"
@@ -59,7 +59,7 @@ def decide_promotion(
         theirs, predicted, fair = _ask(now, queries, dataset, device)
         return decide(*(predicted, report.predicted, labels, classes, rules), champion_classes=theirs, mask=fair)
 
-    return settle_champion(*model, compare)
+    return choose_champion(*model, compare)
 
 
 def _lost(now: ModelVersion) -> str | None:

@@ -37,7 +37,7 @@ def write_report(report: IndexReport, stored: StoredIndex, queries: Queries, dat
         StorageError: the folder cannot be written, or the disk is full.
     """
     names = [*report.parts, UNKNOWN]
-    write_atomic(target / "metrics.json", (json.dumps(report.figures(), indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(target / "metrics.json", (json.dumps(report.metrics(), indent=2, allow_nan=False) + "\n").encode())
     tables = {
         "per_part.csv": pd.DataFrame([asdict(row) for row in report.per_part]),
         "confusion_matrix.csv": pd.DataFrame(report.confusion, index=names, columns=names).rename_axis("true/answered"),
@@ -130,7 +130,7 @@ def summary(report: IndexReport, decision: str | None, what: str, url: str) -> s
         what: the backbone.
         url: of the run in MLflow.
     """
-    figures = [f"| {name} | {_shown(value)} |" for name, value in report.figures().items()]
+    rows = [f"| {name} | {_shown(value)} |" for name, value in report.metrics().items()]
     rows = [
         f"| {row.part} | {row.n_views} | {row.named:.3f} | {row.recall_1:.3f} | {row.recall_5:.3f} | "
         f"{row.refused:.3f} | {row.pose_error_deg:.0f} | {row.mixed_up_with} |"
@@ -143,7 +143,7 @@ def summary(report: IndexReport, decision: str | None, what: str, url: str) -> s
             "",
             "| metric | value |",
             "|---|---|",
-            *figures,
+            *rows,
             "",
             "| part | views | named | recall@1 | recall@5 | refused | pose error, degrees | most often taken for |",
             "|---|---|---|---|---|---|---|---|",

@@ -14,7 +14,7 @@ from tasks.classification.grading.evaluate import (
     calibration_bins,
     expected_calibration_error,
     grade_predictions,
-    report_figures,
+    report_metrics,
     write_report,
 )
 from tasks.classification.grading.metrics import Grader
@@ -124,7 +124,7 @@ def test_every_table_reads_back_as_it_was(tmp_path):
     bins = pd.read_csv(folder / "calibration.csv")
     assert (len(bins), bins["n_images"].sum()) == (15, 50)
     assert len(pd.read_csv(folder / "worst_mistakes.csv")) == len(found.mistakes)
-    assert json.loads((folder / "metrics.json").read_text()) == report_figures(found)
+    assert json.loads((folder / "metrics.json").read_text()) == report_metrics(found)
     assert len(list(folder.iterdir())) == 7
 
 

@@ -11,8 +11,8 @@ from tasks.splatting.poses.scene_report import (
     CAMERAS,
     CONTACT_SHEET,
     SHARPNESS,
-    pose_figures,
     pose_markdown,
+    pose_metrics,
     write_pose_report,
 )
 from tasks.splatting.render.cameras import Camera
@@ -72,7 +72,7 @@ def test_a_scene_without_points_is_drawn(prepared, tmp_path):
 
 
 def test_figures_and_table_say_the_same(prepared):
-    assert pose_figures(prepared) == {
+    assert pose_metrics(prepared) == {
         "registered": 6.0,
         "pictures": 7.0,
         "registered_share": pytest.approx(6 / 7),
@@ -88,6 +88,6 @@ def test_figures_and_table_say_the_same(prepared):
 
 def test_what_the_source_does_not_say_is_left_out(tmp_path):
     report = PoseReport(tmp_path, 4, 4, None, None, 0, (), 1)
-    assert set(pose_figures(report)) == {"registered", "pictures", "registered_share", "points", "models"}
+    assert set(pose_metrics(report)) == {"registered", "pictures", "registered_share", "points", "models"}
     assert "reprojection" not in pose_markdown(report)
     assert "Without a pose" not in pose_markdown(report)
