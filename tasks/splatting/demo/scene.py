@@ -18,7 +18,7 @@ FOCAL_PX = 290.0
 
 
 def make_demo_video(folder: Path, seed: int) -> tuple[Path, Path]:
-    """Film the room; return the mp4 and a cameras.json with every frame's true camera.
+    """Render the room as a video; return the mp4 and a cameras.json with every frame's true camera.
 
     Args:
         folder: made when missing; demo.mp4 and cameras.json are written there.

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.base.errors import DatasetError
 from tasks.images.video import decode, probe
-from tests.tasks.splatting.videos import HEIGHT, WIDTH, film, panned, wall
+from tests.tasks.splatting.videos import HEIGHT, WIDTH, panned, wall, write_video
 
 WALL = wall()
 
@@ -49,7 +49,7 @@ def red_quarter(rgb):
     ],
 )
 def test_every_picture_of_every_codec_comes_in_order_at_its_time(tmp_path, name, codec, pix_fmt):
-    path = film(tmp_path / name, 12, moving, codec=codec, pix_fmt=pix_fmt)
+    path = write_video(tmp_path / name, 12, moving, codec=codec, pix_fmt=pix_fmt)
     info = probe(path)
     pictures = [(picture.index, picture.time_s, picture.rgb()) for picture in decode(path)]
     assert [index for index, _, _ in pictures] == list(range(12))
@@ -64,7 +64,7 @@ def test_every_picture_of_every_codec_comes_in_order_at_its_time(tmp_path, name,
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])  # one decoded by OpenCV, one by PyAV
 @pytest.mark.parametrize(("degrees", "quarter"), [(90, (0, 1)), (180, (1, 1)), (270, (1, 0))])
 def test_pictures_are_turned_upright_by_the_flag_telephones_write(tmp_path, codec, degrees, quarter):
-    path = film(tmp_path / "a.mp4", 4, corner_marked, codec=codec, rotation=degrees)
+    path = write_video(tmp_path / "a.mp4", 4, corner_marked, codec=codec, rotation=degrees)
     rgb = [picture.rgb() for picture in decode(path)][-1]
     assert rgb.shape[:2] == ((WIDTH, HEIGHT) if degrees != 180 else (HEIGHT, WIDTH))
     assert red_quarter(rgb) == quarter
@@ -72,32 +72,32 @@ def test_pictures_are_turned_upright_by_the_flag_telephones_write(tmp_path, code
 
 def test_times_of_a_varying_frame_rate_are_those_of_its_packets(tmp_path):
     times = [0, 40, 80, 500, 540, 1500, 1533, 3000]
-    path = film(tmp_path / "a.mp4", len(times), moving, times=times)
+    path = write_video(tmp_path / "a.mp4", len(times), moving, times=times)
     assert [picture.time_s for picture in decode(path)] == pytest.approx([t / 1000 for t in times], abs=2e-3)
     assert probe(path).duration_s >= 3.0
 
 
 @pytest.mark.parametrize(("color_trc", "name"), [(16, "PQ"), (18, "HLG"), (1, None)])
 def test_high_dynamic_range_is_told_by_its_transfer_curve(tmp_path, color_trc, name):
-    path = film(tmp_path / "a.mp4", 3, moving, codec="libx265", pix_fmt="yuv420p10le", color_trc=color_trc)
+    path = write_video(tmp_path / "a.mp4", 3, moving, codec="libx265", pix_fmt="yuv420p10le", color_trc=color_trc)
     assert probe(path).hdr == name
 
 
 def test_a_stream_without_a_container_has_the_times_of_its_rate(tmp_path):
-    path = film(tmp_path / "a.h264", 12, moving, rate=25)
+    path = write_video(tmp_path / "a.h264", 12, moving, rate=25)
     times = [picture.time_s for picture in decode(path)]
     assert times == pytest.approx([index / 25 for index in range(12)], abs=2e-3)
 
 
 def test_a_file_without_its_index_is_called_truncated(tmp_path):
-    path = film(tmp_path / "a.mp4", 30, moving)
+    path = write_video(tmp_path / "a.mp4", 30, moving)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DatasetError, match=r"^truncated: .*index \(moov\) is missing"):
         probe(path)
 
 
 def test_what_came_before_the_cut_is_decoded(tmp_path):
-    path = film(tmp_path / "a.mp4", 60, moving, container_options={"movflags": "faststart"})
+    path = write_video(tmp_path / "a.mp4", 60, moving, container_options={"movflags": "faststart"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
     info = probe(path)
@@ -123,7 +123,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_playlist_is_not_followed(tmp_path):
-    film(tmp_path / "part.ts", 5, moving, codec="mpeg4")
+    write_video(tmp_path / "part.ts", 5, moving, codec="mpeg4")
     path = tmp_path / "list.mp4"
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\npart.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(DatasetError, match="need a video such as|not a video"):
@@ -140,7 +140,7 @@ def test_a_file_of_sound_alone_is_refused(tmp_path):
 
 
 def test_a_picture_is_made_into_pixels_only_when_asked(tmp_path):
-    path = film(tmp_path / "a.mp4", 9, moving)
+    path = write_video(tmp_path / "a.mp4", 9, moving)
     third = next(picture.rgb() for picture in decode(path) if picture.index == 3)
     capture = cv2.VideoCapture(str(path))
     bgr = [capture.read()[1] for _ in range(4)][-1]

@@ -26,10 +26,10 @@ def panned(shift_px: float, background: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.warpAffine(background, move, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR), np.uint8)
 
 
-def film(
+def write_video(
     path: Path,
     n_frames: int,
-    picture: Callable[[int], NDArray[np.uint8]],
+    image: Callable[[int], NDArray[np.uint8]],
     *,
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
@@ -41,7 +41,7 @@ def film(
     container_options: dict[str, str] | None = None,
 ) -> Path:
     """Write a video of `n_frames` images (H, W, 3); `times` are milliseconds, else they are evenly spaced."""
-    first = picture(0)
+    first = image(0)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = first.shape[:2]
@@ -51,7 +51,7 @@ def film(
         if color_trc is not None:
             stream.codec_context.color_trc = color_trc
         for index in range(n_frames):
-            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image(index), format="rgb24")
             frame.pts = index * 1000 // rate if times is None else times[index]
             frame.time_base = Fraction(1, 1000)
             container.mux(stream.encode(frame))

@@ -13,7 +13,7 @@ from tasks.splatting.capture.frames import extract_frames
 from tasks.splatting.params import FramesParams
 from tasks.splatting.resume_point import FRAMES_TABLE
 from tasks.splatting.stage_events import StageProgress
-from tests.tasks.splatting.videos import HEIGHT, WIDTH, film, panned, wall
+from tests.tasks.splatting.videos import HEIGHT, WIDTH, panned, wall, write_video
 
 WALL = wall()
 
@@ -39,28 +39,28 @@ def test_the_sharpest_picture_of_each_window_is_taken(tmp_path):
         picture = moving(index)
         return picture if index in sharp else np.asarray(cv2.GaussianBlur(picture, (0, 0), 2.5), np.uint8)
 
-    source = film(tmp_path / "a.mp4", 30, shaky, options={"crf": "12"})
+    source = write_video(tmp_path / "a.mp4", 30, shaky, options={"crf": "12"})
     report, notes = extract(source, tmp_path / "out", n_frames=6)
     assert indices(report) == sorted(sharp)
     assert not notes
 
 
 def test_without_sharpest_the_middle_of_each_window_is_taken(tmp_path):
-    source = film(tmp_path / "a.mp4", 30, moving)
+    source = write_video(tmp_path / "a.mp4", 30, moving)
     report, _ = extract(source, tmp_path / "out", n_frames=6, sharpest=False)
     assert indices(report) == [2, 7, 12, 17, 22, 27]
     assert len(report.rows) == 6
 
 
 def test_as_many_pictures_as_frames_takes_every_one(tmp_path):
-    source = film(tmp_path / "a.mp4", 45, moving, rate=15)
+    source = write_video(tmp_path / "a.mp4", 45, moving, rate=15)
     report, notes = extract(source, tmp_path / "out", n_frames=100)
     assert indices(report) == list(range(45))
     assert any("100 images were asked for, a.mp4 has 45" in note for note in notes)
 
 
 def test_a_rate_decides_how_many(tmp_path):
-    source = film(tmp_path / "a.mp4", 40, moving)
+    source = write_video(tmp_path / "a.mp4", 40, moving)
     report, _ = extract(source, tmp_path / "out", frames_per_second=2)
     assert len(report.names) == 8
     times = [row.time_s for row in report.rows if row.chosen]
@@ -69,14 +69,14 @@ def test_a_rate_decides_how_many(tmp_path):
 
 def test_windows_are_equal_in_time_not_in_number_of_frames(tmp_path):
     times = [*range(0, 1000, 50), *range(1000, 5000, 500)]
-    source = film(tmp_path / "a.mp4", len(times), moving, times=times)
+    source = write_video(tmp_path / "a.mp4", len(times), moving, times=times)
     report, _ = extract(source, tmp_path / "out", n_frames=5)
     chosen = [row.time_s for row in report.rows if row.chosen]
     assert [int(time) for time in chosen] == [0, 1, 2, 3, 4]
 
 
 def test_a_pause_of_the_camera_gives_one_picture(tmp_path):
-    source = film(tmp_path / "a.mp4", 40, lambda index: moving(min(index, 10) + max(0, index - 30)))
+    source = write_video(tmp_path / "a.mp4", 40, lambda index: moving(min(index, 10) + max(0, index - 30)))
     report, notes = extract(source, tmp_path / "out", n_frames=40)
     assert indices(report) == [*range(11), *range(31, 40)]
     assert any("20 of 40 images were left out: they show the same view" in note for note in notes)
@@ -86,7 +86,9 @@ def test_a_pause_of_the_camera_gives_one_picture(tmp_path):
 
 
 def test_slow_motion_adds_up_until_there_is_something_new(tmp_path):
-    source = film(tmp_path / "a.mp4", 40, lambda index: moving(0.02 * index), options={"crf": "10"})  # 0.08 px each
+    source = write_video(
+        tmp_path / "a.mp4", 40, lambda index: moving(0.02 * index), options={"crf": "10"}
+    )  # 0.08 px each
     report, _ = extract(source, tmp_path / "out", n_frames=40)
     gaps = np.diff(indices(report))
     assert len(report.names) > 5
@@ -95,7 +97,7 @@ def test_slow_motion_adds_up_until_there_is_something_new(tmp_path):
 
 
 def test_a_camera_that_stands_still_is_refused_with_what_to_film(tmp_path):
-    source = film(tmp_path / "a.mp4", 20, lambda index: moving(0))
+    source = write_video(tmp_path / "a.mp4", 20, lambda index: moving(0))
     with pytest.raises(
         DatasetError, match=r"1 usable image\(s\) of 20 .* need at least 3; 19 show the same view .* Walk"
     ):
@@ -103,43 +105,43 @@ def test_a_camera_that_stands_still_is_refused_with_what_to_film(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_black_pictures_are_left_out_and_a_black_film_refused(tmp_path):
+def test_black_images_are_left_out_and_a_black_video_refused(tmp_path):
     dark = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    source = film(tmp_path / "a.mp4", 12, lambda index: dark if index < 4 else moving(index))
+    source = write_video(tmp_path / "a.mp4", 12, lambda index: dark if index < 4 else moving(index))
     report, _ = extract(source, tmp_path / "out", n_frames=12)
     assert indices(report) == list(range(4, 12))
     assert {row.reason for row in report.rows if not row.chosen} == {"black"}
     with pytest.raises(DatasetError, match="0 usable .* 12 are black .* more light"):
-        extract(film(tmp_path / "b.mp4", 12, lambda index: dark), tmp_path / "b", n_frames=12)
+        extract(write_video(tmp_path / "b.mp4", 12, lambda index: dark), tmp_path / "b", n_frames=12)
 
 
 def test_two_pictures_are_too_few(tmp_path):
-    source = film(tmp_path / "a.mp4", 2, moving)
+    source = write_video(tmp_path / "a.mp4", 2, moving)
     with pytest.raises(DatasetError, match="2 usable .* need at least 3; film longer"):
         extract(source, tmp_path / "out")
 
 
 def test_pictures_are_bounded_and_keep_their_proportions(tmp_path):
-    source = film(tmp_path / "a.mp4", 5, moving, rotation=90)
+    source = write_video(tmp_path / "a.mp4", 5, moving, rotation=90)
     report, _ = extract(source, tmp_path / "out", n_frames=5, max_side=64)
     assert {read_rgb(report.images / name).shape for name in report.names} == {(64, 48, 3)}
 
 
 def test_a_video_that_only_the_second_decoder_reads_gives_the_same_choice(tmp_path):
-    source = film(tmp_path / "a.mp4", 12, moving, codec="libsvtav1", options={"preset": "12"})
+    source = write_video(tmp_path / "a.mp4", 12, moving, codec="libsvtav1", options={"preset": "12"})
     report, _ = extract(source, tmp_path / "out", n_frames=4)
     assert len(report.names) == 4
     assert {read_rgb(report.images / name).shape for name in report.names} == {(HEIGHT, WIDTH, 3)}
 
 
 def test_high_dynamic_range_is_said(tmp_path):
-    source = film(tmp_path / "a.mp4", 6, moving, codec="libx265", pix_fmt="yuv420p10le", color_trc=18)
+    source = write_video(tmp_path / "a.mp4", 6, moving, codec="libx265", pix_fmt="yuv420p10le", color_trc=18)
     _, notes = extract(source, tmp_path / "out")
     assert any("HDR video (HLG, 10 bit)" in note for note in notes)
 
 
-def test_a_film_that_ends_early_is_used_and_said(tmp_path):
-    source = film(tmp_path / "a.mp4", 80, moving, container_options={"movflags": "faststart"})
+def test_a_video_that_ends_early_is_used_and_said(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 80, moving, container_options={"movflags": "faststart"})
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     report, notes = extract(source, tmp_path / "out", n_frames=10)
     assert len(report.names) >= 3
@@ -147,7 +149,7 @@ def test_a_film_that_ends_early_is_used_and_said(tmp_path):
 
 
 def test_the_table_tells_of_every_picture_looked_at(tmp_path):
-    source = film(tmp_path / "a.mp4", 30, moving)
+    source = write_video(tmp_path / "a.mp4", 30, moving)
     report, _ = extract(source, tmp_path / "out", n_frames=6)
     lines = (tmp_path / "out" / FRAMES_TABLE).read_text().splitlines()
     assert lines[0] == "index,time_s,sharpness,chosen,reason,name"
@@ -162,7 +164,7 @@ def test_the_table_tells_of_every_picture_looked_at(tmp_path):
 
 
 def test_progress_grows_to_the_end(tmp_path):
-    source = film(tmp_path / "a.mp4", 60, moving)
+    source = write_video(tmp_path / "a.mp4", 60, moving)
     steps = [
         e for e in extract_frames(source, tmp_path / "out", FramesParams(n_frames=5)) if isinstance(e, StageProgress)
     ]
@@ -171,7 +173,7 @@ def test_progress_grows_to_the_end(tmp_path):
 
 
 def test_stopping_half_way_leaves_nothing(tmp_path):
-    source = film(tmp_path / "a.mp4", 60, moving)
+    source = write_video(tmp_path / "a.mp4", 60, moving)
     events = extract_frames(source, tmp_path / "out", FramesParams(n_frames=5))
     next(events)
     events.close()
@@ -179,11 +181,11 @@ def test_stopping_half_way_leaves_nothing(tmp_path):
 
 
 @pytest.mark.long
-def test_memory_does_not_grow_with_the_length_of_the_film(tmp_path):
+def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path):
     large = np.asarray(cv2.resize(WALL, (3840, 2160)), np.uint8)
     peaks = []
     for n_frames in (40, 240):
-        source = film(
+        source = write_video(
             tmp_path / f"{n_frames}.mp4", n_frames, lambda i: np.roll(large, 8 * i, 1), options={"preset": "ultrafast"}
         )
         code = (

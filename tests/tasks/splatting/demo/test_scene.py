@@ -66,7 +66,7 @@ def test_pictures_have_detail_and_no_flicker(room):
 
 
 @pytest.mark.long
-def test_the_film_shows_every_camera_in_order(tmp_path, room):
+def test_the_video_shows_every_camera_in_order(tmp_path, room):
     video, truth = make_demo_video(tmp_path, 0)
     cameras = read_cameras(truth)
     assert len(cameras) == N_FRAMES == probe(video).n_packets
