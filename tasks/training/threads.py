@@ -20,6 +20,8 @@ def choose_threads() -> str:
     training step in two threads took 6 to 40 times as long as in one.
     """
     n_cores = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    if n_cores == 1:
+        return ""
     seconds = _measured([n_cores >> k for k in range(n_cores.bit_length())])
     best = min(seconds, key=lambda n: seconds[n])
     if best == n_cores or seconds[n_cores] < _WORTH * seconds[best]:
