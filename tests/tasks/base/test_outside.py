@@ -293,7 +293,7 @@ OWN = """
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
     tracking: journal mlflow_api provenance traces unsent
-    training: precision session state_dicts
+    training: champion precision session state_dicts
     trial: facts processes resume
     vision_language/gate: chat_page
     vision_language/describe: classifier_table resume_point
