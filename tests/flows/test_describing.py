@@ -21,6 +21,7 @@ from flows.describing import describe
 from tasks.base.config import read_parameters
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.tracking import mlflow_api
+from tasks.vision_language.describe.classifier_table import read_classifier
 from tasks.vision_language.describe.params import (
     AnswerGradeParams,
     AnswersTrackParams,
@@ -28,6 +29,7 @@ from tasks.vision_language.describe.params import (
     CompareParams,
     ReadParams,
 )
+from tasks.vision_language.describe.questions import find_questions
 from tasks.vision_language.tiny_model import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +116,19 @@ def test_mlflow_holds_tables_metrics_gallery_and_traces(done, tiny):
     (message,) = traces[0].data.spans[0].inputs["messages"]
     assert message["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert message["content"][1]["text"] == "Cat or dog?"
+
+
+def test_a_run_in_mlflow_is_compared_with(done, pets, tmp_path):
+    client = mlflow_api.client()
+    run = client.create_run(client.get_run(done).info.experiment_id).info.run_id
+    rows = [(str(path), "dog") for path in pets.rglob("*.png")]
+    pd.DataFrame(rows, columns=["path", "class"]).to_parquet(tmp_path / "predictions.parquet")
+    client.log_artifact(run, str(tmp_path / "predictions.parquet"), "prediction")
+    questions = find_questions(pets, "Cat or dog?", ReadParams(), AnswerGradeParams())
+    assert list(read_classifier(CompareParams(run=run), questions).values()) == ["dog"] * 8
+    for other in (done, "0" * 32):
+        with pytest.raises(ConfigError, match=f"found no predictions of a run {other}, need one of predict"):
+            read_classifier(CompareParams(run=other), questions)
 
 
 def test_prefect_shows_a_summary(done):

@@ -47,7 +47,9 @@ class AskParams(Params):
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Field(description="auto: bf16 on a GPU that has it, fp32 on the CPU")
     ] = "auto"
-    n_workers: Annotated[int, Field(ge=0, description="Threads that prepare images; 0: as many as cores")] = 0
+    n_workers: Annotated[
+        int, Field(ge=0, description="Threads that prepare images; 0: as many as cores, 8 at most")
+    ] = 0
 
 
 class ReadParams(Params):
