@@ -1,9 +1,19 @@
 """Answers are kept as they come; what a kill tears is asked again."""
 
+import json
+import os
+import time
+from multiprocessing import get_context
+
 import pytest
 
 from tasks.base.errors import StorageError
+from tasks.images.params import PrepareParams
 from tasks.vision_language.describe.answer_log import Answer, AnswerLog
+from tasks.vision_language.describe.asking import asking
+from tasks.vision_language.describe.model import Asker
+from tasks.vision_language.describe.params import AnswerGradeParams, ReadParams
+from tasks.vision_language.describe.questions import find_questions
 from tasks.vision_language.describe.resume_point import LOG
 
 
@@ -30,3 +40,34 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / LOG).write_text("nonsense\n")
     with pytest.raises(StorageError, match="remove it to ask all questions anew"), AnswerLog(tmp_path):
         pass
+
+
+def ask_the_rest(images, folder, model):
+    """Ask what has no answer in the folder yet; return how many questions that were."""
+    questions = find_questions(images, "What?", ReadParams(), AnswerGradeParams())
+    with AnswerLog(folder) as kept:
+        todo = [question for question in questions if question.key not in kept.answers]
+        for talks in asking(todo, Asker(*model, 60, 2, print), None, PrepareParams(), 1):
+            kept.add([talk.answer for talk in talks])
+    return len(todo)
+
+
+def test_after_kill_9_what_has_its_answer_is_not_asked_again(tmp_path, pictures, model):
+    images = tmp_path / "many"
+    images.mkdir()
+    for i in range(60):
+        os.link(pictures / "cat" / f"{i % 3}.png", images / f"{i}.png")
+    process = get_context("fork").Process(target=ask_the_rest, args=(images, tmp_path, model))
+    process.start()
+    deadline = time.monotonic() + 100
+    while not (tmp_path / LOG).exists() or (tmp_path / LOG).read_bytes().count(b"\n") < 6:
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    n_before = (tmp_path / LOG).read_bytes().count(b"\n")
+    assert 6 <= n_before < 60, "killed amid the work"
+    assert ask_the_rest(images, tmp_path, model) == 60 - n_before
+    keys = [json.loads(line)["key"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 60
