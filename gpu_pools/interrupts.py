@@ -15,7 +15,7 @@ from prefect import flow_engine
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.flow_engine import FlowRunEngine
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Failed
 from prefect.task_engine import SyncTaskRunEngine
 
 from gpu_pools.stopping import asked, look
@@ -51,12 +51,19 @@ def leave_to_worker() -> None:
     _replace(say_nothing)
 
 
-def call_cancelled() -> None:
-    """From now on a run of this process that a person interrupts is Cancelled; nobody else looks after it."""
+def call_cancelled(timed_out: Callable[[], str]) -> None:
+    """From now on a run of this process that a person interrupts is Cancelled; nobody else looks after it.
+
+    Args:
+        timed_out: returns the sentence to say where it was not a person but its time limit; empty: it was a person.
+    """
 
     def say(engine: _Engine, exc: BaseException) -> None:
         if isinstance(exc, SystemExit):
             _flow_crash(engine, exc)
+            return
+        if text := timed_out():  # Prefect's own state for that: its type is FAILED
+            _say(engine, Failed(name="TimedOut", message=text), exc)
             return
         how = "SIGTERM" if asked() == signal.SIGTERM or isinstance(exc, TerminationSignal) else "Ctrl-C"
         _say(engine, Cancelled(message=f"stopped by {how}; `yard resume` goes on from the last checkpoint"), exc)

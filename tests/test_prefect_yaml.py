@@ -74,6 +74,17 @@ def test_a_deployment_names_no_folder(deployment):
     assert SPEC["pull"] == []  # without it, Prefect writes down the folder in which `yard up` was called
 
 
+def test_every_deployment_has_the_time_limit_of_its_kind():
+    """Pipelines wait; a served model and grading last as long as they are asked to."""
+    own = {"render_parts": "5h", "report_classifier": "1h", "report_recognition": "1h", "export_splat": "1h"}
+    own |= {name: None for name in ("serve", "snr_benchmark", "describe")}
+    kinds = {"preparation": "30m", "training": "5h", "inference": "300s", "pipeline": None, "housekeeping": "1h"}
+    for deployment in DEPLOYMENTS:
+        flow, pool = deployment["entrypoint"].rpartition(".")[2], deployment["work_pool"]
+        expected = own.get(flow, kinds[pool["work_queue_name"].rpartition(".")[2]])
+        assert pool.get("job_variables", {}).get("time_limit") == expected, flow
+
+
 def test_names_are_unique():
     names = [(d["entrypoint"], d["name"]) for d in DEPLOYMENTS]
     assert len(set(names)) == len(names)

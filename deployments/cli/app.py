@@ -4,14 +4,16 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 
 from deployments.cli import chat, gpu, keeping, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
+from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError, TrainyardError
+
+TimeLimit = Annotated[str | None, typer.Option("--time-limit", help="90s, 30m, 5h or 2d from now on; then it ends")]
 
 app = typer.Typer(
     help="Trainyard: vision training on shared GPUs.",
@@ -49,6 +51,7 @@ def run(
     when_busy: Annotated[
         str, typer.Option(help="Where the device is taken: wait, or refuse, with who has it", metavar="wait|refuse")
     ] = "wait",
+    time_limit: TimeLimit = None,
 ) -> None:
     """Run a flow here and now, to its end, without any server."""
     if when_busy not in {"wait", "refuse"}:
@@ -63,22 +66,24 @@ def run(
     from deployments.runs.local import run_here
     from deployments.runs.run_summary import print_outcome
 
-    print_outcome(run_here(flow, parameters, device=device, run_name=name))
+    limit_s = None if time_limit is None else parse_duration(time_limit)
+    print_outcome(run_here(flow, parameters, device=device, run_name=name, limit_s=limit_s))
 
 
 @app.command()
 def resume(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")] = None,
+    time_limit: TimeLimit = None,
 ) -> None:
-    """Go on with a run that was cut off, from its last checkpoint, in the same Prefect and MLflow run."""
-    from deployments.runs.local import resume_here
+    """Go on with a run that was cut off or out of time, from its last checkpoint, in the same Prefect and MLflow run.
+
+    A run from a queue goes back there, one of `yard run` goes on here and now.
+    """
+    from deployments.runs.resume import resume as go_on
     from deployments.runs.run_summary import print_outcome
 
-    try:
-        wanted = UUID(run_id) if run_id else None
-    except ValueError as exc:
-        raise ConfigError(f"found {run_id!r}, need the id of a run such as its folder under runs/") from exc
-    print_outcome(resume_here(wanted))
+    done = go_on(run, time_limit)
+    typer.echo(done) if isinstance(done, str) else print_outcome(done)
 
 
 @app.command()

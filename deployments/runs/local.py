@@ -20,9 +20,10 @@ from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.process.time_limit import TimeLimit
 from gpu_pools.stopping import obey
 from tasks.base.config import override
-from tasks.base.errors import ConfigError, Interrupted
+from tasks.base.errors import ConfigError, Interrupted, TrainyardError
 from tasks.base.file_locks import file_lock
 from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
@@ -103,7 +104,14 @@ def _fault(name: str, error: Any) -> str:
     return f"{place}: {message}" if error["type"] == "value_error" else f"{place}: found {error['input']!r}: {message}"
 
 
-def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None, run_name: str | None = None) -> UUID:
+def run_here(
+    name: str,
+    parameters: dict[str, Any],
+    *,
+    device: str | None = None,
+    run_name: str | None = None,
+    limit_s: float | None = None,
+) -> UUID:
     """Run a flow in this process to its end and return the run's id; Prefect and MLflow hold it as any other.
 
     Args:
@@ -111,8 +119,10 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
         parameters: nested, as a file of parameters has them.
         device: replaces the one in the parameters.
         run_name: in Prefect and MLflow.
+        limit_s: seconds after which it ends, at a checkpoint if it makes any; None: never.
 
     Raises:
+        TrainyardError: its time is over.
         ConfigError: no such flow, it does not take these parameters, or there is no such folder; nothing was
             started then.
         GpuError: this machine does not have the device.
@@ -135,7 +145,7 @@ def run_here(name: str, parameters: dict[str, Any], *, device: str | None = None
                 os.environ[OWNER] = named  # code in this process reads the owner from there
             client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
         with _sole(flow_run):
-            _run(flow, flow_run, checked)
+            _run(flow, flow_run, checked, limit_s)
         return flow_run.id
 
 
@@ -180,10 +190,15 @@ def _beginning(what: str) -> Iterator[SharedApi | None]:
         stack.pop_all()
 
 
-def resume_here(run_id: UUID | None) -> UUID:
+def resume_here(run_id: UUID | None, limit_s: float | None = None) -> UUID:
     """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
 
+    Args:
+        run_id: of the run.
+        limit_s: seconds after which it ends, from now on; None: never.
+
     Raises:
+        TrainyardError: its time is over.
         ConfigError: there is no such run, it is finished, or its process lives.
     """
     with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
@@ -196,7 +211,7 @@ def resume_here(run_id: UUID | None) -> UUID:
                 flow = load_flow(client.read_flow(flow_run.flow_id).name)
                 client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
                 flow_run = client.read_flow_run(flow_run.id)
-                _run(flow, flow_run, check_parameters(flow, flow_run.parameters))
+                _run(flow, flow_run, check_parameters(flow, flow_run.parameters), limit_s)
         return flow_run.id
 
 
@@ -221,19 +236,23 @@ def _unfinished(client: Any, run_id: UUID | None) -> Any:
     return runs[0]
 
 
-def _run(flow: Any, flow_run: Any, parameters: dict[str, Any]) -> None:
+def _run(flow: Any, flow_run: Any, parameters: dict[str, Any], limit_s: float | None) -> None:
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
     from prefect.states import Cancelled
 
     from gpu_pools.interrupts import call_cancelled
 
-    call_cancelled()
+    limit = TimeLimit(limit_s)
+    call_cancelled(limit.said)
     log_through_console()
     console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
     try:
-        obey(lambda: run_flow(flow, flow_run=flow_run, parameters=parameters), on_signal=_say_so)
+        with limit:
+            obey(lambda: run_flow(flow, flow_run=flow_run, parameters=parameters), on_signal=_say_so)
     except Interrupted as exc:
+        if text := limit.said():
+            raise TrainyardError(f"{text}: `yard resume {flow_run.id} --time-limit 2h` goes on") from exc
         raise KeyboardInterrupt from exc
     except KeyboardInterrupt:  # the second Ctrl-C: the run could not say it itself
         with get_client(sync_client=True) as client:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,14 @@ def sync(run: str | None = None) -> Iterator[Outcome]:
         for found in unsent:
             yield _send(found, why)
         for flow in postponed:
-            yield Outcome(flow.run, flow.flow, f"{why}: waits", left=True) if why else _start(flow)
+            if why or (run is None and time.time() < flow.due):
+                text = (
+                    why
+                    or f"is tried again later, {flow.attempts} times were in vain; `yard sync {flow.run}` does it now"
+                )
+                yield Outcome(flow.run, flow.flow, text, left=True)
+            else:
+                yield _start(flow)
 
 
 def count_unsent() -> int:
@@ -77,13 +85,16 @@ def _send(found: Unsent, away: str) -> Outcome:
         return Outcome(found.run, part, f"process {found.writer} writes it, and sends by itself")
     if away:
         return Outcome(found.run, part, away, left=True)
+    from tasks.tracking.mlflow_api import is_away
     from tasks.tracking.uploader import upload
 
     try:
         sent = contents(found)
         mlflow_run = upload(found.folder)
-    except (TrackingError, StorageError) as exc:
+    except StorageError as exc:
         return Outcome(found.run, part, str(exc), left=True)
+    except TrackingError as exc:  # what MLflow refuses for good is told, and tried no more by itself
+        return Outcome(found.run, part, str(exc), left=is_away(exc))
     return Outcome(found.run, part, f"sent to MLflow run {mlflow_run}", sent)
 
 
@@ -121,7 +132,7 @@ def _submit(api: Api, found: Postponed) -> Json:
         first = {}
     body = {
         "parameters": found.parameters,
-        "idempotency_key": f"{found.run}-{found.flow}-{found.number}",
+        "idempotency_key": f"{found.run}-{found.flow}-{found.since}",
         "job_variables": {"owner": (first.get("job_variables") or {}).get("owner") or asker()},
     }
     return dict(api.call("POST", f"/deployments/{deployment}/create_flow_run", body))

@@ -283,7 +283,7 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
             log=log.warning,
         )
         parameters = {"dataset": dataset, "run": run, "evaluate": params, "track": track, "save_path": save_path}
-        later = settle_postponed(run, tracker.postponed, "report_classifier", parameters)
+        later = settle_postponed(run, tracker.postponed, "report_classifier", parameters, log)
         text = summary(graded, decision, config["model"], tracker.url) + later + mlflow_run.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)

@@ -12,6 +12,7 @@ from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
+from tasks.run.postponed import find_postponed
 
 GOING = ".removed-"
 """A folder that is being removed has its name begin so: nobody sees half of it."""
@@ -65,12 +66,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def unsent(folder: Path) -> bool:
-    """Return whether a run has something that MLflow does not have: lines of its journal, or files in its outbox."""
+    """Return whether a run has something that MLflow does not have: lines of its journal, files, a postponed report."""
     journals = [path for path in folder.glob("*/journal.jsonl") if not _linked(path, folder)]
     outboxes = [path for path in folder.glob("*/outbox") if not _linked(path, folder)]
-    return any(path.stat().st_size > _sent(path.with_name("sent.json")) for path in journals) or any(
-        any(outbox.iterdir()) for outbox in outboxes
-    )
+    lines = any(path.stat().st_size > _sent(path.with_name("sent.json")) for path in journals)
+    return lines or any(any(outbox.iterdir()) for outbox in outboxes) or bool(find_postponed(folder.name))
 
 
 def _sent(path: Path) -> int:

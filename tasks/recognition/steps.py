@@ -286,7 +286,7 @@ def report(
         texts.append(text)
         postponed += [tracker.postponed] if tracker.postponed else []
     params = {"dataset": dataset, "run": run, "methods": methods, "detector": detector, "index": index, "track": track}
-    texts.append(settle_postponed(run, " ".join(postponed), "report_recognition", params))
+    texts.append(settle_postponed(run, " ".join(postponed), "report_recognition", params, logger()))
     show_markdown("summary", "\n\n".join(texts), "The results on the test part")
     return mlflow_run_ids(run, methods)
 

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from tasks.base.errors import StorageError
 from tasks.base.workspace import home, run_dir, write_json
+from tasks.run.run_log import Logger
 
 _FILE = "postponed.json"
+_AGAIN_S, _LONGEST_S = 30.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,16 @@ class Postponed:
     flow: str
     parameters: dict[str, Any]  # of the flow, as JSON
     why: str
-    number: int  # of the attempt: nanoseconds since 1970
+    attempts: int  # so far, in vain
+    since: float  # the last one, Unix seconds
+
+    @property
+    def due(self) -> float:
+        """When it is to be tried again without being asked, Unix seconds: MLflow may answer and still not take it."""
+        return self.since + min(_AGAIN_S * 2 ** (self.attempts - 1), _LONGEST_S)
 
 
-def settle_postponed(run: str, why: str, flow: str, parameters: Mapping[str, Any]) -> str:
+def settle_postponed(run: str, why: str, flow: str, parameters: Mapping[str, Any], log: Logger) -> str:
     """Note that a flow is to run again, or, where nothing was postponed, that it need not; return that as Markdown.
 
     Args:
@@ -34,17 +42,19 @@ def settle_postponed(run: str, why: str, flow: str, parameters: Mapping[str, Any
         why: it could not do all; empty: it could.
         flow: its name.
         parameters: to run it with: models, paths, texts.
+        log: told, too.
     """
     path = run_dir(run) / _FILE
+    before = find_postponed(run)
     if not why:
         path.unlink(missing_ok=True)
         return ""
     plain = {name: _plain(value) for name, value in parameters.items()}
-    write_json(path, asdict(Postponed(run, flow, plain, why, time.time_ns())))
-    return (
-        f"\n**Not registered yet**, as MLflow is away: {why}\n\nThe worker does it when MLflow answers again; "
-        f"`yard sync {run}` does it at once.\n"
-    )
+    attempts = 1 + sum(one.attempts for one in before)
+    write_json(path, asdict(Postponed(run, flow, plain, why, attempts, time.time())))
+    who = f"the worker does it when MLflow answers again, `yard sync {run}` at once"
+    log.warning("the model is not registered yet, as MLflow is away: %s", who)
+    return f"\n**Not registered yet**, as MLflow is away: {why}\n\nLater: {who}.\n"
 
 
 def find_postponed(run: str | None = None) -> list[Postponed]:

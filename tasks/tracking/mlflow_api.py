@@ -52,6 +52,7 @@ _CLIENT_SETTINGS = {
 }
 for _name, _value in _CLIENT_SETTINGS.items():
     os.environ.setdefault(_name, _value)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each attempt
 set_telemetry_client()  # reads the switch again: mlflow itself was imported before it was set
 
 

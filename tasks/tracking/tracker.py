@@ -57,11 +57,14 @@ class Tracker:
         self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
         self._steps: dict[str, set[int]] = defaultdict(set)
         self._latest: dict[str, float] = {}
+        self._images: set[tuple[str, int]] = set()
         for entry, _ in journal.entries():
             if entry["op"] == "metrics":
                 self._latest |= entry["values"]
                 for key in entry["values"]:
                     self._steps[key].add(entry["step"])
+            elif entry["op"] == "image" and "key" in entry:  # without it: of an earlier version
+                self._images.add((entry["key"], entry["step"]))
 
     @classmethod
     def open(
@@ -238,13 +241,16 @@ class Tracker:
         self._append({"op": "files", "place": place.name, "folder": folder})
 
     def image(self, key: str, step: int, path: Path) -> None:
-        """Add a PNG file to the series `key` of MLflow's image grid."""
+        """Add a PNG file to the series `key` of MLflow's image grid; what was added before for a step stays."""
+        if (key, step) in self._images:
+            return
         check_name("image", key)
         place = self._journal.new_place()
         name = f"{key.replace('/', '~')}+step+{step}+timestamp+{now_ms()}+{uuid.uuid4()}.png"
         with storage_errors(place):
             shutil.copyfile(path, place / name)
-        self._append({"op": "image", "place": place.name})
+        self._append({"op": "image", "place": place.name, "key": key, "step": step})
+        self._images.add((key, step))
 
     def trace(self, trace: Trace) -> None:
         """Show a question to a model and its answer among the run's traces; again under the same key: the same one."""

@@ -1,6 +1,7 @@
 """The thread that sends a journal to MLflow, and tries again until it has arrived."""
 
 import logging
+import re
 import shutil
 import threading
 import time
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+# What requests says of a server that cannot be reached, around the one thing that people want to know.
+_UNREACHED = re.compile(
+    r"(API request to \S+ failed) with exception .*"
+    r"(Connection refused|timed out|Connection reset by peer|Remote end closed|Name or service not known)"
+)
 _BATCH = 900  # values in one call; MLflow refuses more than 1000
 _GATHER_S = 0.5  # lines of one moment travel together
 _LONGEST_PAUSE_S = 15.0
@@ -222,8 +228,10 @@ class Uploader:
 
 def first_line(exc: BaseException) -> str:
     """Return the beginning of an error's message, without the user and password of an address in it."""
-    text = str(exc).strip() or type(exc).__name__
-    return mlflow_api.public_uri(text.splitlines()[0][:300])
+    text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    if found := _UNREACHED.match(text):
+        text = f"{found[1]}: {found[2].lower()}"
+    return mlflow_api.public_uri(text[:300])
 
 
 def not_sent(uploader: Uploader, journal: Journal) -> TrackingError:

@@ -1,7 +1,9 @@
 """The runs of the chaos test: each writes down, from inside its process, when it began and that it still goes on."""
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -66,6 +68,69 @@ def work(folder: str, seconds: float) -> None:
 def steps(folder: str, seconds: float = 1.0) -> None:
     """Work in a step."""
     work(folder, seconds)
+
+
+@flow(name="call")
+def call(folder: str, kind: str) -> None:
+    """Call a library again and again, for seconds each time, and look between two calls."""
+    run = os.environ["PREFECT__FLOW_RUN_ID"]
+    path = Path(folder) / "spans" / f"{run}-{os.getpid()}.json"
+    path.parent.mkdir(exist_ok=True)
+    function = CALLS[kind]
+    write(path, {"run": run, "pid": os.getpid(), "begin": time.monotonic()})
+    while True:
+        function()
+        pause(0.01)
+
+
+def _load() -> None:
+    """Read slow samples by processes of torch's loader."""
+    import torch
+
+    class Slow(torch.utils.data.Dataset[int]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> int:
+            time.sleep(0.2)
+            return index
+
+    assert len(list(torch.utils.data.DataLoader(Slow(), num_workers=1))) == 8
+
+
+def _ask_mlflow() -> None:
+    """Ask an MLflow that takes the connection and does not answer."""
+    import socket
+
+    from mlflow import MlflowClient
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        MlflowClient(f"http://127.0.0.1:{silent.getsockname()[1]}").get_run("r")
+
+
+def _ask_prefect() -> None:
+    """Ask the server a thousand times."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        for _ in range(1000):
+            client.hello()
+
+
+def _copy() -> None:
+    """Copy a large file."""
+    large = Path("large")
+    large.touch()
+    os.truncate(large, 2**31)
+    shutil.copyfile(large, "copy")
+
+
+def _hold_the_lock() -> None:
+    """Keep Python's lock for a second, as an extension may: no other thread runs meanwhile."""
+    ctypes.PyDLL(None).sleep(1)
+
+
+CALLS = {"loader": _load, "mlflow": _ask_mlflow, "prefect": _ask_prefect, "copy": _copy, "lock": _hold_the_lock}
 
 
 @flow(name="fail")

@@ -7,10 +7,15 @@ import sys
 import time
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 
+from deployments.api import Api
+from deployments.runs.resume import put_back
 from deployments.services.service import free_port
 from gpu_pools.names import host_name
+from tasks.base.errors import ConfigError
 from tasks.base.processes import identity
+from tests.chaos.runs import CALLS
 from tests.chaos.yard import RUNS, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
@@ -219,6 +224,38 @@ def test_a_time_limit_stops_the_run_and_says_so(made):
         "TimedOut",
         "stopped after 2 s, its time limit; what it saved is kept",
     )
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_run_ends_as_it_was_asked_to_inside_any_library(made, kind):
+    made.deploy("call", f"{RUNS}.call", "cuda.training")
+    parameters = {"folder": str(made.home), "kind": kind}
+    late, cancelled = (
+        made.submit("call", f"cuda:{n}.training", parameters, **limit)
+        for n, limit in ((0, {"time_limit": "8s"}), (1, {}))
+    )
+    made.until(made.begun(cancelled, 1), 90, "it calls")
+    time.sleep(1)
+    made.cancel(cancelled)
+    made.until(made.is_(cancelled, "CANCELLED", "FAILED", "CRASHED"), 60, "it is cancelled")
+    made.until(made.is_(late, "CANCELLED", "FAILED", "CRASHED"), 60, "its time is over")
+    assert [(made.state(run)["type"], made.state(run)["name"]) for run in (cancelled, late)] == [
+        ("CANCELLED", "Cancelled"),
+        ("FAILED", "TimedOut"),  # Prefect has no type of its own for it
+    ]
+    assert not {"Failed", "Crashed"} & {*made.told(cancelled), *made.told(late)}
+
+
+def test_a_run_that_is_out_of_time_goes_on_with_another_limit(made):
+    run = made.hold("cuda:0.training", 4, time_limit="2s")
+    made.until(made.is_(run, "FAILED"), 90, "its time is over")
+    with SyncPrefectClient(made.api) as client:
+        api = Api(client, made.api)
+        assert "with 60s from its start on" in put_back(api, api.call("GET", f"/flow_runs/{run}"), "60s")
+        made.until(made.is_(run, "COMPLETED", "CRASHED"), 90, "it is done")
+        with pytest.raises(ConfigError, match="is completed"):
+            put_back(api, api.call("GET", f"/flow_runs/{run}"), None)
+    assert made.state(run)["type"] == "COMPLETED"
 
 
 def test_the_time_a_pipeline_waits_counts_for_no_limit(made):

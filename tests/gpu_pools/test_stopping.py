@@ -112,3 +112,94 @@ except KeyboardInterrupt:
     begun = time.monotonic()
     assert said(code) == "goes on\n[1]"
     assert time.monotonic() - begun < 40
+
+
+SLOW_SERVER = """
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Slow(BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(1.5)
+        body = b'{"run": {"info": {"run_id": "r"}, "data": {}}}' if "mlflow" in self.path else b'"3.9.1"'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+    do_POST = do_GET
+    def log_message(self, *args): pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+address = f"http://127.0.0.1:{server.server_port}"
+"""
+LIBRARY_CALLS = {
+    "torch's loader": """
+import torch
+class Slow(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i):
+        time.sleep(0.4)
+        return torch.full((2,), float(i))
+def call():
+    return sum(len(batch) for batch in torch.utils.data.DataLoader(Slow(), batch_size=1, num_workers=1)) == 4
+""",
+    "MLflow's client": SLOW_SERVER
+    + """
+from mlflow import MlflowClient
+def call():
+    return MlflowClient(address).get_run("r").info.run_id == "r"
+""",
+    "Prefect's client": SLOW_SERVER
+    + """
+os.environ["PREFECT_API_URL"] = address + "/api"
+from prefect.client.orchestration import get_client
+def call():
+    with get_client(sync_client=True) as client:
+        return client.hello().status_code == 200
+""",
+    "a copy of a large file": """
+import shutil
+from pathlib import Path
+Path("large").write_bytes(b"")
+os.truncate("large", 600 * 2**20)
+def call():
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        shutil.copyfile("large", "copy")
+    return os.path.getsize("copy") == 600 * 2**20
+""",
+    "an extension that holds Python's lock": """
+import ctypes
+held = ctypes.PyDLL(None)  # unlike CDLL it keeps the lock
+def call():
+    return held.sleep(2) == 0
+""",
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY_CALLS)
+def test_a_signal_inside_a_library_breaks_nothing_and_ends_the_run_after_it(name, tmp_path, monkeypatch):
+    code = f"""
+os.chdir({str(tmp_path)!r})
+{LIBRARY_CALLS[name]}
+from tasks.run.stop_request import ended_by_signal
+import logging
+def work():
+    # Sent by another process: one of this would wait for Python's lock, too.
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -TERM {{os.getpid()}}"])
+    with ended_by_signal(logging.getLogger("run")):
+        whole = call()
+        pause(1)
+        print("goes on")
+import subprocess
+said = []
+real = call
+def call():
+    said.append(real())
+    return said[-1]
+try:
+    obey(work)
+except Interrupted as exc:
+    print(said, exc)
+"""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert said(code) == "[True] stopped by SIGTERM"

@@ -1,5 +1,6 @@
 """Folders and checkpoints go when their time is over, and no others; what runs, waits or is pinned stays."""
 
+import logging
 import os
 import time
 
@@ -9,6 +10,9 @@ from gpu_pools.process import run_setup
 from tasks.base.workspace import run_dir
 from tasks.housekeeping.params import KeepParams
 from tasks.housekeeping.rounds import go_round
+from tasks.run.postponed import settle_postponed
+
+LOG = logging.getLogger("tests")
 
 HOUR = 3600.0
 KEEP = KeepParams(records=None)
@@ -87,6 +91,13 @@ def test_what_was_half_removed_goes(yard):
     (yard.home / "runs" / ".removed-1" / "training").mkdir(parents=True)
     clean(0)
     assert list((yard.home / "runs").iterdir()) == []
+
+
+def test_a_run_whose_report_is_postponed_stays(yard):
+    run_id = yard.run(keep="12h")
+    settle_postponed(run_id, "MLflow is away", "report_classifier", {}, LOG)
+    assert "MLflow does not have" in clean(13).kept[0].why
+    assert yard.there(run_id)
 
 
 def test_what_mlflow_does_not_have_yet_stays(yard):

@@ -103,6 +103,21 @@ def test_files_arrive_as_they_were_when_logged(tmp_path):
     assert not (tmp_path / "run" / "outbox").exists()
 
 
+def test_an_image_of_a_step_that_is_done_again_after_a_crash_is_there_once(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    for _ in range(2):
+        with Tracker.open(tmp_path / "run", "images", "r", {}) as tracker:
+            for step in (1, 2):
+                tracker.image("samples", step, tmp_path / "p.png")
+    images = mlflow_api.client().list_artifacts(tracker.run_id, "images")
+    assert sorted(Path(item.path).name.split("+")[2] for item in images) == [
+        "1",
+        "1",
+        "2",
+        "2",
+    ]  # each and its small copy
+
+
 def test_data_sets_are_inputs_of_the_run(tmp_path):
     with Tracker.open(tmp_path / "run", "inputs", "r", {}) as tracker:
         for _ in range(2):

@@ -1,0 +1,90 @@
+"""Goes on with a run that was cut off or out of time, in its queue or here."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from deployments.api import Api, Json, api_url, connect
+from deployments.runs.find import ENDED, children, find_run
+from gpu_pools.names import asker
+from gpu_pools.placement.queues import parse_duration
+from tasks.base.errors import ConfigError
+
+_ASIDE = timedelta(hours=1)  # the server changes job variables of a run that waits only, and none may start before
+
+
+def resume(wanted: str | None, time_limit: str | None = None) -> UUID | str:
+    """Go on with a run, from its last checkpoint, in the same Prefect and MLflow run.
+
+    Args:
+        wanted: its id, the beginning of it, or its name; None: the newest.
+        time_limit: 90s, 30m, 5h ..., from now on; None: a queued run keeps the one it had.
+
+    Returns:
+        The id of a run that has ended here; or what became of one that was put back into its queue.
+
+    Raises:
+        ConfigError: there is no such run, it is completed or has not ended, or its process lives.
+    """
+    limit_s = None if time_limit is None else parse_duration(time_limit)
+    if wanted is not None and _has_server():
+        with connect() as api:
+            found = find_run(api, wanted)
+            if found["deployment_id"] is not None:
+                return put_back(api, found, time_limit)
+            wanted = found["id"]
+    from deployments.runs.local import resume_here
+
+    try:
+        number = UUID(wanted) if wanted else None
+    except ValueError as exc:
+        raise ConfigError(f"found {wanted!r}, need the id of a run such as its folder under runs/") from exc
+    return resume_here(number, limit_s)
+
+
+def put_back(api: Api, run: Json, time_limit: str | None) -> str:
+    """Put a run that has not ended well back into its queue, with the stages of a pipeline that have not either.
+
+    Raises:
+        ConfigError: it is completed, or has not ended.
+    """
+    what = f"run {run['id']} ({run['name']})"
+    if run["state_type"] == "COMPLETED":
+        raise ConfigError(f"{what} is completed: nothing is left to do")
+    if run["state_type"] not in ENDED:
+        raise ConfigError(f"{what} is {run['state_name']}, need one that has ended: `yard cancel {run['id']}` first")
+    stages = [
+        one for one in children(api, run["id"]) if one["state_type"] in ENDED and one["state_type"] != "COMPLETED"
+    ]
+    for one in (*stages, run):
+        if time_limit is not None:
+            _wait(api, one, datetime.now(UTC) + _ASIDE)
+            variables = {**(one["job_variables"] or {}), "time_limit": time_limit}
+            api.call("PATCH", f"/flow_runs/{one['id']}", {"job_variables": variables})
+        _wait(api, one, datetime.now(UTC))
+    limit = "" if time_limit is None else f", with {time_limit} from its start on"
+    return f"{what} waits in its queue again{limit}; it goes on from its last checkpoint"
+
+
+def _wait(api: Api, run: Json, until: datetime) -> None:
+    """Let a run wait for its turn, from a time on.
+
+    Raises:
+        ConfigError: the server refuses.
+    """
+    state = {
+        "type": "SCHEDULED",
+        "name": "AwaitingRetry",
+        "message": f"resumed by {asker()}",
+        "state_details": {"scheduled_time": until.isoformat()},
+    }
+    answer = api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+    if answer["status"] != "ACCEPT":
+        raise ConfigError(f"run {run['id']} cannot be resumed: {answer['details'].get('reason') or answer['status']}")
+
+
+def _has_server() -> bool:
+    try:
+        api_url()
+    except ConfigError:
+        return False
+    return True
