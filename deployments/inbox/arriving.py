@@ -4,6 +4,7 @@ Its key is made of the upload's id, so that one that was cut off, or is seen twi
 """
 
 import hashlib
+import hmac
 import logging
 import os
 import shutil
@@ -32,15 +33,18 @@ from deployments.inbox.places import (
     taking,
     write_item,
 )
-from deployments.inbox.sending import REFUSED, SENT, TAKEN
+from deployments.inbox.sending import REFUSED, SENDING, SENT, TAKEN
 from deployments.runs.flow_list import entrypoints
 from deployments.services.service import ServiceError
+from gpu_pools.periodic import Periodic
 from tasks.base.errors import ConfigError, DatasetError, StorageError, TrainyardError
+from tasks.base.password import CLIENT, password
 from tasks.base.workspace import home, storage_errors, write_atomic
 
 logger = logging.getLogger("trainyard.inbox")
 
 _LEFT_BYTES = 1 << 30
+_UNFINISHED_S = 7 * 24 * 3600
 _STATE = f"tags.`upload.state` = '{SENT}'"
 
 
@@ -55,6 +59,7 @@ class Arrivals:
     def __init__(self, url: str, fetch: Callable[[str], None]) -> None:
         self._mlflow = MlflowHttp(url) if url.startswith(("http://", "https://")) else None
         self._fetch = fetch
+        self._give_up = Periodic(self._give_up_old, 3600.0, time.monotonic)
 
     def turn(self) -> None:
         """Fetch what was sent, and tell who has sent it what has become of it; what fails is done the next time."""
@@ -66,8 +71,16 @@ class Arrivals:
                 if not any(folder.is_dir() for folder in (taking(key), done(key), rejected(key))):
                     self._fetch(upload["id"])
                 report_back(self._mlflow, upload, key)
+            self._give_up()
         except (ServiceError, ConfigError) as exc:
             logger.debug("cannot ask for uploads: %s", exc)
+
+    def _give_up_old(self) -> None:
+        """Reject uploads that were begun long ago and never ended, and free the room of their parts."""
+        assert self._mlflow is not None
+        begun = int((time.time() - _UNFINISHED_S) * 1000)
+        for upload in self._mlflow.runs(f"tags.`upload.state` = '{SENDING}' and attributes.start_time < {begun}"):
+            _end(self._mlflow, upload, "FAILED", upload_why="was not finished in seven days", upload_state=REFUSED)
 
 
 def upload_key(upload: dict[str, Any]) -> str:
@@ -98,7 +111,7 @@ def fetch(mlflow: MlflowHttp, upload: dict[str, Any]) -> str:
     with storage_errors(folder):
         (folder / "data").mkdir(parents=True, exist_ok=True)
     try:
-        item = _filled(mlflow, folder, item)
+        item = _filled(mlflow, folder, item, str(upload["tags"].get("upload.proof", "")))
     except (DatasetError, ConfigError) as exc:
         reject(folder, item, str(exc))
         return key
@@ -107,9 +120,17 @@ def fetch(mlflow: MlflowHttp, upload: dict[str, Any]) -> str:
     return key
 
 
-def _filled(mlflow: MlflowHttp, folder: Path, item: Item) -> Item:
+def _check_proof(manifest: Manifest, proof: str) -> None:
+    """Refuse what does not show that its sender knows the yard's password, where there is one: MLflow asks for none."""
+    known = password()
+    if known and not hmac.compare_digest(proof.encode(), manifest.proof(known).encode()):
+        raise ConfigError(f"found an upload without the yard's password: set {CLIENT} where it is sent")
+
+
+def _filled(mlflow: MlflowHttp, folder: Path, item: Item, proof: str) -> Item:
     """Fetch data and parameters; return the record with what the manifest says."""
     manifest = read_manifest(mlflow.get(item.upload, MANIFEST, MANIFEST_BYTES))
+    _check_proof(manifest, proof)
     if manifest.flow not in entrypoints() or manifest.flow != item.flow:
         raise ConfigError(f"found no flow {manifest.flow[:100]!r}, have: {', '.join(sorted(entrypoints()))}")
     parcel = folder / ("parcel.tar" if manifest.kind == "folder" else "parcel")
@@ -168,12 +189,15 @@ def report_back(mlflow: MlflowHttp, upload: dict[str, Any], key: str) -> None:
     if item is None or item.state == "taken":
         return
     if item.state == "submitted":
-        mlflow.tag(upload["id"], upload_run=item.run, upload_state=TAKEN)
+        _end(mlflow, upload, "FINISHED", upload_run=item.run, upload_state=TAKEN)
     else:
-        mlflow.tag(upload["id"], upload_why=item.trouble, upload_state=REFUSED)
-    status = "FINISHED" if item.state == "submitted" else "FAILED"
+        _end(mlflow, upload, "FAILED", upload_why=item.trouble, upload_state=REFUSED)
+
+
+def _end(mlflow: MlflowHttp, upload: dict[str, Any], status: str, **tags: str) -> None:
     body = {"run_id": upload["id"], "status": status, "end_time": int(time.time() * 1000)}
     mlflow.ask("POST", "runs/update", body)
+    mlflow.tag(upload["id"], **tags)  # the state last: it is what is looked for
     _free(upload)
 
 

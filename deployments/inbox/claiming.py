@@ -33,7 +33,7 @@ def claim(found: Found) -> str | None:
         found: that has settled.
 
     Raises:
-        PermissionError: it is a folder of another user that this one may not move.
+        OSError: it cannot be moved: a folder of another user, or one on a disk of its own.
         StorageError: the disk is full.
     """
     path, flow = found.path, found.path.parent.name
@@ -54,7 +54,7 @@ def claim(found: Found) -> str | None:
     try:
         if not _move_in(folder, item):
             return None
-    except PermissionError:
+    except OSError:
         _put_back(folder, item)
         raise
     if found.bad:
@@ -97,12 +97,18 @@ def _move_in(folder: Path, item: Item) -> bool:
 
 
 def _put_back(folder: Path, item: Item) -> None:
-    """Move all of an item to where it lay; what has a new one in its place stays, and is gone with the folder."""
-    target = flow_folder(item.flow)
-    moved = [data_of(folder, item), *([folder / item.yaml_name] if item.yaml_name else [])]
-    for path in moved:
-        if os.path.lexists(path) and not os.path.lexists(target / path.name):
-            path.rename(target / path.name)
+    """Move all of an item to where it lay; where a new one of its name has come meanwhile, it gets another name."""
+    target, data = flow_folder(item.flow), data_of(folder, item)
+    name, n = item.name, 1
+    if os.path.lexists(data):
+        while os.path.lexists(target / name):
+            n += 1
+            name = f"{Path(item.name).stem} ({n}){Path(item.name).suffix}"
+        data.rename(target / name)
+    yaml = folder / (item.yaml_name or "none")
+    beside = target / (item.yaml_name if name == item.name else f"{name}.yaml")
+    if yaml.exists() and not beside.exists():  # one that has come meanwhile goes before it
+        yaml.rename(beside)
     shutil.rmtree(folder)
 
 

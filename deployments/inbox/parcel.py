@@ -1,6 +1,7 @@
 """A file or folder on its way to another machine: parts with their digests, and a manifest of them."""
 
 import hashlib
+import hmac
 import json
 import re
 import stat
@@ -52,6 +53,10 @@ class Manifest:
     def key(self) -> str:
         """Return what tells it from all others: the same file for the same run has the same."""
         return hashlib.sha256(self.as_bytes()).hexdigest()
+
+    def proof(self, password: str | None) -> str:
+        """Return what shows that its sender knows the yard's password; empty without one."""
+        return hmac.new(password.encode(), self.as_bytes(), hashlib.sha256).hexdigest() if password else ""
 
     def size_of(self, number: int) -> int:
         """Return the bytes of a part."""

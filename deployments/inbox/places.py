@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -114,6 +115,12 @@ def fetching(key: str) -> Path:
     return taking() / f".{key}"
 
 
+def stem_of(name: str) -> str:
+    """Return the name of a file without its suffix, or both of them: `room` of `room.tar.gz`."""
+    stem = Path(name).stem
+    return stem[: -len(".tar")] if stem.lower().endswith(".tar") else stem
+
+
 def key_of(flow: str, name: str, mark: str) -> str:
     """Return a name for a folder and its run, by which people know what it was.
 
@@ -122,7 +129,7 @@ def key_of(flow: str, name: str, mark: str) -> str:
         name: of the file or folder.
         mark: tells it from others of that name.
     """
-    ascii_only = unicodedata.normalize("NFKD", Path(name).stem).encode("ascii", "ignore").decode()
+    ascii_only = unicodedata.normalize("NFKD", stem_of(name)).encode("ascii", "ignore").decode()
     stem = re.sub(r"[^\w-]+", "-", ascii_only).strip("-_")[:_MAX_STEM] or "item"
     return f"{flow}-{stem}-{mark}"
 
@@ -148,10 +155,16 @@ def read_item(folder: Path) -> Item | None:
 
 
 def items(folder: Path) -> Iterator[tuple[Path, Item]]:
-    """Yield the folders of items below one, and their records, by name."""
+    """Yield the folders of items below one, and their records, by name; one whose record is damaged stays as it is."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() and not path.name.startswith(".") and (item := read_item(path)) is not None:
-            yield path, item
+        if path.is_dir() and not path.name.startswith("."):
+            try:
+                item = read_item(path)
+            except StorageError as exc:
+                print(f"left alone: {exc}", file=sys.stderr)
+                continue
+            if item is not None:
+                yield path, item
 
 
 def reject(folder: Path, item: Item, why: str) -> None:

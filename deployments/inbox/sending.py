@@ -1,6 +1,7 @@
 """Sends a file or folder to another yard in parts, and goes on where it was cut off."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from deployments.inbox.mlflow_http import MlflowHttp
 from deployments.inbox.parcel import MANIFEST, Manifest, cut
 from deployments.services.service import ServiceError
 from tasks.base.errors import ConfigError, DatasetError
+from tasks.base.password import CLIENT, password
 
 SENDING, SENT, TAKEN, REFUSED = "sending", "sent", "taken", "rejected"
 """States of an upload, in its tag: the first two are set by who sends, the others by the yard."""
@@ -66,6 +68,7 @@ def _begin(mlflow: MlflowHttp, manifest: Manifest) -> dict[str, Any]:
         "upload.flow": manifest.flow,
         "upload.bytes": str(manifest.n_bytes),
         "mlflow.user": manifest.owner,
+        "upload.proof": manifest.proof(os.environ.get(CLIENT) or password()),
     }
     body = {
         "experiment_id": mlflow.experiment(),

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from deployments.inbox.arriving import Arrivals
 from deployments.inbox.claiming import claim, recover
@@ -61,12 +62,15 @@ class Inbox:
         self._without_run = {item.key for _, item in items(done()) if item.state != "submitted"}
         self._retry_at: dict[str, float] = {}
         self._stuck: dict[Path, tuple[str, str]] = {}  # path -> its signature, and why it cannot be moved
+        self._damaged: dict[str, str] = {}  # key -> why nothing can be done with what was taken
+        self._shown: dict[str, Any] = {}
 
     def turn(self) -> None:
         """Take what has settled, and go on with what was taken.
 
         Raises:
-            StorageError: the disk is full, or a record is damaged.
+            StorageError: the disk is full.
+            OSError: a folder of the inbox cannot be read.
         """
         self._arrive()
         for key in self._open():
@@ -79,17 +83,27 @@ class Inbox:
 
     def _open(self) -> list[str]:
         """Return the keys of what is on its way; a claim that was cut off is finished, or undone."""
-        started = [path.name for path in sorted(taking().iterdir()) if not path.name.startswith(".") and recover(path)]
+        self._damaged = {}
+        taken = [path for path in sorted(taking().iterdir()) if not path.name.startswith(".")]
+        started = [path.name for path in taken if self._recovered(path)]
         return list(dict.fromkeys([*started, *sorted(self._without_run)]))
+
+    def _recovered(self, folder: Path) -> bool:
+        try:
+            return recover(folder)
+        except (StorageError, OSError) as exc:  # the others go on
+            self._damaged[folder.name] = str(exc)
+            return False
 
     def _claim(self, found: Found) -> str | None:
         if self._stuck.get(found.path, ("", ""))[0] == found.signature:
             return None
         try:
             return claim(found)
-        except PermissionError as exc:
-            why = f"cannot be moved, {exc.strerror}: a folder needs to be writable by the yard's group, chmod -R g+rwX"
-            self._stuck[found.path] = found.signature, why
+        except OSError as exc:
+            hint = ": a folder must be writable by the yard's group, chmod -R g+rwX"
+            hint = hint if isinstance(exc, PermissionError) else ""
+            self._stuck[found.path] = found.signature, f"cannot be moved, {exc.strerror}{hint}"
             return None
 
     def _advance(self, key: str) -> None:
@@ -120,12 +134,12 @@ class Inbox:
                 waiting += [{"flow": folder.name, "name": name, "why": why} for name in sorted(os.listdir(folder))]
         folders = [folder for key in sorted(self._without_run) for folder in (taking(key), done(key))]
         way = [item for folder in folders if folder.is_dir() and (item := read_item(folder)) is not None]
-        write_view(
-            {
-                "waiting": waiting,
-                "taking": [{"flow": item.flow, "name": item.name, "why": item.trouble} for item in way],
-            }
-        )
+        shown = [{"flow": item.flow, "name": item.name, "why": item.trouble} for item in way]
+        shown += [{"flow": "", "name": key, "why": why} for key, why in self._damaged.items()]
+        view = {"waiting": waiting, "taking": shown}
+        if view != self._shown:
+            write_view(view)
+            self._shown = view
 
 
 def _others() -> list[Path]:
@@ -173,7 +187,7 @@ def main() -> None:
             try:
                 served.turn()
                 trouble = ""
-            except StorageError as exc:
+            except (StorageError, OSError) as exc:
                 if str(exc) != trouble:
                     print(f"goes on, but: {exc}", flush=True)
                 trouble = str(exc)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from deployments.inbox.places import stem_of
 from tasks.base.processes import is_written
 
 YAML = (".yaml", ".yml")
@@ -83,11 +84,13 @@ def yaml_of(path: Path, names: Sequence[str]) -> tuple[list[str], str]:
         path: of the file or folder.
         names: of all in its folder.
     """
-    mine = [f"{stem}{suffix}" for stem in {path.name: 0, path.stem: 0} for suffix in YAML]
+    mine = [f"{stem}{suffix}" for stem in {path.name: 0, stem_of(path.name): 0} for suffix in YAML]
     found = [name for name in mine if name in names]
     if len(found) > 1:
         return found, f"found {' and '.join(found)} beside it, need one file of parameters"
-    twins = [name for name in names if name != path.name and not name.endswith(YAML) and Path(name).stem == path.stem]
+    twins = [
+        name for name in names if name != path.name and not name.endswith(YAML) and stem_of(name) == stem_of(path.name)
+    ]
     if found and twins and not found[0].startswith(path.name):
         return [], f"found {found[0]} beside it and {twins[0]}: call it {path.name}.yaml, so that it belongs to one"
     return found, ""
@@ -155,7 +158,7 @@ def _dropped(folder: Path) -> Iterator[tuple[Path, Sequence[str]]]:
 def lonely(folder: Path) -> Iterator[Path]:
     """Yield the files of parameters in a folder that wait for what they belong to."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    data = {part for name in names if not name.endswith(YAML) for part in (name, Path(name).stem)}
+    data = {part for name in names if not name.endswith(YAML) for part in (name, stem_of(name))}
     for name in names:
         if name.endswith(YAML) and name.rpartition(".")[0] not in data:
             yield folder / name

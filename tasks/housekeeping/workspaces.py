@@ -33,16 +33,33 @@ def remove_folders(house: House, receipt: Receipt) -> None:
         if unsent(house.folders[run_id]):
             receipt.kept.append(Entry("files", run_id, "MLflow does not have all of it yet"))
         else:
+            dropped = _dropped(run_id, house.known[run_id].name)
             freed = _remove_folder(house, house.folders.pop(run_id))
             receipt.entries.append(Entry("files", run_id, due[run_id], freed))
+            if dropped is not None:  # the data that it was made of
+                freed = _remove_folder(house, dropped)
+                receipt.entries.append(Entry("files", f"inbox/done/{dropped.name}", due[run_id], freed))
 
 
 def _remove_folder(house: House, folder: Path) -> int:
     if house.remover.dry_run:
         return house.remover.remove(folder)
-    gone = folder.with_name(f"{GOING}{folder.name}")
+    gone = home() / "runs" / f"{GOING}{folder.name}"
     folder.rename(gone)
     return house.remover.remove(gone)
+
+
+def _dropped(run_id: str, name: str) -> Path | None:
+    """Return the folder of what lay in the inbox for a run: it is called like the run, and its record has the id."""
+    folder = home() / "inbox" / "done" / name
+    record = folder / "item.json"
+    if "/" in name or not record.is_file():
+        return None
+    try:
+        found = read_json(record, StorageError)
+    except StorageError:  # damaged: nobody knows whose it is, so it stays
+        return None
+    return folder if isinstance(found, dict) and found.get("run") == run_id else None
 
 
 def remove_checkpoints(house: House, receipt: Receipt) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from deployments.inbox import claiming
 from deployments.inbox import take as taker
 from deployments.inbox.places import done, inbox, items, make_inbox, read_item, rejected, taking, write_item
 from deployments.inbox.report import inbox_lines, inbox_report
 from deployments.inbox.serve import Inbox
 from deployments.inbox.settling import Settling
 from gpu_pools.names import asker
-from tasks.base.errors import StorageError
 
 FLOW = "split_images"
 
@@ -184,24 +184,67 @@ def test_a_file_that_changes_in_the_last_moment_goes_back(yard, drop, monkeypatc
     settling.look([drop])
     (found,) = settling.look([drop])
     (drop / "late" / "calm" / "6.png").write_bytes(b"more")
-    from deployments.inbox.claiming import claim
-
-    assert claim(found) is None
+    assert claiming.claim(found) is None
     assert sorted(path.name for path in drop.iterdir()) == ["late", "late.yaml"]
     assert list(taking().iterdir()) == []
 
 
-def test_a_damaged_record_is_named(yard, drop):
-    (done("x")).mkdir()
-    (done("x") / "item.json").write_text('{"key": 1}')
-    with pytest.raises(StorageError, match="need the record of an item"):
-        Inbox(Settling(0), taker.take)
+def test_one_that_goes_back_loses_nothing_where_a_new_one_of_its_name_has_come(yard, drop, monkeypatch):
+    (drop / "late.mp4").write_bytes(b"first")
+    (drop / "late.yaml").write_text("split: {seed: 1}")
+    settling = Settling(0)
+    settling.look([drop])
+    (found,) = settling.look([drop])
+
+    def written(path):  # a program has it open, and another one brings a new file
+        (drop / "late.mp4").write_bytes(b"second")
+        return True
+
+    monkeypatch.setattr(claiming, "is_written", written)
+    assert claiming.claim(found) is None
+    assert (drop / "late.mp4").read_bytes() == b"second"
+    assert (drop / "late (2).mp4").read_bytes() == b"first"
+    assert (drop / "late (2).mp4.yaml").read_text() == "split: {seed: 1}"
+    assert list(taking().iterdir()) == []
+
+
+def test_a_damaged_record_is_left_alone_and_said_and_the_others_go_on(yard, drop, capsys):
+    for folder in (done("x"), taking("y"), rejected("z")):
+        folder.mkdir()
+        (folder / "item.json").write_text('{"key": 1}')
+    images(drop / "healthy")
+    turn()
+    assert len(runs(yard, "healthy-")) == 1
+    (one,) = inbox_report()["taking"]
+    assert one["name"] == "y"
+    assert "need the record of an item" in one["why"]
+    assert "left alone: cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_what_cannot_be_moved_stays_and_says_why(yard, drop):
+    images(drop / "mounted")
+    if subprocess.run(["mount", "-t", "tmpfs", "none", drop / "mounted" / "calm"], check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        subprocess.run(["mount", "--bind", drop, drop], check=True)
+        try:
+            (drop / "mounted" / "calm" / "0.png").write_bytes(b"1")
+            turn()
+            (one,) = inbox_report()["waiting"]
+            assert one["why"].startswith("cannot be moved, ")
+            assert list(taking().iterdir()) == []
+        finally:
+            subprocess.run(["umount", drop], check=True)
+    finally:
+        subprocess.run(["umount", drop / "mounted" / "calm"], check=False)
 
 
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from PIL import Image
+from deployments.inbox import claiming
 from deployments.inbox import take as taker
 from deployments.inbox.places import inbox
 from deployments.inbox.serve import Inbox
@@ -245,6 +288,11 @@ while True:
     name = f"{kind}{step}"
     if kind == "zip":
         zipped(source, drop / f"{name}.zip")
+    elif kind == "bad":
+        images(drop / name)
+        (drop / f"{name}.yaml").write_text("split: {seeed: 3}")
+    elif kind == "empty":
+        (drop / f"{name}.mp4").touch()
     else:
         images(drop / name)
         (drop / f"{name}.yaml").write_text("split: {seed: 3}")
@@ -274,3 +322,15 @@ def test_killed_at_every_step_each_becomes_one_run_and_nothing_is_lost(yard, dro
         assert len(list(Path(run["parameters"]["data"]).rglob("*.png"))) == 12
         assert (run["parameters"].get("split") == {"seed": 3}) == (kind == "folder")
     assert list(drop.iterdir()) == list(taking().iterdir()) == list(items(rejected())) == []
+
+
+@pytest.mark.parametrize("kind", ["bad", "empty"])
+def test_killed_at_every_step_each_bad_one_is_put_aside_once(yard, drop, tmp_path, kind):
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), kind]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    n_steps = int(ran.stdout.split()[-1])
+    names = sorted(item.name.split(".")[0] for _, item in items(rejected()))
+    assert names == sorted(f"{kind}{n}" for n in range(1, n_steps + 1))
+    assert all((folder / "why.txt").is_file() for folder, _ in items(rejected()))
+    assert list(drop.iterdir()) == list(taking().iterdir()) == list(items(done())) == runs(yard, kind) == []

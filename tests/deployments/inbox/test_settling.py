@@ -112,6 +112,14 @@ def test_what_rsync_brings_slowly_is_taken_whole(drop, tmp_path):
     assert found["room.mp4"].path.read_bytes() == source.read_bytes()
 
 
+def test_an_archive_is_known_without_both_its_suffixes(drop, clock):
+    settling = Settling(0, clock)
+    (drop / "room.tar.gz").write_bytes(b"1")
+    (drop / "room.yaml").write_text("fit: {}")
+    settling.look([drop])
+    assert ready(settling, drop)["room.tar.gz"].yaml == drop / "room.yaml"
+
+
 @pytest.mark.parametrize("name", ["room.mp4.yaml", "room.yaml", "room.yml"])
 def test_parameters_lie_beside_their_data(drop, clock, name):
     settling = Settling(5, clock)

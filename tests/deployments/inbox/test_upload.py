@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.app import app
-from deployments.inbox import mlflow_http, parcel, sending
+from deployments.inbox import arriving, mlflow_http, parcel, sending
 from deployments.inbox import take as taker
 from deployments.inbox.arriving import Arrivals, fetch
 from deployments.inbox.mlflow_http import MlflowHttp
@@ -22,6 +22,7 @@ from deployments.inbox.serve import Inbox
 from deployments.inbox.settling import Settling
 from deployments.services.service import ServiceError
 from tasks.base.errors import ConfigError, DatasetError
+from tasks.base.password import CLIENT, make_password, password
 from tests.deployments.inbox.test_inbox import FLOW, images, runs, zipped
 
 BIG = 2 * PART_BYTES + 12_345
@@ -192,6 +193,31 @@ def test_a_manifest_that_lies_is_rejected(mlflow, tmp_path, change, why):
     mlflow.put(upload["id"], "upload.json", json.dumps({**json.loads(manifest.as_bytes()), **change}).encode())
     mlflow.tag(upload["id"], upload_state=sending.SENT)
     assert why in rejected_with(mlflow, upload)
+
+
+def test_where_the_yard_has_a_password_an_upload_must_know_it(yard, mlflow, tmp_path, monkeypatch):
+    path = big_file(tmp_path)
+    manifest = manifest_of(path)
+    make_password()
+    monkeypatch.setenv(CLIENT, "yard:guessed")
+    upload = sending.send(mlflow, path, manifest)
+    monkeypatch.delenv(CLIENT)
+    assert f"without the yard's password: set {CLIENT} where it is sent" in rejected_with(mlflow, upload)
+    monkeypatch.setenv(CLIENT, password())
+    upload = sending.send(mlflow, path, manifest)
+    monkeypatch.delenv(CLIENT)
+    receive(mlflow)
+    assert sending.await_run(mlflow, upload["id"], 0)
+
+
+def test_an_upload_that_nobody_finishes_is_given_up_after_a_week(mlflow, tmp_path, monkeypatch):
+    path = big_file(tmp_path)
+    upload = sending._begin(mlflow, manifest_of(path))
+    receive(mlflow)
+    assert mlflow.run(upload["id"])["tags"]["upload.state"] == sending.SENDING
+    monkeypatch.setattr(arriving, "_UNFINISHED_S", -10)
+    receive(mlflow)
+    assert "was not finished in seven days" in rejected_with(mlflow, upload)
 
 
 def test_a_folder_that_leads_outwards_is_not_sent(tmp_path):

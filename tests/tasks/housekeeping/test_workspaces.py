@@ -1,5 +1,6 @@
 """Folders and checkpoints go when their time is over, and no others; what runs, waits or is pinned stays."""
 
+import json
 import logging
 import os
 import time
@@ -40,6 +41,20 @@ def test_a_folder_goes_so_long_after_the_end_of_its_run(yard, made, hours, stays
     run_id = yard.run(**made)
     clean(hours)
     assert yard.there(run_id) is stays
+
+
+def test_what_was_dropped_into_the_inbox_goes_with_the_folder_of_its_run_and_no_other(yard):
+    run_id = yard.run(keep="12h")
+    name = yard.client.read_flow_run(run_id).name
+    records = {name: json.dumps({"run": run_id}), "other": json.dumps({"run": "other"}), "damaged": "{"}
+    for folder, text in records.items():
+        (yard.home / "inbox" / "done" / folder / "data").mkdir(parents=True)
+        (yard.home / "inbox" / "done" / folder / "item.json").write_text(text)
+    clean(11.9)
+    assert (yard.home / "inbox" / "done" / name).is_dir()
+    receipt = clean(12.1)
+    assert sorted(path.name for path in (yard.home / "inbox" / "done").iterdir()) == ["damaged", "other"]
+    assert f"inbox/done/{name}" in {entry.what for entry in receipt.entries}
 
 
 def test_a_run_without_a_time_of_its_own_has_that_of_the_round(yard):
