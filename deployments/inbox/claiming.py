@@ -13,7 +13,6 @@ from deployments.inbox.places import (
     flow_folder,
     key_of,
     read_item,
-    reject,
     sync_folder,
     taking,
     write_item,
@@ -46,6 +45,8 @@ def claim(found: Found) -> str | None:
         signature=found.signature,
         upload="",
         taken_at=time.time(),
+        state="rejected" if found.bad else "taken",  # in the record from the first, so that a kill does not lose it
+        trouble=found.bad,
     )
     folder = taking(item.key)
     with storage_errors(folder):
@@ -57,8 +58,6 @@ def claim(found: Found) -> str | None:
     except OSError:
         _put_back(folder, item)
         raise
-    if found.bad:
-        reject(folder, item, found.bad)
     return item.key
 
 
