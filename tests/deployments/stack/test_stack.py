@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -30,7 +29,7 @@ from deployments.stack.stack import (
     stack_environment,
     stack_record,
 )
-from deployments.stack.supervisor import ASLEEP_S, LEAST_FREE_MIB, Plan, Supervisor
+from deployments.stack.supervisor import LEAST_FREE_MIB, Plan, Supervisor
 from tasks.base.alive import pid_file, supervisor
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.password import make_password
@@ -149,18 +148,6 @@ def test_devices_shows_what_waits_for_each(stack):
         assert f"{'':8}waits   1 training" in yard(stack, "devices").stdout.splitlines()
     finally:
         httpx.delete(f"{api}/flow_runs/{run}").raise_for_status()
-
-
-def test_a_stack_that_stood_still_says_so_and_is_well(stack):
-    """As a laptop that slept: its supervisor does not turn for half a minute."""
-    assert not stack_record()["woke"]
-    pid = stack_record()["supervisor"]
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(ASLEEP_S + 2)
-    os.kill(pid, signal.SIGCONT)
-    assert wait_for(lambda: stack_record()["woke"], 5)
-    assert "the machine slept, or stood still, for 3" in (stack / "logs" / "yard.log").read_text()
-    assert check().well
 
 
 def test_killed_services_are_started_again(stack):
