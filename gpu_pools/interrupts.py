@@ -51,11 +51,12 @@ def leave_to_worker() -> None:
     _replace(say_nothing)
 
 
-def call_cancelled(timed_out: Callable[[], str]) -> None:
+def call_cancelled(timed_out: Callable[[], str], advice: str) -> None:
     """From now on a run of this process that a person interrupts is Cancelled; nobody else looks after it.
 
     Args:
         timed_out: returns the sentence to say where it was not a person but its time limit; empty: it was a person.
+        advice: follows who stopped it.
     """
 
     def say(engine: _Engine, exc: BaseException) -> None:
@@ -65,8 +66,10 @@ def call_cancelled(timed_out: Callable[[], str]) -> None:
         if text := timed_out():  # Prefect's own state for that: its type is FAILED
             _say(engine, Failed(name="TimedOut", message=text), exc)
             return
-        how = "SIGTERM" if asked() == signal.SIGTERM or isinstance(exc, TerminationSignal) else "Ctrl-C"
-        _say(engine, Cancelled(message=f"stopped by {how}; `yard resume` goes on from the last checkpoint"), exc)
+        told = asked()
+        by_term = told == signal.SIGTERM or isinstance(exc, TerminationSignal)
+        how = "SIGTERM" if by_term else "a closed terminal" if told == signal.SIGHUP else "Ctrl-C"
+        _say(engine, Cancelled(message=f"stopped by {how}{advice}"), exc)
 
     _replace(say)
 

@@ -65,7 +65,7 @@ def pause(seconds: float) -> None:
 
 
 def obey(work: Callable[[], R], *, on_signal: Callable[[], None] | None = None) -> R:
-    """Return what `work` returns, while SIGTERM and SIGINT (Ctrl-C) only set the wish that it looks for.
+    """Return what `work` returns, while SIGTERM, SIGINT (Ctrl-C) and SIGHUP only set the wish that it looks for.
 
     Args:
         work: is done in a thread of its own, with this one's context.
@@ -96,7 +96,9 @@ def obey(work: Callable[[], R], *, on_signal: Callable[[], None] | None = None) 
         elif on_signal is not None and signum == signal.SIGINT and now - _wish.since > _AGAIN_S:
             raise KeyboardInterrupt  # this thread does nothing but wait
 
-    before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
+    # A terminal that is closed ends its runs, unless they were started to outlive it (nohup).
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []
+    before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT, *hangup)}
     try:
         threading.Thread(target=do, name="run", daemon=True).start()
         return done.result()

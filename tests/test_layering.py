@@ -20,7 +20,7 @@ FLOORS = (
     ("tasks.run", "tasks.tracking"),
     ("tasks.images", "tasks.signals", "tasks.geometry", "tasks.training"),
     PIPELINES,
-    ("tasks.trial", "tasks.housekeeping"),
+    ("tasks.trial", "tasks.housekeeping", "tasks.programs"),
     ("flows",),
     ("deployments",),
 )
@@ -44,6 +44,7 @@ SHELL = {
     "tasks/inference/steps.py",
     "tasks/recognition/steps.py",
     "tasks/splatting/steps.py",
+    "tasks/programs/steps.py",
     "tasks/trial/steps.py",
     "tasks/vision_language/describe/steps.py",
     "tasks/vision_language/steps.py",

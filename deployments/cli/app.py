@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.cli import chat, gpu, keeping, runs, schedules, stack, sync, upload
+from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.machine.environment import prepare_environment, version
 from gpu_pools.placement.queues import parse_duration
@@ -30,8 +30,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
+    context.obj = dict(os.environ)  # as the caller has it
     prepare_environment()
 
 
@@ -147,6 +149,7 @@ keeping.register(app)
 schedules.register(app)
 sync.register(app)
 upload.register(app)
+programs.register(app)
 
 
 def main() -> None:

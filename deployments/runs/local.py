@@ -6,7 +6,7 @@ import json
 import os
 import typing
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.machine.environment import version
+from deployments.machine.environment import make_prefect_home, version
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
@@ -27,7 +27,10 @@ from tasks.base.errors import ConfigError, Interrupted, TrainyardError
 from tasks.base.file_locks import file_lock
 from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
+from tasks.programs.params import ProgramParams
 from tasks.run.display import console, log_through_console
+
+_RESUME = "; `yard resume` goes on from the last checkpoint"
 
 
 def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -131,22 +134,57 @@ def run_here(
     with _beginning(f"flow {name}") as api, uncollected():
         flow = load_flow(name)
         checked = _checked(flow, parameters, device, run_name)
-        from prefect.client.orchestration import get_client
-        from prefect.states import Pending
-
         if api is not None:
             _use_the_time(flow, api.service.answers)
     with serving(api):
-        with get_client(sync_client=True) as client:
-            flow_run = client.create_flow_run(
-                flow, name=run_name, parameters=flow.serialize_parameters(checked), state=Pending()
-            )
-            if named := named_owner({}, parameters):
-                os.environ[OWNER] = named  # code in this process reads the owner from there
-            client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
+        flow_run = _made(flow, checked, run_name, named_owner({}, parameters))
         with _sole(flow_run):
             _run(flow, flow_run, checked, limit_s)
-        return flow_run.id
+        return UUID(str(flow_run.id))
+
+
+def exec_here(program: ProgramParams, run_name: str) -> int:
+    """Run a person's command on a slot, in this process's folder, to its end, and return its exit code.
+
+    Args:
+        program: what, and on which device.
+        run_name: in Prefect and MLflow.
+
+    Raises:
+        GpuError: this machine does not have the device, or it is taken and TRAINYARD_WHEN_BUSY is `refuse`.
+        KeyboardInterrupt: it was stopped; `gpu_pools.stopping.asked` says by what.
+    """
+    resolve_device(program.device, get_probe())
+    with _beginning("your command") as api, uncollected():
+        make_prefect_home()
+        from flows.program import own_program
+
+        if api is not None:
+            _use_the_time(own_program, api.service.answers)
+    with serving(api):
+        flow_run = _made(own_program, {"program": program}, run_name, "")
+        with _sole(flow_run):
+            advice = ""  # nothing to resume: what it has saved is the command's own
+            state = _run(own_program, flow_run, {"program": program}, advice=advice, return_type="state")
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return int(result)
+
+
+def _made(flow: Any, parameters: dict[str, Any], name: str | None, owner: str) -> Any:
+    """Return a new flow run, of `owner` or, where that is "", of who asks."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Pending
+
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(
+            flow, name=name, parameters=flow.serialize_parameters(parameters), state=Pending()
+        )
+        if owner:
+            os.environ[OWNER] = owner  # code in this process reads the owner from there
+        client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
+    return flow_run
 
 
 def _checked(flow: Any, parameters: dict[str, Any], device: str | None, run_name: str | None) -> dict[str, Any]:
@@ -236,7 +274,14 @@ def _unfinished(client: Any, run_id: UUID | None) -> Any:
     return runs[0]
 
 
-def _run(flow: Any, flow_run: Any, parameters: dict[str, Any], limit_s: float | None) -> None:
+def _run(
+    flow: Any,
+    flow_run: Any,
+    parameters: dict[str, Any],
+    limit_s: float | None = None,
+    advice: str = _RESUME,
+    **options: Any,
+) -> Any:
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
     from prefect.states import Cancelled
@@ -244,12 +289,15 @@ def _run(flow: Any, flow_run: Any, parameters: dict[str, Any], limit_s: float | 
     from gpu_pools.interrupts import call_cancelled
 
     limit = TimeLimit(limit_s)
-    call_cancelled(limit.said)
+    call_cancelled(limit.said, advice)
     log_through_console()
     console.print(f"run {flow_run.id}, files in {run_dir(str(flow_run.id))}", highlight=False, soft_wrap=True)
     try:
         with limit:
-            obey(lambda: run_flow(flow, flow_run=flow_run, parameters=parameters), on_signal=_say_so)
+            return obey(
+                lambda: run_flow(flow, flow_run=flow_run, parameters=parameters, **options),
+                on_signal=_say_so if advice else _say_whom,
+            )
     except Interrupted as exc:
         if text := limit.said():
             raise TrainyardError(f"{text}: `yard resume {flow_run.id} --time-limit 2h` goes on") from exc
@@ -263,7 +311,13 @@ def _run(flow: Any, flow_run: Any, parameters: dict[str, Any], limit_s: float | 
 
 
 def _say_so() -> None:
-    console.print("stops as soon as its state is saved; Ctrl-C again ends it at once", highlight=False)
+    with suppress(OSError):  # the terminal is gone
+        console.print("stops as soon as its state is saved; Ctrl-C again ends it at once", highlight=False)
+
+
+def _say_whom() -> None:
+    with suppress(OSError):
+        console.print("waits for the command, which was told to stop; Ctrl-C again ends it at once", highlight=False)
 
 
 def _send_the_rest() -> None:

@@ -32,6 +32,8 @@ def main() -> None:
         sys.exit(1)
     # Whoever waits for signals by hand blocks them, and what it starts inherits that.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; `yes | head` ends by the first
+        signal.signal(ignored, signal.SIG_DFL)
     os.execvp(command[0], command)
 
 

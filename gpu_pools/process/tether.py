@@ -2,6 +2,8 @@
 
 `python -m gpu_pools.process.tether COMMAND ...`. `parent_death` ends one process; this one stays beside the command,
 becomes the parent of what the command leaves behind, and kills it all.
+With `--attended` before the command somebody sits at the terminal: a Ctrl-C is the command's own affair, SIGINT from
+the parent alone is handed on (once, and not where the terminal has sent it to all), SIGUSR1 is handed on as SIGTERM.
 """
 
 import ctypes
@@ -21,17 +23,28 @@ PR_SET_CHILD_SUBREAPER = 36
 def main() -> None:
     """Start the command, wait for its end or the parent's, and kill what is left."""
     parent = os.getppid()
+    command = sys.argv[1:]
+    attended = command[:1] == ["--attended"]
     # Before anything is started: who comes between is heard by the wait below.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    waited = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *([signal.SIGUSR1, signal.SIGHUP] if attended else [])}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     _ask_kernel(PR_SET_PDEATHSIG, signal.SIGTERM)
     _ask_kernel(PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:  # the parent died before the kernel was asked
         sys.exit(1)
     # Killed itself, this process still takes the command with it.
-    child = subprocess.Popen(module_command("gpu_pools.process.parent_death", "--signal=KILL", *sys.argv[1:]))
+    child = subprocess.Popen(module_command("gpu_pools.process.parent_death", "--signal=KILL", *command[attended:]))
+    has_heard = False
     while child.poll() is None:
-        if signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}) != signal.SIGCHLD:
+        came = signal.sigwaitinfo(waited)
+        if came.si_signo == signal.SIGTERM or not (attended or came.si_signo == signal.SIGCHLD):
             break
+        if came.si_signo == signal.SIGUSR1:
+            child.send_signal(signal.SIGTERM)
+        if came.si_signo == signal.SIGINT:
+            if came.si_pid == parent and not has_heard:
+                child.send_signal(signal.SIGINT)
+            has_heard = True
     _kill_all()
     code = child.wait()
     sys.exit(code if code >= 0 else 128 - code)

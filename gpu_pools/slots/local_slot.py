@@ -4,9 +4,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import httpx
 from prefect import get_run_logger
+from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
 
 from gpu_pools.kernels import kernel_environment
@@ -16,7 +18,7 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
-from gpu_pools.prefect_client import PoolClient
+from gpu_pools.prefect_client import PoolClient, make_state
 from gpu_pools.process.run_setup import DEVICE, ON
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.slot_meter import metered
@@ -27,6 +29,19 @@ WHEN_BUSY = "TRAINYARD_WHEN_BUSY"
 """`refuse`: a run in a person's own process ends at once where it would have to wait."""
 
 _POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSlot:
+    """A slot that a block holds.
+
+    Attributes:
+        env: the variables by which a process computes on it.
+        locks: to pass to a process that is to keep the slot until it ends (`pass_fds`).
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    locks: tuple[int, ...] = ()
 
 
 def refuse_if_taken(device: str, kind: Kind) -> None:
@@ -67,7 +82,7 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
 
 
 @contextmanager
-def on_device(device: str, kind: Kind) -> Iterator[None]:
+def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
     """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
 
     A run that the worker started has its slot already.
@@ -82,7 +97,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
     """
     if "TRAINYARD_LEASE" in os.environ:
         with metered():
-            yield
+            yield LocalSlot()
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
@@ -92,7 +107,7 @@ def on_device(device: str, kind: Kind) -> Iterator[None]:
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
         own |= lease.env
         with _environ(own), metered():
-            yield
+            yield LocalSlot(own, (lease.run_fd,))
 
 
 def _slot(host: HostState, asks: Waiting) -> Lease:
@@ -105,12 +120,15 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
         if isinstance(decision, Start):
             lease = host.take(asks, decision.uuid, queues)
             if lease is not None:
+                if said:
+                    PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Running", ""))
                 return lease
         elif decision.reason != said:
             said = decision.reason
             if os.environ.get(WHEN_BUSY) == "refuse":
                 raise GpuBusyError(said)
             get_run_logger().info("waits: %s", said)
+            PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Waiting", said))
         pause(_POLL_S)
 
 

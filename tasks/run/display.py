@@ -88,6 +88,9 @@ def log_through_console() -> None:
         root.addHandler(handler)
 
 
+SHOWN = "trainyard_shown"
+"""The attribute of a log record whose text the terminal has already."""
+
 _SAID_ELSEWHERE = (
     "View at ",  # the command says where to look, once
     "Finished in state Completed(",
@@ -99,4 +102,4 @@ _SAID_ELSEWHERE = (
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_SAID_ELSEWHERE)
+    return not hasattr(record, SHOWN) and not record.getMessage().startswith(_SAID_ELSEWHERE)

@@ -1,0 +1,26 @@
+"""A person's own command, as a run on a slot; no deployment, so nobody else runs it."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from gpu_pools.slots.local_slot import on_device
+from tasks.programs import steps
+from tasks.programs.params import ProgramParams
+
+
+@flow(name="own_program")
+def own_program(program: ProgramParams) -> State[Any]:
+    """Run a command on a slot of a device, in the folder and with the environment of who calls.
+
+    Args:
+        program: what, and on which device.
+
+    Returns:
+        The state, which says the exit code.
+    """
+    with on_device(program.device, "training") as slot:
+        code = steps.run_program(program, slot)
+    return Failed(message=f"exit code {code}", data=code) if code else Completed(message="exit code 0", data=code)

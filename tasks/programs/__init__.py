@@ -1,0 +1,1 @@
+"""A person's own command on a slot, with its output on the terminal and in the run."""

@@ -1,0 +1,24 @@
+"""Parameters of a run of a person's own command."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tasks.base.params import Device, Params
+
+
+class ProgramParams(Params):
+    """A command, and what it computes on; what may hold secrets stays in this process."""
+
+    command: Annotated[str, Field(description="As it was typed, without what looks like a secret")]
+    folder: Annotated[str, Field(description="In which it runs")]
+    device: Device = "cuda"
+    words: Annotated[tuple[str, ...], Field(min_length=1, exclude=True, repr=False)]
+    environment: Annotated[dict[str, str], Field(exclude=True, repr=False)]
+
+
+def name_of(words: tuple[str, ...]) -> str:
+    """Return what people call a command: its script, else its program."""
+    script = next((word for word in words[1:] if word.endswith((".py", ".sh"))), words[0])
+    return Path(script).name

@@ -1,0 +1,85 @@
+"""The Prefect task that runs a person's own command."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from gpu_pools.process.run_setup import output_file
+from gpu_pools.slots.local_slot import LocalSlot
+from gpu_pools.stopping import look
+from tasks.base.errors import TrainyardError
+from tasks.base.workspace import storage_errors
+from tasks.programs.attended import run_attended
+from tasks.programs.params import ProgramParams
+from tasks.run.display import SHOWN
+from tasks.run.mlflow_run import hold_mlflow_run
+from tasks.run.run_log import Logger
+from tasks.run.step_context import run_key, step_dir
+from tasks.tracking.provenance import redacted
+
+NEEDED_FIRST = ("tasks.tracking.tracker",)
+EXPERIMENT = "programs"
+_MOST_LINES = 10_000
+
+
+class ExitCode(TrainyardError):
+    """A command ended with another exit code than 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
+@task(task_run_name="{program.command}", cache_policy=NO_CACHE)
+def run_program(program: ProgramParams, slot: LocalSlot) -> int:
+    """Run the command on the slot and return its exit code; its MLflow run fails with it.
+
+    Raises:
+        StorageError: what it prints cannot be kept.
+        Interrupted: a signal ended it.
+    """
+    from tasks.tracking.mlflow_api import tracking_uri
+
+    shown = program.model_dump()
+    name, experiment = str(flow_run.name), program.environment.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    try:
+        with hold_mlflow_run(
+            step_dir(None, "program"), {"program": shown}, program.device, experiment, name, free=()
+        ) as (tracker, log):
+            own = {"MLFLOW_TRACKING_URI": tracking_uri(), "MLFLOW_EXPERIMENT_NAME": experiment}
+            if tracker.known_id is None:
+                log.warning("MLflow does not answer: what the command logs there itself will not be in this run")
+                own = {}
+            else:
+                own["MLFLOW_RUN_ID"] = tracker.known_id
+            log.info("runs %s on %s in %s", program.command, os.environ.get("TRAINYARD_ON", "?"), program.folder)
+            path = output_file(run_key())
+            with storage_errors(path), path.open("ab", buffering=0) as file:
+                code = run_attended(
+                    program.words, {**program.environment, **slot.env, **own}, slot.locks, file, _to_log(log, path)
+                )
+            look()
+            if code:
+                raise ExitCode(code)
+    except ExitCode as exc:
+        return exc.code
+    return 0
+
+
+def _to_log(log: Logger, path: Path) -> Callable[[str], None]:
+    """Return what writes a line of the command to the log of the run, not to the terminal, which has it already."""
+    n_lines = 0
+
+    def say(line: str) -> None:
+        nonlocal n_lines
+        n_lines += 1
+        if n_lines <= _MOST_LINES:
+            log.info("%s", redacted(line), extra={SHOWN: True})
+        elif n_lines == _MOST_LINES + 1:
+            log.info("it prints more than %s lines; all of them are in %s", _MOST_LINES, path)
+
+    return say
