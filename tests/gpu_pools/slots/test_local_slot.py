@@ -5,6 +5,8 @@ import time
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
 
 from gpu_pools.slots import local_slot
@@ -78,10 +80,18 @@ def test_a_taken_device_is_refused_before_anything_is_prepared(monkeypatch):
     assert prepares("cuda:0") == "prepared"
 
 
-def test_a_run_waits_until_the_slot_is_free(monkeypatch):
-    lease = take("GPU-simulated-0")
-    monkeypatch.setattr(local_slot, "pause", lambda _: lease.release())
+def test_a_run_waits_until_the_slot_is_free_and_says_for_whom(monkeypatch):
+    lease, said = take("GPU-simulated-0"), []
+
+    def pause(_):
+        with get_client(sync_client=True) as client:
+            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        lease.release()
+
+    monkeypatch.setattr(local_slot, "pause", pause)
     assert sees("cuda:0")[0] == "GPU-simulated-0"
+    assert (said[0].type, said[0].name) == ("RUNNING", "Waiting")
+    assert "cuda:0 is training other of anna@boxa" in said[0].message
 
 
 def test_a_device_that_is_not_here_is_an_error():
