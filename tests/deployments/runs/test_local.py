@@ -70,11 +70,11 @@ def test_every_wrong_value_has_a_line_of_its_own():
     lines = faults(
         "classification", {"seed": 1, "train": {"model": "resnet19", "batch_size": 0}, "track": {"experiment": ""}}
     )
-    assert [line.partition(":")[0] for line in lines] == ["seed", "train.model", "train.batch_size", "track.experiment"]
+    assert [line.partition(":")[0] for line in lines] == ["seed", "train.batch_size", "train.model", "track.experiment"]
     assert lines[0] == (
         "seed: found a parameter that classification does not have; have: data, split, augment, train, evaluate, track"
     )
-    assert "'resnet18', 'resnet34'" in lines[1]
+    assert "'resnet18', 'resnet34'" in lines[2]
 
 
 def test_a_value_that_is_needed_is_named():
