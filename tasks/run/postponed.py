@@ -1,6 +1,7 @@
 """Writes down what a run could not do because MLflow was away, so that it is done later."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,9 @@ from pydantic import BaseModel
 
 from tasks.base.errors import StorageError
 from tasks.base.workspace import home, run_dir, write_json
-from tasks.run.run_log import Logger
+
+# As run_log has it, which imports Prefect; `yard status` and `yard doctor` read this file in no time.
+Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 _FILE = "postponed.json"
 _AGAIN_S, _LONGEST_S = 30.0, 3600.0

@@ -121,8 +121,8 @@ def test_copies_of_its_two_files_are_all_it_needs(training, pictures, tmp_path):
 
 
 def test_another_preparation_would_be_noticed(training, pictures):
-    resized = "__import__('numpy').array(__import__('PIL.Image').Image.open(picture).resize((64, 64), 0))"
-    other, n = re.subn(r"decode_sized\(picture.*?\]\)", resized, PROGRAM, count=1)
+    resized = "__import__('numpy').array(__import__('PIL.Image').Image.open(image).resize((64, 64), 0))"
+    other, n = re.subn(r"decode_sized\(image.*?\]\)", resized, PROGRAM, count=1)
     assert n == 1
     plain = [said(code, training, pictures / "plain.png") for code in (PROGRAM, other)]
     assert max(abs(plain[0][name] - plain[1][name]) for name in CLASSES) > 0.01

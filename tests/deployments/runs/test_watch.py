@@ -18,7 +18,7 @@ from deployments.api import connect
 from deployments.cli.app import app
 from deployments.runs import watch
 from deployments.runs.find import RunRow
-from deployments.runs.watch import RunSnapshot, Story, picture
+from deployments.runs.watch import RunSnapshot, Story, panels
 
 YARD = Path(sys.executable).parent / "yard"
 WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
@@ -93,11 +93,11 @@ def test_the_halves_of_a_pipeline_are_told_apart():
 def test_the_terminal_shows_the_sentence_and_then_bar_and_figures():
     out = Console(width=100, force_terminal=False, markup=False)
     with out.capture() as shown:
-        out.print(picture(RunSnapshot(PIPELINE, [WAITING], [])))
+        out.print(panels(RunSnapshot(PIPELINE, [WAITING], [])))
     assert "both (classification)  Running  cpu" in shown.get()
     assert WAITS in shown.get()
     with out.capture() as shown:
-        out.print(picture(RunSnapshot(at(3, 1500.0, train_loss=0.5, val_acc=0.9), [], [])))
+        out.print(panels(RunSnapshot(at(3, 1500.0, train_loss=0.5, val_acc=0.9), [], [])))
     text = shown.get()
     assert "epoch 3 of 30, about 25 min more" in text
     assert "train_loss" in text

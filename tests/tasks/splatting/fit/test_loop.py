@@ -96,7 +96,7 @@ def test_what_a_mask_hides_leaves_no_trace(scene, tmp_path):
         mask[:, :24] = 0
         cv2.imwrite(str(tmp_path / view.camera.name), pixels)
         cv2.imwrite(str(tmp_path / f"mask-{view.camera.name}"), mask)
-        paths = {"picture": tmp_path / view.camera.name, "mask": tmp_path / f"mask-{view.camera.name}"}
+        paths = {"image": tmp_path / view.camera.name, "mask": tmp_path / f"mask-{view.camera.name}"}
         views.append(dataclasses.replace(view, **paths))
     masked = dataclasses.replace(scene, views=tuple(views))
     bare = dataclasses.replace(masked, views=tuple(dataclasses.replace(view, mask=None) for view in views))
