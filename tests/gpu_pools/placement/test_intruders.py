@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,9 @@ def test_program_and_script_are_told_and_nothing_more(tmp_path, words, shown):
     (tmp_path / "train.py").write_text("import time\ntime.sleep(60)\n")
     process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
+        # The kernel hands the new program's words over a moment after Popen has returned.
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         assert command(GpuProcess(process.pid, "ben", "python", 900)) == shown
     finally:
         process.kill()

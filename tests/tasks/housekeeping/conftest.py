@@ -48,9 +48,9 @@ class Yard:
         return (self.home / "runs" / run_id).is_dir()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_api() -> Iterator[None]:
-    """Prefect's API with a database that is thrown away."""
+    """Prefect's API with a database that is thrown away; it ends before other tests start one of their own."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
 
