@@ -52,7 +52,7 @@ QUESTIONS: dict[str, Any] = {
 }
 
 
-# As much as two cores render and train on in fifteen minutes.
+# As much as two cores render and train on in seventeen minutes.
 RECOGNITION: dict[str, Any] = {
     "render": {
         "train_views": 400,
