@@ -130,7 +130,7 @@ def summary(report: IndexReport, decision: str | None, what: str, url: str) -> s
         what: the backbone.
         url: of the run in MLflow.
     """
-    rows = [f"| {name} | {_shown(value)} |" for name, value in report.metrics().items()]
+    metrics = [f"| {name} | {_shown(value)} |" for name, value in report.metrics().items()]
     rows = [
         f"| {row.part} | {row.n_views} | {row.named:.3f} | {row.recall_1:.3f} | {row.recall_5:.3f} | "
         f"{row.refused:.3f} | {row.pose_error_deg:.0f} | {row.mixed_up_with} |"
@@ -143,7 +143,7 @@ def summary(report: IndexReport, decision: str | None, what: str, url: str) -> s
             "",
             "| metric | value |",
             "|---|---|",
-            *rows,
+            *metrics,
             "",
             "| part | views | named | recall@1 | recall@5 | refused | pose error, degrees | most often taken for |",
             "|---|---|---|---|---|---|---|---|",

@@ -72,3 +72,5 @@ def test_a_report_is_written(stored, queries, tmp_path):
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["recall_1"] == 0.5
     text = summary(report, "**New champion.** there is none", "small", "http://mlflow")
     assert "| a | 2 | 0.500 | 0.500 | 1.000 | 0.000 | 0 | b |" in text
+    assert text.count("\n| a | ") == 1
+    assert "| metric | value |\n|---|---|\n| named | 0.5000 |\n| recall_1 | 0.5000 |" in text
