@@ -1,7 +1,7 @@
 """Reads the job variables of a run: priority, time limit, owner."""
 
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
-from gpu_pools.placement.queues import parse_duration, parse_queue
+from gpu_pools.placement.queues import Kind, default_priority, parse_duration, parse_queue
 from gpu_pools.prefect_client import Run
 from tasks.base.errors import ConfigError
 
@@ -18,6 +18,12 @@ def time_limit_s(run: Run) -> float | None:
     except ConfigError as exc:
         raise ConfigError(f"time_limit: {exc}") from exc
     return None if parse_queue(run.queue).kind == "pipeline" else seconds
+
+
+def priority_of(run: Run | None, kind: Kind) -> int:
+    """Return the priority of a run, 1 (first) to 10; that of its kind where it has none of its own, or no valid one."""
+    asked = run.job_variables.get("priority") if run else None
+    return asked if isinstance(asked, int) and 1 <= asked <= 10 else default_priority(kind)
 
 
 def owner_of(run: Run) -> str:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
+from deployments.cli.runs import RunArgument
 from tasks.base.errors import ConfigError
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name")]
 
 
 def register(app: typer.Typer) -> None:

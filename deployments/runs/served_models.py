@@ -15,6 +15,7 @@ import psutil
 
 from gpu_pools.names import host_name
 from tasks.base.errors import ConfigError, TrainyardError
+from tasks.base.processes import end_child
 from tasks.base.startup import module_command
 from tasks.base.workspace import home
 from tasks.vision_language.address import ADDRESS, Address, read_address
@@ -137,12 +138,7 @@ def serving_here(model: Path, device: str, port: int) -> Iterator[str]:
         try:
             yield _started(process, f"http://127.0.0.1:{port}", log)
         finally:
-            process.terminate()
-            try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_child(process, _END_S)
 
 
 def _started(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from gpu_pools.job_variables import owner_of
+from gpu_pools.job_variables import owner_of, priority_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.place import DeviceState, Waiting
@@ -21,7 +21,6 @@ from gpu_pools.placement.queues import (
     Kind,
     Queue,
     default_limit,
-    default_priority,
     host_queues,
     queue_or_none,
 )
@@ -205,13 +204,11 @@ class HostState:
 
     def asks(self, run: Run, queue: Queue) -> Waiting:
         """Return a waiting run as placement wants it."""
-        asked = run.job_variables.get("priority")
-        valid = isinstance(asked, int) and 1 <= asked <= 10
         return Waiting(
             run_id=run.id,
             run_name=run.name,
             queue=queue,
-            priority=asked if valid and isinstance(asked, int) else default_priority(queue.kind),
+            priority=priority_of(run, queue.kind),
             since=run.since,
             owner=owner_of(run),
         )

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import httpx
 
+from gpu_pools.job_variables import priority_of
 from gpu_pools.names import host_name, whose
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.place import Start, Waiting, place, rank
 from gpu_pools.placement.probe import get_probe
-from gpu_pools.placement.queues import default_priority, queue_or_none
+from gpu_pools.placement.queues import queue_or_none
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.lease import own_holder
 from gpu_pools.slots.slot_files import Holder
@@ -52,9 +53,7 @@ class Rivals:
 
     def _own_priority(self, holder: Holder) -> int:
         """Return the priority of a run; one of `yard run` has none of its own."""
-        run = self._client.by_id([holder.run_id]).get(holder.run_id)
-        asked = run.job_variables.get("priority") if run else None
-        return asked if isinstance(asked, int) and 1 <= asked <= 10 else default_priority(holder.kind)
+        return priority_of(self._client.by_id([holder.run_id]).get(holder.run_id), holder.kind)
 
     def _waiting(self, holder: Holder) -> list[Waiting]:
         """Return the runs of the same kind that a worker has let wait, for this host."""

@@ -12,7 +12,7 @@ from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
-from tasks.housekeeping.workspaces import GOING
+from tasks.housekeeping.workspaces import remove_folder
 
 
 def remove_uploads(house: House, receipt: Receipt) -> None:
@@ -38,7 +38,7 @@ def remove_uploads(house: House, receipt: Receipt) -> None:
                 receipt.kept.append(Entry("uploads", folder.name, why or "a process holds its run"))
             else:
                 why = f"its run ended {age_text(ago)} ago, kept {age_text(kept_s)}"
-                receipt.entries.append(Entry("uploads", folder.name, why, _remove(house, folder)))
+                receipt.entries.append(Entry("uploads", folder.name, why, remove_folder(house, folder)))
 
 
 def remove_rejected(house: House, receipt: Receipt) -> None:
@@ -49,7 +49,7 @@ def remove_rejected(house: House, receipt: Receipt) -> None:
         ago = house.now - folder.stat().st_mtime
         if ago > limit_s:
             why = f"rejected {age_text(ago)} ago"
-            receipt.entries.append(Entry("rejected", folder.name, why, _remove(house, folder)))
+            receipt.entries.append(Entry("rejected", folder.name, why, remove_folder(house, folder)))
 
 
 def _items() -> Iterator[tuple[str, Path]]:
@@ -77,12 +77,3 @@ def _held(house: House, run_id: str) -> Iterator[bool]:
     finally:
         if fd is not None:
             os.close(fd)
-
-
-def _remove(house: House, folder: Path) -> int:
-    if house.remover.dry_run:
-        return house.remover.remove(folder)
-    gone = home() / "runs" / f"{GOING}{folder.name}"
-    gone.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(gone)
-    return house.remover.remove(gone)

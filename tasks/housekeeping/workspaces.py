@@ -13,6 +13,7 @@ from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
 from tasks.run.postponed import find_postponed
+from tasks.tracking.journal import read_sent
 
 GOING = ".removed-"
 """A folder that is being removed has its name begin so: nobody sees half of it."""
@@ -34,17 +35,19 @@ def remove_folders(house: House, receipt: Receipt) -> None:
             receipt.kept.append(Entry("files", run_id, "MLflow does not have all of it yet"))
         else:
             dropped = _dropped(run_id, house.known[run_id].name)
-            freed = _remove_folder(house, house.folders.pop(run_id))
+            freed = remove_folder(house, house.folders.pop(run_id))
             receipt.entries.append(Entry("files", run_id, due[run_id], freed))
             if dropped is not None:  # the data that it was made of
-                freed = _remove_folder(house, dropped)
+                freed = remove_folder(house, dropped)
                 receipt.entries.append(Entry("files", f"inbox/done/{dropped.name}", due[run_id], freed))
 
 
-def _remove_folder(house: House, folder: Path) -> int:
+def remove_folder(house: House, folder: Path) -> int:
+    """Remove a folder, out of sight first; return how many bytes that frees."""
     if house.remover.dry_run:
         return house.remover.remove(folder)
     gone = home() / "runs" / f"{GOING}{folder.name}"
+    gone.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(gone)
     return house.remover.remove(gone)
 
@@ -86,16 +89,8 @@ def unsent(folder: Path) -> bool:
     """Return whether a run has something that MLflow does not have: lines of its journal, files, a postponed report."""
     journals = [path for path in folder.glob("*/journal.jsonl") if not _linked(path, folder)]
     outboxes = [path for path in folder.glob("*/outbox") if not _linked(path, folder)]
-    lines = any(path.stat().st_size > _sent(path.with_name("sent.json")) for path in journals)
+    lines = any(path.stat().st_size > read_sent(path.parent) for path in journals)
     return lines or any(any(outbox.iterdir()) for outbox in outboxes) or bool(find_postponed(folder.name))
-
-
-def _sent(path: Path) -> int:
-    """Return how many bytes of a journal have arrived; a file that cannot be read says none, and the folder stays."""
-    try:
-        return int(read_json(path, StorageError)["offset"]) if path.is_file() else 0
-    except (StorageError, KeyError, TypeError, ValueError):
-        return 0
 
 
 def _why_due(house: House, run_id: str, receipt: Receipt) -> str:

@@ -16,6 +16,7 @@ import httpx
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.guard import listed
+from tasks.base.processes import end_child
 from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors
 
@@ -138,12 +139,7 @@ def engine_running(command: list[str], port: int, log: Path, limit_s: float) -> 
         _await(running, limit_s)
         yield running
     finally:
-        process.terminate()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_child(process, _END_S)
 
 
 def _await(running: Running, limit_s: float) -> None:

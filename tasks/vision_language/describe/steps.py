@@ -48,12 +48,7 @@ _FREE = {"ask.device", "ask.batch_size", "ask.n_workers", "questions"}
 def name_description() -> str:
     """Return the name of a run: the one in the parameters, else the run's own, else those of model and data."""
     values = flow_run.parameters
-    track = values.get("track") or AnswersTrackParams()
-    if track.run_name:
-        return str(track.run_name)
-    if given := step_context.given_name():
-        return given
-    return f"{values['ask'].model.name}-{Path(values['data']).stem}"
+    return step_context.name_asked_for() or f"{values['ask'].model.name}-{Path(values['data']).stem}"
 
 
 def check_request(
