@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gpu_pools.names import NOBODY, whose
 from gpu_pools.placement.disk import Disk
@@ -82,6 +83,19 @@ class Refuse:
 Decision = Start | Wait | Refuse
 
 
+class Rule(Protocol):
+    """What must hold, beside a free slot, for a run to start on a device; it asks nobody and changes nothing."""
+
+    def against(self, run: Waiting, device: DeviceState, starting: Mapping[str, Sequence[Waiting]]) -> str | None:
+        """Return why a run may not start on a device with a free slot, as a sentence; None: it may.
+
+        Args:
+            run: one that waits.
+            device: one that it could have.
+            starting: what has been decided to start just now, by the device's uuid.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     devices: Sequence[DeviceState]
@@ -90,6 +104,7 @@ class _Facts:
     paused: frozenset[str]
     starting: Mapping[str, list[Waiting]]  # by the device's uuid
     disk: Disk | None
+    rules: Sequence[Rule]
 
     def no_room(self, kind: Kind) -> Disk | None:
         """Return the disk, if it is too full for a run of a kind; housekeeping makes room, and may start always."""
@@ -97,7 +112,13 @@ class _Facts:
 
 
 def place(
-    waiting: Sequence[Waiting], devices: Sequence[DeviceState], *, host: str, now: float, disk: Disk | None = None
+    waiting: Sequence[Waiting],
+    devices: Sequence[DeviceState],
+    *,
+    host: str,
+    now: float,
+    disk: Disk | None = None,
+    rules: Sequence[Rule] = (),
 ) -> list[Decision]:
     """Decide on every waiting run; each is in exactly one decision, best first.
 
@@ -118,13 +139,14 @@ def place(
         host: this one's name.
         now: Unix seconds.
         disk: on which runs write; None: it is not looked at.
+        rules: what else must hold; a run that one is against waits, and those behind it may start.
     """
     paused = frozenset[str]().union(*(device.paused for device in devices))
-    facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk)
+    facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk, rules)
     ranked = sorted(waiting, key=lambda run: rank(run, now))
     started: dict[str, str] = {}
     for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, "") for run in ranked)]:
-        room = [device for device in _candidates(run, facts) if _has_room(device, run.queue.kind, facts)]
+        room = [device for device in _candidates(run, facts) if _may_start(run, device, facts)]
         room = [device for device in room if wanted in ("", device.uuid)]
         if room and run.queue.name not in paused and run.run_id not in started:
             chosen = min(room, key=lambda device: _load(device, facts))
@@ -153,6 +175,15 @@ def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
     if run.queue.pinned:
         return [device for device in facts.devices if device.tag == run.queue.device]
     return [device for device in facts.devices if device.tag.startswith("cuda:")]
+
+
+def _may_start(run: Waiting, device: DeviceState, facts: _Facts) -> bool:
+    return _has_room(device, run.queue.kind, facts) and _ruled_out(run, device, facts) is None
+
+
+def _ruled_out(run: Waiting, device: DeviceState, facts: _Facts) -> str | None:
+    """Return the first sentence of a rule against a run on a device."""
+    return next(filter(None, (rule.against(run, device, facts.starting) for rule in facts.rules)), None)
 
 
 def _has_room(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
@@ -193,6 +224,8 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
             yield Wait(run.run_id, f"queue {queue.name} is paused")
         elif disk := facts.no_room(queue.kind):
             yield Wait(run.run_id, disk.sentence())
+        elif ruled_out := _rules_against(run, candidates, facts):
+            yield Wait(run.run_id, ruled_out)
         else:
             key = (queue.device, queue.kind)
             if key not in taken:
@@ -201,6 +234,12 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
             able = [device for device in candidates if _takes(device, queue.kind, facts)]
             yield Wait(run.run_id, taken[key] + _behind(_n_before(queue, able or candidates, before)))
             before[key] += 1
+
+
+def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
+    """Return what keeps a run from slots that are free; empty: none is free."""
+    free = [device for device in candidates if _has_room(device, run.queue.kind, facts)]
+    return "; ".join(dict.fromkeys(filter(None, (_ruled_out(run, device, facts) for device in free))))
 
 
 def _missing(queue: Queue, facts: _Facts) -> str:

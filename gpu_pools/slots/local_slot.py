@@ -15,9 +15,10 @@ from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import HostState, Queues
-from gpu_pools.placement.place import Refuse, Start, Waiting, place
+from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
+from gpu_pools.placement.rules import rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
 from gpu_pools.process.run_setup import DEVICE, ON
 from gpu_pools.slots.lease import Lease
@@ -61,7 +62,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
-    (decision,) = place([asks], host.devices(limits()), host=host.name, now=time.time(), disk=read_disk())
+    decision = _decide(host, asks, limits())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
@@ -114,7 +115,7 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
     queues = limits()
     said = ""
     while True:
-        (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time(), disk=read_disk())
+        decision = _decide(host, asks, queues)
         if isinstance(decision, Refuse):
             raise GpuError(decision.reason)
         if isinstance(decision, Start):
@@ -130,6 +131,13 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
             get_run_logger().info("waits: %s", said)
             PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Waiting", said))
         pause(_POLL_S)
+
+
+def _decide(host: HostState, asks: Waiting, queues: Queues) -> Decision:
+    rules = [source.rule([asks]) for source in rule_sources(PoolClient(), time.time)]
+    devices = host.devices(queues)
+    (decision,) = place([asks], devices, host=host.name, now=time.time(), disk=read_disk(), rules=rules)
+    return decision
 
 
 def limits() -> Queues:

@@ -11,6 +11,7 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue, parse_queue
+from gpu_pools.placement.rules import rule_sources
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient, Run, make_state
@@ -51,6 +52,7 @@ class Scheduler:
         self._monitor, self._starter, self._clock = monitor, starter, clock
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
+        self._rules = rule_sources(client, clock)
 
     def turn(self) -> None:
         """Start what may start, and let the rest say why it waits.
@@ -142,7 +144,8 @@ class Scheduler:
             replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))
             for run, queue in runs.values()
         ]
-        decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk())
+        rules = [source.rule(asked) for source in self._rules]
+        decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk(), rules=rules)
         return [(*runs[decision.run_id], decision) for decision in decisions]
 
     def _without_kept(self, device: DeviceState) -> DeviceState:

@@ -540,3 +540,52 @@ def test_on_a_disk_with_room_all_is_as_without_it():
 def test_a_device_that_nobody_has_is_refused_on_a_full_disk_too():
     (decision,) = place([run(device="cuda:5")], [gpu()], host="boxa", now=NOW, disk=FULL)
     assert isinstance(decision, Refuse)
+
+
+# ---- rules
+
+
+class NotOn:
+    """Keeps a run from a device."""
+
+    def __init__(self, run_id, tag, text):
+        self.run_id, self.tag, self.text = run_id, tag, text
+
+    def against(self, run, device, starting):
+        return self.text if run.run_id == self.run_id and device.tag == self.tag else None
+
+
+class OneAtOnce:
+    """Lets an owner start one run."""
+
+    def against(self, run, device, starting):
+        own = [other for others in starting.values() for other in others if other.owner == run.owner]
+        return f"{own[0].run_name} has the one slot of {run.owner}" if own else None
+
+
+def placed(waiting, devices, *rules):
+    return place(waiting, devices, host="boxa", now=NOW, rules=rules)
+
+
+def test_a_rule_keeps_a_run_from_a_free_slot_with_its_sentence():
+    rule = NotOn("r", "cuda:0", "cuda:0 is booked from 16:00")
+    assert placed([run()], [gpu()], rule) == [Wait("r", "cuda:0 is booked from 16:00")]
+
+
+def test_a_rule_against_one_device_leaves_the_others():
+    rule = NotOn("r", "cuda:0", "cuda:0 is booked from 16:00")
+    assert placed([run(device="cuda")], [gpu(0), gpu(1)], rule) == [Start("r", "GPU-1")]
+
+
+def test_the_slot_that_a_rule_keeps_a_run_from_goes_to_the_next():
+    first, second = run("first", waited=60), run("second")
+    rule = NotOn("first", "cuda:0", "too long for the gap")
+    assert placed([first, second], [gpu()], rule) == [
+        Wait("first", "cuda:0 is training run-second of anna@boxa, which starts now"),
+        Start("second", "GPU-0"),
+    ]
+
+
+def test_a_rule_knows_what_starts_in_the_same_moment():
+    decisions = placed([run("a", waited=9), run("b", device="cuda:1")], [gpu(0), gpu(1)], OneAtOnce())
+    assert decisions == [Start("a", "GPU-0"), Wait("b", "run-a has the one slot of anna@boxa")]
