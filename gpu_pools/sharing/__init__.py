@@ -1,0 +1,1 @@
+"""Who has had how much of the yard, what each may have, and the settings file of the yard."""

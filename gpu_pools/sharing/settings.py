@@ -1,0 +1,43 @@
+"""Reads the settings of a yard, `yard.yaml` in its home, which the people who run it write."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from tasks.base.errors import ConfigError
+from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
+from tasks.base.params import Params
+from tasks.base.workspace import home
+
+FILE = "yard.yaml"
+
+
+class YardSettings(Params):
+    """What a yard's people have agreed on; a name is `anna`, of whatever host, or `anna@boxa`."""
+
+    admins: tuple[str, ...] = Field((), description="May change the runs of others")
+    groups: dict[str, tuple[str, ...]] = Field({}, description="Name of a group: its members")
+
+
+def settings_path() -> Path:
+    """Return where the settings lie."""
+    return home() / FILE
+
+
+def read_settings() -> YardSettings:
+    """Return the settings as they are now; without a file the default ones hold.
+
+    Raises:
+        ConfigError: the file is no YAML, or a value of it is none; each fault with its place.
+    """
+    path = settings_path()
+    if not path.exists():
+        return YardSettings()
+    content = parse_yaml(read_text(path, ConfigError, PARAMETER_BYTES), ConfigError, str(path))
+    if content is None:
+        return YardSettings()
+    try:
+        return YardSettings.model_validate(content)
+    except ValidationError as exc:
+        faults = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors()]
+        raise ConfigError("\n".join(faults)) from exc
