@@ -149,6 +149,12 @@ class PoolClient:
         with _perhaps_deleted():
             self._client.update_flow_run_labels(UUID(run_id), dict(labels))
 
+    def labels(self, run_id: str) -> Mapping[str, Any]:
+        """Return the labels of a run; none of one that is deleted."""
+        with _perhaps_deleted():
+            return self._client.read_flow_run(UUID(run_id)).labels
+        return {}
+
     def deployment(self, deployment_id: str | None) -> Deployment:
         """Return what a deployment says about starting its runs."""
         if deployment_id is None:

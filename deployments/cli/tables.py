@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -153,7 +154,7 @@ def _facts(details: Mapping[str, Any], row: RunRow) -> Table:
         "owner": row.owner,
         "device": row.device,
         "queue": row.queue,
-        "slot": SlotUse(row.held_s, row.first_batch_s, row.gpu_busy_share).sentence(),
+        "slot": slot_use(row).sentence(),
         "priority": row.priority,
         "time limit": details["job_variables"].get("time_limit"),
         "created": clock(details["created"]),
@@ -173,6 +174,11 @@ def _facts(details: Mapping[str, Any], row: RunRow) -> Table:
         if value is not None and value != "":
             table.add_row(name, value if isinstance(value, Text) else str(value))
     return table
+
+
+def slot_use(row: RunRow) -> SlotUse:
+    """Return how an ended run used its device."""
+    return SlotUse(*(getattr(row, field.name) for field in fields(SlotUse)))
 
 
 def _took(details: Mapping[str, Any]) -> str:

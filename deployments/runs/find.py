@@ -86,9 +86,11 @@ class RunRow:
         remaining_s: about; seconds.
         last_epoch: the metrics of the last epoch that ended, while the run runs.
         unit: what is counted: epoch, step, image ...
-        held_s: for how long it held its device, seconds; this and the next two once it has ended.
+        held_s: for how long it held its device, seconds; this and the next four once it has ended.
         first_batch_s: from the slot to the end of the first batch.
         gpu_busy_share: mean of the GPU's utilisation meanwhile, 0 to 1.
+        energy_wh: its share of what the GPU drew.
+        peak_memory_mib: the most device memory that its processes had.
         known_by: `server`; or `host`: by the records of this host alone, as after `yard run`.
     """
 
@@ -113,6 +115,8 @@ class RunRow:
     held_s: float | None = None
     first_batch_s: float | None = None
     gpu_busy_share: float | None = None
+    energy_wh: float | None = None
+    peak_memory_mib: float | None = None
     known_by: str = "server"
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 _SIMULATED = "GPU-simulated-"
+_IDLE_W, _BUSY_W = 60.0, 300.0  # of one that does not exist: about what one of its size draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,23 @@ class Device:
         return (len(self.processes), self.memory_used_mib, self.utilisation_percent or 0, self.index)
 
 
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """What changes of a GPU from moment to moment; None where it cannot tell.
+
+    Args:
+        utilisation_percent: 0 to 100.
+        power_w: that it draws.
+        energy_j: that it has drawn since its driver was loaded.
+        memory_mib: process id -> device memory.
+    """
+
+    utilisation_percent: int | None
+    power_w: float | None
+    energy_j: float | None
+    memory_mib: Mapping[int, int | None]
+
+
 def listed(devices: Sequence[Device]) -> str:
     """Return the devices for a message."""
     return ", ".join(f"{device.tag} ({device.name})" for device in devices) or "none"
@@ -65,7 +83,7 @@ def simulated(index: int) -> Device:
         memory_used_mib=0,
         memory_free_mib=24576,
         utilisation_percent=0,
-        power_w=None,
+        power_w=_IDLE_W,
         temperature_c=None,
         processes=(),
     )
@@ -83,10 +101,12 @@ def occupied(device: Device, state: Mapping[str, Any]) -> Device:
         TypeError: a process has other fields.
     """
     used = int(state.get("memory_used_mib", device.memory_used_mib))
+    percent = state.get("utilisation_percent", device.utilisation_percent)
     return replace(
         device,
         processes=tuple(GpuProcess(**process) for process in state.get("processes", [])),
         memory_used_mib=used,
         memory_free_mib=device.memory_total_mib - used,
-        utilisation_percent=state.get("utilisation_percent", device.utilisation_percent),
+        utilisation_percent=percent,
+        power_w=_IDLE_W + (_BUSY_W - _IDLE_W) * percent / 100,
     )

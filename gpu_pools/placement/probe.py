@@ -11,15 +11,17 @@ from typing import Any, Protocol, TypeVar
 import psutil
 import pynvml
 
-from gpu_pools.placement.devices import Device, GpuProcess, listed, occupied, simulated
+from gpu_pools.placement.devices import Device, GpuProcess, GpuSample, listed, occupied, simulated
 from tasks.base.errors import ConfigError, GpuError
 
 __all__ = [
     "Device",
     "GpuProcess",
+    "GpuSample",
     "NvmlProbe",
     "Probe",
     "SimulatedProbe",
+    "belongs",
     "environment",
     "foreign",
     "get_probe",
@@ -45,8 +47,8 @@ class Probe(Protocol):
         """Return one GPU, faster than all of them."""
         ...
 
-    def utilisation_percent(self, uuid: str) -> int | None:
-        """Return how busy one GPU is, and nothing else of it; None: it cannot tell."""
+    def sample(self, uuid: str) -> GpuSample:
+        """Return what changes of one GPU from moment to moment, faster than all that is known of it."""
         ...
 
 
@@ -88,14 +90,13 @@ class NvmlProbe:
         """
         return self._ask(uuid, _read)
 
-    def utilisation_percent(self, uuid: str) -> int | None:
-        """Return how busy the GPU `uuid` is; None: it cannot tell.
+    def sample(self, uuid: str) -> GpuSample:
+        """Return how busy the GPU `uuid` is, what it draws, and who has how much of its memory.
 
         Raises:
             GpuError: there is none, or it does not answer.
         """
-        found = self._ask(uuid, lambda handle: _if_supported(pynvml.nvmlDeviceGetUtilizationRates, handle))
-        return None if found is None else int(found.gpu)
+        return self._ask(uuid, _sample)
 
     def _ask(self, uuid: str, question: Callable[[Any], T]) -> T:
         if not self._open():
@@ -156,9 +157,11 @@ class SimulatedProbe:
                 return device
         raise GpuError(f"found no GPU {uuid}, have: {listed(self._devices)}")
 
-    def utilisation_percent(self, uuid: str) -> int | None:
-        """Return how busy the one called `uuid` is."""
-        return self.device(uuid).utilisation_percent
+    def sample(self, uuid: str) -> GpuSample:
+        """Return how busy the one called `uuid` is; it has no counter of its energy, as old GPUs."""
+        found = self.device(uuid)
+        memory = {process.pid: process.memory_mib for process in found.processes}
+        return GpuSample(found.utilisation_percent, found.power_w, None, memory)
 
 
 def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:
@@ -234,11 +237,11 @@ def environment(device: Device | None) -> dict[str, str]:
 
 def foreign(device: Device, own_pids: Collection[int]) -> tuple[GpuProcess, ...]:
     """Return the processes on a GPU that are not one of `own_pids` and descend from none of them."""
-    own = frozenset(own_pids)
-    return tuple(process for process in device.processes if not _belongs(process.pid, own))
+    return tuple(process for process in device.processes if not belongs(process.pid, own_pids))
 
 
-def _belongs(pid: int, own: frozenset[int]) -> bool:
+def belongs(pid: int, own: Collection[int]) -> bool:
+    """Return whether a process is one of `own`, or descends from one of them."""
     if pid in own:
         return True
     try:
@@ -273,6 +276,23 @@ def _read(handle: Any) -> Device:
     )
 
 
+def _sample(handle: Any) -> GpuSample:
+    utilisation = _if_supported(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    power_mw = _if_supported(pynvml.nvmlDeviceGetPowerUsage, handle)
+    energy_mj = _if_supported(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)  # since Volta
+    running = _if_supported(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    return GpuSample(
+        utilisation_percent=None if utilisation is None else utilisation.gpu,
+        power_w=None if power_mw is None else power_mw / 1000,
+        energy_j=None if energy_mj is None else energy_mj / 1000,
+        memory_mib={process.pid: _in_mib(process.usedGpuMemory) for process in running},
+    )
+
+
+def _in_mib(n_bytes: int | None) -> int | None:
+    return None if n_bytes is None else n_bytes // _MIB
+
+
 def _memory_mib(handle: Any) -> tuple[int, int, int]:
     memory = _if_supported(pynvml.nvmlDeviceGetMemoryInfo, handle)
     if memory is None:  # a GPU that shares the host's memory has none of its own to report
@@ -286,8 +306,7 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...]:
     found = []
     for process in running:
         user, name = _owner(process.pid)
-        memory = process.usedGpuMemory
-        found.append(GpuProcess(process.pid, user, name, None if memory is None else memory // _MIB))
+        found.append(GpuProcess(process.pid, user, name, _in_mib(process.usedGpuMemory)))
     return tuple(found)
 
 

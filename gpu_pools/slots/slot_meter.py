@@ -1,21 +1,27 @@
-"""Measures how a run uses its slot: seconds held, time to the first batch, how busy the GPU is."""
+"""Measures how a run uses its slot: time held and to the first batch, GPU's load, energy, memory."""
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+from prefect.runtime import flow_run
 
-from gpu_pools.placement.probe import Probe, get_probe
+from gpu_pools.placement.probe import GpuSample, Probe, belongs, get_probe
 from gpu_pools.prefect_client import PoolClient
-from gpu_pools.slots.lease import own_holder
+from gpu_pools.slots.energy import EnergyMeter
+from gpu_pools.slots.lease import holders, own_holder
 from gpu_pools.slots.slot_files import Holder
 from gpu_pools.slots.use import SlotUse
-from tasks.base.errors import GpuError
+from tasks.base.errors import GpuError, StorageError
 
 EVERY_S = 0.5
+NO_USE = SlotUse()
+_MIB = 2**20
 logger = logging.getLogger("trainyard")
 
 
@@ -26,12 +32,15 @@ class SlotMeter:
         holder: the run, with the time at which it took the slot.
         probe: reads the GPU.
         every_s: seconds between two looks.
+        earlier: what the run's attempts before this one have made of their slots.
     """
 
-    def __init__(self, holder: Holder, probe: Probe, every_s: float = EVERY_S) -> None:
-        self._holder, self._probe, self._every_s = holder, probe, every_s
+    def __init__(self, holder: Holder, probe: Probe, every_s: float = EVERY_S, earlier: SlotUse = NO_USE) -> None:
+        self._holder, self._probe, self._every_s, self._earlier = holder, probe, every_s, earlier
         self._first_batch: float | None = None
         self._sum, self._n = 0.0, 0
+        self._energy = EnergyMeter()
+        self._peak_mib: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="slot-meter", daemon=True)
 
@@ -56,16 +65,40 @@ class SlotMeter:
         """Return what has become of the slot so far."""
         since, first = self._holder.since, self._first_batch
         busy = self._sum / self._n if self._n else None
-        return SlotUse(time.time() - since, None if first is None else first - since, busy)
+        to_batch = None if first is None else first - since
+        use = SlotUse(time.time() - since, to_batch, busy, self._energy.wh, self._peak_mib)
+        return use.after(self._earlier)
 
     def _look(self) -> None:
+        self._take()
         while not self._stop.wait(self._every_s):
-            try:
-                percent = self._probe.utilisation_percent(self._holder.uuid)
-            except GpuError:  # this sample is skipped; the system's samples report that the GPU does not answer
-                continue
-            if percent is not None:
-                self._sum, self._n = self._sum + percent / 100, self._n + 1
+            self._take()
+        self._take()
+
+    def _take(self) -> None:
+        try:
+            sample = self._probe.sample(self._holder.uuid)
+            n_sharing = len(holders(self._holder.uuid))
+        except (GpuError, StorageError):  # is skipped; the system's samples report that the GPU does not answer
+            return
+        if sample.utilisation_percent is not None:
+            self._sum, self._n = self._sum + sample.utilisation_percent / 100, self._n + 1
+        self._energy.add(time.monotonic(), sample, n_sharing)
+        if (own := own_memory_mib(sample)) is not None:
+            self._peak_mib = max(own, self._peak_mib or 0.0)
+
+
+def own_memory_mib(sample: GpuSample) -> float | None:
+    """Return the device memory of this process and all below it; None: it has none, or nobody can tell.
+
+    PyTorch's own count goes before where it is more: between two samples, and in a container, where NVIDIA's driver
+    has other numbers for the processes.
+    """
+    own = [mib for pid, mib in sample.memory_mib.items() if mib is not None and belongs(pid, {os.getpid()})]
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    reserved = cuda.max_memory_reserved() / _MIB if cuda is not None and cuda.is_initialized() else 0.0
+    return max(float(sum(own)), reserved) or None
 
 
 _meters: list[SlotMeter] = []  # of this process's run; one at most
@@ -81,7 +114,7 @@ def metered() -> Iterator[None]:
     if _meters or holder is None or holder.kind == "pipeline":
         yield
         return
-    with SlotMeter(holder, get_probe()) as meter:
+    with SlotMeter(holder, get_probe(), earlier=_told_before(holder.run_id)) as meter:
         _meters.append(meter)
         try:
             yield
@@ -99,6 +132,17 @@ def batch_done() -> None:
 def slot_use() -> SlotUse | None:
     """Return what the run of this process has made of its slot so far; None: it holds none."""
     return _meters[0].use() if _meters else None
+
+
+def _told_before(run_id: str) -> SlotUse:
+    """Return what earlier attempts at a run have told of their slots."""
+    if flow_run.run_count <= 1:
+        return NO_USE
+    try:
+        return SlotUse.of(PoolClient().labels(run_id))
+    except httpx.HTTPError as exc:
+        logger.warning("how the attempts before used their slots is not counted: %s", exc)
+        return NO_USE
 
 
 def _tell(run_id: str, use: SlotUse) -> None:

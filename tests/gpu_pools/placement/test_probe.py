@@ -14,6 +14,7 @@ import pytest
 from gpu_pools.placement.probe import (
     Device,
     GpuProcess,
+    GpuSample,
     NvmlProbe,
     SimulatedProbe,
     environment,
@@ -144,6 +145,7 @@ def _driver(monkeypatch, **changes):
         "nvmlDeviceGetMemoryInfo": lambda h: SimpleNamespace(total=10 * 2**20, used=4 * 2**20, free=6 * 2**20),
         "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=7, memory=1),
         "nvmlDeviceGetPowerUsage": lambda handle: 61500,
+        "nvmlDeviceGetTotalEnergyConsumption": lambda handle: 7_200_500,
         "nvmlDeviceGetTemperature": lambda handle, sensor: 40,
         "nvmlDeviceGetComputeRunningProcesses": lambda h: [SimpleNamespace(pid=2**22 + 1, usedGpuMemory=3 * 2**20)],
         **changes,
@@ -169,6 +171,7 @@ def test_figures_of_a_gpu_are_in_their_units(monkeypatch):
     assert (device.utilisation_percent, device.power_w, device.temperature_c) == (7, 61.5, 40)
     assert device.processes == (GpuProcess(2**22 + 1, "?", "?", 3),)
     assert NvmlProbe().device("GPU-abc") == device
+    assert NvmlProbe().sample("GPU-abc") == GpuSample(7, 61.5, 7200.5, {2**22 + 1: 3})
 
 
 def test_what_a_gpu_cannot_tell_is_none(monkeypatch):
@@ -179,7 +182,10 @@ def test_what_a_gpu_cannot_tell_is_none(monkeypatch):
         nvmlDeviceGetUtilizationRates=silent,
         nvmlDeviceGetTemperature=silent,
         nvmlDeviceGetMemoryInfo=silent,
+        nvmlDeviceGetTotalEnergyConsumption=silent,
+        nvmlDeviceGetComputeRunningProcesses=silent,
     )
+    assert NvmlProbe().sample("GPU-abc") == GpuSample(None, None, None, {})
     (device,) = NvmlProbe().devices()
     assert (device.power_w, device.utilisation_percent, device.temperature_c) == (None, None, None)
     assert device.memory_total_mib > 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from dataclasses import replace
 
@@ -67,6 +68,49 @@ def test_a_gpu_that_is_gone_has_no_share_and_ends_nothing():
     assert meter.use().gpu_busy_share is None
 
 
+def state_of(path, **state):
+    path.with_suffix(".tmp").write_text(json.dumps({"cuda:0": state}))
+    path.with_suffix(".tmp").rename(path)
+
+
+def metered_for(seconds, probe, **changes):
+    with SlotMeter(replace(HOLDER, since=time.time(), **changes), probe, every_s=0.02) as meter:
+        time.sleep(seconds)
+    return meter.use()
+
+
+def test_energy_is_power_times_time_where_the_gpu_does_not_count_it(load, slot):
+    load[1](50)  # of a simulated GPU: 180 W
+    with slot("training"):
+        assert metered_for(0.5, load[0]).energy_wh == pytest.approx(180 * 0.5 / 3600, rel=0.2)
+
+
+def test_runs_that_share_a_gpu_bear_its_energy_in_equal_parts(load, slot):
+    load[1](50)
+    with slot("training"), slot("training"):
+        assert metered_for(0.5, load[0]).energy_wh == pytest.approx(90 * 0.5 / 3600, rel=0.2)
+
+
+def test_the_peak_is_of_the_memory_of_the_runs_own_processes(load, slot, tmp_path):
+    with subprocess.Popen(["sleep", "60"]) as child:
+        own = [{"pid": pid, "user": "a", "name": "x", "memory_mib": 300} for pid in (os.getpid(), child.pid)]
+        other = {"pid": os.getppid(), "user": "b", "name": "y", "memory_mib": 5000}
+        state_of(tmp_path / "state.json", processes=[*own, other])
+        with SlotMeter(replace(HOLDER, since=time.time()), load[0], every_s=0.02) as meter:
+            time.sleep(0.2)
+            state_of(tmp_path / "state.json", processes=[own[0], other])
+            time.sleep(0.2)
+        child.kill()
+    assert meter.use().peak_memory_mib == 600
+
+
+def test_the_attempts_of_a_run_are_one_use():
+    first = SlotUse(100.0, 20.0, 0.5, 10.0, 9000.0)
+    assert SlotUse(50.0, 5.0, 0.8, 4.0, 4000.0).after(first) == SlotUse(150.0, 5.0, 0.6, 14.0, 9000.0)
+    assert SlotUse(50.0, 5.0).after(SlotUse()) == SlotUse(50.0, 5.0)
+    assert SlotUse(50.0).after(first) == SlotUse(150.0, None, 0.5, 10.0, 9000.0)
+
+
 @pytest.fixture
 def slot(tmp_path, monkeypatch):
     """Return a function that takes a slot of a kind for this process."""
@@ -75,7 +119,7 @@ def slot(tmp_path, monkeypatch):
     monkeypatch.delenv("TRAINYARD_LEASE", raising=False)
 
     def take(kind):
-        lease = acquire("cpu" if kind == "pipeline" else GPU.uuid, kind, 1, replace(HOLDER, since=time.time()))
+        lease = acquire("cpu" if kind == "pipeline" else GPU.uuid, kind, 2, replace(HOLDER, since=time.time()))
         for name, value in lease.env.items():
             monkeypatch.setenv(name, value)
         return lease
@@ -101,6 +145,7 @@ def test_a_process_without_a_slot_has_nothing_to_tell(monkeypatch):
         (SlotUse(67.4, 20.12, 0.254), "held 67 s, first batch after 20.1 s, GPU 25 % busy"),
         (SlotUse(3.0, None, None), "held 3 s"),
         (SlotUse(4000.0, None, 1.0), "held 1 h 6 min 40 s, GPU 100 % busy"),
+        (SlotUse(3.0, None, None, 12.34, 8100.4), "held 3 s, 12.3 Wh, 8,100 MiB at most"),
     ],
 )
 def test_people_read_it_in_a_sentence(use, said):
