@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from gpu_pools.sharing.notice_settings import NoticeSettings
 from tasks.base.errors import ConfigError
 from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
 from tasks.base.params import Params
@@ -17,6 +18,7 @@ class YardSettings(Params):
 
     admins: tuple[str, ...] = Field((), description="May change the runs of others")
     groups: dict[str, tuple[str, ...]] = Field({}, description="Name of a group: its members")
+    notices: NoticeSettings = Field(NoticeSettings(), description="Who is told of what happens")
 
 
 def settings_path() -> Path:
