@@ -17,6 +17,9 @@ NOBODY = (FROM_PAGE, FROM_SCHEDULE)
 DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "trainyard.owner"
 """Labels of a flow run: where it runs, or ran, and, of `yard run`, which has no job variables, who started it."""
 
+KIND_LABEL, WAITED_LABEL = "trainyard.kind", "trainyard.waited_s"
+"""Labels of a flow run of `yard run`, which has no queue: its kind, and how many seconds it waited as Running."""
+
 PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 

@@ -13,8 +13,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, named_owner
-from gpu_pools.placement.queues import POOL
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, WAITED_LABEL, named_owner
+from gpu_pools.placement.queues import POOL, Kind
 from gpu_pools.prefect_pages import PAGE, read_pages
 
 _DEPLOYMENT_EVERY_S = 30.0
@@ -144,6 +144,23 @@ class PoolClient:
         """Write on a run which device it has: who reads it later finds no lock any more."""
         self.set_labels(run_id, {DEVICE_LABEL: tag, HOST_LABEL: host})
 
+    def set_own_slot(self, run_id: str, place: tuple[str, str], *, owner: str, kind: Kind, waited_s: float) -> None:
+        """Write on a run in a person's own process what a run of the pool has in its queue and its states.
+
+        Args:
+            run_id: of the run.
+            place: its host and its device.
+            owner: whose it is; a stage within a pipeline's process says it nowhere else.
+            kind: of the work.
+            waited_s: for the slot just now, seconds; the run was Running meanwhile. Added to what it waited before.
+        """
+        with _perhaps_deleted():
+            before = self._client.read_flow_run(UUID(run_id)).labels.get(WAITED_LABEL)
+            before_s = float(before) if isinstance(before, int | float) else 0.0
+            own: dict[str, str | float] = {OWNER_LABEL: owner, KIND_LABEL: kind}
+            own |= {HOST_LABEL: place[0], DEVICE_LABEL: place[1], WAITED_LABEL: round(before_s + waited_s, 3)}
+            self.set_labels(run_id, own)
+
     def set_labels(self, run_id: str, labels: Mapping[str, str | float]) -> None:
         """Set labels of a run, the others stay."""
         with _perhaps_deleted():
@@ -203,6 +220,10 @@ class PoolClient:
             known = self.deployment(deployment_id)
             self._deployments[deployment_id] = (time.monotonic(), known)
         return known.variables
+
+    def pages(self, path: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield every row of a filter, page by page."""
+        return self._pages(path, body)
 
     def _pages(self, path: Any, body: Mapping[str, Any], **options: Any) -> Iterator[Mapping[str, Any]]:
         def ask(page: dict[str, Any]) -> list[Mapping[str, Any]]:

@@ -103,7 +103,8 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
     with _slot(host, asks) as lease:
-        PoolClient().set_device(asks.run_id, host.name, lease.holder.device)
+        waited_s, place = time.time() - asks.since, (host.name, lease.holder.device)
+        PoolClient().set_own_slot(asks.run_id, place, owner=asks.owner, kind=kind, waited_s=waited_s)
         gpu = host.device(lease.holder.uuid)
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
         own |= lease.env
