@@ -53,12 +53,13 @@ def run(
     when_busy: Annotated[
         str, typer.Option(help="Where the device is taken: wait, or refuse, with who has it", metavar="wait|refuse")
     ] = "wait",
+    priority: runs.Priority = None,
     time_limit: TimeLimit = None,
 ) -> None:
     """Run a flow here and now, to its end, without any server."""
     if when_busy not in {"wait", "refuse"}:
         raise ConfigError(f"found --when-busy {when_busy!r}, need wait or refuse")
-    os.environ["TRAINYARD_WHEN_BUSY"] = when_busy
+    os.environ |= runs.slot_wishes(when_busy, priority)
     from tasks.base.config import override, read_parameters
 
     parameters: dict[str, Any] = read_parameters(file) if file else {}

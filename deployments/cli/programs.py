@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli.runs import WhenBusy
+from deployments.cli.runs import Priority, WhenBusy, slot_wishes
 from tasks.base.errors import ConfigError
 
 
@@ -15,6 +15,7 @@ def execute(
     words: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGUMENT]...", help="python my_train.py --lr 0.1")],
     device: Annotated[str, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = "cuda",
     when_busy: Annotated[WhenBusy, typer.Option(help="Wait for the device, or be refused at once")] = WhenBusy.wait,
+    priority: Priority = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow; else the script's")] = None,
 ) -> None:
     """Run a command of your own here, as you, on a slot: its GPU alone is visible, MLflow's autologging in its run.
@@ -24,7 +25,7 @@ def execute(
     caller: dict[str, str] = context.obj
     if shutil.which(words[0], path=caller.get("PATH")) is None:
         raise ConfigError(f"found no command {words[0]!r} in PATH, need a program that can be run")
-    os.environ["TRAINYARD_WHEN_BUSY"] = when_busy.value
+    os.environ |= slot_wishes(when_busy.value, priority)
     from tasks.programs.params import ProgramParams, name_of
     from tasks.tracking.provenance import command_line
 

@@ -29,6 +29,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, see
 Priority = Annotated[int | None, typer.Option(min=1, max=10, help="1 (first) to 10; training 5, inference 3")]
 
 
+def slot_wishes(when_busy: str, priority: int | None) -> dict[str, str]:
+    """Return the variables by which a run in this process asks for its slot (`gpu_pools.slots.local_slot`)."""
+    return {"TRAINYARD_WHEN_BUSY": when_busy, "TRAINYARD_PRIORITY": str(priority or "")}
+
+
 def submit(
     flow: FlowArgument,
     values: Annotated[

@@ -169,9 +169,12 @@ def _groups(types: Sequence[str], scheduled: bool, now: datetime) -> list[Json]:
     if scheduled:
         return [later]
     due = _asked(waits, "EXPECTED_START_TIME_ASC", {"before_": now.isoformat()})
-    run = _asked([kind for kind in RUNNING if not types or kind in types], "START_TIME_DESC")
+    runs = [kind for kind in RUNNING if not types or kind in types]
+    run = _asked(runs, "START_TIME_DESC")
+    here = _asked(["RUNNING"] if waits and not runs else [], "EXPECTED_START_TIME_ASC")
+    here["flow_runs"]["state"]["name"] = {"any_": ["Waiting"]}  # in a terminal, among those that run
     ended = _asked([kind for kind in ENDED if not types or kind in types], "END_TIME_DESC")
-    return [body for body in (run, due, ended, later) if body["flow_runs"]["state"]["type"]["any_"]]
+    return [body for body in (run, here, due, ended, later) if body["flow_runs"]["state"]["type"]["any_"]]
 
 
 def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:

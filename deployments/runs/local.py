@@ -20,6 +20,7 @@ from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.process.run_setup import PRIORITY
 from gpu_pools.process.time_limit import TimeLimit
 from gpu_pools.stopping import obey
 from tasks.base.config import override
@@ -177,9 +178,14 @@ def _made(flow: Any, parameters: dict[str, Any], name: str | None, owner: str) -
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
+    asked = os.environ.get(PRIORITY)
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(
-            flow, name=name, parameters=flow.serialize_parameters(parameters), state=Pending()
+            flow,
+            name=name,
+            parameters=flow.serialize_parameters(parameters),
+            state=Pending(),
+            job_variables={"priority": int(asked)} if asked else None,
         )
         if owner:
             os.environ[OWNER] = owner  # code in this process reads the owner from there

@@ -123,6 +123,7 @@ def _is_asked(run: Json, body: Mapping[str, Any]) -> bool:
     due, window = run["expected_start_time"] or "", wanted.get("expected_start_time", {})
     named = {
         "state_type": wanted.get("state", {}).get("type", {}).get("any_"),
+        "state_name": wanted.get("state", {}).get("name", {}).get("any_"),
         "name": wanted.get("name", {}).get("any_"),
         "parent": wanted.get("parent_flow_run_id", {}).get("any_"),
         "flow_name": body.get("flows", {}).get("name", {}).get("any_"),

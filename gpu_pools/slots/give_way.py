@@ -13,7 +13,9 @@ from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import queue_or_none
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.lease import own_holder
+from gpu_pools.slots.local_slot import own_priority
 from gpu_pools.slots.slot_files import Holder
+from gpu_pools.slots.waiters import waiting_elsewhere
 from tasks.base.errors import TrainyardError
 
 
@@ -52,14 +54,13 @@ class Rivals:
         return next((names[decision.run_id] for decision in decisions if isinstance(decision, Start)), "")
 
     def _own_priority(self, holder: Holder) -> int:
-        """Return the priority of a run; one of `yard run` has none of its own."""
-        return priority_of(self._client.by_id([holder.run_id]).get(holder.run_id), holder.kind)
+        """Return the priority of a run; the pool does not know one of `yard run`."""
+        run = self._client.by_id([holder.run_id]).get(holder.run_id)
+        return priority_of(run, holder.kind) if run else own_priority(holder.kind)
 
     def _waiting(self, holder: Holder) -> list[Waiting]:
-        """Return the runs of the same kind that a worker has let wait, for this host."""
+        """Return the runs of the same kind that a worker has let wait, or that wait in a terminal, for this host."""
         found = [(run, queue_or_none(run.queue)) for run in self._client.due() if run.state_name == "Waiting"]
-        return [
-            self._host.asks(run, queue)
-            for run, queue in found
-            if queue is not None and queue.kind == holder.kind and self._host.serves(queue)
-        ]
+        asks = [self._host.asks(run, queue) for run, queue in found if queue is not None]
+        asks += waiting_elsewhere(("terminal",), {run.run_id for run in asks})
+        return [run for run in asks if run.queue.kind == holder.kind and self._host.serves(run.queue)]

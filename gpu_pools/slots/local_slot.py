@@ -20,9 +20,11 @@ from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
 from gpu_pools.placement.rules import rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
-from gpu_pools.process.run_setup import DEVICE, ON
+from gpu_pools.process.run_setup import DEVICE, ON, PRIORITY
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.slot_meter import metered
+from gpu_pools.slots.turns import Turns
+from gpu_pools.slots.waiters import Notice
 from gpu_pools.stopping import pause
 from tasks.base.errors import GpuBusyError, GpuError
 
@@ -62,11 +64,17 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
-    decision = _decide(host, asks, limits())
+    decision = _decide(host, asks, limits(), _turns())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
         raise GpuBusyError(decision.reason)
+
+
+def own_priority(kind: Kind) -> int:
+    """Return the priority of a run in a person's own process, 1 (first) to 10: TRAINYARD_PRIORITY, else its kind's."""
+    asked = os.environ.get(PRIORITY, "")
+    return int(asked) if asked.isdecimal() and 1 <= int(asked) <= 10 else default_priority(kind)
 
 
 def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
@@ -76,7 +84,7 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
         raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
     return Waiting(
         *(str(flow_run.id), str(flow_run.name), queue),
-        priority=default_priority(kind),
+        priority=own_priority(kind),
         since=time.time(),
         owner=asker(),
     )
@@ -113,32 +121,42 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
 
 
 def _slot(host: HostState, asks: Waiting) -> Lease:
-    queues = limits()
+    """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn."""
+    queues, turns = limits(), _turns()
     said = ""
-    while True:
-        decision = _decide(host, asks, queues)
-        if isinstance(decision, Refuse):
-            raise GpuError(decision.reason)
-        if isinstance(decision, Start):
-            lease = host.take(asks, decision.uuid, queues)
-            if lease is not None:
-                if said:
-                    PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Running", ""))
-                return lease
-        elif decision.reason != said:
-            said = decision.reason
-            if os.environ.get(WHEN_BUSY) == "refuse":
-                raise GpuBusyError(said)
-            get_run_logger().info("waits: %s", said)
-            PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Waiting", said))
-        pause(_POLL_S)
+    with Notice("terminal") as notice:
+        while True:
+            notice.say([asks])
+            decision = _decide(host, asks, queues, turns)
+            if isinstance(decision, Refuse):
+                raise GpuError(decision.reason)
+            if isinstance(decision, Start):
+                lease = host.take(asks, decision.uuid, queues)
+                if lease is not None:
+                    if said:
+                        PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Running", ""))
+                    return lease
+            elif decision.reason != said:
+                said = decision.reason
+                if os.environ.get(WHEN_BUSY) == "refuse":
+                    raise GpuBusyError(said)
+                get_run_logger().info("waits: %s", said)
+                PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Waiting", said))
+            pause(_POLL_S)
 
 
-def _decide(host: HostState, asks: Waiting, queues: Queues) -> Decision:
-    rules = [source.rule([asks]) for source in rule_sources(PoolClient(), time.time)]
+def _turns() -> Turns:
+    return Turns(("terminal", "worker"), time.time)
+
+
+def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns) -> Decision:
     devices = host.devices(queues)
-    (decision,) = place([asks], devices, host=host.name, now=time.time(), disk=read_disk(), rules=rules)
-    return decision
+    others = turns.others({asks.run_id, *(holder.run_id for device in devices for holder in device.holders)})
+    waiting = [asks, *others]
+    rules = [source.rule(waiting) for source in rule_sources(PoolClient(), time.time)]
+    decisions = place(waiting, devices, host=host.name, now=time.time(), disk=read_disk(), rules=rules)
+    turns.note(others, decisions)
+    return next(decision for decision in decisions if decision.run_id == asks.run_id)
 
 
 def limits() -> Queues:

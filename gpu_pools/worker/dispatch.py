@@ -74,6 +74,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let another worker take over what is left."""
+        self._scheduler.rest()
         self._starter.close()
         self._catch_up.close()
         self._ledger.close()
@@ -109,6 +110,7 @@ class Dispatcher:
     def _start_runs(self) -> None:
         if self._draining:
             self._kept.forget_others(())
+            self._scheduler.rest()
         else:
             self._scheduler.turn()
             self._starter.prepare()

@@ -9,13 +9,15 @@ from prefect.client.schemas.objects import StateType
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
-from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
+from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, Waiting, place
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.placement.rules import rule_sources
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
+from gpu_pools.slots.turns import Turns
+from gpu_pools.slots.waiters import Notice
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import ConfigError, TrainyardError
@@ -53,6 +55,11 @@ class Scheduler:
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
         self._rules = rule_sources(client, clock)
+        self._terminals, self._notice = Turns(("terminal",), clock), Notice("worker")
+
+    def rest(self) -> None:
+        """Start nothing for now: nobody is to leave a slot to what waits here."""
+        self._notice.take_back()
 
     def turn(self) -> None:
         """Start what may start, and let the rest say why it waits.
@@ -64,7 +71,7 @@ class Scheduler:
         due = self._newest_of_schedules([run for run in self._waitlist.read() if self._monitor.get(run.id) is None])
         mine, waits = self._sort_by_host(due)
         self._kept.forget_others([run.id for run, _ in mine])
-        decisions = self._start_what_may(mine) if mine else []
+        decisions = self._start_what_may(mine)
         if due:
             self._sentences.tell([*waits, *decisions], {run.id for run in due})
 
@@ -107,6 +114,9 @@ class Scheduler:
 
         A start takes a while, so each is decided on anew: a limit, a pause, a device that changed meanwhile counts.
         """
+        if not mine:
+            self.rest()
+            return []
         left, until, fresh = list(mine), self._clock() + _STARTS_S, False
         while True:
             queues = self._host.queues(self._client, fresh=fresh)
@@ -123,6 +133,8 @@ class Scheduler:
         waits = self._reasons(decided, queues)
         if chosen is None:
             waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
+        held_up = {run.id for run, _, _ in starts} if chosen is None else set()
+        self._notice.say([self._asks(run, queue) for run, queue, _ in decided if run.id not in held_up])
         for run, _ in waits:
             self._kept.forget(run.id)
         return waits
@@ -138,15 +150,17 @@ class Scheduler:
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Queue, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]
-        starting = {holder.run_id for device in devices for holder in device.holders}  # by another worker, just now
+        starting = {holder.run_id for device in devices for holder in device.holders}  # by another process, just now
         runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
-        asked = [
-            replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))
-            for run, queue in runs.values()
-        ]
+        terminals = self._terminals.others({*runs, *starting})
+        asked = [*(self._asks(run, queue) for run, queue in runs.values()), *terminals]
         rules = [source.rule(asked) for source in self._rules]
         decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk(), rules=rules)
-        return [(*runs[decision.run_id], decision) for decision in decisions]
+        self._terminals.note(terminals, decisions)  # they take themselves what is given to them
+        return [(*runs[decision.run_id], decision) for decision in decisions if decision.run_id in runs]
+
+    def _asks(self, run: Run, queue: Queue) -> Waiting:
+        return replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))
 
     def _without_kept(self, device: DeviceState) -> DeviceState:
         """Return a device without the slots that are kept for dead runs: these ask for them again."""

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gpu_pools.slots.lease import Holder, acquire, holders
+from gpu_pools.slots.waiters import waiting_elsewhere
 
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[3] / "docs" / "sharing.md"
@@ -122,3 +123,35 @@ def test_a_program_that_is_not_there_is_said_before_anything_starts(home):
     run = started(home, "no-such-program")
     assert "found no command 'no-such-program' in PATH" in run.communicate(timeout=60)[1]
     assert run.returncode == 1
+
+
+def until(holds, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def waits(name) -> bool:
+    return name in [run.run_name for run in waiting_elsewhere(("terminal",), ())]
+
+
+def test_terminals_take_turns_by_priority_and_a_stopped_one_loses_its_turn(home):
+    holder = Holder("r", "other", "anna@boxa", "cuda:1", "GPU-simulated-1", "training", -1, os.getpid(), 0.0, None)
+    script = "import sys, time; print(time.time(), flush=True)"
+    terminals = {}
+    with acquire("GPU-simulated-1", "training", 1, holder) as lease:
+        for name, priority in (("last", 9), ("stopped", 1), ("first", 2)):
+            flags = ("--name", name, "--priority", str(priority))
+            terminals[name] = started(home, sys.executable, "-c", script, flags=flags)
+        until(lambda: all(map(waits, terminals)))
+        rows = {row["name"]: row for row in json.loads(yard("runs", "--waiting", "--json"))}
+        assert {name: row["priority"] for name, row in rows.items()} == {"last": 9, "stopped": 1, "first": 2}
+        until(lambda: "2 runs before this one" in yard("show", "last"))  # who came later and is better counts, too
+        terminals["stopped"].send_signal(signal.SIGSTOP)
+        lease.release()
+        out = {name: terminals[name].communicate(timeout=120)[0] for name in ("first", "last")}
+    assert float(out["first"]) < float(out["last"])
+    terminals["stopped"].send_signal(signal.SIGCONT)
+    assert float(terminals["stopped"].communicate(timeout=120)[0]) > float(out["first"])
+    assert not any(map(waits, terminals))

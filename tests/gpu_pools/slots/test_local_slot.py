@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from prefect import flow
@@ -9,10 +10,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
 
-from gpu_pools.slots import local_slot
+from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.queues import Queue
+from gpu_pools.slots import local_slot, turns
 from gpu_pools.slots.lease import Holder, acquire, holders
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
+from gpu_pools.slots.waiters import Notice
 from tasks.base.errors import GpuBusyError, GpuError
+
+BEN = Waiting("ben", "big", Queue("cuda:0", "training"), 5, time.time(), "ben@boxa")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,6 +98,55 @@ def test_a_run_waits_until_the_slot_is_free_and_says_for_whom(monkeypatch):
     assert sees("cuda:0")[0] == "GPU-simulated-0"
     assert (said[0].type, said[0].name) == ("RUNNING", "Waiting")
     assert "cuda:0 is training other of anna@boxa" in said[0].message
+
+
+@pytest.fixture
+def ben():
+    """Another terminal that waits."""
+    with Notice("terminal") as notice:
+        yield lambda **but: notice.say([replace(BEN, **but)])
+
+
+def test_a_free_slot_is_left_to_who_is_first(monkeypatch, ben):
+    said = []
+
+    def pause(_):
+        with get_client(sync_client=True) as client:
+            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        ben(priority=9)
+
+    monkeypatch.setattr(local_slot, "pause", pause)
+    ben(priority=2)
+    assert sees("cuda:0")[0] == "GPU-simulated-0"
+    assert said[0].message == "cuda:0 is training big of ben@boxa, which starts now"
+
+
+def test_a_priority_of_ones_own_goes_before_and_a_slot_nobody_takes_is_taken(monkeypatch, ben):
+    pauses = []
+    monkeypatch.setattr(local_slot, "pause", lambda _: pauses.append(1))
+    ben(priority=2)
+    monkeypatch.setenv("TRAINYARD_PRIORITY", "1")
+    assert sees("cuda:0")[0] == "GPU-simulated-0"
+    assert pauses == []
+    monkeypatch.delenv("TRAINYARD_PRIORITY")
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.2)  # it is stopped, and takes nothing
+    assert sees("cuda:0")[0] == "GPU-simulated-0"
+    assert pauses
+
+
+def test_the_sentence_says_how_many_are_before(monkeypatch, ben):
+    lease, said = take("GPU-simulated-0"), []
+
+    def pause(_):
+        with get_client(sync_client=True) as client:
+            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        lease.release()
+        ben(priority=9)
+
+    monkeypatch.setattr(local_slot, "pause", pause)
+    ben(priority=2)
+    sees("cuda:0")
+    assert said[0].message.endswith("; 1 run before this one")
 
 
 def test_a_device_that_is_not_here_is_an_error():

@@ -2,7 +2,10 @@
 
 import pytest
 
+from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.lease import holders
+from gpu_pools.slots.waiters import Notice, waiting_elsewhere
 from gpu_pools.worker.scheduler import Scheduler
 from tests.gpu_pools.worker.monitored import take_slot
 
@@ -33,6 +36,29 @@ def test_the_first_in_the_queue_starts_and_the_others_say_for_whom_they_wait(pre
     assert started == [first, second]  # the CPU takes two trainings
     assert prefect.state(third)[1] == "Waiting"
     assert prefect.state(third)[2].startswith("the limit of cpu trainings is 2: run of anna@boxa since")
+
+
+def test_a_terminal_has_its_turn_and_loses_it(prefect, dispatcher, started, host):
+    first = prefect.add_run("SCHEDULED", "cuda:0.training")
+    with Notice("terminal") as notice:
+        notice.say([Waiting("t", "mine", Queue("cuda:0", "training"), 1, 0.0, "ben@boxa")])
+        dispatcher.tick()
+        assert started == []
+        assert prefect.state(first)[2] == "cuda:0 is training mine of ben@boxa, which starts now"
+        assert [run.run_id for run in waiting_elsewhere(("worker",), ())] == [first]
+        host.now += 11.0
+        dispatcher.tick()  # it does not take it
+        dispatcher.tick()
+        assert started == [first]
+        dispatcher.tick()
+        assert waiting_elsewhere(("worker",), ()) == []
+
+
+def test_terminals_need_not_wait_for_runs_that_the_pool_holds_up(prefect, dispatcher, started):
+    prefect.add_run("SCHEDULED", "cuda:0.training")
+    prefect.pool |= {"is_paused": True}
+    dispatcher.tick()
+    assert (started, waiting_elsewhere(("worker",), ())) == ([], [])
 
 
 def test_a_pause_of_the_pool_and_its_limit_are_the_reason(prefect, dispatcher, started):
