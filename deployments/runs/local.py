@@ -292,7 +292,7 @@ def _run(
     from prefect.flow_engine import run_flow
     from prefect.states import Cancelled
 
-    from gpu_pools.interrupts import call_cancelled
+    from gpu_pools.prefect_states import call_cancelled
 
     limit = TimeLimit(limit_s)
     call_cancelled(limit.said, advice)

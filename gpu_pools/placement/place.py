@@ -159,7 +159,7 @@ def place(
 
 
 def rank(run: Waiting, now: float) -> tuple[int, bool, float, str]:
-    """Sorts runs, best first: priority less the waiting, then those that need one device, then the longest waiting.
+    """Sorts runs, best first: priority less the ageing, then those that named one device, then the longest waiting.
 
     Args:
         run: one that waits.

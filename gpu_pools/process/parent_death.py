@@ -1,4 +1,4 @@
-"""Runs a command that ends with its parent, however the parent ends.
+"""Runs one process that ends with its parent, however the parent ends; what it has started may stay.
 
 `python -m gpu_pools.process.parent_death COMMAND ...`.
 Options before the command: `--signal=KILL` is what it gets then, instead of TERM; `--user=UID:GID` is who it runs as.

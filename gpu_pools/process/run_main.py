@@ -1,4 +1,4 @@
-"""The process of a run, started before there is one: `python -m gpu_pools.process.run_main FD`.
+"""The process of a run, started before a run needs it: `python -m gpu_pools.process.run_main FD`.
 
 Imports take seconds, a slot that just became free should not wait for them: the worker keeps one such process ready
 and hands it its run over a socket, with the kernel locks that the run holds from then on.
@@ -28,7 +28,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Failed
 
-from gpu_pools.interrupts import leave_to_worker, watch_for_suspension_later
+from gpu_pools.prefect_states import leave_to_worker, watch_for_suspension_later
 from gpu_pools.process.run_setup import EXIT_SUPERSEDED
 from gpu_pools.stopping import asked, obey
 from tasks.base.errors import Interrupted

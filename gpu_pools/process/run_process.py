@@ -87,7 +87,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def interrupt(pid: int) -> None:
-    """Ask the run's own process to stop: Prefect raises in its main thread, and its `finally` blocks run."""
+    """Ask the run's own process to stop: `gpu_pools.stopping` takes the signal there, and its loops look at it."""
     try:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGCONT)  # a stopped process would take the signal only when it goes on

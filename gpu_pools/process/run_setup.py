@@ -1,4 +1,4 @@
-"""Sets up the process of a run: device, locks, folders, number of threads."""
+"""Sets up the process of a run (device, locks, folders, threads), and sweeps up after it."""
 
 import os
 import shutil

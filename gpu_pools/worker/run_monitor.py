@@ -135,7 +135,7 @@ class RunMonitor:
                 self._ledger.write(run.entry)
 
     def _free_slots(self) -> None:
-        """Free the slots of runs that do not go on; of one that may, once the server was away for a while."""
+        """Free the slots of runs that do not go on; one that was killed waits a while for the server's word on it."""
         for run in self._exited:
             waited_s = self._clock() - (run.exited_at or 0.0)
             if run.entry.ending or run.exit_code == 0 or waited_s > _KEPT_S:
@@ -161,7 +161,7 @@ class RunMonitor:
                 self._end(run, mlflow_status("cancelled"))
             else:
                 state = self._final_state(run, found)
-                self._keep_or_free_slot(run, again=state.outcome == "waits")
+                self._keep_slot_if_again(run, again=state.outcome == "waits")
                 self._end(run, mlflow_status(state.outcome))
 
     def _final_state(self, run: MonitoredRun, found: Run) -> FinalState:
@@ -184,8 +184,8 @@ class RunMonitor:
         set_final_state(self._client, found, state, entry)
         return state
 
-    def _keep_or_free_slot(self, run: MonitoredRun, *, again: bool) -> None:
-        """Keep the slot of a run that died and is to start again; free any other."""
+    def _keep_slot_if_again(self, run: MonitoredRun, *, again: bool) -> None:
+        """Keep the slot of a run that died and is to start again; `_end` frees that of any other."""
         if again:
             self._on_return(run.id)
         if again and run.entry.ending is None and run.entry.uuid:
@@ -193,7 +193,7 @@ class RunMonitor:
             run.lease = None
 
     def _end(self, run: MonitoredRun, status: str | None) -> None:
-        """Note that a run has its last state, or waits; `status`: what MLflow is to be told, None: nothing."""
+        """Free the slot of a run that has its last state, or waits; `status`: what MLflow is told, None: nothing."""
         run.release_slot()
         if status is None:
             self._forget(run)

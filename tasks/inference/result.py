@@ -1,4 +1,4 @@
-"""Makes a prediction from its source to its folder of results."""
+"""Collects the answers of a prediction into tables, and writes the files of its result."""
 
 import os
 import time

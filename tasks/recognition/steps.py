@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,40 +213,62 @@ def _open(folder: Path, dataset: Path, params: DetectorParams | IndexParams, tra
 def fit_detector(dataset: Path, params: DetectorParams, track: RecognitionTrackParams, run: str | None) -> Path:
     """Train the detector, every epoch going to MLflow as it happens; return the folder."""
     check_packages()
-    from tasks.recognition.detector.recorder import TABLE_COLUMNS
-    from tasks.recognition.detector.work import train_detector
+    from tasks.recognition.detector.recorder import TABLE_COLUMNS, DetectorRecorder
+    from tasks.recognition.detector.training.session import DetectorSession
+    from tasks.recognition.detector.work import keep_detections
 
-    name = f"{track.experiment}-{DETECTOR}" if params.register_model else None
-    train = partial(train_detector, model_name=name)
-    return _train(DETECTOR, train, TABLE_COLUMNS, dataset, params, track, run)
+    keep = partial(keep_detections, model_name=f"{track.experiment}-{DETECTOR}" if params.register_model else None)
+    method = _Method(DETECTOR, DetectorSession, DetectorRecorder, TABLE_COLUMNS, keep)
+    return _train(method, dataset, params, track, run)
 
 
 @task(task_run_name="train-{params.backbone}")
 def fit_index(dataset: Path, params: IndexParams, track: RecognitionTrackParams, run: str | None) -> Path:
     """Train the embedding and make the index, every epoch going to MLflow as it happens; return the folder."""
     check_packages()
-    from tasks.recognition.index.steps import TABLE_COLUMNS, train
+    from tasks.recognition.index.steps import TABLE_COLUMNS, IndexRecorder, build_index
+    from tasks.recognition.index.training.session import IndexSession
 
-    return _train(INDEX, train, TABLE_COLUMNS, dataset, params, track, run)
+    method = _Method(INDEX, IndexSession, IndexRecorder, TABLE_COLUMNS, build_index)
+    return _train(method, dataset, params, track, run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """How one of the two is trained.
+
+    Attributes:
+        name: of its folder and its page.
+        session, recorder: classes of the training.
+        columns: of the page's table.
+        keep: what is done, with the session, the bars and the log, before the device is given back.
+    """
+
+    name: str
+    session: Callable[..., Any]
+    recorder: Callable[..., Any]
+    columns: Sequence[str]
+    keep: Callable[..., None]
 
 
 def _train(
-    method: str,
-    train: Callable[..., None],
-    columns: Sequence[str],
+    method: _Method,
     dataset: Path,
     params: DetectorParams | IndexParams,
     track: RecognitionTrackParams,
     run: str | None,
 ) -> Path:
     """Train in the folder of a method, whatever an earlier attempt left there; return the folder."""
-    folder = step_dir(run, method)
+    folder = step_dir(run, method.name)
     try:
         with _open(folder, dataset, params, track) as (tracker, device, log):
-            show_link(f"mlflow-run-{method}", tracker.url, "Curves, metrics and files in MLflow")
-            where, held = allowed_path(dataset), {"cache": cache_dir("."), "clock_ms": now_ms, "stop_asked": stop_asked}
-            with Page(f"training-{method}", f"Training of the {method}", columns=columns) as page, bars() as shown:
-                train(where, folder, params, device, tracker, page, shown, log, **held)
+            show_link(f"mlflow-run-{method.name}", tracker.url, "Curves, metrics and files in MLflow")
+            data, cache = allowed_path(dataset), cache_dir(".")
+            session = method.session(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
+            page_of = Page(f"training-{method.name}", f"Training of the {method.name}", columns=method.columns)
+            with page_of as page, bars() as shown:
+                method.recorder(session, tracker, page, shown, log).run()
+                method.keep(session, shown, log)
     except StopAsked as exc:
         logger().info("%s", exc)
         exit_for_resume()

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
@@ -13,9 +12,6 @@ from gpu_pools.process.run_setup import DEADLINE, EXIT_STOPPED, STOP_FILE
 from gpu_pools.stopping import asked
 from tasks.base.errors import Interrupted, StopAsked
 from tasks.run.run_log import Logger
-
-if TYPE_CHECKING:
-    pass
 
 
 def time_left_s() -> float | None:

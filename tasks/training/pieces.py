@@ -1,4 +1,4 @@
-"""Runs batches in smaller pieces where the device lacks memory, and in one shape where another is dear."""
+"""Runs batches in smaller pieces where the device lacks memory, and pads them to one shape where others cost."""
 
 from collections.abc import Callable
 from typing import TypeVar

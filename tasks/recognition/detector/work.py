@@ -1,14 +1,12 @@
-"""What the steps of a recognition do with a detector: train it, and report on it."""
+"""What the steps of a recognition do with a trained detector: keep what it finds, and report on it."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import write_json
@@ -20,7 +18,6 @@ from tasks.recognition.detector.finding import Truth, truth_of
 from tasks.recognition.detector.grading.detections import Detections, detect_all, read_detections, write_detections
 from tasks.recognition.detector.grading.grades import Grades, grade, working_threshold
 from tasks.recognition.detector.grading.report import write_gallery, write_report
-from tasks.recognition.detector.recorder import DetectorRecorder
 from tasks.recognition.detector.serving import log_detector
 from tasks.recognition.detector.squaring import squared
 from tasks.recognition.detector.training.scenes import Scenes, joint_digest
@@ -29,7 +26,6 @@ from tasks.recognition.detector.training.sources import real, rendered
 from tasks.recognition.detector.weights import load_detector_weights
 from tasks.recognition.params import DetectorParams
 from tasks.run.display import Bars
-from tasks.run.prefect_page import Page
 from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import Logger
 from tasks.tracking import registry
@@ -51,61 +47,41 @@ class Graded:
     found: list[Detections]
 
 
-def train_detector(
-    dataset: Path,
-    folder: Path,
-    params: DetectorParams,
-    device: torch.device,
-    tracker: Tracker,
-    page: Page,
-    bars: Bars,
-    log: Logger,
-    *,
-    cache: Path,
-    clock_ms: Callable[[], int],
-    stop_asked: Callable[[], bool],
-    model_name: str | None,
-) -> None:
-    """Train a detector, every epoch going to MLflow as it happens, and keep what it finds on the images to grade on.
+def keep_detections(session: DetectorSession, bars: Bars, log: Logger, *, model_name: str | None) -> None:
+    """Keep what a trained detector finds on the images to grade on, and the threshold that it works best with.
 
     Args:
-        dataset: as rendered.
-        folder: of this training alone.
-        params: as the run has them.
-        device: to compute on.
-        tracker, page, bars, log: where progress goes.
-        cache: folder for measurements, shared by all runs.
-        clock_ms: Unix time in milliseconds.
-        stop_asked: whether the run is to stop and go on later.
+        session: of a training that has ended.
+        bars, log: of the run.
         model_name: whose champion is asked too, so that the report needs no GPU; None: nobody's.
 
     Raises:
-        StopAsked: as the session does.
-        ConfigError, DatasetError, WeightsError, TrainingError, StorageError: as their names say.
+        DatasetError, ImageError, WeightsError, StorageError: as their names say.
     """
-    session = DetectorSession(dataset, folder, params, device, cache=cache, clock_ms=clock_ms, stop_asked=stop_asked)
-    DetectorRecorder(session, tracker, page, bars, log).run()
+    dataset, folder, params, device = session.dataset, session.folder, session.params, session.device
     (folder / CHAMPION).unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
     model = load_detector_weights(folder / "best.pt", config)
-    for name, images in _graded_images(dataset, params, config["classes"]).items():
+    graded, done = _graded_images(dataset, params, config["classes"]), 0
+    for name, images in graded.items():
         scenes = _looked_at(images, params)
         found = detect_all(model, scenes, params, device, config["precision"])
         if name == "val":
             threshold = working_threshold(found, _truth(scenes), len(config["classes"]))
             write_json(folder / "config.json", {**config, "threshold": math.floor(1e4 * threshold) / 1e4})
         write_detections(folder / f"found_{name}.npz", found, scenes.digests)
+        done += len(images)
+        bars.move("find", done, sum(map(len, graded.values())))
     if model_name is not None:
-        _keep_champion(dataset, folder, params, device, model_name, log)
+        _keep_champion(session, model_name, log)
 
 
-def _keep_champion(
-    dataset: Path, folder: Path, params: DetectorParams, device: torch.device, model_name: str, log: Logger
-) -> None:
+def _keep_champion(session: DetectorSession, model_name: str, log: Logger) -> None:
+    folder, params = session.folder, session.params
     classes = json.loads((folder / "config.json").read_text())["classes"]
-    scenes = _looked_at(rendered(dataset, "test", classes), params)
+    scenes = _looked_at(rendered(session.dataset, "test", classes), params)
     try:
-        theirs = champion.ask_champion(model_name, scenes, _truth(scenes), params, device)
+        theirs = champion.ask_champion(model_name, scenes, _truth(scenes), params, session.device)
     except TrainyardError as exc:  # for example, MLflow is away: that must neither lose a training nor hold its slot
         log.warning("the champion is left to the report: %s", exc)
         return
@@ -139,7 +115,7 @@ def report_detector(
     """Grade the best weights on images that were not trained on, register them, decide who is champion.
 
     Args:
-        dataset, folder, params: as `train_detector` had them.
+        dataset, folder, params: of the training.
         tracker: of the training's MLflow run.
         log: of the step.
         model_name: of the registered model.

@@ -1,13 +1,11 @@
-"""Trains an index and reports on it, everything going to MLflow, page and terminal as it happens."""
+"""Hands the training of an index to MLflow, page and terminal, builds the index, and reports on it."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gpu_pools.stopping import never
 from tasks.base.errors import WeightsError
 from tasks.base.outside import read_json
 from tasks.images.decoding import resize_rgb
@@ -25,7 +23,6 @@ from tasks.recognition.index.training.session import IndexSession
 from tasks.recognition.index.views import joint_digest
 from tasks.recognition.params import IndexParams
 from tasks.run.display import Bars
-from tasks.run.prefect_page import Page
 from tasks.run.resume_point import FINISHED
 from tasks.run.run_log import Logger
 from tasks.tracking import registry
@@ -85,40 +82,14 @@ class IndexRecorder(EpochRecorder[IndexSession, EpochMetrics]):
         return f"loss {metrics.train_loss:.4f}; {recalls}{metrics.star}"
 
 
-def train(
-    dataset: Path,
-    folder: Path,
-    params: IndexParams,
-    device: torch.device,
-    tracker: Tracker,
-    page: Page,
-    bars: Bars,
-    log: Logger,
-    *,
-    cache: Path,
-    clock_ms: Callable[[], int],
-    stop_asked: Callable[[], bool] = never,
-) -> None:
-    """Train the embedding and fill `folder` with the index; what a killed attempt left is gone on from.
-
-    Args:
-        dataset: rendered views.
-        folder: of this training alone.
-        params: as the run has them.
-        device: to compute on.
-        tracker, page, bars, log: of the run.
-        cache: folder for measurements, shared by all runs.
-        clock_ms: Unix time in milliseconds.
-        stop_asked: looked at after every batch.
+def build_index(session: IndexSession, bars: Bars, log: Logger) -> None:
+    """Fill the folder of a training that has ended with its index, unless it is there.
 
     Raises:
-        DatasetError, WeightsError, ConfigError, TrainingError, StorageError: as their names say.
-        StopAsked: `stop_asked` became true; called again, it goes on after the last batch.
+        DatasetError, WeightsError, StorageError: as their names say.
     """
-    session = IndexSession(dataset, folder, params, device, cache=cache, clock_ms=clock_ms, stop_asked=stop_asked)
-    IndexRecorder(session, tracker, page, bars, log).run()
-    if not (folder / INDEX).is_dir():  # written last: a restart finds it whole or not at all
-        bars.watch("embed", building(session.views, folder, params, device, log.info))
+    if not (session.folder / INDEX).is_dir():  # written last: a restart finds it whole or not at all
+        bars.watch("embed", building(session.views, session.folder, session.params, session.device, log.info))
 
 
 def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, log: Logger, *, model_name: str) -> str:
@@ -126,7 +97,7 @@ def report(dataset: Path, folder: Path, params: IndexParams, tracker: Tracker, l
 
     Args:
         dataset: the views that it was trained on and is graded on.
-        folder: of its training, filled by `train`.
+        folder: of its training, filled by `build_index`.
         params: as the run has them.
         tracker, log: of the run.
         model_name: in MLflow's registry.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from prefect import flow_engine
 
-from gpu_pools import interrupts
+from gpu_pools import prefect_states
 
 LEAVES = """
 import atexit, multiprocessing, os, sys, tempfile, threading, time
@@ -53,9 +53,9 @@ def suspension(monkeypatch):
         yield
 
     monkeypatch.setattr(flow_engine, "observe_flow_run_suspension", watch)
-    monkeypatch.setattr(interrupts, "_suspension", watch)
-    monkeypatch.setattr(interrupts, "_SUSPENSION_AFTER_S", 0.2)
-    interrupts.watch_for_suspension_later()
+    monkeypatch.setattr(prefect_states, "_suspension", watch)
+    monkeypatch.setattr(prefect_states, "_SUSPENSION_AFTER_S", 0.2)
+    prefect_states.watch_for_suspension_later()
     return seen
 
 

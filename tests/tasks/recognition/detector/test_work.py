@@ -14,7 +14,9 @@ import torch
 from tasks.images.images import read_rgb
 from tasks.recognition.coco.write_yolo import write_yolo
 from tasks.recognition.detector.apply import load_detector
-from tasks.recognition.detector.work import report_detector, train_detector
+from tasks.recognition.detector.recorder import DetectorRecorder
+from tasks.recognition.detector.training.session import DetectorSession
+from tasks.recognition.detector.work import keep_detections, report_detector
 from tasks.recognition.params import DetectorParams
 from tasks.run.display import bars
 from tasks.tracking import mlflow_api
@@ -49,13 +51,10 @@ def run(tmp_path, dataset, name, **values):
     params = DetectorParams(**{**SMALL, **values})
     folder = tmp_path / name
     with Tracker.open(folder, "parts", name, {}) as tracker, bars() as shown:
-        train_detector(
-            *(dataset, folder, params, torch.device("cpu"), tracker, Table(), shown, QUIET),
-            cache=tmp_path / "cache",
-            clock_ms=lambda: 0,
-            stop_asked=lambda: False,
-            model_name="parts-detector",
-        )
+        cpu, cache = torch.device("cpu"), tmp_path / "cache"
+        session = DetectorSession(dataset, folder, params, cpu, cache=cache, clock_ms=lambda: 0)
+        DetectorRecorder(session, tracker, Table(), shown, QUIET).run()
+        keep_detections(session, shown, QUIET, model_name="parts-detector")
         text = report_detector(dataset, folder, params, tracker, QUIET, model_name="parts-detector")
         run_id = tracker.run_id
     return mlflow_api.client().get_run(run_id), text

@@ -11,7 +11,8 @@ import torch
 
 from tasks.recognition.index.apply import load_index
 from tasks.recognition.index.building import INDEX
-from tasks.recognition.index.steps import METRIC_KEYS, TABLE_COLUMNS, TEST_KEYS, report, train
+from tasks.recognition.index.steps import METRIC_KEYS, TABLE_COLUMNS, TEST_KEYS, IndexRecorder, build_index, report
+from tasks.recognition.index.training.session import IndexSession
 from tasks.run.display import bars
 from tasks.tracking import mlflow_api, registry
 from tasks.tracking.tracker import Tracker
@@ -44,7 +45,9 @@ def run(dataset, params, tmp_path_factory):
             some = params.model_copy(update=options)
             with Tracker.open(folder, "recognition", name, {}) as tracker, bars() as shown:
                 device, cache = torch.device("cpu"), folder / "cache"
-                train(dataset, folder, some, device, tracker, page, shown, LOG, cache=cache, clock_ms=lambda: 1)
+                session = IndexSession(dataset, folder, some, device, cache=cache, clock_ms=lambda: 1)
+                IndexRecorder(session, tracker, page, shown, LOG).run()
+                build_index(session, shown, LOG)
                 text = report(dataset, folder, some, tracker, LOG, model_name="recognition-index")
                 return folder, tracker.run_id, text, page
 
