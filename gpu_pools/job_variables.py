@@ -20,6 +20,14 @@ def time_limit_s(run: Run) -> float | None:
     return None if parse_queue(run.queue).kind == "pipeline" else seconds
 
 
+def known_limit_s(run: Run) -> float | None:
+    """Return the time limit of a run, seconds; None for none, and for one that is no duration: it will not start."""
+    try:
+        return time_limit_s(run)
+    except ConfigError:
+        return None
+
+
 def priority_of(run: Run | None, kind: Kind) -> int:
     """Return the priority of a run, 1 (first) to 10; that of its kind where it has none of its own, or no valid one."""
     asked = run.job_variables.get("priority") if run else None

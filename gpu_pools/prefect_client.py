@@ -41,6 +41,7 @@ class Run:
     scheduled: bool = False  # made by a schedule
     schedule: str = ""  # id of that
     begun: bool = False  # an attempt at it began
+    flow: str = ""  # id of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ class PoolClient:
     def __init__(self) -> None:
         self._client: SyncPrefectClient = get_client(sync_client=True)
         self._deployments: dict[str, tuple[float, Deployment]] = {}
+
+    def call(self, method: str, path: str, body: Any) -> Any:
+        """Return what the server answers to any other question, None for nothing."""
+        answer = self._client.request(method, path, json=body)  # type: ignore[arg-type]
+        return answer.json() if answer.content else None
 
     def heartbeat(self, worker: str, every_s: float) -> None:
         """Say that the worker lives, and that somebody looks into the queues; Prefect's pages show them red else."""
@@ -279,6 +285,7 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         scheduled=bool(row["auto_scheduled"]),
         schedule=str((row["created_by"] or {}).get("id") or "") if row["auto_scheduled"] else "",
         begun=row["start_time"] is not None,
+        flow=row["flow_id"],
     )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
+from deployments.cli.sharing import bookings
 from deployments.machine.environment import prepare_environment, version
 from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError, TrainyardError
@@ -151,6 +152,7 @@ schedules.register(app)
 sync.register(app)
 upload.register(app)
 programs.register(app)
+bookings.register(app)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from gpu_pools.job_variables import owner_of, priority_of
+from gpu_pools.job_variables import known_limit_s, owner_of, priority_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.place import DeviceState, Waiting
@@ -25,6 +25,7 @@ from gpu_pools.placement.queues import (
     queue_or_none,
 )
 from gpu_pools.prefect_client import PoolClient, QueueState, Run
+from gpu_pools.process import run_setup
 from gpu_pools.slots import lease
 from tasks.base.errors import GpuError
 
@@ -211,6 +212,9 @@ class HostState:
             priority=priority_of(run, queue.kind),
             since=run.since,
             owner=owner_of(run),
+            flow=run.flow,
+            limit_s=known_limit_s(run),
+            spent_s=run_setup.read_attempt(run.id)[1] if run.begun else 0.0,
         )
 
     def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:

@@ -38,6 +38,9 @@ class Waiting:
     since: float  # it began to wait, Unix seconds
     owner: str  # user@host
     lost: str = ""  # uuid of the device whose slot it lost by a death
+    flow: str = ""  # id of it
+    limit_s: float | None = None  # of all attempts together
+    spent_s: float = 0.0  # by those before
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +284,7 @@ def describe(holder: Holder, now: float) -> str:
     """Return who holds a slot, since when, how far the run is and how long it will take; `now` in Unix seconds."""
     if holder.run_id == UNKNOWN:
         return "a run whose record cannot be read"
-    who, since = whose(holder.run_name, holder.owner), f"since {_clock(holder.since, now)}"
+    who, since = whose(holder.run_name, holder.owner), f"since {clock_text(holder.since, now)}"
     parts = [who, since] if holder.owner in NOBODY else [f"{who} {since}"]
     if holder.progress:
         parts.append(f"{holder.progress.unit} {holder.progress.epoch} of {holder.progress.n_epochs}")
@@ -289,7 +292,8 @@ def describe(holder: Holder, now: float) -> str:
     return ", ".join(parts)
 
 
-def _clock(moment: float, now: float) -> str:
+def clock_text(moment: float, now: float) -> str:
+    """Return a moment as people here read it: 14:02 today, else with its date; both in Unix seconds."""
     then, today = time.localtime(moment), time.localtime(now)
     return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gpu_pools.bookings.source import BookingSource
+from gpu_pools.names import host_name
 from gpu_pools.placement.place import Rule, Waiting
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.usage import UsageReader
 
 
 class RuleSource(Protocol):
@@ -25,4 +28,5 @@ def rule_sources(client: PoolClient, clock: Callable[[], float]) -> Sequence[Rul
         client: of Prefect's server.
         clock: Unix seconds.
     """
-    return ()
+    usage = UsageReader(client, clock)
+    return (BookingSource(client, host_name(), usage, clock),)

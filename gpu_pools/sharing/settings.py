@@ -1,6 +1,8 @@
 """Reads the settings of a yard, `yard.yaml` in its home, which the people who run it write."""
 
+import logging
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -10,7 +12,22 @@ from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
 from tasks.base.params import Params
 from tasks.base.workspace import home
 
+logger = logging.getLogger("trainyard.worker")
+
 FILE = "yard.yaml"
+
+
+class BookingSettings(Params):
+    """What becomes of a run that is still on a device when that is booked for somebody else."""
+
+    overstay: Literal["stop", "wait"] = Field(
+        "stop", description="stop: a training saves its state and goes on later; wait: the booking waits for its end"
+    )
+
+    @property
+    def stops(self) -> bool:
+        """Whether a training is asked to make way."""
+        return self.overstay == "stop"
 
 
 class YardSettings(Params):
@@ -19,6 +36,7 @@ class YardSettings(Params):
     admins: tuple[str, ...] = Field((), description="May change the runs of others")
     groups: dict[str, tuple[str, ...]] = Field({}, description="Name of a group: its members")
     notices: NoticeSettings = Field(NoticeSettings(), description="Who is told of what happens")
+    bookings: BookingSettings = Field(BookingSettings(), description="What becomes of what is in their way")
 
 
 def settings_path() -> Path:
@@ -43,3 +61,20 @@ def read_settings() -> YardSettings:
     except ValidationError as exc:
         faults = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in exc.errors()]
         raise ConfigError("\n".join(faults)) from exc
+
+
+class SettingsReader:
+    """The settings for who goes on for days, such as a worker: while the file is wrong, what it said before holds."""
+
+    def __init__(self) -> None:
+        self._known, self._fault = YardSettings(), ""
+
+    def read(self) -> YardSettings:
+        """Return the settings as they are now, or were before somebody made a mistake, which is said once."""
+        try:
+            self._known, self._fault = read_settings(), ""
+        except ConfigError as exc:
+            if str(exc) != self._fault:
+                logger.error("%s; the settings before hold", exc)
+            self._fault = str(exc)
+        return self._known

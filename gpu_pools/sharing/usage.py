@@ -53,7 +53,7 @@ class Use:
     Args:
         run_id, run_name: of the flow run.
         owner: user@host; FROM_PAGE or FROM_SCHEDULE of `gpu_pools.names` where nobody said so.
-        flow, deployment: their names; the deployment of `yard run` is "".
+        flow, flow_id, deployment: their names, and the flow's id; the deployment of `yard run` is "".
         device: that it has, or had last: cuda:0, cpu; "cuda" where it is unknown which GPU it was.
         host: of the device; "" where it is unknown.
         kind: of the work.
@@ -80,6 +80,7 @@ class Use:
     state_name: str
     ran_s: float
     until: float
+    flow_id: str = ""
 
     @property
     def on_gpu(self) -> bool:
@@ -214,6 +215,7 @@ def _use(row: Row, flow: Row | None, deployment: Row | None, now: float) -> Use:
         state_name=state.get("name") or "",
         ran_s=max(0.0, ran_s),
         until=now if running else ended or told_at,
+        flow_id=row["flow_id"],
     )
 
 

@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
 from prefect import get_run_logger
 from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from gpu_pools.kernels import kernel_environment
@@ -18,9 +19,9 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
-from gpu_pools.placement.rules import rule_sources
+from gpu_pools.placement.rules import RuleSource, rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
-from gpu_pools.process.run_setup import DEVICE, ON, PRIORITY
+from gpu_pools.process.run_setup import DEADLINE, DEVICE, ON, PRIORITY
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.slots.turns import Turns
@@ -64,7 +65,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
-    decision = _decide(host, asks, limits(), _turns())
+    decision = _decide(host, asks, limits(), _turns(), _sources())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
@@ -87,7 +88,20 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
         priority=own_priority(kind),
         since=time.time(),
         owner=asker(),
+        flow=_flow_id(),
+        limit_s=_left_s(),
     )
+
+
+def _flow_id() -> str:
+    context = FlowRunContext.get()
+    return str(context.flow_run.flow_id) if context and context.flow_run else ""
+
+
+def _left_s() -> float | None:
+    """Return how many seconds this process may go on; None: it has no time limit."""
+    deadline = os.environ.get(DEADLINE)
+    return max(0.0, float(deadline) - time.time()) if deadline else None
 
 
 @contextmanager
@@ -122,12 +136,12 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
 
 def _slot(host: HostState, asks: Waiting) -> Lease:
     """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn."""
-    queues, turns = limits(), _turns()
+    queues, turns, sources = limits(), _turns(), _sources()
     said = ""
     with Notice("terminal") as notice:
         while True:
             notice.say([asks])
-            decision = _decide(host, asks, queues, turns)
+            decision = _decide(host, asks, queues, turns, sources)
             if isinstance(decision, Refuse):
                 raise GpuError(decision.reason)
             if isinstance(decision, Start):
@@ -149,11 +163,15 @@ def _turns() -> Turns:
     return Turns(("terminal", "worker"), time.time)
 
 
-def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns) -> Decision:
+def _sources() -> Sequence[RuleSource]:
+    return rule_sources(PoolClient(), time.time)
+
+
+def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns, sources: Sequence[RuleSource]) -> Decision:
     devices = host.devices(queues)
     others = turns.others({asks.run_id, *(holder.run_id for device in devices for holder in device.holders)})
     waiting = [asks, *others]
-    rules = [source.rule(waiting) for source in rule_sources(PoolClient(), time.time)]
+    rules = [source.rule(waiting) for source in sources]
     decisions = place(waiting, devices, host=host.name, now=time.time(), disk=read_disk(), rules=rules)
     turns.note(others, decisions)
     return next(decision for decision in decisions if decision.run_id == asks.run_id)

@@ -151,6 +151,9 @@ def _as_json(run: Waiting) -> dict[str, Any]:
         "priority": run.priority,
         "since": run.since,
         "owner": run.owner[:120],
+        "flow": run.flow[:120],
+        "limit_s": run.limit_s,
+        "spent_s": run.spent_s,
     }
 
 
@@ -164,6 +167,9 @@ def _runs(content: bytes) -> Iterator[Waiting]:
                 priority=min(10, max(1, int(row["priority"]))),
                 since=min(_LAST_SECOND, max(0.0, float(row["since"]))),
                 owner=_text(row["owner"]),
+                flow=_text(row.get("flow", "")),
+                limit_s=None if row.get("limit_s") is None else float(row["limit_s"]),
+                spent_s=max(0.0, float(row.get("spent_s", 0.0))),
             )
     except _DAMAGED:
         return

@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 import httpx
 
+from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.periodic import Periodic
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.worker.catch_up import CatchUp
 from gpu_pools.worker.intruder_tags import IntruderTags
+from gpu_pools.worker.overstays import Overstays
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.scheduler import Scheduler
 from gpu_pools.worker.starter import Starter
@@ -24,6 +27,7 @@ logger = logging.getLogger("trainyard.worker")
 
 HEARTBEAT_S = 15.0
 INTRUDERS_EVERY_S = 10.0
+OVERSTAYS_EVERY_S = 2.0
 
 
 class Dispatcher:
@@ -47,6 +51,7 @@ class Dispatcher:
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, clock)
         intruders = IntruderTags(client, host)
+        overstays = Overstays(BookingReader(client, host.name, clock), self._monitor, SettingsReader(), clock)
         self._catch_up = CatchUp(clock)
         self._duties: tuple[Callable[[], None], ...] = (
             # Before what asks the server, which may be away.
@@ -55,6 +60,8 @@ class Dispatcher:
             self._monitor.tick,
             # Before anything starts: whoever looks for this worker finds it.
             Periodic(lambda: client.heartbeat(name, HEARTBEAT_S), HEARTBEAT_S, clock),
+            # Before anything starts: a run that makes way is not counted on.
+            Periodic(overstays.look, OVERSTAYS_EVERY_S, clock),
             self._start_runs,
             # Last, because no run waits for it.
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),

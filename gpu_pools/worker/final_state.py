@@ -53,7 +53,8 @@ def final_state(
     if state_type == "SCHEDULED":
         return FinalState("nothing")  # it waits already: retried by Prefect, or put back by somebody
     if ending == "stop":
-        return FinalState("waits", "starts again, from its checkpoint if it has one: the worker was stopped", attempt)
+        why = reason or "the worker was stopped"
+        return FinalState("waits", f"starts again, from its checkpoint if it has one: {why}", attempt)
     if phase == "claimed":
         return FinalState("waits", "starts again: the worker was gone before the run had a process", attempt)
     how = _how(exit_code)

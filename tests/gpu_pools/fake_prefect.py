@@ -30,6 +30,7 @@ class FakePrefect:
         deployments: by id.
         queues: of the pool.
         workers: of the pool, as the API has them.
+        variables: no two with one name.
         away: every request is answered with 500, which Prefect's client hands on at once.
         refused: ids of runs that get no new state unless it is forced.
         requests: (method, path) of all that were asked.
@@ -42,6 +43,7 @@ class FakePrefect:
         self.pool: Row = {"name": "gpu", "concurrency_limit": None, "is_paused": False}
         self.queues: list[Row] = []
         self.workers: list[Row] = []
+        self.variables: list[Row] = []
         self.away = False
         self.refused: set[str] = set()
         self.requests: list[tuple[str, str]] = []
@@ -103,6 +105,12 @@ class FakePrefect:
                 return 200, _page(self.queues, body)
             case "POST", ["work_pools", _, "workers", "filter"]:
                 return 200, self.workers
+            case "POST", ["variables", "filter"]:
+                prefix = body["variables"]["name"]["like_"]
+                return 200, _page([row for row in self.variables if prefix in row["name"]], body)
+            case "POST", ["variables"]:
+                self.variables.append({"id": str(uuid.uuid4()), "created": _TIME, **body})
+                return 201, self.variables[-1]
             case "GET", ["work_pools", _]:
                 return 200, self.pool
             case _, [("flow_runs" | "task_runs" | "deployments") as kind, one, *rest]:

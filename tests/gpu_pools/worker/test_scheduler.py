@@ -1,11 +1,20 @@
 """What waits is started, or says why it waits, or fails with a sentence."""
 
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
 import pytest
 
+from gpu_pools.bookings.booking import Booking
+from gpu_pools.bookings.store import BookingStore
+from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.lease import holders
+from gpu_pools.slots.ledger import Ledger
 from gpu_pools.slots.waiters import Notice, waiting_elsewhere
+from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.scheduler import Scheduler
 from tests.gpu_pools.worker.monitored import take_slot
 
@@ -137,3 +146,24 @@ def test_what_is_kept_for_a_run_that_was_cancelled_is_let_go(prefect, dispatcher
     dispatcher._kept.keep("gone", "cpu", take_slot("gone"))
     dispatcher.tick()
     assert holders() == []
+
+
+def test_a_run_that_would_run_into_a_booking_waits_for_its_end(prefect, client, dispatcher, host, started, monkeypatch):
+    monkeypatch.setattr("gpu_pools.placement.rules.host_name", lambda: "boxa")
+    begin = datetime.fromtimestamp(host.now, ZoneInfo("UTC")) + timedelta(hours=1)
+    booking = Booking("a1", "boxa", "cuda:0", "carl", begin, 7200.0)
+    BookingStore(client.call).edit("boxa/cuda:0", lambda _: [booking], host.now)
+    long, short = (
+        prefect.add_run("SCHEDULED", "cuda:0.training", job_variables={"time_limit": limit, "owner": "anna@boxa"})
+        for limit in ("2h", "20m")
+    )
+    worker = Dispatcher("boxa:two", client, HostState("boxa", get_probe()), Ledger("two"), clock=lambda: host.now)
+    worker.tick()
+    assert started == [short]
+    assert prefect.state(long)[2].startswith("cuda:0 is booked by carl from ")
+    assert prefect.state(long)[2].endswith("; this run may take up to its time limit of 2 h")
+    prefect.set_state(short, "COMPLETED")
+    host.now += 3 * 3600 + 1
+    worker.tick()
+    assert started == [short, long]
+    worker.close()

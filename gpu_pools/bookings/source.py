@@ -1,0 +1,44 @@
+"""Knows for each turn of placement which devices are booked, and how long the runs that wait will take."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from gpu_pools.bookings.booking import Booking
+from gpu_pools.bookings.estimates import Durations, Ended, estimate
+from gpu_pools.bookings.reader import BookingReader
+from gpu_pools.bookings.rule import BookingRule
+from gpu_pools.placement.place import Waiting
+from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.settings import SettingsReader
+from gpu_pools.sharing.usage import UsageReader
+
+
+class BookingSource:
+    """Gives the rule of bookings; without one on this host it asks for nothing else.
+
+    Args:
+        client: of Prefect's server.
+        host: this one's name.
+        usage: the runs that ended, to learn from.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, client: PoolClient, host: str, usage: UsageReader, clock: Callable[[], float]) -> None:
+        self._usage, self._clock = usage, clock
+        self._bookings = BookingReader(client, host, clock)
+        self._settings = SettingsReader()
+
+    def rule(self, waiting: Sequence[Waiting]) -> BookingRule:
+        """Return the rule as it is now."""
+        by_device = defaultdict[str, list[Booking]](list)
+        for booking in self._bookings.read():
+            by_device[booking.device].append(booking)
+        if not by_device:
+            return BookingRule({}, {}, self._clock(), stops=True)
+        durations = Durations()
+        done = [use for use in self._usage.uses() if use.state == "COMPLETED" and use.on_gpu]
+        done.sort(key=lambda use: use.until)
+        durations.learn(Ended(use.run_name, use.owner, use.flow_id, use.ran_s) for use in done)
+        estimates = {run.run_id: estimate(run, durations.of(run)) for run in waiting}
+        stops = self._settings.read().bookings.stops
+        return BookingRule(by_device, estimates, self._clock(), stops=stops)
