@@ -20,6 +20,12 @@ DEVICE_LABEL, HOST_LABEL, OWNER_LABEL = "trainyard.device", "trainyard.host", "t
 KIND_LABEL, WAITED_LABEL = "trainyard.kind", "trainyard.waited_s"
 """Labels of a flow run of `yard run`, which has no queue: its kind, and how many seconds it waited as Running."""
 
+PEAK_LABEL = "trainyard.peak_memory_mib"
+"""Label of a flow run that has ended: the most of its GPU's memory, MiB, that its processes held at once."""
+
+FORECAST_LABEL, FORECAST_SOURCE_LABEL = "trainyard.memory_forecast_mib", "trainyard.memory_forecast_source"
+"""Labels of a flow run: what it was expected to take when it started, and how that was known."""
+
 PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,9 +13,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, WAITED_LABEL, named_owner
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, PEAK_LABEL, WAITED_LABEL, named_owner
 from gpu_pools.placement.queues import POOL, Kind
 from gpu_pools.prefect_pages import PAGE, read_pages
+from gpu_pools.project_flows import flow_of
 
 _DEPLOYMENT_EVERY_S = 30.0
 _IN_POOL = {"work_pool_name": POOL}
@@ -42,6 +43,10 @@ class Run:
     schedule: str = ""  # id of that
     begun: bool = False  # an attempt at it began
     flow: str = ""  # id of that
+    flow_name: str = ""  # as its deployment says; "" of one without
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of the parameters that it does not name
+    peak_memory_mib: float | None = None  # of its GPU, the most that it held
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Deployment:
 
     entrypoint: str | None  # as whoever made it wrote it
     variables: Mapping[str, Any]  # job variables; those of a run go before them
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of its flow's parameters
 
 
 class PoolClient:
@@ -113,6 +119,20 @@ class PoolClient:
         """Return runs by their ids, without those that are deleted."""
         return {run.id: run for run in self._runs({"id": {"any_": list(ids)}})} if ids else {}
 
+    def completed(self, flows: Sequence[str], after: float) -> list[Run]:
+        """Return the runs of some flows that have completed since then, whether a worker started them or a person.
+
+        Args:
+            flows: their names.
+            after: Unix seconds.
+        """
+        found = list(self._pages("/flows/filter", {"flows": {"name": {"any_": list(flows)}}}))
+        names = {flow["id"]: str(flow["name"]) for flow in found}
+        wanted = {"state": {"type": {"any_": ["COMPLETED"]}}, "end_time": {"after_": _iso(after)}}
+        body = {"flow_runs": wanted, "flows": {"id": {"any_": list(names)}}, "sort": "END_TIME_DESC"}
+        rows = self._pages("/flow_runs/filter", body) if names else ()
+        return [replace(_run(row, self._known(row["deployment_id"])), flow_name=names[row["flow_id"]]) for row in rows]
+
     def children(self, run_id: str) -> list[Run]:
         """Return the runs that a run has started and that are not at their end."""
         return self._runs({"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": list(_ALIVE)}}})
@@ -146,9 +166,9 @@ class PoolClient:
         with _perhaps_deleted():
             self._client.update_flow_run(UUID(run_id), infrastructure_pid=text)
 
-    def set_device(self, run_id: str, host: str, tag: str) -> None:
-        """Write on a run which device it has: who reads it later finds no lock any more."""
-        self.set_labels(run_id, {DEVICE_LABEL: tag, HOST_LABEL: host})
+    def set_device(self, run_id: str, host: str, tag: str, also: Mapping[str, str | float] | None = None) -> None:
+        """Write on a run which device it has, and what else is in `also`: who reads it later finds no lock any more."""
+        self.set_labels(run_id, {DEVICE_LABEL: tag, HOST_LABEL: host, **(also or {})})
 
     def set_own_slot(self, run_id: str, place: tuple[str, str], *, owner: str, kind: Kind, waited_s: float) -> None:
         """Write on a run in a person's own process what a run of the pool has in its queue and its states.
@@ -187,7 +207,7 @@ class PoolClient:
         except ObjectNotFound:
             return Deployment(None, {})
         # Without its path and its steps, which could load code or run a command before the flow is loaded.
-        return Deployment(found.entrypoint, found.job_variables)
+        return Deployment(found.entrypoint, found.job_variables, _defaults(found.parameter_openapi_schema or {}))
 
     def workers(self) -> dict[str, bool]:
         """Return all workers of the pool by name, and whether each has been heard of lately."""
@@ -215,17 +235,17 @@ class PoolClient:
     def _runs(self, flow_runs: Mapping[str, Any]) -> list[Run]:
         body = {"flow_runs": flow_runs, "work_pools": {"name": {"any_": [POOL]}}, "sort": "EXPECTED_START_TIME_ASC"}
         rows = list(self._pages("/flow_runs/filter", body))
-        return [_run(row, self._defaults(row["deployment_id"])) for row in rows]
+        return [_run(row, self._known(row["deployment_id"])) for row in rows]
 
-    def _defaults(self, deployment_id: str | None) -> Mapping[str, Any]:
-        """Return a deployment's job variables, half a minute old at most: a thousand waiting runs share a few."""
+    def _known(self, deployment_id: str | None) -> Deployment:
+        """Return what a deployment says, half a minute old at most: a thousand waiting runs share a few."""
         if deployment_id is None:
-            return {}
+            return Deployment(None, {})
         read_at, known = self._deployments.get(deployment_id, (float("-inf"), Deployment(None, {})))
         if time.monotonic() - read_at >= _DEPLOYMENT_EVERY_S:
             known = self.deployment(deployment_id)
             self._deployments[deployment_id] = (time.monotonic(), known)
-        return known.variables
+        return known
 
     def pages(self, path: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """Yield every row of a filter, page by page."""
@@ -267,8 +287,9 @@ def _state(kind: StateType, name: str, message: str, scheduled: float | None = N
     return state
 
 
-def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
+def _run(row: Mapping[str, Any], deployment: Deployment) -> Run:
     state = row["state"] or {}
+    variables = {**deployment.variables, **_given(row["job_variables"])}
     return Run(
         id=row["id"],
         name=row["name"],
@@ -278,15 +299,32 @@ def _run(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Run:
         state_name=state.get("name", ""),
         message=state.get("message") or "",
         since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),
-        job_variables={**defaults, **_given(row["job_variables"])},
+        job_variables=variables,
         infrastructure=row["infrastructure_pid"] or "",
         ended=datetime.fromisoformat(row["end_time"]).timestamp() if row["end_time"] else None,
-        owner=named_owner({**defaults, **_given(row["job_variables"])}, row["parameters"] or {}),
+        owner=named_owner(variables, row["parameters"] or {}),
         scheduled=bool(row["auto_scheduled"]),
         schedule=str((row["created_by"] or {}).get("id") or "") if row["auto_scheduled"] else "",
         begun=row["start_time"] is not None,
         flow=row["flow_id"],
+        flow_name=flow_of(deployment.entrypoint or ""),
+        parameters=row["parameters"] or {},
+        defaults=deployment.defaults,
+        peak_memory_mib=(row.get("labels") or {}).get(PEAK_LABEL),
     )
+
+
+def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a flow's parameters; of a model without one, those of its fields."""
+    models = schema.get("definitions", {})
+
+    def default(field_: Mapping[str, Any]) -> Any:
+        if "default" in field_ or "$ref" not in field_:
+            return field_.get("default")
+        fields = models.get(field_["$ref"].rpartition("/")[2], {}).get("properties", {})
+        return {name: default(its) for name, its in fields.items()}
+
+    return {name: default(its) for name, its in schema.get("properties", {}).items()}
 
 
 def _given(variables: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from gpu_pools.placement.queues import (
 )
 from gpu_pools.prefect_client import PoolClient, QueueState, Run
 from gpu_pools.process import run_setup
+from gpu_pools.sharing.memory_model import MemoryNeed
 from gpu_pools.slots import lease
 from tasks.base.errors import GpuError
 
@@ -63,10 +64,18 @@ class HostState:
         name: of the host, as in `boxb/cuda:1`.
         probe: of its GPUs.
         clock: Unix seconds.
+        forecast: tells what a run will take of a GPU's memory, where that is known.
     """
 
-    def __init__(self, name: str, probe: Probe, clock: Callable[[], float] = time.time) -> None:
-        self.name, self._probe, self._clock = name, probe, clock
+    def __init__(
+        self,
+        name: str,
+        probe: Probe,
+        clock: Callable[[], float] = time.time,
+        *,
+        forecast: Callable[[Run], MemoryNeed | None] = lambda _: None,
+    ) -> None:
+        self.name, self._probe, self._clock, self._forecast = name, probe, clock, forecast
         read_disk()  # a setting that is none is refused now
         self._gpus = {
             device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -205,6 +214,7 @@ class HostState:
 
     def asks(self, run: Run, queue: Queue) -> Waiting:
         """Return a waiting run as placement wants it."""
+        need = self._forecast(run) if queue.device != CPU else None
         return Waiting(
             run_id=run.id,
             run_name=run.name,
@@ -215,6 +225,8 @@ class HostState:
             flow=run.flow,
             limit_s=known_limit_s(run),
             spent_s=run_setup.read_attempt(run.id)[1] if run.begun else 0.0,
+            memory_mib=need.mib if need else None,
+            memory_source=need.source if need else "",
         )
 
     def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
@@ -241,23 +253,28 @@ class HostState:
             pid=os.getpid(),
             since=self._clock(),
             progress=None,
+            memory_mib=asks.memory_mib,
+            memory_source=asks.memory_source,
         )
         return lease.acquire(uuid, kind, self.limit(tag, kind, queues), holder)
 
     def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
         read = self._read(uuid)
         device = self._gpus[uuid] if isinstance(read, str) else read
+        holders = tuple(holder for holder in held if holder.uuid == uuid)
         return DeviceState(
             tag=device.tag,
             uuid=uuid,
             name=device.name,
             limits={kind: self.limit(device.tag, kind, queues) for kind in ("training", "inference")},
-            holders=tuple(holder for holder in held if holder.uuid == uuid),
+            holders=holders,
             memory_used_mib=device.memory_used_mib,
             utilisation_percent=device.utilisation_percent,
             foreign=self._foreign(device, held),
             paused=paused,
             fault=read if isinstance(read, str) else None,
+            memory_total_mib=device.memory_total_mib,
+            memory_by_run=intruders.memory_of(device, {holder.run_id: holder.pid for holder in holders}),
         )
 
     def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:

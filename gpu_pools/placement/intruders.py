@@ -1,7 +1,8 @@
 """Finds processes on a run's GPU that belong to no run."""
 
 import os
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import dropwhile
 
@@ -30,6 +31,29 @@ def look(device: Device, own_pids: Collection[int]) -> ProcessSnapshot:
     """Return which processes on a GPU neither are one of `own_pids` nor descend from one."""
     found = foreign(device, own_pids)
     return ProcessSnapshot(found, tuple(process for process in found if psutil.pid_exists(process.pid)))
+
+
+def memory_of(device: Device, pids: Mapping[str, int]) -> dict[str, int]:
+    """Return how much of a GPU's memory, MiB, runs have, without those of which no process is seen on it.
+
+    Args:
+        device: the GPU as it is now.
+        pids: run id -> its process; what that has started counts, too.
+    """
+    found: Counter[str] = Counter()
+    for process in device.processes if pids else ():
+        above = {process.pid, *_above(process.pid)}
+        for run_id, pid in pids.items():
+            if pid in above and process.memory_mib is not None:
+                found[run_id] += process.memory_mib
+    return dict(found)
+
+
+def _above(pid: int) -> list[int]:
+    try:
+        return [parent.pid for parent in psutil.Process(pid).parents()]
+    except psutil.Error:
+        return []  # gone, or not to be seen from here
 
 
 def beside_me(probe: Probe, uuid: str) -> ProcessSnapshot:

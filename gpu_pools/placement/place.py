@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpu_pools.names import NOBODY, whose
@@ -41,6 +41,8 @@ class Waiting:
     flow: str = ""  # id of it
     limit_s: float | None = None  # of all attempts together
     spent_s: float = 0.0  # by those before
+    memory_mib: int | None = None  # of a GPU that it is expected to take; None: not known
+    memory_source: str = ""  # how that is known: "measured in 3 runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class DeviceState:
     foreign: tuple[GpuProcess, ...]  # processes that are no run of ours
     paused: frozenset[str]  # names of queues
     fault: str | None = None  # why it does not answer; it takes no runs then
+    memory_total_mib: int | None = None  # None: of no GPU
+    memory_by_run: Mapping[str, int] = field(default_factory=dict)  # MiB that a holder uses, where that can be told
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from gpu_pools.bookings.source import BookingSource
 from gpu_pools.names import host_name
 from gpu_pools.placement.place import Rule, Waiting
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.memory_forecast import MemoryRules
 from gpu_pools.sharing.usage import UsageReader
 
 
@@ -29,4 +30,4 @@ def rule_sources(client: PoolClient, clock: Callable[[], float]) -> Sequence[Rul
         clock: Unix seconds.
     """
     usage = UsageReader(client, clock)
-    return (BookingSource(client, host_name(), usage, clock),)
+    return (BookingSource(client, host_name(), usage, clock), MemoryRules(clock))

@@ -15,14 +15,16 @@ from prefect.runtime import flow_run
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
 from gpu_pools.placement.disk import read_disk
-from gpu_pools.placement.host_state import HostState, Queues
+from gpu_pools.placement.host_state import CPU, HostState, Queues
 from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
 from gpu_pools.placement.rules import RuleSource, rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
 from gpu_pools.process.run_setup import DEADLINE, DEVICE, ON, PRIORITY
-from gpu_pools.slots.lease import Lease
+from gpu_pools.sharing.memory_forecast import too_large
+from gpu_pools.sharing.memory_peaks import MemoryForecasts, forecast_labels
+from gpu_pools.slots.lease import Holder, Lease, own_holder
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.slots.turns import Turns
 from gpu_pools.slots.waiters import Notice
@@ -83,6 +85,7 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
     queue = device_queue(device, kind)
     if not host.serves(queue):
         raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    need = None if queue.device == CPU else MemoryForecasts(PoolClient(), time.time).of_own_run()
     return Waiting(
         *(str(flow_run.id), str(flow_run.name), queue),
         priority=own_priority(kind),
@@ -90,6 +93,8 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
         owner=asker(),
         flow=_flow_id(),
         limit_s=_left_s(),
+        memory_mib=need.mib if need else None,
+        memory_source=need.source if need else "",
     )
 
 
@@ -119,19 +124,29 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
         GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
     """
     if "TRAINYARD_LEASE" in os.environ:
+        _say_if_too_large(own_holder())
         with metered():
             yield LocalSlot()
         return
     host = HostState(host_name(), get_probe())
     asks = _asks(host, device, kind)
     with _slot(host, asks) as lease:
+        _say_if_too_large(lease.holder)
         waited_s, place = time.time() - asks.since, (host.name, lease.holder.device)
         PoolClient().set_own_slot(asks.run_id, place, owner=asks.owner, kind=kind, waited_s=waited_s)
+        if expected := forecast_labels(lease.holder):
+            PoolClient().set_labels(asks.run_id, expected)
         gpu = host.device(lease.holder.uuid)
         own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
         own |= lease.env
         with _environ(own), metered():
             yield LocalSlot(own, (lease.run_fd,))
+
+
+def _say_if_too_large(holder: Holder | None) -> None:
+    """Say in the run's log that its GPU, which it has to itself, is expected to be too small for it."""
+    if holder is not None and (text := too_large(holder, get_probe())):
+        get_run_logger().warning(text)
 
 
 def _slot(host: HostState, asks: Waiting) -> Lease:

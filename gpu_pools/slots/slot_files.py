@@ -51,6 +51,8 @@ class Holder:
     pid: int  # of the run's process; until it is there, of who starts it
     since: float  # Unix seconds
     progress: SlotProgress | None
+    memory_mib: int | None = None  # of the GPU that the run is expected to take; None: not known
+    memory_source: str = ""  # how that is known
 
 
 def lock_dir() -> Path:
@@ -232,6 +234,8 @@ def read_holder(path: Path, uuid: str, kind: Kind, number: int) -> Holder:
             pid=int(found["pid"]),
             since=_seconds(found["since"]),
             progress=None,
+            memory_mib=None if found.get("memory_mib") is None else int(found["memory_mib"]),
+            memory_source=_text(found.get("memory_source", "")),
         )
     except _TORN:
         device = "cpu" if uuid == "cpu" else UNKNOWN

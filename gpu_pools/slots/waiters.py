@@ -154,6 +154,8 @@ def _as_json(run: Waiting) -> dict[str, Any]:
         "flow": run.flow[:120],
         "limit_s": run.limit_s,
         "spent_s": run.spent_s,
+        "memory_mib": run.memory_mib,
+        "memory_source": run.memory_source[:120],
     }
 
 
@@ -170,6 +172,8 @@ def _runs(content: bytes) -> Iterator[Waiting]:
                 flow=_text(row.get("flow", "")),
                 limit_s=None if row.get("limit_s") is None else float(row["limit_s"]),
                 spent_s=max(0.0, float(row.get("spent_s", 0.0))),
+                memory_mib=None if row.get("memory_mib") is None else int(row["memory_mib"]),
+                memory_source=_text(row.get("memory_source", "")),
             )
     except _DAMAGED:
         return

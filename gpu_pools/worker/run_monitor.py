@@ -13,6 +13,7 @@ from gpu_pools.names import host_name
 from gpu_pools.periodic import Periodic
 from gpu_pools.prefect_client import PoolClient, Run
 from gpu_pools.process import run_setup
+from gpu_pools.sharing.memory_peaks import forecast_labels
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Ending, Entry, Ledger
@@ -215,7 +216,8 @@ class RunMonitor:
         for run in self._not_ended():
             if not run.announced and run.entry.pid is not None:
                 self._client.set_infrastructure(run.id, f"{self._ledger.place}:{run.entry.pid}")
-                self._client.set_device(run.id, host_name(), run.entry.tag)
+                expected = forecast_labels(run.lease.holder) if run.lease else {}
+                self._client.set_device(run.id, host_name(), run.entry.tag, expected)
                 run.announced = True
 
     def _find_orphans(self) -> None:

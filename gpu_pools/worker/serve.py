@@ -25,6 +25,7 @@ from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import POOL, POOL_TYPE
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.memory_peaks import MemoryForecasts
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
@@ -120,9 +121,9 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
         GpuError: the GPUs cannot be read.
     """
     signals = _Signals()
-    host = HostState(host_name(), get_probe())
-    ledger = Ledger(name.replace("/", "-"))
     client = PoolClient()
+    host = HostState(host_name(), get_probe(), forecast=MemoryForecasts(client, time.time).of_run)
+    ledger = Ledger(name.replace("/", "-"))
     _prepare(client, host)
     dispatcher = Dispatcher(worker_label(name), client, host, ledger)
     print(f"worker {name} serves {' '.join(host.tags)}", flush=True)
