@@ -18,7 +18,8 @@ TOTAL = 24 * 1024
 
 def asks(name: str, mib: int | None, device: str = "cuda:0", waited: float = 0.0) -> Waiting:
     source = "measured in 2 runs" if mib else ""
-    return Waiting(name, name, Queue(device, "training"), 5, NOW - waited, "ben@boxa", "", mib, source)
+    own = (name, name, Queue(device, "training"), 5, NOW - waited, "ben@boxa")
+    return Waiting(*own, memory_mib=mib, memory_source=source)
 
 
 def holder(name: str, mib: int | None, index: int = 0) -> Holder:

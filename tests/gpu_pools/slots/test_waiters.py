@@ -17,7 +17,11 @@ from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import waiters
 from gpu_pools.slots.waiters import Notice, waiting_elsewhere
 
-RUN = Waiting("a", "mine", Queue("cuda:0", "training"), 2, 1000.0, "anna@boxa")
+RUN = Waiting(
+    *("a", "mine", Queue("cuda:0", "training"), 2, 1000.0, "anna@boxa"),
+    memory_mib=14_000,
+    memory_source="measured in 2 runs",
+)
 BOTH = ("terminal", "worker")
 WAITS = """
 import sys, time
