@@ -20,11 +20,12 @@ from deployments.runs.flow_list import load_flow
 from deployments.runs.local import data_parameter, device_sections
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
-from gpu_pools.names import host_name
+from gpu_pools.names import ADMINS_VARIABLE, host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.project_flows import OLD_NAME, deployment_name, flow_of
+from gpu_pools.sharing.settings import read_settings
 from gpu_pools.worker.permitted import more_flows
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.project_files import project_file
@@ -112,6 +113,7 @@ async def _apply(spec: dict[str, Any]) -> int:
         await ensure_queues(client)
         print(POOL_IS_THERE, flush=True)
         there = {(found.entrypoint, found.name) async for found in _deployments(client)}
+        await tell_admins(client)
         for deployment in spec["deployments"]:
             await deploy(client, _as_called(deployment, there), spec)
     return len(spec["deployments"])
@@ -177,6 +179,22 @@ async def ensure_queues(client: Any) -> None:
                 await client.create_work_queue(name=queue.name, work_pool_name=POOL, concurrency_limit=limit)
             except ObjectAlreadyExists:
                 continue  # a worker was faster
+
+
+async def tell_admins(client: Any) -> None:
+    """Say on the server who the yard's admins are: other people's commands do not see this home.
+
+    Raises:
+        ConfigError: the settings of the yard cannot be read.
+    """
+    from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+    admins: Any = list(read_settings().admins)
+    known = await client.read_variable_by_name(ADMINS_VARIABLE)
+    if known is None and admins:
+        await client.create_variable(VariableCreate(name=ADMINS_VARIABLE, value=admins))
+    elif known is not None and known.value != admins:
+        await client.update_variable(VariableUpdate(name=ADMINS_VARIABLE, value=admins))
 
 
 def _as_called(deployment: dict[str, Any], there: Container[tuple[str | None, str]]) -> dict[str, Any]:

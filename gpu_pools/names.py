@@ -26,6 +26,9 @@ PEAK_LABEL = "trainyard.peak_memory_mib"
 FORECAST_LABEL, FORECAST_SOURCE_LABEL = "trainyard.memory_forecast_mib", "trainyard.memory_forecast_source"
 """Labels of a flow run: what it was expected to take when it started, and how that was known."""
 
+ADMINS_VARIABLE = "trainyard_admins"
+"""Variable of Prefect with the yard's admins, for those who do not have its home."""
+
 PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 

@@ -9,7 +9,8 @@ import typer
 
 from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
-from deployments.cli.sharing import bookings
+from deployments.cli.run_names import complete_run
+from deployments.cli.sharing import audit, bookings, changes, limits
 from deployments.machine.environment import prepare_environment, version
 from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError, TrainyardError
@@ -76,8 +77,12 @@ def run(
 
 @app.command()
 def resume(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id; the newest without one")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help=f"{runs.RUN_HELP}; the newest without one", autocompletion=complete_run),
+    ] = None,
     time_limit: TimeLimit = None,
+    force: Annotated[bool, typer.Option("--force", help="One of somebody else in a queue, too; it is noted")] = False,
 ) -> None:
     """Go on with a run that was cut off or out of time, from its last checkpoint, in the same Prefect and MLflow run.
 
@@ -86,7 +91,7 @@ def resume(
     from deployments.runs.resume import resume as go_on
     from deployments.runs.run_summary import print_outcome
 
-    done = go_on(run, time_limit)
+    done = go_on(run, time_limit, force=force)
     typer.echo(done) if isinstance(done, str) else print_outcome(done)
 
 
@@ -145,6 +150,8 @@ def demo(
 
 stack.register(app)
 runs.register(app)
+changes.register(app)
+limits.register(app)
 gpu.register(app)
 chat.register(app)
 keeping.register(app)
@@ -153,6 +160,7 @@ sync.register(app)
 upload.register(app)
 programs.register(app)
 bookings.register(app)
+audit.register(app)
 
 
 def main() -> None:

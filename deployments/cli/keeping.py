@@ -1,10 +1,11 @@
 """Commands that say which runs are kept whatever their age: `yard pin` and `yard unpin`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from deployments.cli.runs import RunArgument
+from deployments.cli.runs import RunArguments
+from deployments.cli.sharing.changes import Force
 from tasks.base.errors import ConfigError
 
 
@@ -15,25 +16,55 @@ def register(app: typer.Typer) -> None:
 
 
 def pin(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its id, the beginning of it, or its name")] = None,
+    runs: RunArguments = None,
     listed: Annotated[bool, typer.Option("--list", help="Those that are pinned")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Of --list: one JSON document, as `yard runs`")] = False,
+    force: Force = False,
 ) -> None:
-    """Keep a run: housekeeping removes nothing of it, neither files nor records."""
+    """Keep runs: housekeeping removes nothing of them, neither files nor records."""
+    if bool(runs) == listed or (as_json and not listed):
+        raise ConfigError("found neither a run nor --list, or both, need one of them")
+    if runs:
+        _set_each(runs, True, force)
+    else:
+        _list(as_json)
+
+
+def unpin(runs: RunArguments = None, force: Force = False) -> None:
+    """Let housekeeping treat runs as any others."""
+    if not runs:
+        raise ConfigError("found no run, need one or more")
+    _set_each(runs, False, force)
+
+
+def _set_each(runs: list[str], pinned: bool, force: bool) -> None:
+    from deployments.api import connect
+    from deployments.lifecycle.pins import set_pinned
+    from deployments.runs.run_actions import on_each
+    from deployments.sharing.acts import Acts
+    from deployments.sharing.permissions import run_target
+
+    so = "is pinned: nothing of it is removed" if pinned else "is not pinned: it goes when its time is over"
+    with connect() as api:
+        acts = Acts.of(api, force=force)
+
+        def change(run: dict[str, Any]) -> None:
+            with acts.act("pin" if pinned else "unpin", run_target(run)):
+                set_pinned(api, run, pinned)
+            typer.echo(f"run {run['id']} ({run['name']}) {so}")
+
+        on_each(api, runs, change)
+
+
+def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
     from deployments.api import connect
     from deployments.cli.tables import console, print_json, runs_table
-    from deployments.lifecycle.pins import pinned_runs, set_pinned
-    from deployments.runs.find import find_run, make_rows
+    from deployments.lifecycle.pins import pinned_runs
+    from deployments.runs.find import make_rows
 
-    if (run is None) != listed or (as_json and not listed):
-        raise ConfigError("found neither a run nor --list, or both, need one of them")
     with connect() as api:
-        if run is not None:
-            found = set_pinned(api, find_run(api, run), True)
-            typer.echo(f"run {found['id']} ({found['name']}) is pinned: nothing of it is removed")
-            return
         rows = make_rows(api, pinned_runs(api))
     if as_json:
         print_json([asdict(row) for row in rows])
@@ -41,14 +72,3 @@ def pin(
         console().print(runs_table(rows))
     else:
         typer.echo("no run is pinned")
-
-
-def unpin(run: RunArgument) -> None:
-    """Let housekeeping treat a run as any other."""
-    from deployments.api import connect
-    from deployments.lifecycle.pins import set_pinned
-    from deployments.runs.find import find_run
-
-    with connect() as api:
-        found = set_pinned(api, find_run(api, run), False)
-        typer.echo(f"run {found['id']} ({found['name']}) is not pinned: it goes when its time is over")

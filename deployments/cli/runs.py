@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
+from deployments.cli.run_names import complete_run
 from tasks.base.errors import ConfigError
 from tasks.base.workspace import home
 
@@ -24,7 +25,11 @@ class WhenBusy(StrEnum):
     refuse = "refuse"
 
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name")]
+RUN_HELP = "Its id, the beginning of it, its name, or RUN/FLOW for a stage"
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)]
+RunArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Each as elsewhere", autocompletion=complete_run)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")]
 Priority = Annotated[int | None, typer.Option(min=1, max=10, help="1 (first) to 10; training 5, inference 3")]
 
@@ -78,7 +83,7 @@ def runs(
     running: Annotated[bool, typer.Option("--running", help="Those that run")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Those of later, by a schedule or --at")] = False,
     flow: Annotated[str | None, typer.Option(help="Of this flow")] = None,
-    owner: Annotated[str | None, typer.Option(help="Of this user, or user@host")] = None,
+    owner: Annotated[str | None, typer.Option(help="Of this user, user@host, or me")] = None,
     limit: Annotated[int, typer.Option(min=1, help="So many at most")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,59 +170,6 @@ def watch(run: RunArgument) -> None:
         _watch(api, find_run(api, run)["id"])
 
 
-def cancel(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Each as elsewhere")] = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="All that wait")] = False,
-    running: Annotated[bool, typer.Option("--running", help="All that run")] = False,
-    scheduled: Annotated[bool, typer.Option("--scheduled", help="All of later, by a schedule or --at")] = False,
-    flow: Annotated[str | None, typer.Option(help="All of this flow")] = None,
-    owner: Annotated[str | None, typer.Option(help="All of this user, or user@host")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
-) -> None:
-    """Stop runs, the parts of a pipeline with it; what they saved stays. Without --scheduled only what is due."""
-    from deployments.api import connect
-    from deployments.runs import run_actions
-    from deployments.runs.find import RUNNING, WAITING, is_later
-
-    every = not (waiting or running or scheduled)
-    chosen = not every or flow or owner
-    if bool(runs) == bool(chosen):
-        what = "runs and options" if runs else "nothing"
-        raise ConfigError(f"found {what}, need runs, or options that say which")
-    types = (*(WAITING if waiting or every else ()), *(RUNNING if running or every else ()))
-    with connect() as api:
-        if chosen:
-            found = run_actions.living(api, types=types, scheduled=scheduled, flow=flow, owner=owner)
-            for run in found:
-                typer.echo(f"{run['id'][:8]}  {'later' if is_later(run) else run['state_name']:<10}  {run['name']}")
-            if not found:
-                typer.echo("no such runs")
-            elif not yes:
-                typer.confirm(f"cancel {len(found)} run{'s' * (len(found) > 1)}?", abort=True)
-            runs = [run["id"] for run in found]
-        run_actions.cancel_each(api, runs or [], typer.echo)
-
-
-def delete(
-    run: RunArgument,
-    artifacts: Annotated[bool, typer.Option("--artifacts", help="Its MLflow run, too")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Without a question")] = False,
-) -> None:
-    """Remove a run that has ended: its record and its files on this host."""
-    from deployments.api import connect
-    from deployments.runs import run_actions
-    from deployments.runs.find import find_run
-
-    with connect() as api:
-        found = find_run(api, run)
-        run_actions.check_ended(api, found)
-        what = "its record, its files" + (" and its MLflow run" if artifacts else "")
-        if not yes:
-            typer.confirm(f"remove run {found['id']} ({found['name']}): {what}?", abort=True)
-        for line in run_actions.delete(api, found, artifacts=artifacts):
-            typer.echo(f"removed {line}")
-
-
 def download(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(help="Made; missing or empty")],
@@ -243,74 +195,10 @@ def download(
     typer.echo(f"{len(files)} files, {size_mb:.1f} MB, in {folder}")
 
 
-def limit(
-    device: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DEVICE|RUN", help="cuda:1, cpu or boxb/cuda:1; all of them without it; a run that serves a model"
-        ),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KIND=NUMBER|NUMBER", help="training=2; of a served model its requests at once"),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="More than 16 at once, too")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Set how many runs of a kind a device takes at once, or the requests of a served model; print all limits."""
-    if device is not None and assignments and assignments[0].isdecimal() and not _is_device(device):
-        _limit_served(device, assignments, as_json)
-        return
-    from deployments.api import connect
-    from deployments.cli.tables import console, limits_table, print_json
-    from deployments.runs import run_actions
-
-    with connect() as api:
-        if device is not None:
-            run_actions.set_limits(api, device, assignments or [], force=force)
-        found = [row for row in run_actions.read_limits(api) if assignments or device in {None, row["device"]}]
-    print_json(found) if as_json else console().print(limits_table(found))
-
-
-def priority(run: RunArgument, number: Annotated[int, typer.Argument(min=1, max=10, help="1 is first")]) -> None:
-    """Move a run that waits, or the waiting part of a pipeline."""
-    from deployments.api import connect
-    from deployments.runs import run_actions
-    from deployments.runs.find import find_run
-
-    with connect() as api:
-        for found in run_actions.set_priority(api, find_run(api, run), number):
-            typer.echo(f"run {found['id']} ({found['name']}) has priority {number} now")
-
-
-def _is_device(text: str) -> bool:
-    from gpu_pools.placement.queues import QueueError, parse_device
-
-    try:
-        return bool(parse_device(text))
-    except QueueError:
-        return False
-
-
-def _limit_served(wanted: str, numbers: list[str], as_json: bool) -> None:
-    from deployments.cli.tables import print_json
-    from deployments.runs.served_models import find_served, set_requests_at_once
-
-    if len(numbers) > 1:
-        raise ConfigError(f"found {' '.join(numbers)}, need one number: the requests at once of a served model")
-    served = find_served(wanted)
-    limit = int(numbers[0])
-    was = set_requests_at_once(served, limit)
-    if as_json:
-        print_json({"run": served.run_id, "model": served.address.model, "limit": limit, "was": was})
-    else:
-        typer.echo(f"run {served} answers {limit} requests at once now; it was {was}")
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to `yard`."""
     app.command(cls=FlowCommand)(submit)
-    for command in (runs, show, logs, watch, cancel, delete, download, limit, priority):
+    for command in (runs, show, logs, watch, download):
         app.command()(command)
 
 

@@ -35,12 +35,16 @@ def schedule(
     pause: Annotated[str | None, typer.Option(metavar="ID", help="Switch one off")] = None,
     resume: Annotated[str | None, typer.Option(metavar="ID", help="Switch it on again")] = None,
     remove: Annotated[str | None, typer.Option(metavar="ID", help="Remove one that was made here")] = None,
+    force: Annotated[bool, typer.Option("--force", help="One of somebody else, or of the yard; it is noted")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")] = False,
 ) -> None:
     """Start a flow at set times; list what is scheduled; switch it off and on, remove it."""
     from deployments.api import connect
     from deployments.lifecycle import schedules
     from deployments.runs.submit import gather_parameters
+    from deployments.sharing.acts import Acts
+    from deployments.sharing.permissions import Target
+    from gpu_pools.names import asker
 
     changes = {"--pause": pause, "--resume": resume, "--remove": remove}
     chosen = [name for name, value in changes.items() if value is not None]
@@ -49,12 +53,14 @@ def schedule(
     with connect() as api:
         if flow is not None:
             when = schedules.rhythm(cron, every, timezone)
-            rows = [schedules.add(api, flow, gather_parameters(None, values or []), when)]
-        elif pause is not None or resume is not None:
-            typer.echo(schedules.switch(api, str(pause or resume), resume is not None))
-            return
-        elif remove is not None:
-            typer.echo(schedules.remove(api, remove))
+            with Acts.of(api).act("schedule", Target("schedule", "", flow, asker()), cron or f"every {every}"):
+                rows = [schedules.add(api, flow, gather_parameters(None, values or []), when)]
+        elif chosen:
+            wanted = str(pause or resume or remove)
+            verb = chosen[0].removeprefix("--")
+            with Acts.of(api, force=force).act(verb, schedules.schedule_target(api, wanted)):
+                said = schedules.remove(api, wanted) if remove else schedules.switch(api, wanted, resume is not None)
+            typer.echo(said)
             return
         else:
             rows = schedules.list_schedules(api)

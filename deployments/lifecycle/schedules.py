@@ -14,7 +14,8 @@ from deployments.api import Api, Json
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_parameters
 from deployments.runs.submit import Wishes, prepare
-from gpu_pools.names import asker
+from deployments.sharing.permissions import Target
+from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import duration_text, parse_duration
 from gpu_pools.project_flows import own_schedules
 from tasks.base.config import override
@@ -165,6 +166,17 @@ def switch(api: Api, wanted: str, active: bool) -> str:
     # With its parameters: the server takes those that are left out for none.
     api.call("PATCH", found.path, {"active": active, "parameters": found.schedule["parameters"]})
     return f"schedule {found.name} of {found.flow} {'fires again' if active else 'is off'}"
+
+
+def schedule_target(api: Api, wanted: str) -> Target:
+    """Return a schedule as what is changed: its owner's, as its parameters name him, else the yard's.
+
+    Raises:
+        ConfigError: there is none of that id.
+    """
+    found = _find(api, wanted)
+    owner = named_owner({}, found.schedule["parameters"])
+    return Target("schedule", found.name, found.flow, owner, shared=not owner)
 
 
 def remove(api: Api, wanted: str) -> str:

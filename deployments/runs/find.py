@@ -9,7 +9,8 @@ from uuid import UUID
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import RunProgress, read_progress
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, OWNER_LABEL, host_name, named_owner
+from deployments.sharing.permissions import ME, is_called, is_same, run_owner
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
@@ -24,8 +25,13 @@ _SHORTEST_ID = 4
 _UNIQUE_ID = 8  # characters of an id, which is random
 
 
-def find_run(api: Api, wanted: str) -> Json:
-    """Return the run that is called `wanted`, or whose id is or begins with it.
+def find_run(api: Api, wanted: str, *, ended: bool = False) -> Json:
+    """Return the run that is called `wanted`, or whose id is or begins with it; a stage also as RUN/FLOW.
+
+    Args:
+        api: of the server.
+        wanted: as people write it.
+        ended: of several of one name the only one that has ended is meant, else the only one that lives.
 
     Raises:
         NotFoundError: there is none.
@@ -40,13 +46,40 @@ def find_run(api: Api, wanted: str) -> Json:
     runs = list(api.pages("/flow_runs/filter", {"flow_runs": {"name": {"any_": [wanted]}}, "sort": "START_TIME_DESC"}))
     if not runs and re.fullmatch(f"[0-9a-f-]{{{_SHORTEST_ID},35}}", wanted):
         runs = _by_beginning_of_id(api, wanted)
+    if not runs and "/" in wanted:
+        runs = _stages_of_flow(api, *wanted.rsplit("/", 1))
     runs = [run for run in runs if run["parent_task_run_id"] is None] or runs  # stages are called like their pipeline
     if not runs:
         raise NotFoundError(f"found no run {wanted!r}: need its id, the first 4 or more characters of it, or its name")
-    if len(runs) > 1:
-        listed = "; ".join(f"{run['id']} {run['name']} ({run['state_name']})" for run in runs[:5])
-        raise ConfigError(f"found {len(runs)} runs for {wanted!r}, need one: {listed}{' ...' if runs[5:] else ''}")
-    return runs[0]
+    fitting = [run for run in runs if (run["state_type"] in ENDED) == ended]
+    if len(runs) > 1 and len(fitting) != 1:
+        listed = "; ".join(f"{run['id']} {run['name']} ({run['state_name']})" for run in (fitting or runs)[:5])
+        n, more = len(fitting or runs), " ..." if len(fitting or runs) > 5 else ""
+        raise ConfigError(f"found {n} runs for {wanted!r}, need one: {listed}{more}")
+    return fitting[0] if fitting else runs[0]
+
+
+def _stages_of_flow(api: Api, wanted: str, flow: str) -> list[Json]:
+    """Return the stages of a run that are of a flow; none where there is no such run."""
+    try:
+        stages = children(api, find_run(api, wanted)["id"])
+    except NotFoundError:
+        return []
+    names = api.flow_names([stage["flow_id"] for stage in stages])
+    return [stage for stage in stages if names[stage["flow_id"]] == flow]
+
+
+def named_like(api: Api, beginning: str, most: int) -> list[Json]:
+    """Return the newest runs of people whose name, or among the newest of all whose id, begins so.
+
+    Args:
+        api: of the server.
+        beginning: empty: any.
+        most: so many of each.
+    """
+    order = {"sort": "START_TIME_DESC", "limit": most}
+    body = {"flow_runs": {"parent_task_run_id": {"is_null_": True}, "name": {"like_": beginning}}, **order}
+    return [*api.call("POST", "/flow_runs/filter", body), *api.call("POST", "/flow_runs/filter", order)]
 
 
 def _by_beginning_of_id(api: Api, part: str) -> list[Json]:
@@ -140,7 +173,7 @@ def list_runs(
         types: of states; empty: all.
         scheduled: only those that are due later.
         flow: its name; None: of any, without the rounds of housekeeping that went well.
-        owner: `anna`, or `anna@boxa`.
+        owner: `anna`, `anna@boxa`, or `me`.
         limit: so many at most.
     """
     found: list[Json] = []
@@ -150,7 +183,7 @@ def list_runs(
         for run in api.pages("/flow_runs/filter", body):
             if len(found) == limit:
                 break
-            if (owner is None or owner in names_of(run)) and (flow or not _is_routine(run)):
+            if (owner is None or is_of(run, owner)) and (flow or not _is_routine(run)):
                 found.append(run)
     return make_rows(api, found)
 
@@ -184,9 +217,10 @@ def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:
     return body
 
 
-def names_of(run: Mapping[str, Any]) -> set[str]:
-    owner = _owner(run)
-    return {owner, owner.partition("@")[0]}
+def is_of(run: Mapping[str, Any], wanted: str) -> bool:
+    """Return whether a run belongs to `anna` of whatever host, to `anna@boxa` there alone, or to `me`, who asks."""
+    owner = run_owner(run)
+    return is_same(asker(), owner) if wanted == ME else is_called(owner, wanted)
 
 
 def make_rows(api: Api, runs: Sequence[Json]) -> list[RunRow]:
@@ -226,7 +260,7 @@ def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
         short=run["id"][:_UNIQUE_ID],
         name=run["name"],
         flow=flow,
-        owner=_owner(run),
+        owner=run_owner(run),
         device=far.device or _ran_on(run) or _label(queue),
         queue=queue,
         priority=variables.get("priority"),
@@ -255,11 +289,6 @@ def _label(queue: str) -> str:
         return parse_queue(queue).label
     except QueueError:
         return ""  # a queue of somebody else's, or none
-
-
-def _owner(run: Mapping[str, Any]) -> str:
-    label = (run.get("labels") or {}).get(OWNER_LABEL, "")
-    return named_owner(run["job_variables"] or {}, run["parameters"] or {}) or str(label)
 
 
 def _ran_on(run: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from uuid import UUID
 
 from deployments.api import Api, Json, api_url, connect
 from deployments.runs.find import ENDED, children, find_run
+from deployments.sharing.acts import Acts
+from deployments.sharing.permissions import run_target
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError
@@ -12,12 +14,13 @@ from tasks.base.errors import ConfigError
 _ASIDE = timedelta(hours=1)  # the server changes job variables of a run that waits only, and none may start before
 
 
-def resume(wanted: str | None, time_limit: str | None = None) -> UUID | str:
+def resume(wanted: str | None, time_limit: str | None = None, *, force: bool = False) -> UUID | str:
     """Go on with a run, from its last checkpoint, in the same Prefect and MLflow run.
 
     Args:
         wanted: its id, the beginning of it, or its name; None: the newest.
         time_limit: 90s, 30m, 5h ..., from now on; None: a queued run keeps the one it had.
+        force: one of somebody else in a queue, too.
 
     Returns:
         The id of a run that has ended here; or what became of one that was put back into its queue.
@@ -28,9 +31,12 @@ def resume(wanted: str | None, time_limit: str | None = None) -> UUID | str:
     limit_s = None if time_limit is None else parse_duration(time_limit)
     if wanted is not None and _has_server():
         with connect() as api:
-            found = find_run(api, wanted)
+            found = find_run(api, wanted, ended=True)
             if found["deployment_id"] is not None:
-                return put_back(api, found, time_limit)
+                with Acts.of(api, force=force).act(
+                    "resume", run_target(found), f"for {time_limit}" if time_limit else ""
+                ):
+                    return put_back(api, found, time_limit)
             wanted = found["id"]
     from deployments.runs.local import resume_here
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs.find import ENDED, children, find_run, is_later, names_of
+from deployments.runs.find import ENDED, children, find_run, is_later, is_of
 from deployments.runs.submit import find_device, read_queues
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import KINDS, POOL, Kind, parse_device
@@ -41,8 +41,14 @@ def cancel(api: Api, run: Json) -> str:
     raise ConfigError(f"{what} cannot be cancelled: {answer['details'].get('reason') or answer['status']}")
 
 
-def cancel_each(api: Api, names: Sequence[str], say: Callable[[str], object]) -> None:
-    """Ask for the end of runs, of the others too where one refuses; `say` is told what becomes of each.
+def on_each(api: Api, names: Sequence[str], change: Callable[[Json], object], *, ended: bool = False) -> None:
+    """Change runs, the others too where one is refused.
+
+    Args:
+        api: of the server.
+        names: of the runs.
+        change: is given each.
+        ended: of several of one name the one that has ended is meant.
 
     Raises:
         ConfigError: what was refused, a line each.
@@ -50,7 +56,7 @@ def cancel_each(api: Api, names: Sequence[str], say: Callable[[str], object]) ->
     faults = []
     for name in names:
         try:
-            say(cancel(api, find_run(api, name)))
+            change(find_run(api, name, ended=ended))
         except ConfigError as exc:
             faults.append(str(exc))
     if faults:
@@ -67,7 +73,7 @@ def living(
         types: of states; of what waits, only what is due.
         scheduled: what a schedule or `--at` has put down for later, too.
         flow: its name; None: of any.
-        owner: `anna`, or `anna@boxa`; None: of anybody.
+        owner: `anna`, `anna@boxa`, or `me`; None: of anybody.
     """
     body: Json = {
         "flow_runs": {"state": {"type": {"any_": [*types, *(["SCHEDULED"] if scheduled else [])]}}},
@@ -77,9 +83,24 @@ def living(
         body["flows"] = {"name": {"any_": [flow]}}
     found = [run for run in api.pages("/flow_runs/filter", body) if run["deployment_id"] is not None]
     found = [run for run in found if (scheduled if is_later(run) else run["state_type"] in types)]
-    found = [run for run in found if owner is None or owner in names_of(run)]
+    found = [run for run in found if owner is None or is_of(run, owner)]
     taken = {stage["id"] for run in found for stage in children(api, run["id"])}
     return [run for run in found if run["id"] not in taken]
+
+
+def ended(api: Api, *, flow: str | None, owner: str | None) -> list[Json]:
+    """Return the runs that have ended, the newest first, without the stages of pipelines.
+
+    Args:
+        api: of the server.
+        flow: its name; None: of any.
+        owner: as `living`.
+    """
+    wanted = {"state": {"type": {"any_": list(ENDED)}}, "parent_task_run_id": {"is_null_": True}}
+    body: Json = {"flow_runs": wanted, "sort": "END_TIME_DESC"}
+    if flow:
+        body["flows"] = {"name": {"any_": [flow]}}
+    return [run for run in api.pages("/flow_runs/filter", body) if owner is None or is_of(run, owner)]
 
 
 def check_ended(api: Api, run: Json) -> list[Json]:
@@ -161,13 +182,18 @@ def _delete_tracked(run_ids: Sequence[str]) -> Sequence[str]:
     return run_ids
 
 
+def waiting_of(api: Api, run: Json) -> list[Json]:
+    """Return what waits of a run: itself, or stages of it."""
+    return [found for found in (run, *children(api, run["id"])) if found["state_type"] == "SCHEDULED"]
+
+
 def set_priority(api: Api, run: Json, priority: int) -> list[Json]:
     """Move a waiting run, or the waiting stage of a pipeline; return the runs changed.
 
     Raises:
         ConfigError: neither it nor a stage of it waits.
     """
-    waiting = [found for found in (run, *children(api, run["id"])) if found["state_type"] == "SCHEDULED"]
+    waiting = waiting_of(api, run)
     if not waiting:
         raise ConfigError(f"run {run['id']} ({run['name']}) is {run['state_name']}: a priority counts while it waits")
     for found in waiting:

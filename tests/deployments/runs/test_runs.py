@@ -343,12 +343,12 @@ def test_runs_are_cancelled_by_what_they_are(yard):
     own = [training(yard, f"own-{n}", owner="zoe@boxa") for n in range(2)]
     other = training(yard, "not hers", owner="max@boxa")
     yard.state(own[1]["id"], "RUNNING")
-    done = CliRunner().invoke(app, ["cancel", "--owner", "zoe"], input="n\n")
-    assert "cancel 2 runs?" in done.stdout
+    with pytest.raises(ConfigError, match=r"^found no terminal to ask in \(cancel 2 runs\?\), need --yes$"):
+        said("cancel", "--owner", "zoe", "--force")
     assert yard.read(own[0]["id"])["state_type"] == "SCHEDULED"
-    assert "many" not in said("cancel", "--owner", "zoe", "--waiting", "--yes")
+    assert "many" not in said("cancel", "--owner", "zoe", "--waiting", "--yes", "--force")
     assert [yard.read(run["id"])["state_type"] for run in (*own, other)] == ["CANCELLED", "RUNNING", "SCHEDULED"]
-    said("cancel", "--owner", "zoe", "--flow", "train_classifier", "-y")
+    said("cancel", "--owner", "zoe", "--flow", "train_classifier", "-y", "--force")
     assert yard.read(own[1]["id"])["state_name"] == "Cancelling"
     assert said("cancel", "--owner", "zoe", "--waiting") == "no such runs\n"
 
@@ -361,10 +361,12 @@ def test_what_is_due_later_is_cancelled_only_when_asked(yard):
     later = yard.create(
         "train_classifier", name="booked", parameters={"dataset": "/d"}, job_variables=variables, state=state
     )
-    assert "booked" not in said("cancel", "--owner", "ada", "--waiting", "--yes")
-    said("cancel", "--owner", "ada", "--flow", "train_classifier", "-y")
+    assert "booked" not in said("cancel", "--owner", "ada", "--waiting", "--yes", "--force")
+    said("cancel", "--owner", "ada", "--flow", "train_classifier", "-y", "--force")
     assert [yard.read(run["id"])["state_type"] for run in (now, later)] == ["CANCELLED", "SCHEDULED"]
-    assert f"{later['id'][:8]}  later       booked\n" in said("cancel", "--owner", "ada", "--scheduled", "-y")
+    assert f"{later['id'][:8]}  later       booked\n" in said(
+        "cancel", "--owner", "ada", "--scheduled", "-y", "--force"
+    )
     assert yard.read(later["id"])["state_type"] == "CANCELLED"
 
 
@@ -417,7 +419,8 @@ def test_a_pipeline_is_deleted_with_its_halves_and_files(yard, pipeline):
 
 
 def test_nothing_is_deleted_without_a_yes(yard, pipeline):
-    said("delete", pipeline[0]["id"], code=1)
+    with pytest.raises(ConfigError, match=r"remove run .* \(pipe\): their records, their files\?\), need --yes$"):
+        said("delete", pipeline[0]["id"])
     assert find_run(yard.api, pipeline[0]["id"])
 
 
@@ -494,7 +497,7 @@ def test_a_limit_of_a_device_that_is_not_there_is_refused(yard, words):
 def test_a_waiting_run_gets_another_priority_and_keeps_the_rest(yard):
     run = training(yard, "moved", owner="anna@boxa", priority=5)
     yard.state(run["id"], "SCHEDULED", "Waiting", WAITS)
-    said("priority", run["id"], 1)
+    said("priority", run["id"], 1, "--force")
     after = yard.read(run["id"])
     assert after["job_variables"] == {"owner": "anna@boxa", "priority": 1}
     assert (after["name"], after["parameters"], after["state_name"]) == ("moved", {"dataset": "/d"}, "Waiting")
