@@ -1,6 +1,7 @@
 """Commands that start, stop and show the services of this machine."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,9 @@ from tasks.base.workspace import allowed_roots, home
 
 if TYPE_CHECKING:
     from deployments.runs.prefect_http import QueueCount
+    from deployments.sharing.bookings import BookingRow
     from deployments.stack.health import Health
+    from gpu_pools.bookings.booking import Occurrence
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs")]
 
@@ -130,15 +133,18 @@ def _print_devices(as_json: bool = False) -> None:
     from deployments.machine.devices import device_views, lines
     from deployments.runs.prefect_http import queue_counts
     from deployments.services.service import ServiceError
+    from deployments.sharing.bookings import list_bookings
 
     counts: list[QueueCount] = []
+    bookings: list[Occurrence] = []
     unknown = ""
     try:
         with connect() as api:
             counts = queue_counts(api.call)
+            bookings = list_bookings(api.call, time.time())
     except (ConfigError, ServiceError) as exc:  # the devices are there all the same
         unknown = str(exc)
-    views = device_views(counts)
+    views = device_views(counts, bookings)
     if as_json:
         print_json([view.as_json() for view in views])
         return
@@ -146,6 +152,13 @@ def _print_devices(as_json: bool = False) -> None:
         typer.echo(line)
     if unknown:
         typer.echo(f"what waits is not known: {unknown}")
+
+
+def _when(booking: "BookingRow") -> str:
+    from deployments.cli.tables import clock
+
+    begin, end = clock(booking.begin), clock(booking.end)
+    return f"until {end}" if booking.now else f"from {begin} to {end[-5:] if begin[:-5] == end[:-5] else end}"
 
 
 def _status_lines(health: "Health") -> Iterator[str]:
@@ -165,6 +178,8 @@ def _status_lines(health: "Health") -> Iterator[str]:
         limit = "no limit" if queue.limit is None else f"limit {queue.limit}"
         paused = ", paused" if queue.paused else ""
         yield f"{'queue':<10}{queue.queue}: {queue.waiting} waiting, {queue.running} running, {limit}{paused}"
+    for booking in health.bookings:
+        yield f"{'booking':<10}{booking.device} is booked by {booking.owner} {_when(booking)}"
     yield f"{'home':<10}{health.home}, {health.disk_free_mib} MiB free"
     yield from inbox_lines(health.inbox)
     if n := health.unsent_runs:

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deployments.runs.prefect_http import QueueCount
+from deployments.sharing.bookings import booking_row
+from gpu_pools.bookings.booking import Occurrence
+from gpu_pools.bookings.rule import booked
 from gpu_pools.names import host_name
 from gpu_pools.placement.devices import Device, GpuProcess
 from gpu_pools.placement.place import describe
@@ -27,6 +30,7 @@ class DeviceView:
         runs: that hold it.
         waiting: kind -> runs that wait for it and no other.
         others: processes that compute on it and are no runs.
+        booking: the time of one that is now, or comes next; None: there is none, or it is not known.
     """
 
     tag: str
@@ -34,6 +38,7 @@ class DeviceView:
     runs: tuple[Holder, ...]
     waiting: Mapping[str, int]
     others: tuple[GpuProcess, ...]
+    booking: Occurrence | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `--json` shows it."""
@@ -45,14 +50,16 @@ class DeviceView:
             "runs": [asdict(run) for run in self.runs],
             "waiting": dict(self.waiting),
             "others": [asdict(process) for process in self.others],
+            "booking": None if self.booking is None else asdict(booking_row(self.booking, time.time())),
         }
 
 
-def device_views(counts: Sequence[QueueCount]) -> list[DeviceView]:
+def device_views(counts: Sequence[QueueCount], bookings: Sequence[Occurrence] = ()) -> list[DeviceView]:
     """Return every device of this host.
 
     Args:
         counts: of the queues; empty where no server says.
+        bookings: of the yard, the next first.
 
     Raises:
         GpuError: the driver is there but refuses.
@@ -63,7 +70,9 @@ def device_views(counts: Sequence[QueueCount]) -> list[DeviceView]:
     views = [DeviceView(ANY_GPU, None, (), _waiting(counts, ANY_GPU), ())] if gpus else []
     for gpu in gpus:
         runs = tuple(run for run in held if run.uuid == gpu.uuid)
-        views.append(DeviceView(gpu.tag, gpu, runs, _waiting(counts, gpu.tag), foreign(gpu, own)))
+        label = f"{host_name()}/{gpu.tag}"
+        booking = next((found for found in bookings if found.booking.label == label), None)
+        views.append(DeviceView(gpu.tag, gpu, runs, _waiting(counts, gpu.tag), foreign(gpu, own), booking))
     runs = tuple(run for run in held if run.uuid == CPU)
     return [*views, DeviceView(CPU, None, runs, _waiting(counts, CPU), ())]
 
@@ -86,6 +95,8 @@ def lines(views: Sequence[DeviceView]) -> Iterator[str]:
         yield f"{view.tag:<8}{_what(view)}"
         for run in view.runs:
             yield f"{'':8}runs    {run.kind}: {describe(run, time.time())}"
+        if view.booking is not None:
+            yield f"{'':8}booked  {booked(view.booking, time.time()).removeprefix('booked ')}"
         waiting = ", ".join(f"{number} {kind}" for kind, number in view.waiting.items() if number)
         if waiting:
             yield f"{'':8}waits   {waiting}"

@@ -1,6 +1,7 @@
 """Books devices, lists bookings, cancels and changes them."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from deployments.api import Api, connect
 from deployments.lifecycle.schedules import host_timezone
 from deployments.runs.find import make_rows
 from deployments.runs.submit import find_device, read_queues
+from deployments.sharing.acts import Acts
+from deployments.sharing.permissions import Target
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.bookings.booking import LONGEST_S, RHYTHMS, Booking, Occurrence, belongs, check_free, parse_start
 from gpu_pools.bookings.store import BookingStore
@@ -24,7 +27,6 @@ from gpu_pools.placement.queues import (
     parse_device,
     parse_duration,
 )
-from gpu_pools.sharing.settings import read_settings
 from tasks.base.errors import ConfigError
 
 _FOREVER = float("inf")
@@ -73,7 +75,7 @@ def book(api: Api, device: str, owner: str | None, asked: "Asked", now: float) -
     Args:
         api: of the server.
         device: cuda:1, boxa/cuda:1.
-        owner: `anna`, or `anna@boxa`; None: who asks.
+        owner: `anna`, of whatever host, or `anna@boxa`; None: who asks, of whatever host.
         asked: when, for how long.
         now: Unix seconds.
 
@@ -83,13 +85,14 @@ def book(api: Api, device: str, owner: str | None, asked: "Asked", now: float) -
     """
     host, tag = _find_gpu(api, device)
     start, length_s = asked.begin(now), asked.length()
-    new = Booking(secrets.token_hex(3), host, tag, owner or asker(), start, length_s, asked.rhythm())
+    new = Booking(secrets.token_hex(3), host, tag, owner or asker().partition("@")[0], start, length_s, asked.rhythm())
 
     def add(bookings: list[Booking]) -> list[Booking]:
         check_free(bookings, new, now)
         return [*bookings, new]
 
-    BookingStore(api.call).edit(new.label, add, now)
+    with Acts.of(api).act("book", Target("booking", new.id, new.label), said(new)):
+        BookingStore(api.call).edit(new.label, add, now)
     return new
 
 
@@ -100,7 +103,6 @@ def change(api: Api, wanted: str, asked: "Asked", now: float, *, force: bool = F
         ConfigError: there is no such booking, it is somebody else's, or the time is booked already.
     """
     before = _find(api, wanted)
-    _check_may(before, force)
     after = before
     if asked.start is not None:
         after = replace(after, start=replace(asked, zone=asked.zone or str(before.start.tzinfo)).begin(now))
@@ -114,7 +116,8 @@ def change(api: Api, wanted: str, asked: "Asked", now: float, *, force: bool = F
         check_free(others, after, now)
         return [*others, after]
 
-    BookingStore(api.call).edit(before.label, put, now)
+    with Acts.of(api, force=force).act("change", _target(before), said(after)):
+        BookingStore(api.call).edit(before.label, put, now)
     return after
 
 
@@ -125,8 +128,8 @@ def cancel(api: Api, wanted: str, now: float, *, force: bool = False) -> Booking
         ConfigError: there is no such booking, or it is somebody else's.
     """
     found = _find(api, wanted)
-    _check_may(found, force)
-    BookingStore(api.call).edit(found.label, lambda bookings: _without(bookings, found), now)
+    with Acts.of(api, force=force).act("cancel", _target(found)):
+        BookingStore(api.call).edit(found.label, lambda bookings: _without(bookings, found), now)
     return found
 
 
@@ -190,25 +193,41 @@ def list_bookings(call: Callable[..., Any], now: float) -> list[Occurrence]:
         now: Unix seconds.
     """
     found = (next(booking.times(now, _FOREVER), None) for booking in BookingStore(call).read())
-    return sorted(filter(None, found), key=lambda time: (time.begin, time.booking.label))
+    return sorted(filter(None, found), key=lambda one: (one.begin, one.booking.label))
 
 
 def rows(api: Api, now: float) -> list[BookingRow]:
     """Return the bookings as they are listed, the next first."""
     times = list_bookings(api.call, now)
-    running = _on_devices(api) if any(time.begin <= now for time in times) else {}
-    return [_row(time, now, running) for time in times]
+    running = _on_devices(api) if any(found.begin <= now for found in times) else {}
+    return [booking_row(found, now, running) for found in times]
 
 
-def _row(time: Occurrence, now: float, running: Mapping[str, Sequence[tuple[str, str]]]) -> BookingRow:
-    booking, is_now = time.booking, time.begin <= now
+def booking_row(
+    found: Occurrence, now: float, running: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> BookingRow:
+    """Return a time of a booking as it is listed.
+
+    Args:
+        found: the time.
+        now: Unix seconds.
+        running: (name, owner) of the runs on each device; None: they are not looked at.
+    """
+    booking, is_now = found.booking, found.begin <= now
     zone = booking.start.tzinfo
-    begin, end = (datetime.fromtimestamp(moment, zone).isoformat() for moment in (time.begin, time.end))
-    others = [
-        f"{name} of {owner}" for name, owner in running.get(booking.label, ()) if not belongs(owner, booking.owner)
-    ]
-    held_up = tuple(others) if is_now else ()
+    begin, end = (datetime.fromtimestamp(moment, zone).isoformat() for moment in (found.begin, found.end))
+    there = (running or {}).get(booking.label, ())
+    held_up = tuple(f"{name} of {owner}" for name, owner in there if is_now and not belongs(owner, booking.owner))
     return BookingRow(booking.id, booking.label, booking.owner, begin, end, str(zone), booking.every, is_now, held_up)
+
+
+def next_of_each(call: Callable[..., Any]) -> list[BookingRow]:
+    """Return of each device that is booked the time that is now, or comes next, by device."""
+    now = time.time()
+    first: dict[str, BookingRow] = {}
+    for found in list_bookings(call, now):
+        first.setdefault(found.booking.label, booking_row(found, now))
+    return [first[label] for label in sorted(first)]
 
 
 def _on_devices(api: Api) -> dict[str, list[tuple[str, str]]]:
@@ -265,11 +284,9 @@ def _find(api: Api, wanted: str) -> Booking:
     return found[0]
 
 
+def _target(booking: Booking) -> Target:
+    return Target("booking", booking.id, booking.label, booking.owner)
+
+
 def _without(bookings: Sequence[Booking], gone: Booking) -> list[Booking]:
     return [booking for booking in bookings if booking.id != gone.id]
-
-
-def _check_may(booking: Booking, force: bool) -> None:
-    who = asker()
-    if not force and not any(belongs(who, name) for name in (booking.owner, *read_settings().admins)):
-        raise ConfigError(f"found a booking of {booking.owner}, and you are {who}: ask them, or add --force")

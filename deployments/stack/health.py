@@ -11,6 +11,7 @@ from deployments.runs.prefect_http import QueueCount, ask, asking, online_worker
 from deployments.runs.sync import count_unsent
 from deployments.services.service import ServiceError, healthy, log_file, server_time, tail
 from deployments.services.shared_postgres import postgres_keeper
+from deployments.sharing.bookings import BookingRow, next_of_each
 from deployments.stack.background import local_faults, named_server, unguarded
 from deployments.stack.draining import drain_note
 from deployments.stack.stack import stack_record
@@ -19,7 +20,7 @@ from gpu_pools.names import worker_label
 from gpu_pools.placement.disk import read_disk
 from tasks.base.alive import supervisor
 from tasks.base.database import postgres_record, uses_postgres
-from tasks.base.errors import ConfigError
+from tasks.base.errors import ConfigError, StorageError
 from tasks.base.processes import identity
 from tasks.base.workspace import home
 
@@ -60,6 +61,7 @@ class Health:
         database: of this home; empty for a server elsewhere, which has its own.
         inbox: of this home, what waits in it, is being taken, and was rejected lately; empty where there is none.
         unsent_runs: runs of this home that ended with something that MLflow has not got yet.
+        bookings: of each device the one that is now, or comes next.
     """
 
     well: bool
@@ -73,6 +75,7 @@ class Health:
     queues: list[QueueCount] = field(default_factory=list)
     inbox: dict[str, Any] = field(default_factory=inbox_report)
     unsent_runs: int = field(default_factory=count_unsent)
+    bookings: list[BookingRow] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `--json` shows it."""
@@ -97,7 +100,8 @@ def check() -> Health:
     database = _database()
     if record and not database["up"]:
         faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
-    workers, queues = _of_server(record, faults) if services and services["prefect"].healthy else ([], [])
+    up = bool(services) and services["prefect"].healthy
+    workers, queues, bookings = _of_server(record, faults) if up else ([], [], [])
     faults += [f"worker {worker.name} is not online" for worker in workers if not worker.online]
     disk = read_disk()
     free_mib = disk.free // 2**20
@@ -105,7 +109,8 @@ def check() -> Health:
         faults.append(disk.sentence())
     elif free_mib < LOW_FREE_MIB:
         faults.append(f"found {free_mib} MiB free at {home()}, need {LOW_FREE_MIB}: free room there")
-    return Health(not faults, faults, str(home()), pid, database, free_mib, services, workers, queues)
+    known = (services, workers, queues)
+    return Health(not faults, faults, str(home()), pid, database, free_mib, *known, bookings=bookings)
 
 
 def _elsewhere(api: str) -> Health:
@@ -115,13 +120,15 @@ def _elsewhere(api: str) -> Health:
     services = {"prefect": ServiceHealth(page, False, None, None)}
     workers: list[WorkerHealth] = []
     queues: list[QueueCount] = []
+    bookings: list[BookingRow] = []
     try:
         with connect() as asked:
             services["prefect"] = ServiceHealth(page, True, str(asked.call("GET", "/admin/version")), None)
             workers = [WorkerHealth(name, True, None) for name in online_workers(asked.call)]
             queues = queue_counts(asked.call)
+            bookings = next_of_each(asked.call)
             faults += undone(asked.call, server_time(api)) + unguarded(api)
-    except (ServiceError, ConfigError) as exc:
+    except (ServiceError, ConfigError, StorageError) as exc:
         faults.append(str(exc))
     url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if url.startswith("http"):
@@ -129,7 +136,8 @@ def _elsewhere(api: str) -> Health:
         if not services["mlflow"].healthy:
             faults.append(f"mlflow does not answer at {url}")
     free_mib = shutil.disk_usage(home() if home().exists() else home().parent).free // 2**20
-    return Health(not faults, faults, str(home()), None, {}, free_mib, services, workers, queues)
+    known = (services, workers, queues)
+    return Health(not faults, faults, str(home()), None, {}, free_mib, *known, bookings=bookings)
 
 
 def _down(record: dict[str, Any], pid: int | None) -> str:
@@ -166,17 +174,20 @@ def _database() -> dict[str, Any]:
     return {"kind": "sqlite", "version": None, "place": str(home() / "prefect" / "prefect.db"), "up": True}
 
 
-def _of_server(record: dict[str, Any], faults: list[str]) -> tuple[list[WorkerHealth], list[QueueCount]]:
+def _of_server(
+    record: dict[str, Any], faults: list[str]
+) -> tuple[list[WorkerHealth], list[QueueCount], list[BookingRow]]:
     api = f"{record['prefect']}/api"
     try:
         with asking(api) as call:
             online = online_workers(call)
             queues = queue_counts(call)
+            bookings = next_of_each(call)
             faults += filter(None, [drain_note(call)])
             faults += local_faults(record, call)
-    except ServiceError as exc:  # it has died in between; the rest is worth showing
+    except (ServiceError, StorageError) as exc:  # it has died in between; the rest is worth showing
         faults.append(str(exc))
-        return [], []
+        return [], [], []
     here = {worker_label(name): pid for name, pid in record.get("workers", {}).items()}
     names = sorted({*here, *online})
-    return [WorkerHealth(name, name in online, here.get(name)) for name in names], queues
+    return [WorkerHealth(name, name in online, here.get(name)) for name in names], queues, bookings

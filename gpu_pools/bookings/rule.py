@@ -41,12 +41,11 @@ class BookingRule:
         if met is None:
             return None
         if met.begin <= self.now:
-            return f"{device.tag} is booked by {met.booking.owner} until {clock_text(met.end, self.now)}"
+            return f"{device.tag} is {booked(met, self.now)}"
         fits = self._longest_gap(others, expected.seconds) >= expected.seconds
         if not fits and self.stops and makes_way(run.queue.kind):
             return None
-        booked = f"{device.tag} is booked by {met.booking.owner} from {clock_text(met.begin, self.now)}"
-        text = f"{booked} to {_until(met, self.now)}; this run {expected.words}"
+        text = f"{device.tag} is {booked(met, self.now)}; this run {expected.words}"
         return text if fits else f"{text}; no gap between the bookings is as long"
 
     def _longest_gap(self, others: Sequence[Booking], seconds: float) -> float:
@@ -62,7 +61,10 @@ def makes_way(kind: Kind) -> bool:
     return kind == "training"
 
 
-def _until(time: Occurrence, now: float) -> str:
-    """Return the end of a time, without the day where it is that of the beginning."""
-    begin, end = clock_text(time.begin, now), clock_text(time.end, now)
-    return end[-5:] if begin[:-5] == end[:-5] else end
+def booked(time: Occurrence, now: float) -> str:
+    """Return a time as people here read it: booked by anna from 14:00 to 16:00, or, once it has begun, until 16:00."""
+    who, end = f"booked by {time.booking.owner}", clock_text(time.end, now)
+    if time.begin <= now:
+        return f"{who} until {end}"
+    begin = clock_text(time.begin, now)
+    return f"{who} from {begin} to {end[-5:] if begin[:-5] == end[:-5] else end}"

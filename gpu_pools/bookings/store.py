@@ -15,8 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import httpx
-
 from gpu_pools.bookings.booking import RHYTHMS, Booking
 from gpu_pools.prefect_pages import read_pages
 from tasks.base.errors import ConfigError, StorageError
@@ -44,7 +42,7 @@ class BookingStore:
     """The bookings of a yard.
 
     Args:
-        ask: Prefect's API; raises ConfigError or httpx.HTTPStatusError for what that refuses.
+        ask: Prefect's API; to write, one that raises ConfigError for what that refuses.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -96,7 +94,7 @@ class BookingStore:
             raise ConfigError(f"found {len(value['bookings'])} bookings of {device}, as many as fit: cancel some")
         try:
             answer = self._ask("POST", "/variables/", {"name": f"{_name(device)}{number}", "value": value})
-        except (ConfigError, httpx.HTTPStatusError):
+        except ConfigError:
             if any(version.number >= number for version in self._of(device)):
                 return None
             raise
@@ -110,7 +108,7 @@ class BookingStore:
     def _delete(self, version: _Version) -> None:
         try:
             self._ask("DELETE", f"/variables/{version.id}", None)
-        except (ConfigError, httpx.HTTPStatusError):
+        except ConfigError:
             if any(other.id == version.id for other in self._of(version.device)):
                 raise  # else somebody else has deleted it
 

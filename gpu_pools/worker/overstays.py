@@ -1,20 +1,18 @@
 """Asks runs to make way that are still on a device when its booking for somebody else begins."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from gpu_pools.bookings.booking import Occurrence, belongs, upcoming
 from gpu_pools.bookings.reader import BookingReader
-from gpu_pools.bookings.rule import makes_way
-from gpu_pools.placement.place import clock_text
+from gpu_pools.bookings.rule import booked, makes_way
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.lease import Holder, holders
 from gpu_pools.slots.ledger import Entry
-from gpu_pools.worker.end_requests import CHECKPOINT_S
 from gpu_pools.worker.run_monitor import RunMonitor
 
-logger = logging.getLogger("trainyard.worker")
+GRACE_S = 30.0
+"""A training that says that it ends so soon after the beginning of a booking may."""
 
 
 class Overstays:
@@ -50,8 +48,7 @@ class Overstays:
         for entry in self._monitor.entries():
             met = overstayed(entry, begun)
             if met is not None and _makes_way(entry) and not _is_about_to_end(held, entry, met, now):
-                text = f"{entry.tag} is booked by {met.booking.owner} until {clock_text(met.end, now)}"
-                self._monitor.request_end(entry.run_id, "stop", text)
+                self._monitor.request_end(entry.run_id, "stop", f"{entry.tag} is {booked(met, now)}")
 
 
 def overstayed(run: Entry | Holder, begun: Sequence[Occurrence]) -> Occurrence | None:
@@ -71,9 +68,9 @@ def _makes_way(entry: Entry) -> bool:
 
 
 def _is_about_to_end(held: Mapping[str, Holder], entry: Entry, met: Occurrence, now: float) -> bool:
-    """Return whether a run says that it ends sooner than it could be made to save its state."""
+    """Return whether a run says that it ends so soon that to go on later would take it longer."""
     holder = held.get(entry.run_id)
     progress = holder.progress if holder else None
     if progress is None or progress.remaining_s is None:
         return False
-    return progress.updated + progress.remaining_s < met.begin + CHECKPOINT_S and now < met.begin + CHECKPOINT_S
+    return max(now, progress.updated + progress.remaining_s) < met.begin + GRACE_S

@@ -25,7 +25,7 @@ def book(
     lasts: Lasts = None,
     every: Repeats = None,
     timezone: Zone = None,
-    owner: Annotated[str | None, typer.Option(help="anna (of whatever host), anna@boxa; you without it")] = None,
+    owner: Annotated[str | None, typer.Option(help="anna (of whatever host), anna@boxa; your name without it")] = None,
 ) -> None:
     """Keep a GPU for a while: only your runs start on it then, and before it only what ends in time."""
     from deployments.sharing import bookings

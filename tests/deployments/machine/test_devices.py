@@ -3,11 +3,14 @@
 import json
 import os
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from deployments.machine.devices import device_views, lines
 from deployments.runs.prefect_http import QueueCount
+from gpu_pools.bookings.booking import Booking
 from gpu_pools.names import host_name
 from gpu_pools.slots.lease import Holder, SlotProgress, acquire
 
@@ -85,3 +88,19 @@ def test_json_has_all_that_people_read():
 def test_a_machine_without_a_gpu_has_its_cpu(monkeypatch):
     monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "0")
     assert list(lines(device_views([]))) == ["cpu     CPU"]
+
+
+def test_the_next_booking_of_a_device_is_shown():
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
+    now = Booking("a1", host_name(), "cuda:1", "anna", begin, 7200.0)
+    elsewhere = replace(now, host="boxb", device="cuda:0")
+    views = device_views([], [time for booking in (elsewhere, now) for time in booking.times(0.0, 1e11)])
+    (shown,) = [line for line in lines(views) if "booked" in line]
+    assert shown.startswith("        booked  by anna until ")
+    booked = {view.tag: view.as_json()["booking"] for view in views}
+    assert booked["cuda:0"] is None
+    assert (booked["cuda:1"]["id"], booked["cuda:1"]["begin"], booked["cuda:1"]["now"]) == (
+        "a1",
+        begin.isoformat(),
+        True,
+    )

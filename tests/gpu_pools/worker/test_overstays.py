@@ -91,12 +91,12 @@ def test_a_training_that_is_nearly_done_may_end_but_not_for_ever(prefect, host, 
     host.start(run_id, slot=True)
     book(host.now)
     slot = lock_dir() / "cpu.training.0.run"
-    slot_files.write_progress(slot, run_id, SlotProgress(9, 10, 60.0, host.now))
+    slot_files.write_progress(slot, run_id, SlotProgress(9, 10, 20.0, host.now))
     assert holders()[0].progress is not None
     overstays.look()
     assert not run_setup.stop_file(run_id).exists()
-    host.now += 150
-    slot_files.write_progress(slot, run_id, SlotProgress(9, 10, 60.0, host.now))
+    host.now += 31
+    slot_files.write_progress(slot, run_id, SlotProgress(9, 10, 20.0, host.now))
     overstays.look()
     assert run_setup.stop_file(run_id).exists()
 
