@@ -12,7 +12,6 @@ from deployments.sharing.permissions import is_called
 PAGE = "Prefect's page or API"
 """Instead of a name: Prefect's events do not say who."""
 
-_LIMIT = 200  # events of one answer, the most that Prefect gives
 _SOON = timedelta(seconds=5)  # between what the yard asks for and Prefect's event of it
 _RETRIED = "Retry from the UI"
 _STATES = ("prefect.flow-run.Cancelling", "prefect.flow-run.Cancelled", "prefect.flow-run.AwaitingRetry")
@@ -73,7 +72,7 @@ def known_acts(lines: Iterable[Mapping[str, Any]], events: Sequence[Json]) -> li
     """
     told = [event["payload"] for event in events if event["event"].startswith(f"{EVENT}.")]
     acts: dict[str, ActRow] = {}
-    for act in map(ActRow.of, (*told, *lines)):
+    for act in filter(_is_whole, map(ActRow.of, (*told, *lines))):
         if act.id not in acts or acts[act.id].result == ASKED:
             acts[act.id] = act
     own = list(acts.values())
@@ -91,6 +90,14 @@ def read_events(api: Api, since: datetime) -> list[Json]:
         if not answer["next_page"]:
             return found
         answer = api.call("GET", f"/events{answer['next_page'].partition('/events')[2]}")
+
+
+def _is_whole(row: ActRow) -> bool:
+    """Return whether a line has an id and a time: anybody can send events."""
+    try:
+        return bool(row.id) and datetime.fromisoformat(row.at).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _of_prefect(event: Json) -> ActRow | None:

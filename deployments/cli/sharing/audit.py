@@ -48,7 +48,7 @@ def audit(
     acts = known_acts(lines, _events(begin))
     rows = chosen(acts, since=begin, run=run, who=asker().partition("@")[0] if who == ME else who)
     if n_torn:
-        typer.echo(f"{n_torn} lines of the audit cannot be read", err=True)
+        typer.echo(f"{n_torn} line{'s' * (n_torn > 1)} of the audit cannot be read", err=True)
     if form is Format.json:
         print_json([asdict(row) for row in rows])
     elif form is Format.csv:
