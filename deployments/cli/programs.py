@@ -1,13 +1,17 @@
-"""The command that runs a person's own program on a slot."""
+"""The commands that run a person's own program, or an interactive session, on a slot."""
 
 import os
 import shutil
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from deployments.cli.runs import Priority, WhenBusy, slot_wishes
+from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tasks.programs.params import ProgramParams
 
 
 def execute(
@@ -22,24 +26,68 @@ def execute(
 
     The exit code is the command's; 130 after Ctrl-C.
     """
+    os.environ |= slot_wishes(when_busy.value, priority)
+    from tasks.programs.params import ProgramParams, name_of
+
+    program = ProgramParams(device=device, **_of_caller(context, words))
+    _run_here(program, name or name_of(program.words))
+
+
+def shell(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND [ARGUMENT]...]", help="Instead of $SHELL: jupyter lab")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = "cuda",
+    lasts: Annotated[str, typer.Option("--for", help="Ends after 90s, 30m, 2h ...; none: never")] = "none",
+    idle: Annotated[str, typer.Option(help="Ends after so long without use of CPU, GPU and keyboard; none: never")] = (
+        "30m"
+    ),
+    when_busy: Annotated[WhenBusy, typer.Option(help="Wait for the device, or be refused at once")] = WhenBusy.wait,
+    priority: Priority = None,
+    name: Annotated[str | None, typer.Option(help="Of the run in Prefect; else the program's")] = None,
+) -> None:
+    """Hold a slot for a shell, Jupyter or another program that you sit at, until it ends, idles or its time is over.
+
+    YARD_SLOT is the slot (cuda:1); its GPU alone is visible.
+    """
+    os.environ |= slot_wishes(when_busy.value, priority)
+    from tasks.programs.params import SessionParams, name_of
+
+    caller: dict[str, str] = context.obj
+    program = SessionParams(
+        device=device,
+        lasts=_seconds(lasts),
+        idle=_seconds(idle),
+        is_shell=not words,
+        **_of_caller(context, words or [caller.get("SHELL") or "/bin/sh"]),
+    )
+    _run_here(program, name or name_of(program.words))
+
+
+def _seconds(text: str) -> float | None:
+    return None if text == "none" else parse_duration(text)
+
+
+def _of_caller(context: typer.Context, words: list[str]) -> dict[str, Any]:
+    """Return the parameters of a command of who calls: words, folder and environment.
+
+    Raises:
+        ConfigError: there is no such program.
+    """
     caller: dict[str, str] = context.obj
     if shutil.which(words[0], path=caller.get("PATH")) is None:
         raise ConfigError(f"found no command {words[0]!r} in PATH, need a program that can be run")
-    os.environ |= slot_wishes(when_busy.value, priority)
-    from tasks.programs.params import ProgramParams, name_of
     from tasks.tracking.provenance import command_line
 
-    program = ProgramParams(
-        command=command_line(words),
-        folder=os.getcwd(),
-        device=device,
-        words=tuple(words),
-        environment=caller,
-    )
+    return {"command": command_line(words), "folder": os.getcwd(), "words": tuple(words), "environment": caller}
+
+
+def _run_here(program: "ProgramParams", name: str) -> NoReturn:
     from deployments.runs.local import exec_here
 
     try:
-        code = exec_here(program, name or name_of(program.words))
+        code = exec_here(program, name)
     except KeyboardInterrupt:
         from gpu_pools.stopping import asked
 
@@ -48,5 +96,6 @@ def execute(
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `yard`."""
+    """Add the commands to `yard`."""
     app.command(name="exec")(execute)
+    app.command()(shell)

@@ -28,7 +28,7 @@ from tasks.base.errors import ConfigError, Interrupted, TrainyardError
 from tasks.base.file_locks import file_lock
 from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
-from tasks.programs.params import ProgramParams
+from tasks.programs.params import ProgramParams, SessionParams
 from tasks.run.display import console, log_through_console
 
 _RESUME = "; `yard resume` goes on from the last checkpoint"
@@ -148,7 +148,7 @@ def exec_here(program: ProgramParams, run_name: str) -> int:
     """Run a person's command on a slot, in this process's folder, to its end, and return its exit code.
 
     Args:
-        program: what, and on which device.
+        program: what, and on which device; `SessionParams` of one that somebody sits at.
         run_name: in Prefect and MLflow.
 
     Raises:
@@ -158,15 +158,16 @@ def exec_here(program: ProgramParams, run_name: str) -> int:
     resolve_device(program.device, get_probe())
     with _beginning("your command") as api, uncollected():
         make_prefect_home()
-        from flows.program import own_program
+        from flows.program import own_program, own_session
 
-        if api is not None:
-            _use_the_time(own_program, api.service.answers)
+        flow = own_session if isinstance(program, SessionParams) else own_program
+        if api is not None and flow is own_program:
+            _use_the_time(flow, api.service.answers)
     with serving(api):
-        flow_run = _made(own_program, {"program": program}, run_name, "")
+        flow_run = _made(flow, {"program": program}, run_name, "")
         with _sole(flow_run):
             advice = ""  # nothing to resume: what it has saved is the command's own
-            state = _run(own_program, flow_run, {"program": program}, advice=advice, return_type="state")
+            state = _run(flow, flow_run, {"program": program}, advice=advice, return_type="state")
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result

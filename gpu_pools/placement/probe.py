@@ -51,6 +51,10 @@ class Probe(Protocol):
         """Return what changes of one GPU from moment to moment, faster than all that is known of it."""
         ...
 
+    def process_utilisation(self, uuid: str) -> Mapping[int, int] | None:
+        """Return process -> percent of one GPU's multiprocessors in the last seconds; None: it cannot tell."""
+        ...
+
 
 class NvmlProbe:
     """The real GPUs, through NVIDIA's management library; CUDA itself is not touched."""
@@ -97,6 +101,14 @@ class NvmlProbe:
             GpuError: there is none, or it does not answer.
         """
         return self._ask(uuid, _sample)
+
+    def process_utilisation(self, uuid: str) -> Mapping[int, int] | None:
+        """Return process -> percent of the multiprocessors of the GPU `uuid`; the driver keeps some seconds of it.
+
+        Raises:
+            GpuError: there is no such GPU, or it does not answer.
+        """
+        return self._ask(uuid, _process_utilisation)
 
     def _ask(self, uuid: str, question: Callable[[Any], T]) -> T:
         if not self._open():
@@ -162,6 +174,10 @@ class SimulatedProbe:
         found = self.device(uuid)
         memory = {process.pid: process.memory_mib for process in found.processes}
         return GpuSample(found.utilisation_percent, found.power_w, None, memory)
+
+    def process_utilisation(self, uuid: str) -> Mapping[int, int] | None:
+        """Return None: the file says nothing of it."""
+        return None
 
 
 def get_probe(environ: Mapping[str, str] = os.environ) -> Probe:
@@ -308,6 +324,19 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...]:
         user, name = _owner(process.pid)
         found.append(GpuProcess(process.pid, user, name, _in_mib(process.usedGpuMemory)))
     return tuple(found)
+
+
+def _process_utilisation(handle: Any) -> dict[int, int] | None:
+    try:
+        samples = _if_supported(pynvml.nvmlDeviceGetProcessUtilization, handle, 0)
+    except pynvml.NVMLError_NotFound:  # nothing has computed lately
+        return {}
+    if samples is None:
+        return None
+    found: dict[int, int] = {}
+    for sample in samples:
+        found[sample.pid] = max(found.get(sample.pid, 0), sample.smUtil)
+    return found
 
 
 def _owner(pid: int) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from gpu_pools.sharing.memory_peaks import MemoryForecasts, forecast_labels
 from gpu_pools.slots.lease import Holder, Lease, own_holder
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.slots.turns import Turns
-from gpu_pools.slots.waiters import Notice
+from gpu_pools.slots.waiters import Announcement
 from gpu_pools.stopping import pause
 from tasks.base.errors import GpuBusyError, GpuError
 
@@ -153,9 +153,9 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
     """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn."""
     queues, turns, sources = limits(), _turns(), _sources()
     said = ""
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as ours:
         while True:
-            notice.say([asks])
+            ours.say([asks])
             decision = _decide(host, asks, queues, turns, sources)
             if isinstance(decision, Refuse):
                 raise GpuError(decision.reason)

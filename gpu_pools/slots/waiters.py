@@ -27,7 +27,7 @@ _LAST_SECOND = 1e11
 _DAMAGED = (ValueError, KeyError, TypeError, QueueError, RecursionError)
 
 
-class Notice:
+class Announcement:
     """What this process says of the runs that wait in it; `with` takes it back at the end of the block.
 
     Args:

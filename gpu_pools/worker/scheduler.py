@@ -17,7 +17,7 @@ from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.turns import Turns
-from gpu_pools.slots.waiters import Notice
+from gpu_pools.slots.waiters import Announcement
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import ConfigError, TrainyardError
@@ -55,7 +55,7 @@ class Scheduler:
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
         self._rules = rule_sources(client, clock)
-        self._terminals, self._notice = Turns(("terminal",), clock), Notice("worker")
+        self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
         """Start nothing for now: nobody is to leave a slot to what waits here."""

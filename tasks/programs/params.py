@@ -18,6 +18,14 @@ class ProgramParams(Params):
     environment: Annotated[dict[str, str], Field(exclude=True, repr=False)]
 
 
+class SessionParams(ProgramParams):
+    """An interactive program, and when it ends that does not end by itself."""
+
+    lasts: Annotated[float | None, Field(gt=0, description="Seconds from the slot on; None: for ever")] = None
+    idle: Annotated[float | None, Field(gt=0, description="Seconds without use; None: for ever")] = None
+    is_shell: bool = False
+
+
 def name_of(words: tuple[str, ...]) -> str:
     """Return what people call a command: its script, else its program."""
     script = next((word for word in words[1:] if word.endswith((".py", ".sh"))), words[0])

@@ -1,6 +1,7 @@
-"""The Prefect task that runs a person's own command."""
+"""The Prefect tasks that run a person's own command, or an interactive session."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +9,21 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from gpu_pools.process.run_setup import output_file
+from gpu_pools.placement.probe import get_probe
+from gpu_pools.process.run_setup import ON, output_file
+from gpu_pools.slots.activity import Activity
+from gpu_pools.slots.lease import own_holder
 from gpu_pools.slots.local_slot import LocalSlot
 from gpu_pools.stopping import look
+from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrainyardError
 from tasks.base.workspace import storage_errors
 from tasks.programs.attended import run_attended
-from tasks.programs.params import ProgramParams
+from tasks.programs.params import ProgramParams, SessionParams
+from tasks.programs.session import Bounds, run_session
 from tasks.run.display import SHOWN
 from tasks.run.mlflow_run import hold_mlflow_run
-from tasks.run.run_log import Logger
+from tasks.run.run_log import Logger, logger
 from tasks.run.step_context import run_key, step_dir
 from tasks.tracking.provenance import redacted
 
@@ -68,6 +74,30 @@ def run_program(program: ProgramParams, slot: LocalSlot) -> int:
     except ExitCode as exc:
         return exc.code
     return 0
+
+
+@task(task_run_name="{session.command}", cache_policy=NO_CACHE)
+def hold_session(session: SessionParams, slot: LocalSlot) -> tuple[int, str]:
+    """Run an interactive program on the slot; return its exit code, and why it was ended, empty: by itself.
+
+    What is printed stays on the terminal: a shell shows what is for nobody else.
+
+    Raises:
+        Interrupted: a signal ended it.
+    """
+    where = slot.env.get(ON) or os.environ.get(ON, "")
+    holder = own_holder()
+    activity = Activity(get_probe(), holder.uuid if holder else "cpu", time.monotonic)
+    own = {"YARD_SLOT": where, "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or mlflow_uri()}
+    logger().info("runs %s on %s in %s", session.command, where, session.folder)
+    code, reason = run_session(
+        *(session.words, {**session.environment, **slot.env, **own}, slot.locks),
+        Bounds(session.lasts, session.idle),
+        activity,
+        is_shell=session.is_shell,
+    )
+    look()
+    return code, reason
 
 
 def _to_log(log: Logger, path: Path) -> Callable[[str], None]:

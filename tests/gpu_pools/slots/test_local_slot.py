@@ -15,7 +15,7 @@ from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import local_slot, turns
 from gpu_pools.slots.lease import Holder, acquire, holders
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
-from gpu_pools.slots.waiters import Notice
+from gpu_pools.slots.waiters import Announcement
 from tasks.base.errors import GpuBusyError, GpuError
 
 BEN = Waiting("ben", "big", Queue("cuda:0", "training"), 5, time.time(), "ben@boxa")
@@ -103,7 +103,7 @@ def test_a_run_waits_until_the_slot_is_free_and_says_for_whom(monkeypatch):
 @pytest.fixture
 def ben():
     """Another terminal that waits."""
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         yield lambda **but: notice.say([replace(BEN, **but)])
 
 

@@ -5,7 +5,7 @@ import pytest
 from gpu_pools.placement.place import Start, Wait, Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.turns import PASSED_OVER_S, PATIENCE_S, Turns
-from gpu_pools.slots.waiters import Notice
+from gpu_pools.slots.waiters import Announcement
 
 RUN = Waiting("a", "mine", Queue("cuda:0", "training"), 2, 1000.0, "anna@boxa")
 
@@ -20,7 +20,7 @@ def clock(tmp_path, monkeypatch):
 def test_who_does_not_take_what_he_is_given_is_passed_over_for_a_while(clock):
     turns = Turns(("terminal",), lambda: clock[0])
     given = [Start("a", "GPU-simulated-0")]
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         notice.say([RUN])
         for at in (0.0, PATIENCE_S):
             clock[0] = at
@@ -35,7 +35,7 @@ def test_who_does_not_take_what_he_is_given_is_passed_over_for_a_while(clock):
 
 def test_patience_begins_anew_where_a_slot_was_not_to_be_had_in_between(clock):
     turns = Turns(("terminal",), lambda: clock[0])
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         notice.say([RUN])
         for decision in (Start("a", "x"), Wait("a", "taken"), Start("a", "x")):
             turns.note([RUN], [decision])

@@ -15,7 +15,7 @@ import pytest
 from gpu_pools.placement.place import Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import waiters
-from gpu_pools.slots.waiters import Notice, waiting_elsewhere
+from gpu_pools.slots.waiters import Announcement, waiting_elsewhere
 
 RUN = Waiting(
     *("a", "mine", Queue("cuda:0", "training"), 2, 1000.0, "anna@boxa"),
@@ -27,8 +27,8 @@ WAITS = """
 import sys, time
 from gpu_pools.placement.place import Waiting
 from gpu_pools.placement.queues import Queue
-from gpu_pools.slots.waiters import Notice
-Notice("terminal").say([Waiting("dead", "its", Queue("cpu", "training"), 5, 1.0, "ben@boxa")])
+from gpu_pools.slots.waiters import Announcement
+Announcement("terminal").say([Waiting("dead", "its", Queue("cpu", "training"), 5, 1.0, "ben@boxa")])
 print("waits", flush=True)
 time.sleep(600)
 """
@@ -42,7 +42,7 @@ def locks(tmp_path, monkeypatch) -> Path:
 
 
 def test_what_waits_is_known_until_it_is_taken_back(locks):
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         assert waiting_elsewhere(BOTH, ()) == []
         notice.say([RUN])
         notice.say([RUN, other := replace(RUN, run_id="b", priority=7)])
@@ -72,7 +72,7 @@ def test_a_reader_misses_nobody_while_the_text_changes():
         while time.monotonic() < end:
             seen.add(len(waiting_elsewhere(BOTH, ())))
 
-    with Notice("worker") as notice:
+    with Announcement("worker") as notice:
         notice.say([RUN])
         readers = [threading.Thread(target=read) for _ in range(2)]
         for reader in readers:
@@ -98,7 +98,7 @@ def test_a_reader_misses_nobody_while_the_text_changes():
     ],
 )
 def test_a_text_that_makes_no_sense_names_nobody(locks, content):
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         notice.say([RUN])
         (path,) = locks.glob("*.terminal")
         path.write_bytes(content)
@@ -107,7 +107,7 @@ def test_a_text_that_makes_no_sense_names_nobody(locks, content):
 
 def test_numbers_that_cannot_be_are_bounded_and_names_are_one_line(locks):
     wild = json.dumps([waiters._as_json(RUN) | {"priority": -5, "since": 1e300, "run_name": "a\nb"}])
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         notice.say([RUN])
         (path,) = locks.glob("*.terminal")
         path.write_text(wild)

@@ -13,7 +13,7 @@ from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.lease import holders
 from gpu_pools.slots.ledger import Ledger
-from gpu_pools.slots.waiters import Notice, waiting_elsewhere
+from gpu_pools.slots.waiters import Announcement, waiting_elsewhere
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.scheduler import Scheduler
 from tests.gpu_pools.worker.monitored import take_slot
@@ -49,7 +49,7 @@ def test_the_first_in_the_queue_starts_and_the_others_say_for_whom_they_wait(pre
 
 def test_a_terminal_has_its_turn_and_loses_it(prefect, dispatcher, started, host):
     first = prefect.add_run("SCHEDULED", "cuda:0.training")
-    with Notice("terminal") as notice:
+    with Announcement("terminal") as notice:
         notice.say([Waiting("t", "mine", Queue("cuda:0", "training"), 1, 0.0, "ben@boxa")])
         dispatcher.tick()
         assert started == []
