@@ -65,6 +65,7 @@ class HostState:
         probe: of its GPUs.
         clock: Unix seconds.
         forecast: tells what a run will take of a GPU's memory, where that is known.
+        own_pid: of a process that is no stranger on a GPU, nor is what it has started; None: only runs are none.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class HostState:
         clock: Callable[[], float] = time.time,
         *,
         forecast: Callable[[Run], MemoryNeed | None] = lambda _: None,
+        own_pid: int | None = None,
     ) -> None:
         self.name, self._probe, self._clock, self._forecast = name, probe, clock, forecast
+        self._own_pids = [] if own_pid is None else [own_pid]
         read_disk()  # a setting that is none is refused now
         self._gpus = {
             device.uuid: device for device in visible(probe.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -279,7 +282,7 @@ class HostState:
 
     def _foreign(self, device: Device, held: Sequence[lease.Holder]) -> tuple[GpuProcess, ...]:
         """Return what computes on a GPU and is no run; by memory, where the driver's process numbers are not ours."""
-        look = intruders.look(device, [holder.pid for holder in held])
+        look = intruders.look(device, [*self._own_pids, *(holder.pid for holder in held)])
         if look.certain:
             return look.seen
         if not self._told_of_containers:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from gpu_pools.names import asker, host_name
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import CPU, HostState, Queues
 from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
-from gpu_pools.placement.probe import environment, get_probe
+from gpu_pools.placement.probe import Device, environment, get_probe
 from gpu_pools.placement.queues import Kind, default_priority, device_queue
 from gpu_pools.placement.rules import RuleSource, rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
@@ -65,13 +65,18 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
     """
     if "TRAINYARD_LEASE" in os.environ or os.environ.get(WHEN_BUSY) != "refuse":
         return
-    host = HostState(host_name(), get_probe())
+    host = own_host()
     asks = _asks(host, device, kind)
-    decision = _decide(host, asks, limits(), _turns(), _sources())
+    decision = _decide(host, asks, limits(), _turns(), own_sources())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
         raise GpuBusyError(decision.reason)
+
+
+def own_host() -> HostState:
+    """Return this host, for a process that may have computed on its GPUs before."""
+    return HostState(host_name(), get_probe(), own_pid=os.getpid())
 
 
 def own_priority(kind: Kind) -> int:
@@ -128,7 +133,7 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
         with metered():
             yield LocalSlot()
         return
-    host = HostState(host_name(), get_probe())
+    host = own_host()
     asks = _asks(host, device, kind)
     with _slot(host, asks) as lease:
         _say_if_too_large(lease.holder)
@@ -137,10 +142,15 @@ def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
         if expected := forecast_labels(lease.holder):
             PoolClient().set_labels(asks.run_id, expected)
         gpu = host.device(lease.holder.uuid)
-        own = {**environment(gpu), **kernel_environment(gpu), DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
-        own |= lease.env
-        with _environ(own), metered():
+        own = slot_environment(lease, gpu)
+        with environ(own), metered():
             yield LocalSlot(own, (lease.run_fd,))
+
+
+def slot_environment(lease: Lease, gpu: Device | None) -> dict[str, str]:
+    """Return the variables by which a process computes on a slot; `gpu` None: on the CPU's."""
+    own = {**environment(gpu), **kernel_environment(gpu), **lease.env}
+    return own | {DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
 
 
 def _say_if_too_large(holder: Holder | None) -> None:
@@ -150,9 +160,39 @@ def _say_if_too_large(holder: Holder | None) -> None:
 
 
 def _slot(host: HostState, asks: Waiting) -> Lease:
-    """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn."""
-    queues, turns, sources = limits(), _turns(), _sources()
-    said = ""
+    def say(reason: str) -> None:
+        if reason:
+            get_run_logger().info("waits: %s", reason)
+        name = "Waiting" if reason else "Running"
+        PoolClient().force(asks.run_id, make_state(StateType.RUNNING, name, reason))
+
+    return wait_for_slot(host, asks, limits(), own_sources(), say, refuses=os.environ.get(WHEN_BUSY) == "refuse")
+
+
+def wait_for_slot(
+    host: HostState,
+    asks: Waiting,
+    queues: Queues,
+    sources: Sequence[RuleSource],
+    say: Callable[[str], None],
+    *,
+    refuses: bool,
+) -> Lease:
+    """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn.
+
+    Args:
+        host: this one.
+        asks: what waits.
+        queues: with the limits set in Prefect.
+        sources: of the rules.
+        say: is told why it waits, whenever that changes, and "" when it waits no more; not called where it need not.
+        refuses: it does not want to wait.
+
+    Raises:
+        GpuError: there is no such device here.
+        GpuBusyError: it would have to wait.
+    """
+    turns, said = _turns(), ""
     with Announcement("terminal") as ours:
         while True:
             ours.say([asks])
@@ -163,14 +203,13 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
                 lease = host.take(asks, decision.uuid, queues)
                 if lease is not None:
                     if said:
-                        PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Running", ""))
+                        say("")
                     return lease
             elif decision.reason != said:
                 said = decision.reason
-                if os.environ.get(WHEN_BUSY) == "refuse":
+                if refuses:
                     raise GpuBusyError(said)
-                get_run_logger().info("waits: %s", said)
-                PoolClient().force(asks.run_id, make_state(StateType.RUNNING, "Waiting", said))
+                say(said)
             pause(_POLL_S)
 
 
@@ -178,7 +217,8 @@ def _turns() -> Turns:
     return Turns(("terminal", "worker"), time.time)
 
 
-def _sources() -> Sequence[RuleSource]:
+def own_sources() -> Sequence[RuleSource]:
+    """Return what there is to ask of rules, where a server is."""
     return rule_sources(PoolClient(), time.time)
 
 
@@ -203,7 +243,8 @@ def limits() -> Queues:
 
 
 @contextmanager
-def _environ(values: Mapping[str, str]) -> Iterator[None]:
+def environ(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process for the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
