@@ -120,8 +120,8 @@ def test_what_is_done_in_prefect_itself_is_told_without_a_name(api, person):
 
 def test_a_limit_of_the_yard_is_told_once(api, person):
     person("carl@boxa", "limit", "cuda:1", "training=2")
-    time.sleep(3)
-    rows = [row for row in acts(person, until=1) if "2" in row["details"]]
+    assert len(acts(person, "--who", "carl", until=1)) == 1
+    rows = [row for row in acts(person, until=1) if row["details"].endswith("2")]
     assert [(row["who"], row["act"], row["details"]) for row in rows] == [("carl@boxa", "limit", "training=2")]
 
 
