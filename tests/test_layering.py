@@ -20,7 +20,7 @@ FLOORS = (
     ("tasks.run", "tasks.tracking"),
     ("tasks.images", "tasks.signals", "tasks.geometry", "tasks.training"),
     PIPELINES,
-    ("tasks.trial", "tasks.housekeeping", "tasks.programs"),
+    ("tasks.trial", "tasks.housekeeping", "tasks.programs", "tasks.accounts"),
     ("flows",),
     ("deployments",),
 )

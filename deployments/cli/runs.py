@@ -100,7 +100,7 @@ def runs(
         return list_runs(api, types=types, scheduled=scheduled, flow=flow, owner=owner, limit=limit)
 
     with server_or_records() as api:
-        rows, own = read(api), only_here(api, read)
+        rows, own = read(api), only_here(api, read, lambda row: row.id)
         known_by = api.known_by
     if as_json:
         print_json([asdict(row) for row in [*rows, *own]])

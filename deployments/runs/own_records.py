@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from deployments.api import NO_SERVER, Api, Json, NotFoundError, connect
-from deployments.runs.find import RUNNING, RunRow, find_run
+from deployments.runs.find import RUNNING, find_run
 from deployments.services.database import database_up
 from deployments.services.postgres import load
 from deployments.stack.stack import known_stack, running_stack
@@ -20,6 +20,7 @@ from tasks.base.database import uses_postgres
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.workspace import home, run_path
 
+T = TypeVar("T")
 Rows = Callable[[str, Sequence[str]], list[Json]]
 """Answers a query with ? for each value; JSON and times are as the server's API has them."""
 
@@ -34,6 +35,8 @@ _TIMES = (
     *("created", "updated", "timestamp", "said_at"),
     *("start_time", "end_time", "expected_start_time", "next_scheduled_start_time"),
 )
+_NAMED = {"/flows/filter": "SELECT id, name FROM flow", "/deployments/filter": "SELECT * FROM deployment"}
+"""Whole tables, of a few rows, whichever of them are asked for."""
 _ORDERS: Mapping[str, tuple[Callable[[Json], str], bool]] = {
     "START_TIME_DESC": (lambda run: run["start_time"] or run["expected_start_time"] or "", True),
     "END_TIME_DESC": (lambda run: run["end_time"] or "", True),
@@ -75,7 +78,9 @@ class Records(Api):
 
     def pages(self, path: str, body: Mapping[str, Any]) -> Iterator[Json]:
         """Yield every row of a filter, in its order."""
-        if path == "/flow_runs/filter":
+        if path in _NAMED:
+            yield from self._rows(_NAMED[path], [])
+        elif path == "/flow_runs/filter":
             key, backwards = _ORDERS[body["sort"]]
             found = [run for run in map(_as_answered, self._rows(_RUNS, [])) if _is_asked(run, body)]
             yield from sorted(found, key=key, reverse=backwards)
@@ -88,7 +93,7 @@ class Records(Api):
 
     def flow_names(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return flow id -> name."""
-        return {row["id"]: row["name"] for row in self._rows("SELECT id, name FROM flow", [])}
+        return {row["id"]: row["name"] for row in self._rows(_NAMED["/flows/filter"], [])}
 
     def _of_runs(self, table: str, order: str, wanted: Mapping[str, Any]) -> list[Json]:
         ids = wanted["flow_run_id"]["any_"]
@@ -107,7 +112,15 @@ def _as_answered(run: Json) -> Json:
     elif run["start_time"] and run["end_time"] and not state["message"]:
         started, ended = (datetime.fromisoformat(run[name]) for name in ("start_time", "end_time"))
         state["message"] = f"took {(ended - started).total_seconds():.0f} s"
-    return {**run, "state": state}
+    state |= {"type": run["state_type"], "name": run["state_name"]}
+    return {**run, "state": state, "total_run_time": _run_time(run["total_run_time"])}
+
+
+def _run_time(value: Any) -> float:
+    """Return seconds; SQLite keeps them as a time of 1970's first days."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value).replace(tzinfo=UTC) - datetime.fromtimestamp(0, UTC)
+    return float(value.total_seconds())
 
 
 def _is_gone(run: Json) -> bool:
@@ -129,6 +142,10 @@ def _is_asked(run: Json, body: Mapping[str, Any]) -> bool:
         "flow_name": body.get("flows", {}).get("name", {}).get("any_"),
     }
     is_due = window.get("after_", "") <= due <= window.get("before_", "~")  # times of one form sort as texts
+    if (after := wanted.get("end_time", {}).get("after_")) and (run["end_time"] or "") < after:
+        return False
+    if wanted.get("start_time", {}).get("is_null_") is False and not run["start_time"]:
+        return False
     return is_due and all(values is None or run[name] in values for name, values in named.items())
 
 
@@ -174,20 +191,21 @@ def found_anywhere(wanted: str) -> Iterator[tuple[Api, Json]]:
         yield found
 
 
-def only_here(api: Api, read: Callable[[Api], list[RunRow]]) -> list[RunRow]:
+def only_here(api: Api, read: Callable[[Api], list[T]], id_of: Callable[[T], str]) -> list[T]:
     """Return the runs of this home that its server, which is another one's, does not know.
 
     Args:
         api: of the server.
         read: returns the runs of a list.
+        id_of: returns the id of one.
     """
     with _beside(api) as own:
         rows = read(own) if own else []
     if not rows:
         return []
-    known = api.pages("/flow_runs/filter", {"flow_runs": {"id": {"any_": [row.id for row in rows]}}})
+    known = api.pages("/flow_runs/filter", {"flow_runs": {"id": {"any_": [id_of(row) for row in rows]}}})
     ids = {run["id"] for run in known}
-    return [row for row in rows if row.id not in ids]
+    return [row for row in rows if id_of(row) not in ids]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from gpu_pools.names import (
     named_owner,
 )
 from gpu_pools.placement.queues import KINDS, POOL, Kind, queue_or_none
+from gpu_pools.slots.use import NO_USE, SlotUse
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -63,6 +64,7 @@ class Use:
         state, state_name: type and name of its state: COMPLETED, RUNNING ...; Completed, TimedOut, Waiting ...
         ran_s: how long it ran up to `until`, all attempts together, without the waiting before and between them.
         until: its end; of one that runs, when it was read; of one that waits to go on, when it was put back.
+        slot: how it used the slot, as it has told at its end.
     """
 
     run_id: str
@@ -81,6 +83,7 @@ class Use:
     ran_s: float
     until: float
     flow_id: str = ""
+    slot: SlotUse = NO_USE
 
     @property
     def on_gpu(self) -> bool:
@@ -216,6 +219,7 @@ def _use(row: Row, flow: Row | None, deployment: Row | None, now: float) -> Use:
         ran_s=max(0.0, ran_s),
         until=now if running else ended or told_at,
         flow_id=row["flow_id"],
+        slot=SlotUse.of(labels) if ended else NO_USE,
     )
 
 

@@ -16,11 +16,10 @@ from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.energy import EnergyMeter
 from gpu_pools.slots.lease import holders, own_holder
 from gpu_pools.slots.slot_files import Holder
-from gpu_pools.slots.use import SlotUse
+from gpu_pools.slots.use import NO_USE, SlotUse
 from tasks.base.errors import GpuError, StorageError
 
 EVERY_S = 0.5
-NO_USE = SlotUse()
 _MIB = 2**20
 logger = logging.getLogger("trainyard")
 

@@ -75,3 +75,7 @@ def _mean(*uses: SlotUse) -> float | None:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < _LONG_S else duration_text(seconds)
+
+
+NO_USE = SlotUse()
+"""Of which nothing is known."""
