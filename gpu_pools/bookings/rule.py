@@ -11,8 +11,17 @@ from gpu_pools.placement.queues import Kind
 _LOOK_AHEAD_S = 28 * 86_400.0
 """A gap that is long enough for a run is looked for so far ahead; what comes again does so by then."""
 
+_LEAST_S = 1.0  # nothing starts in the moment before
+
 
 @dataclass(frozen=True, slots=True)
+class _Others:
+    """The times at which a device is booked for others than one owner, and the longest gap between them, seconds."""
+
+    times: Sequence[Occurrence]
+    longest_gap_s: float
+
+
 class BookingRule:
     """Lets a run start on a device where it is expected to end before somebody else's booking begins.
 
@@ -26,34 +35,44 @@ class BookingRule:
         stops: whether a training that is still there is asked to make way.
     """
 
-    bookings: Mapping[str, Sequence[Booking]]
-    estimates: Mapping[str, Estimate]
-    now: float
-    stops: bool
+    def __init__(
+        self,
+        bookings: Mapping[str, Sequence[Booking]],
+        estimates: Mapping[str, Estimate],
+        now: float,
+        *,
+        stops: bool,
+    ) -> None:
+        self._estimates, self._now, self._stops = estimates, now, stops
+        longest_s = max((estimate.seconds for estimate in estimates.values()), default=0.0)
+        self._horizon = now + _LOOK_AHEAD_S + longest_s
+        self._times = {tag: upcoming(found, now, self._horizon) for tag, found in bookings.items()}
+        self._others: dict[tuple[str, str], _Others] = {}  # a thousand runs may wait, of a few owners
 
     def against(self, run: Waiting, device: DeviceState, starting: Mapping[str, Sequence[Waiting]]) -> str | None:
         """Return which booking keeps a run from a device, and how long the run is expected to take."""
-        others = [one for one in self.bookings.get(device.tag, ()) if not belongs(run.owner, one.owner)]
-        if not others:
+        if device.tag not in self._times:
             return None
-        expected = self.estimates[run.run_id]
-        met = next(iter(upcoming(others, self.now, self.now + expected.seconds)), None)
-        if met is None:
+        others, expected = self._of_others(device.tag, run.owner), self._estimates[run.run_id]
+        if not others.times or others.times[0].begin >= self._now + max(expected.seconds, _LEAST_S):
             return None
-        if met.begin <= self.now:
-            return f"{device.tag} is {booked(met, self.now)}"
-        fits = self._longest_gap(others, expected.seconds) >= expected.seconds
-        if not fits and self.stops and makes_way(run.queue.kind):
+        met = others.times[0]
+        if met.begin <= self._now:
+            return f"{device.tag} is {booked(met, self._now)}"
+        fits = others.longest_gap_s >= expected.seconds
+        if not fits and self._stops and makes_way(run.queue.kind):
             return None
-        text = f"{device.tag} is {booked(met, self.now)}; this run {expected.words}"
+        text = f"{device.tag} is {booked(met, self._now)}; this run {expected.words}"
         return text if fits else f"{text}; no gap between the bookings is as long"
 
-    def _longest_gap(self, others: Sequence[Booking], seconds: float) -> float:
-        end, longest = self.now, 0.0
-        horizon = self.now + _LOOK_AHEAD_S + seconds
-        for time in upcoming(others, self.now, horizon):
-            longest, end = max(longest, time.begin - end), max(end, time.end)
-        return max(longest, horizon - end)
+    def _of_others(self, tag: str, owner: str) -> _Others:
+        if (tag, owner) not in self._others:
+            times = [time for time in self._times[tag] if not belongs(owner, time.booking.owner)]
+            end, longest_s = self._now, 0.0
+            for time in times:
+                longest_s, end = max(longest_s, time.begin - end), max(end, time.end)
+            self._others[tag, owner] = _Others(times, max(longest_s, self._horizon - end))
+        return self._others[tag, owner]
 
 
 def makes_way(kind: Kind) -> bool:
