@@ -18,8 +18,10 @@ import yaml
 from deployments.inbox.places import make_inbox
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import data_parameter, device_sections
+from deployments.runs.prefect_http import asking
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
+from deployments.sharing.channels import ensure_channels
 from gpu_pools.names import ADMINS_VARIABLE, host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
@@ -116,6 +118,7 @@ async def _apply(spec: dict[str, Any]) -> int:
         await tell_admins(client)
         for deployment in spec["deployments"]:
             await deploy(client, _as_called(deployment, there), spec)
+        await ensure_notices(client)
     return len(spec["deployments"])
 
 
@@ -195,6 +198,19 @@ async def tell_admins(client: Any) -> None:
         await client.create_variable(VariableCreate(name=ADMINS_VARIABLE, value=admins))
     elif known is not None and known.value != admins:
         await client.update_variable(VariableUpdate(name=ADMINS_VARIABLE, value=admins))
+
+
+async def ensure_notices(client: Any) -> None:
+    """Bring the yard's kind of block, and an automation for each recipient of notices.
+
+    Raises:
+        ConfigError: the settings of the yard cannot be read.
+    """
+    from deployments.sharing.notice_block import YardNotice
+
+    await YardNotice.register_type_and_schema(client=client)
+    with asking(os.environ["PREFECT_API_URL"]) as call:
+        ensure_channels(call, read_settings().notices)
 
 
 def _as_called(deployment: dict[str, Any], there: Container[tuple[str | None, str]]) -> dict[str, Any]:

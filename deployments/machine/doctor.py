@@ -67,6 +67,7 @@ def judge(machine: Machine) -> list[Check]:
         check_locks(machine.lock_dir, machine.lock_fault, machine.lock_note),
         *(check_port(listener) for listener in machine.ports),
         *check_background(machine.background),
+        *(Check("notices", "warning", fault, "`yard notices test` tries them") for fault in machine.notices),
         check_numba(machine.numba_cache),
         check_encoder(machine.encoder_fault),
     ]

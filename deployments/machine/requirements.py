@@ -17,6 +17,7 @@ from deployments.machine.toolchain import Tools, find_tools, package_dir
 from deployments.services.database import choose
 from deployments.services.postgres import installed as postgres_programs
 from deployments.services.postgres import load, server_user
+from deployments.sharing.notice_report import notice_faults
 from deployments.stack.background import background_faults
 from deployments.stack.stack import LOOPBACK, ServiceError, known_stack
 from gpu_pools.kernels import built, installed, target_for
@@ -121,6 +122,7 @@ class Machine:
     encoder_fault: str
     lock_note: str = ""  # for whom the folder does not serve
     background: tuple[str, ...] | None = None  # what does not work behind Prefect's server; None: none is up
+    notices: tuple[str, ...] = ()  # what keeps them from being sent
 
 
 def gather() -> Machine:
@@ -154,6 +156,7 @@ def gather() -> Machine:
                 numba_cache=_numba_cache(),
                 encoder_fault=_encoder_fault(),
                 background=_background(),
+                notices=tuple(notice_faults()),
                 torch=installed("torch"),
                 torch_fault=_import_fault(importing),  # last, when it has had its time
             )

@@ -10,6 +10,7 @@ this module is one (pyproject.toml), so that `prefect server start` with the yar
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 from deployments.services.old_names import by_new_name, renaming
@@ -44,6 +45,7 @@ def guard_server() -> None:
     """Put the guard before every server that Prefect makes in this process; twice does no harm."""
     from prefect.server.api import server
 
+    import_module("deployments.sharing.notice_block")  # with which the automations of its notices send
     make = server.create_app
     if hasattr(make, "__wrapped__"):
         return

@@ -16,6 +16,9 @@ POOL_IS_THERE = "the pool is there"
 INBOX_SERVES = "inbox serves"
 """Printed by `deployments.inbox.serve` at its start."""
 
+NOTICES_SERVE = "notices are sent from"
+"""Printed by `deployments.sharing.notice_service` at its start."""
+
 _PREFECT_SETTINGS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     # A lease in memory dies with the server: runs that live would be called crashed, and slots be lost.
@@ -95,6 +98,11 @@ def worker_program(name: str, env: dict[str, str]) -> Announcing:
 def inbox_program(env: dict[str, str]) -> Announcing:
     """Return what makes runs of what is dropped into the inbox, or sent by `yard upload`."""
     return Announcing("inbox", tuple(module_command("deployments.inbox.serve")), env, INBOX_SERVES)
+
+
+def notices_program(env: dict[str, str]) -> Announcing:
+    """Return what tells people what happens to their runs, by Prefect's automations."""
+    return Announcing("notices", tuple(module_command("deployments.sharing.notice_service")), env, NOTICES_SERVE)
 
 
 def apply_program(env: dict[str, str]) -> Announcing:

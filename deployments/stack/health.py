@@ -12,6 +12,7 @@ from deployments.runs.sync import count_unsent
 from deployments.services.service import ServiceError, healthy, log_file, server_time, tail
 from deployments.services.shared_postgres import postgres_keeper
 from deployments.sharing.bookings import BookingRow, next_of_each
+from deployments.sharing.notice_report import notice_faults
 from deployments.stack.background import local_faults, named_server, unguarded
 from deployments.stack.draining import drain_note
 from deployments.stack.stack import stack_record
@@ -109,6 +110,7 @@ def check() -> Health:
         faults.append(disk.sentence())
     elif free_mib < LOW_FREE_MIB:
         faults.append(f"found {free_mib} MiB free at {home()}, need {LOW_FREE_MIB}: free room there")
+    faults += notice_faults()
     known = (services, workers, queues)
     return Health(not faults, faults, str(home()), pid, database, free_mib, *known, bookings=bookings)
 

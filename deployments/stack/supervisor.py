@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from deployments.services.database import Database, database_up
-from deployments.services.programs import apply_program, inbox_program, mlflow_service, prefect_service, worker_program
+from deployments.services.programs import (
+    apply_program,
+    inbox_program,
+    mlflow_service,
+    notices_program,
+    prefect_service,
+    worker_program,
+)
 from deployments.services.service import LOOPBACK, START_LIMIT_S, ServiceError, check_port, check_start
 from deployments.stack.child import Child, KeptPostgres
 from deployments.stack.drain import drain
@@ -114,7 +121,7 @@ class Supervisor:
         env = environment_of(self._urls)
         self._services = [Child(prefect), Child(mlflow)]
         if self._plan.n_workers:  # else nothing starts
-            self._services.append(Child(inbox_program(env)))
+            self._services += [Child(inbox_program(env)), Child(notices_program(env))]
         applying = Child(apply_program(env))
         names = [host_name(), *(f"{host_name()}/{n}" for n in range(2, self._plan.n_workers + 1))]
         self._workers = {name: Child(worker_program(name, env)) for name in names[: self._plan.n_workers]}

@@ -160,6 +160,11 @@ class HostState:
         self._silent.discard(uuid)
         return device
 
+    def faults(self) -> dict[str, str]:
+        """Return why GPUs do not answer, by their names; empty where all do."""
+        found = {device.tag: self._read(uuid) for uuid, device in self._gpus.items()}
+        return {tag: read for tag, read in found.items() if isinstance(read, str)}
+
     def serves(self, queue: Queue) -> bool:
         """Return whether runs of a queue are for this host."""
         return queue.host in {None, self.name}

@@ -22,7 +22,6 @@ Kind = Literal[
     "refused",
     "stopping-soon",
     "booking-soon",
-    "idle",
     "device-lost",
     "disk-low",
 ]
@@ -151,6 +150,26 @@ def secret_of(given: SecretStr | None, file: Path | None, settings: Path) -> str
     if not text:
         raise ConfigError(f"found nothing in {path}, need the secret in one line")
     return text
+
+
+def address_of(recipient: Recipient, settings: Path) -> str:
+    """Return the address of a webhook, or of Slack's.
+
+    Args:
+        recipient: that has one.
+        settings: the file of settings.
+
+    Raises:
+        ConfigError: it is none, or others can read it.
+    """
+    slack = recipient.way == "slack"
+    given, file = (recipient.slack, recipient.slack_file) if slack else (recipient.webhook, recipient.webhook_file)
+    url = secret_of(given, file, settings)
+    try:
+        check_url(url, https=slack)
+    except ValueError as exc:
+        raise ConfigError(f"{file or settings}: {exc}") from exc
+    return url
 
 
 def _check_closed(path: Path, todo: str) -> None:

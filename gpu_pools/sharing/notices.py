@@ -17,6 +17,8 @@ from tasks.base.workspace import home, storage_errors, write_json
 
 logger = logging.getLogger("trainyard.notices")
 
+_OF_ALL = ("device-lost", "disk-low")
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -26,7 +28,8 @@ class Notice:
         id: the same for the same thing, whoever says it and how often.
         kind: of it.
         text: a sentence: what happened, and why.
-        owner: whom it concerns, `anna@boxa`; empty: nobody in particular, so those who are told of everything.
+        owner: whom it concerns, `anna@boxa`, several with ", " between them; empty: nobody in particular, so those who
+            are told of everything.
         run_id, run_name: the run, if it is one's.
         device: `cuda:1`, or empty.
         figures: name -> value, as people read them, in this order.
@@ -96,9 +99,10 @@ def leave(notice: Notice, settings: YardSettings) -> bool:
 
 
 def recipients(notice: Notice, settings: YardSettings) -> list[str]:
-    """Return the names of those who are told: all whom it concerns, and of what is nobody's, the admins as well."""
-    owner = "" if notice.owner in NOBODY else notice.owner
-    owners = [owner] if owner else ["", *settings.admins]
+    """Return the names of those whom a notice concerns; the admins as well, if it is nobody's or everybody's."""
+    owners = [owner for owner in notice.owner.split(", ") if owner and owner not in NOBODY]
+    if not owners or notice.kind in _OF_ALL:
+        owners += ["", *settings.admins]
     return [
         name
         for name, recipient in settings.notices.to.items()

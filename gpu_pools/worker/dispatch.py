@@ -7,11 +7,13 @@ from collections.abc import Callable
 import httpx
 
 from gpu_pools.bookings.reader import BookingReader
+from gpu_pools.bookings.soon import BookingsSoon
 from gpu_pools.periodic import Periodic
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.host_watch import HostWatch
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
@@ -28,6 +30,7 @@ logger = logging.getLogger("trainyard.worker")
 HEARTBEAT_S = 15.0
 INTRUDERS_EVERY_S = 10.0
 OVERSTAYS_EVERY_S = 2.0
+NOTICES_EVERY_S = 30.0
 
 
 class Dispatcher:
@@ -51,8 +54,11 @@ class Dispatcher:
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, clock)
         intruders = IntruderTags(client, host)
-        overstays = Overstays(BookingReader(client, host.name, clock), self._monitor, SettingsReader(), clock)
+        bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
+        overstays = Overstays(bookings, self._monitor, settings, clock)
+        soon = BookingsSoon(bookings, settings, clock)
         self._catch_up = CatchUp(clock)
+        watch = HostWatch(host)
         self._duties: tuple[Callable[[], None], ...] = (
             # Before what asks the server, which may be away.
             lambda: self._catch_up.look([entry.run_id for entry in self.active]),
@@ -63,7 +69,9 @@ class Dispatcher:
             # Before anything starts: a run that makes way is not counted on.
             Periodic(overstays.look, OVERSTAYS_EVERY_S, clock),
             self._start_runs,
-            # Last, because no run waits for it.
+            # Last, because no run waits for them.
+            Periodic(lambda: watch.look(self.active), NOTICES_EVERY_S, clock),
+            Periodic(lambda: soon.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
         )
         self._draining = False

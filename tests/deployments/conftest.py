@@ -32,6 +32,11 @@ WITHOUT_SERVERS = {
     "runs/test_sync.py",
     "services/test_guard.py",
     "services/test_old_names.py",
+    "sharing/test_messages.py",
+    "sharing/test_notices_doc.py",
+    "sharing/test_receipts.py",
+    "sharing/test_run_notices.py",
+    "sharing/test_sending.py",
     "stack/test_background.py",
     "test_trial.py",
 }
