@@ -31,6 +31,7 @@ ACROSS = {
 }
 MAX_MODULES = 16
 SHELL = {
+    "tasks/accounts/steps.py",
     "tasks/run/prefect_page.py",
     "tasks/run/step_context.py",
     "tasks/run/stop_request.py",

@@ -60,10 +60,10 @@ def test_a_deployment_waits_in_a_queue_of_the_pool(deployment):
 
 
 @each
-def test_a_schedule_can_be_named_and_is_switched_off_but_for_housekeeping(deployment):
+def test_a_schedule_can_be_named_and_is_switched_off_but_for_housekeeping_and_the_report(deployment):
     for schedule in deployment.get("schedules", []):
         assert schedule["slug"]
-        assert schedule["active"] is (deployment["name"] == "housekeeping")
+        assert schedule["active"] is (deployment["name"] in {"housekeeping", "daily-report"})
         assert ZoneInfo(schedule["timezone"])
         assert CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 

@@ -172,7 +172,7 @@ def list_runs(
     Args:
         types: of states; empty: all.
         scheduled: only those that are due later.
-        flow: its name; None: of any, without the rounds of housekeeping that went well.
+        flow: its name; None: of any, without the rounds of housekeeping and the reports that went well.
         owner: `anna`, `anna@boxa`, or `me`.
         limit: so many at most.
     """
@@ -189,7 +189,7 @@ def list_runs(
 
 
 def _is_routine(run: Json) -> bool:
-    """Return whether a run is one of the hourly housekeeping that went well: 24 a day would hide what people run."""
+    """Return whether a run is one of housekeeping, or a report, that went well: 25 a day would hide what people run."""
     routine = run["auto_scheduled"] and run["state_type"] == "COMPLETED"
     return bool(routine) and (run["work_queue_name"] or "").endswith(".housekeeping")
 

@@ -82,7 +82,7 @@ class Sum:
         hours: of running, on GPUs and the CPU.
         gpu_hours: of them on GPUs.
         energy_wh: of the GPUs; of the runs that told it.
-        energy_unknown: runs on a GPU that did not tell it.
+        energy_unknown: runs on a GPU that have ended and did not tell it.
         waited_median_s, waited_longest_s: of the runs, seconds.
         failed: how many Failed, Crashed or were TimedOut.
     """
@@ -202,8 +202,12 @@ def _sum(name: str, accounts: Sequence[Account]) -> Sum:
         hours=sum(account.ran_s for account in accounts) / _S_PER_H,
         gpu_hours=sum(account.gpu_hours for account in accounts),
         energy_wh=sum(account.energy_wh or 0.0 for account in accounts),
-        energy_unknown=sum(account.gpu_hours > 0 and account.energy_wh is None for account in accounts),
+        energy_unknown=sum(_untold(account) for account in accounts),
         waited_median_s=median(waits) if waits else 0.0,
         waited_longest_s=max(waits, default=0.0),
         failed=sum(account.failed for account in accounts),
     )
+
+
+def _untold(account: Account) -> bool:
+    return account.gpu_hours > 0 and account.ended is not None and account.energy_wh is None

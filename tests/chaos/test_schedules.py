@@ -1,5 +1,6 @@
 """Schedules fire on the versions that are installed, and the worker runs what they make."""
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -101,3 +102,28 @@ def due(made, deployment):
         for run in scheduled(made, deployment)
         if run["state"]["type"] == "SCHEDULED" and datetime.fromisoformat(run["expected_start_time"]) <= now
     ]
+
+
+def test_the_daily_report_fires_by_its_cron_and_shows_who_had_what(made, tmp_path):
+    shipped = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (entry,) = (one for one in shipped if one["name"] == "daily-report")
+    (schedule,) = entry["schedules"]
+    assert schedule["active"] is True
+    held = made.hold("cuda.training", 1.0, owner="anna@boxa")
+    made.until(lambda: made.state(held)["type"] == "COMPLETED", 120, "a run has had a device")
+    spec = tmp_path / "prefect.yaml"
+    spec.write_text(yaml.safe_dump({"deployments": [entry | {"schedules": [schedule | EVERY_MINUTE]}]}))
+    subprocess.run([sys.executable, "-c", APPLY, str(spec)], env=made.env, cwd=ROOT, check=True)
+    deployment = made.ask("GET", "/deployments/name/report/daily-report", None)["id"]
+
+    def of_type(kind):
+        return [run for run in scheduled(made, deployment) if run["state"]["type"] == kind]
+
+    made.until(lambda: of_type("COMPLETED") or of_type("FAILED"), 300, "a report was made")
+    assert not of_type("FAILED")
+    (first, *_) = of_type("COMPLETED")
+    assert first["created_by"]["type"] == "SCHEDULE"
+    wanted = {"artifacts": {"flow_run_id": {"any_": [first["id"]]}, "key": {"any_": ["daily-report"]}}}
+    (page,) = made.post("/artifacts/filter", wanted)
+    assert re.search(r"\| anna@boxa \| [1-9]\d* \|", page["data"])
+    assert "(data:image/png;base64," in page["data"]

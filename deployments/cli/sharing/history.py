@@ -1,7 +1,9 @@
-"""The commands that say who had what: `yard history`."""
+"""The commands that say who had what: `yard history` and `yard report`."""
 
 import sys
+import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,6 +68,26 @@ def history(
         typer.echo(f"no run had a device since {since}")
 
 
+def report(
+    folder: Annotated[Path, typer.Argument(help="Made; for report.html, occupation.png, runs.csv, owners.csv")],
+    since: Annotated[str, typer.Option(help="7d or 12h ago, or a date")] = "24h",
+) -> None:
+    """Write who had which device as a page with a picture, and as sheets, as the daily report has it."""
+    from deployments.runs.own_records import server_or_records
+    from deployments.sharing.history import read_accounts, since_time
+    from tasks.accounts.report import PAGE, local_zone, make_report, write_files
+
+    start = since_time(since)
+    with server_or_records() as api:
+        accounts, notes = read_accounts(api, start)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    made = make_report(accounts, start, time.time(), local_zone())
+    write_files(made, folder)
+    typer.echo(made.sentence())
+    typer.echo(folder / PAGE)
+
+
 def _print(accounts: "Sequence[Account]", added: "Sequence[Sum]", by: str) -> None:
     from deployments.cli.tables import console
     from tasks.accounts.account import total
@@ -109,7 +131,7 @@ def _sums_table(added: "Sequence[Sum]", by: str) -> "Table":
     for name in ("runs", "hours", "GPU hours", "Wh", "median wait", "longest wait", "failed"):
         table.add_column(name, no_wrap=True, justify="right")
     for one in added:
-        energy = _number(one.energy_wh, 1) + (f" (without {one.energy_unknown} runs)" if one.energy_unknown else "")
+        energy = _number(one.energy_wh, 1) + (f" ({one.energy_unknown} unknown)" if one.energy_unknown else "")
         table.add_row(
             *(one.name, str(one.runs), _number(one.hours, 2), _number(one.gpu_hours, 2), energy),
             *(duration(one.waited_median_s), duration(one.waited_longest_s), str(one.failed)),
@@ -132,5 +154,6 @@ def _clock(seconds: float) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `yard`."""
-    app.command()(history)
+    """Add the commands to `yard`."""
+    for command in (history, report):
+        app.command()(command)

@@ -53,8 +53,8 @@ def test_a_schedule_is_made_with_checked_parameters_and_a_time_zone(made, yard, 
 
 def test_it_is_listed_with_those_of_prefect_yaml(made, yard):
     rows = listed()
-    assert {made["id"], "nightly", "weekly", "hourly"} <= {*rows}
-    assert [rows[name]["active"] for name in ("nightly", "weekly", "hourly")] == [False, False, True]
+    assert {made["id"], "nightly", "weekly", "hourly", "daily"} <= {*rows}
+    assert [rows[name]["active"] for name in ("nightly", "weekly", "hourly", "daily")] == [False, False, True, True]
     code, text = command()
     assert code == 0
     assert "train.num_epochs=3" in text

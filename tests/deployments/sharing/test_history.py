@@ -63,7 +63,7 @@ def test_people_read_a_table_with_the_sums_below(history):
     lines = added.splitlines()
     assert lines[0].split()[:4] == ["owner", "runs", "hours", "GPU"]
     assert any(line.startswith("hist@boxa") for line in lines)
-    assert "(without 1 runs)" in added
+    assert "(1 unknown)" in added
     assert lines[-1].startswith("all")
 
 
