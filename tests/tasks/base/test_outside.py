@@ -272,6 +272,7 @@ def test_the_reader_of_a_folder_names_the_pipe_in_it(tmp_path):
 OPENS = {"read_text", "read_bytes", "fromfile", "imread", "memmap", "VideoCapture", "Reconstruction"}
 OPENS_OF = {"Image.open", "torch.load", "np.load", "av.open", "json.load", "yaml.load", "yaml.safe_load", "pd.read_csv"}
 OWN = """
+    accounts: report steps
     base: alive database file_locks memory outside password processes workspace
     classification: mlflow_logging models served_model steps
     classification/data: cache disk_need
