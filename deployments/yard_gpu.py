@@ -16,7 +16,7 @@ from deployments.api import api_url
 from deployments.stack.stack import known_stack
 from gpu_pools.names import asker
 from gpu_pools.placement.place import Waiting
-from gpu_pools.placement.queues import Kind, default_priority, device_queue
+from gpu_pools.placement.queues import Kind, default_priority
 from tasks.base.errors import ConfigError, GpuError
 from tasks.base.password import CLIENT
 
@@ -112,11 +112,18 @@ def _script() -> str:
 def _held(device: str, name: str, priority: int, wait: bool) -> Iterator[HeldSlot]:
     has_server = bool(os.environ.get("PREFECT_API_URL") or known_stack())
     url = api_url() if has_server else ""
-    from gpu_pools.slots.local_slot import environ, limits, own_host, own_sources, slot_environment, wait_for_slot
+    from gpu_pools.slots.local_slot import (
+        environ,
+        limits,
+        own_host,
+        own_queue,
+        own_sources,
+        slot_environment,
+        wait_for_slot,
+    )
 
-    host, queue = own_host(), device_queue(device, _KIND)
-    if not host.serves(queue):
-        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    host = own_host()
+    queue = own_queue(host, device, _KIND)
     with ExitStack() as stack:
         stack.enter_context(_asking(url) if has_server else nullcontext())
         run = stack.enter_context(_prefect_run(name, device, priority)) if has_server else _NoServer()
@@ -220,13 +227,14 @@ def _mlflow_run(name: str, slot: str, run_id: str) -> Iterator[None]:
     """Lead MLflow's own logging into one run; where MLflow does not answer, its variables are left as they were."""
     from gpu_pools.slots.local_slot import environ
     from tasks.tracking.mlflow_api import TRANSIENT, client, tracking_uri
+    from tasks.tracking.mlflow_names import FLOW_RUN
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
     try:
         store: Any = client()
         known = store.get_experiment_by_name(experiment)
         place = known.experiment_id if known else store.create_experiment(experiment)
-        tags = {"device": slot, "prefect.flow_run_id": run_id, "owner": asker()}
+        tags = {"device": slot, FLOW_RUN: run_id, "owner": asker()}
         made = store.create_run(place, run_name=name, tags=tags).info.run_id
     except TRANSIENT as exc:
         print(f"yard: MLflow does not answer, its variables are left as they were: {exc}", file=sys.stderr)

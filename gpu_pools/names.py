@@ -33,6 +33,11 @@ PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 
 
+def is_called(owner: str, name: str) -> bool:
+    """Return whether an owner (anna@boxa) is meant by a name: `anna` of whatever host, or `anna@boxa` there alone."""
+    return name in {owner, owner.partition("@")[0]}
+
+
 def host_name() -> str:
     """Return the short name of this host, as in `boxb/cuda:1`."""
     return socket.gethostname().partition(".")[0]

@@ -27,10 +27,10 @@ from deployments.inbox.places import (
 from deployments.inbox.settling import Found, Settling, lonely
 from deployments.inbox.take import WAITS
 from deployments.runs.flow_list import entrypoints
+from deployments.services.alone import turn_forever, wait_alone
 from deployments.services.programs import INBOX_SERVES
 from gpu_pools.periodic import Periodic
 from tasks.base.errors import StorageError, TrainyardError
-from tasks.base.file_locks import FOREVER, lock
 from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors
 
@@ -177,21 +177,10 @@ def main() -> None:
     try:
         make_inbox([])
         print(f"{INBOX_SERVES} {inbox()}", flush=True)
-        with storage_errors(inbox()):
-            fd = os.open(inbox() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        lock(fd, wait_s=FOREVER)
+        fd = wait_alone(inbox())
         arrivals = Arrivals(os.environ.get("MLFLOW_TRACKING_URI", ""), lambda upload: run_fetcher(upload, fd))
         served = Inbox(Settling(SETTLE_S), lambda key: run_taker(key, fd), arrivals.turn)
-        trouble = ""
-        while True:
-            try:
-                served.turn()
-                trouble = ""
-            except (StorageError, OSError) as exc:
-                if str(exc) != trouble:
-                    print(f"goes on, but: {exc}", flush=True)
-                trouble = str(exc)
-            time.sleep(POLL_S)
+        turn_forever(served.turn, (StorageError, OSError), POLL_S)
     except TrainyardError as exc:
         sys.exit(f"error: {exc}")
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import RunProgress, read_progress
-from deployments.sharing.permissions import ME, is_called, is_same, run_owner
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name
+from deployments.sharing.permissions import ME, is_same, run_owner
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name, is_called
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse

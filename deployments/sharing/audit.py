@@ -7,7 +7,7 @@ from typing import Any
 
 from deployments.api import Api, Json
 from deployments.sharing.acts import ASKED, EVENT
-from deployments.sharing.permissions import is_called
+from gpu_pools.names import is_called
 
 PAGE = "Prefect's page or API"
 """Instead of a name: Prefect's events do not say who."""

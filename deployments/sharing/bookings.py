@@ -16,9 +16,9 @@ from deployments.runs.submit import find_device, read_queues
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target
 from deployments.stack.stack import choose_api, serving
-from gpu_pools.bookings.booking import LONGEST_S, RHYTHMS, Booking, Occurrence, belongs, check_free, parse_start
+from gpu_pools.bookings.booking import LONGEST_S, RHYTHMS, Booking, Occurrence, check_free, parse_start
 from gpu_pools.bookings.store import BookingStore
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name, is_called
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import (
     Queue,
@@ -217,7 +217,7 @@ def booking_row(
     zone = booking.start.tzinfo
     begin, end = (datetime.fromtimestamp(moment, zone).isoformat() for moment in (found.begin, found.end))
     there = (running or {}).get(booking.label, ())
-    held_up = tuple(f"{name} of {owner}" for name, owner in there if is_now and not belongs(owner, booking.owner))
+    held_up = tuple(f"{name} of {owner}" for name, owner in there if is_now and not is_called(owner, booking.owner))
     return BookingRow(booking.id, booking.label, booking.owner, begin, end, str(zone), booking.every, is_now, held_up)
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from uuid import NAMESPACE_URL, uuid5
 
 from deployments.runs.prefect_http import Ask, asking
+from deployments.services.alone import turn_forever, wait_alone
 from deployments.services.programs import NOTICES_SERVE
 from deployments.services.service import ServiceError
 from deployments.sharing.channels import EVENTS, ensure_channels, label
@@ -32,7 +33,6 @@ from gpu_pools.sharing.notices import (
 )
 from gpu_pools.sharing.settings import YardSettings, read_settings
 from tasks.base.errors import TrainyardError
-from tasks.base.file_locks import FOREVER, lock
 from tasks.base.workspace import storage_errors, write_json
 
 POLL_S = 2.0
@@ -177,34 +177,18 @@ def prune() -> None:
 def main() -> None:
     """Serve until stopped; of several that serve one home, one does and the others wait for it."""
     try:
-        path = folder() / ".lock"
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with storage_errors(folder()):
+            folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         print(f"{NOTICES_SERVE} {folder()}", flush=True)
-        lock(fd, wait_s=FOREVER)
-        _serve()
+        wait_alone(folder())
+        turn_forever(NoticeService(_ask).turn, (ServiceError, TrainyardError), POLL_S)
     except TrainyardError as exc:
         sys.exit(f"error: {exc}")
 
 
-def _serve() -> None:
-    trouble = ""
-
-    def ask(method: str, path: str, body: object) -> object:
-        with asking(os.environ["PREFECT_API_URL"]) as call:  # a connection of its own: between two looks it is closed
-            return call(method, path, body)
-
-    service = NoticeService(ask)
-    while True:
-        try:
-            service.turn()
-            trouble = ""
-        except (ServiceError, TrainyardError) as exc:
-            if str(exc) != trouble:
-                print(f"goes on, but: {exc}", flush=True)
-            trouble = str(exc)
-        time.sleep(POLL_S)
+def _ask(method: str, path: str, body: object) -> object:
+    with asking(os.environ["PREFECT_API_URL"]) as call:  # a connection of its own: between two looks it is closed
+        return call(method, path, body)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.api import Api, NotFoundError
-from gpu_pools.names import ADMINS_VARIABLE, NOBODY, OWNER_LABEL, named_owner
+from gpu_pools.names import ADMINS_VARIABLE, NOBODY, OWNER_LABEL, is_called, named_owner
 from gpu_pools.sharing.settings import read_settings, settings_path
 from tasks.base.errors import ConfigError
 
@@ -57,11 +57,6 @@ def run_owner(run: Mapping[str, Any]) -> str:
 def is_same(one: str, other: str) -> bool:
     """Return whether two owners are one person: the same user name, on whatever host."""
     return bool(one) and one.partition("@")[0] == other.partition("@")[0]
-
-
-def is_called(who: str, name: str) -> bool:
-    """Return whether somebody is meant by a name: `anna` of whatever host, or `anna@boxa` there alone."""
-    return name in {who, who.partition("@")[0]}
 
 
 def admins_of(api: Api | None) -> tuple[str, ...]:

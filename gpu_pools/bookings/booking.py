@@ -83,11 +83,6 @@ class Occurrence:
     end: float
 
 
-def belongs(owner: str, name: str) -> bool:
-    """Return whether a run of `owner` (anna@boxa) is one of `name`: `anna`, of whatever host, or `anna@boxa`."""
-    return name in (owner, owner.partition("@")[0])
-
-
 def upcoming(bookings: Sequence[Booking], after: float, before: float) -> list[Occurrence]:
     """Return the times of all bookings between two moments, Unix seconds, the first first."""
     return list(merge(*(booking.times(after, before) for booking in bookings), key=lambda time: time.begin))

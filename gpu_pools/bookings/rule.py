@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpu_pools.bookings.booking import Booking, Occurrence, belongs, upcoming
+from gpu_pools.bookings.booking import Booking, Occurrence, upcoming
 from gpu_pools.bookings.estimates import Estimate
+from gpu_pools.names import is_called
 from gpu_pools.placement.place import DeviceState, Waiting, clock_text
 from gpu_pools.placement.queues import Kind
 
@@ -67,7 +68,7 @@ class BookingRule:
 
     def _of_others(self, tag: str, owner: str) -> _Others:
         if (tag, owner) not in self._others:
-            times = [time for time in self._times[tag] if not belongs(owner, time.booking.owner)]
+            times = [time for time in self._times[tag] if not is_called(owner, time.booking.owner)]
             end, longest_s = self._now, 0.0
             for time in times:
                 longest_s, end = max(longest_s, time.begin - end), max(end, time.end)

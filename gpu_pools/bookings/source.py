@@ -8,7 +8,6 @@ from gpu_pools.bookings.estimates import Durations, Ended, estimate
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import BookingRule
 from gpu_pools.placement.place import Waiting
-from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
 
@@ -17,16 +16,18 @@ class BookingSource:
     """Gives the rule of bookings; without one on this host it asks for nothing else.
 
     Args:
-        client: of Prefect's server.
-        host: this one's name.
+        bookings: of this host.
+        settings: of the yard.
         usage: the runs that ended, to learn from.
         clock: Unix seconds.
     """
 
-    def __init__(self, client: PoolClient, host: str, usage: UsageReader, clock: Callable[[], float]) -> None:
-        self._usage, self._clock = usage, clock
-        self._bookings = BookingReader(client, host, clock)
-        self._settings = SettingsReader()
+    def __init__(
+        self, bookings: BookingReader, settings: SettingsReader, usage: UsageReader, clock: Callable[[], float]
+    ) -> None:
+        self._bookings, self._settings, self._usage, self._clock = bookings, settings, usage, clock
+        self._durations = Durations()
+        self._learned: float | None = None  # when what they stand on was read
 
     def rule(self, waiting: Sequence[Waiting]) -> BookingRule:
         """Return the rule as it is now."""
@@ -35,10 +36,17 @@ class BookingSource:
             by_device[booking.device].append(booking)
         if not by_device:
             return BookingRule({}, {}, self._clock(), stops=True)
-        durations = Durations()
-        done = [use for use in self._usage.uses() if use.state == "COMPLETED" and use.on_gpu]
-        done.sort(key=lambda use: use.until)
-        durations.learn(Ended(use.run_name, use.owner, use.flow_id, use.ran_s) for use in done)
+        durations = self._learn()
         estimates = {run.run_id: estimate(run, durations.of(run)) for run in waiting}
         stops = self._settings.read().bookings.stops
         return BookingRule(by_device, estimates, self._clock(), stops=stops)
+
+    def _learn(self) -> Durations:
+        """Return how long runs took: learned anew only when ends of others have been read, as turns are frequent."""
+        read_at, uses = self._usage.read_at, self._usage.uses()
+        if read_at != self._learned:
+            done = [use for use in uses if use.state == "COMPLETED" and use.on_gpu]
+            done.sort(key=lambda use: use.until)
+            self._durations, self._learned = Durations(), read_at
+            self._durations.learn(Ended(use.run_name, use.owner, use.flow_id, use.ran_s) for use in done)
+        return self._durations

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.source import BookingSource
-from gpu_pools.names import host_name
 from gpu_pools.placement.place import Rule, Waiting
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.memory_forecast import MemoryRules
+from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
 
 
@@ -22,12 +23,15 @@ class RuleSource(Protocol):
         """
 
 
-def rule_sources(client: PoolClient, clock: Callable[[], float]) -> Sequence[RuleSource]:
+def rule_sources(
+    client: PoolClient, bookings: BookingReader, settings: SettingsReader, clock: Callable[[], float]
+) -> Sequence[RuleSource]:
     """Return all that there is to ask before runs are placed.
 
     Args:
         client: of Prefect's server.
+        bookings: of this host.
+        settings: of the yard.
         clock: Unix seconds.
     """
-    usage = UsageReader(client, clock)
-    return (BookingSource(client, host_name(), usage, clock), MemoryRules(clock))
+    return (BookingSource(bookings, settings, UsageReader(client, clock), clock), MemoryRules(clock))

@@ -143,6 +143,11 @@ class UsageReader:
         self._tried_at = self._read_at = float("-inf")
         self._thread: threading.Thread | None = None
 
+    @property
+    def read_at(self) -> float:
+        """When what is known was read, Unix seconds; -inf: not yet. While that stays, no use has ended."""
+        return self._read_at
+
     def uses(self) -> list[Use]:
         """Return the uses as far as they are known, and begin to read on where that is due; those begun first, first.
 

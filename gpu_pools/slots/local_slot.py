@@ -12,18 +12,20 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
+from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import CPU, HostState, Queues
 from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
 from gpu_pools.placement.probe import Device, environment, get_probe
-from gpu_pools.placement.queues import Kind, default_priority, device_queue
+from gpu_pools.placement.queues import Kind, Queue, default_priority, device_queue
 from gpu_pools.placement.rules import RuleSource, rule_sources
 from gpu_pools.prefect_client import PoolClient, make_state
 from gpu_pools.process.run_setup import DEADLINE, DEVICE, ON, PRIORITY
 from gpu_pools.sharing.memory_forecast import too_large
 from gpu_pools.sharing.memory_peaks import MemoryForecasts, forecast_labels
+from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.lease import Holder, Lease, own_holder
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.slots.turns import Turns
@@ -79,6 +81,18 @@ def own_host() -> HostState:
     return HostState(host_name(), get_probe(), own_pid=os.getpid())
 
 
+def own_queue(host: HostState, device: str, kind: Kind) -> Queue:
+    """Return the queue of a device for a run in this process.
+
+    Raises:
+        GpuError: it is another host's.
+    """
+    queue = device_queue(device, kind)
+    if not host.serves(queue):
+        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    return queue
+
+
 def own_priority(kind: Kind) -> int:
     """Return the priority of a run in a person's own process, 1 (first) to 10: TRAINYARD_PRIORITY, else its kind's."""
     asked = os.environ.get(PRIORITY, "")
@@ -87,9 +101,7 @@ def own_priority(kind: Kind) -> int:
 
 def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
     """Return what the running flow asks for."""
-    queue = device_queue(device, kind)
-    if not host.serves(queue):
-        raise GpuError(f"found device {queue.label!r}, need one of this host: {', '.join(host.tags)}")
+    queue = own_queue(host, device, kind)
     need = None if queue.device == CPU else MemoryForecasts(PoolClient(), time.time).of_own_run()
     return Waiting(
         *(str(flow_run.id), str(flow_run.name), queue),
@@ -219,7 +231,8 @@ def _turns() -> Turns:
 
 def own_sources() -> Sequence[RuleSource]:
     """Return what there is to ask of rules, where a server is."""
-    return rule_sources(PoolClient(), time.time)
+    client = PoolClient()
+    return rule_sources(client, BookingReader(client, host_name(), time.time), SettingsReader(), time.time)
 
 
 def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns, sources: Sequence[RuleSource]) -> Decision:

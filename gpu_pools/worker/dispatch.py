@@ -11,6 +11,7 @@ from gpu_pools.bookings.soon import BookingsSoon
 from gpu_pools.periodic import Periodic
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.queues import parse_queue
+from gpu_pools.placement.rules import rule_sources
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.host_watch import HostWatch
@@ -52,9 +53,10 @@ class Dispatcher:
         self._kept = KeptSlots()
         self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock)
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
-        self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, clock)
-        intruders = IntruderTags(client, host)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
+        rules = rule_sources(client, bookings, settings, clock)
+        self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, rules, clock)
+        intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)
         soon = BookingsSoon(bookings, settings, clock)
         self._catch_up = CatchUp(clock)

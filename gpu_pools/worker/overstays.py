@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from gpu_pools.bookings.booking import Occurrence, belongs, upcoming
+from gpu_pools.bookings.booking import Occurrence, upcoming
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import booked, makes_way
+from gpu_pools.names import is_called
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.lease import Holder, holders
@@ -59,7 +60,7 @@ def overstayed(run: Entry | Holder, begun: Sequence[Occurrence]) -> Occurrence |
         begun: the times of its bookings that have begun and are not over.
     """
     tag = run.tag if isinstance(run, Entry) else run.device
-    mine = (time for time in begun if time.booking.device == tag and not belongs(run.owner, time.booking.owner))
+    mine = (time for time in begun if time.booking.device == tag and not is_called(run.owner, time.booking.owner))
     return next(mine, None)
 
 

@@ -11,7 +11,7 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, Waiting, place
 from gpu_pools.placement.queues import Queue, parse_queue
-from gpu_pools.placement.rules import rule_sources
+from gpu_pools.placement.rules import RuleSource
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient, Run, make_state
@@ -37,6 +37,7 @@ class Scheduler:
         kept: slots of runs that died, which start again.
         monitor: knows what has a process.
         starter: starts what `place` says.
+        rules: what there is to ask before runs are placed.
         clock: Unix seconds.
     """
 
@@ -48,13 +49,14 @@ class Scheduler:
         kept: KeptSlots,
         monitor: RunMonitor,
         starter: Starter,
+        rules: Sequence[RuleSource],
         clock: Callable[[], float],
     ) -> None:
         self._client, self._host, self._waitlist, self._kept = client, host, waitlist, kept
         self._monitor, self._starter, self._clock = monitor, starter, clock
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
-        self._rules = rule_sources(client, clock)
+        self._rules = rules
         self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
@@ -122,8 +124,8 @@ class Scheduler:
             queues = self._host.queues(self._client, fresh=fresh)
             decided = self._decide(left, queues)
             room = self._host.pool_room(self._client, fresh=fresh)
-            starts = [(run, queue, go) for run, queue, go in decided if isinstance(go, Start)]
-            chosen = next(((run, go.uuid) for run, queue, go in starts if room.take(queue)), None)
+            starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
+            chosen = next(((run, go.uuid) for run, asks, go in starts if room.take(asks.queue)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
             if fresh:
@@ -134,7 +136,7 @@ class Scheduler:
         if chosen is None:
             waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
         held_up = {run.id for run, _, _ in starts} if chosen is None else set()
-        self._notice.say([self._asks(run, queue) for run, queue, _ in decided if run.id not in held_up])
+        self._notice.say([asks for run, asks, _ in decided if run.id not in held_up])
         for run, _ in waits:
             self._kept.forget(run.id)
         return waits
@@ -148,12 +150,12 @@ class Scheduler:
                 raise  # it has its process
             self._sentences.refuse(run, str(exc))
 
-    def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Queue, Decision]]:
+    def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another process, just now
-        runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
+        runs = {run.id: (run, self._asks(run, queue)) for run, queue in mine if run.id not in starting}
         terminals = self._terminals.others({*runs, *starting})
-        asked = [*(self._asks(run, queue) for run, queue in runs.values()), *terminals]
+        asked = [*(asks for _, asks in runs.values()), *terminals]
         rules = [source.rule(asked) for source in self._rules]
         decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk(), rules=rules)
         self._terminals.note(terminals, decisions)  # they take themselves what is given to them
@@ -167,13 +169,13 @@ class Scheduler:
         return replace(device, holders=tuple(run for run in device.holders if not self._kept.uuid(run.run_id)))
 
     def _reasons(
-        self, decided: Sequence[tuple[Run, Queue, Decision]], queues: Queues
+        self, decided: Sequence[tuple[Run, Waiting, Decision]], queues: Queues
     ) -> list[tuple[Run, Wait | Refuse]]:
         reasons: list[tuple[Run, Wait | Refuse]] = []
-        for run, queue, decision in decided:
+        for run, asks, decision in decided:
             match decision:
                 case Refuse():
-                    missing = self._host.elsewhere(queue, queues, self._client)
+                    missing = self._host.elsewhere(asks.queue, queues, self._client)
                     if missing is None:
                         reasons.append((run, decision))
                     elif missing:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal, get_args
 
+from gpu_pools.names import is_called
 from gpu_pools.sharing.usage import Use
 
 By = Literal["owner", "flow", "device"]
@@ -149,7 +150,7 @@ def chosen(
     def is_wanted(account: Account) -> bool:
         named = (account.device, account.device.rpartition("/")[2])
         return (
-            (owner is None or owner in {account.owner, account.owner.partition("@")[0]})
+            (owner is None or is_called(account.owner, owner))
             and (flow is None or account.flow == flow)
             and (device is None or device in named or (device == "cuda" and named[1].startswith("cuda")))
         )

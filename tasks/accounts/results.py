@@ -12,9 +12,7 @@ from gpu_pools.sharing.usage import Pages, Use
 from tasks.accounts.account import Result
 from tasks.base.errors import TrackingError
 from tasks.tracking import mlflow_api
-
-FLOW_RUN = "prefect.flow_run_id"
-"""Tag of an MLflow run: the Prefect run it belongs to."""
+from tasks.tracking.mlflow_names import FLOW_RUN
 
 _PAGE = 500
 _EARLY_S = 600.0  # the clock of another host may be that late

@@ -25,9 +25,9 @@ from tasks.housekeeping.removal import disk_usage
 from tasks.tracking import mlflow_api
 from tasks.tracking.dead_run_cleanup import close
 from tasks.tracking.journal import read_card
+from tasks.tracking.mlflow_names import FLOW_RUN
 from tasks.tracking.uploader import Status
 
-_FLOW_RUN = "prefect.flow_run_id"
 _STATUS: Mapping[str, Status] = {"COMPLETED": "FINISHED", "CANCELLED": "KILLED"}  # of Prefect; all else has failed
 
 
@@ -40,7 +40,7 @@ def end_dead_runs(house: House, receipt: Receipt) -> None:
     limit_s = parse_duration(house.keep.dead_runs)
     store, cards = mlflow_api.client(), _cards(house)
     for run in _running(store, before_ms=int(1000 * (house.now - limit_s))):
-        flow_run = str(run.data.tags.get(_FLOW_RUN, ""))
+        flow_run = str(run.data.tags.get(FLOW_RUN, ""))
         found = house.records.by_id([flow_run]) if flow_run else {}
         record = found.get(flow_run)
         if record is None or not _is_over(house, run, record, cards):

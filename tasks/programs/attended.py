@@ -1,12 +1,10 @@
 """Runs a command whose output goes to the terminal unchanged, and line by line to a log."""
 
 import errno
-import fcntl
 import os
 import re
 import select
 import signal
-import struct
 import subprocess
 import termios
 import threading
@@ -16,6 +14,7 @@ from typing import BinaryIO
 
 from gpu_pools.stopping import asked
 from tasks.base.startup import module_command
+from tasks.programs.terminals import copy_size, write_all
 
 _GRACE_S = 10.0  # for a command that was told to end; the run's slot is wanted
 _LOOK_S = 0.2
@@ -70,7 +69,7 @@ class _Stream(threading.Thread):
     def run(self) -> None:
         """Copy to the end; where nobody reads here any more, the command finds that out as it would without us."""
         try:
-            while (data := self._read()) and self._write(data):
+            while (data := self._read()) and write_all(self._target, data):
                 self._file.write(data)
                 self._lines.feed(data)
         finally:
@@ -87,25 +86,10 @@ class _Stream(threading.Thread):
                 raise
             return b""
 
-    def _write(self, data: bytes) -> bool:
-        try:
-            while data:
-                data = data[os.write(self._target, data) :]
-        except OSError:  # the reader of the pipe has ended, the terminal is closed
-            return False
-        return True
-
     def _follow_size(self) -> None:
         """Give the command's terminal the size of ours."""
-        if not self.is_terminal:
-            return
-        try:
-            size = fcntl.ioctl(self._target, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
-        except OSError:  # closed
-            return
-        if size != self._size:
-            fcntl.ioctl(self._source, termios.TIOCSWINSZ, size)
-            self._size = size
+        if self.is_terminal:
+            self._size = copy_size(self._target, self._source, self._size)
 
     def begin(self) -> None:
         """Start to copy, the command being started."""

@@ -1,12 +1,10 @@
 """Runs an interactive program on a terminal of its own until it ends, idles, or its time is over."""
 
 import errno
-import fcntl
 import math
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
@@ -21,6 +19,7 @@ from gpu_pools.placement.queues import duration_text
 from gpu_pools.slots.activity import Activity, descendants
 from gpu_pools.stopping import asked
 from tasks.base.startup import module_command
+from tasks.programs.terminals import copy_size, write_all
 
 _LOOK_S = 0.2
 _ACTIVITY_EVERY_S = 5.0  # at most; a tenth of the time for which a session may idle
@@ -135,7 +134,7 @@ class _Terminal:
                 if exc.errno != errno.EIO:  # how a terminal says that the last one has closed it
                     raise
                 return
-            if not _write_all(1, data):
+            if not write_all(1, data):
                 return
 
     def _type(self) -> None:
@@ -147,25 +146,12 @@ class _Terminal:
             except OSError:  # the terminal is gone
                 return
             self._used()
-            if not _write_all(self._ours, data or _END_OF_INPUT) or not data:
+            if not write_all(self._ours, data or _END_OF_INPUT) or not data:
                 return
 
     def _follow_size(self) -> None:
         """Give the program's terminal the size of ours."""
-        with suppress(OSError):  # it is none, or closed
-            size = fcntl.ioctl(1, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
-            if size != self._size:
-                fcntl.ioctl(self._ours, termios.TIOCSWINSZ, size)
-                self._size = size
-
-
-def _write_all(target: int, data: bytes) -> bool:
-    try:
-        while data:
-            data = data[os.write(target, data) :]
-    except OSError:  # the other side is closed
-        return False
-    return True
+        self._size = copy_size(1, self._ours, self._size)
 
 
 @contextmanager

@@ -101,12 +101,13 @@ def hold_mlflow_run(
         free: parameters, by their names with dots, that may change between a crash and the restart.
     """
     from tasks.tracking.foreign import ForeignWatch
+    from tasks.tracking.mlflow_names import FLOW_RUN
     from tasks.tracking.system import SystemSampler
     from tasks.tracking.tracker import Tracker
 
     probe, gpu = get_probe(), slot_gpu(wanted)
     where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
-    tags = {"device": f"{where} ({gpu.name})" if gpu else where, "prefect.flow_run_id": run_key()}
+    tags = {"device": f"{where} ({gpu.name})" if gpu else where, FLOW_RUN: run_key()}
     opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
     with _logged(opened, folder) as (tracker, log):
         watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()

@@ -10,6 +10,9 @@ from typing import Any
 
 from tasks.tracking.provenance import redacted
 
+FLOW_RUN = "prefect.flow_run_id"
+"""Tag of an MLflow run: the Prefect run it belongs to."""
+
 _NAME = re.compile(r"[\w\-. :/]{1,250}", re.ASCII)
 _MAX_PARAM = 6000  # characters, MLflow refuses more
 _MAX_TAG = 8000

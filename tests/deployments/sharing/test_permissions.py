@@ -2,8 +2,8 @@
 
 import pytest
 
-from deployments.sharing.permissions import Target, fault, is_called, is_same
-from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
+from deployments.sharing.permissions import Target, fault, is_same
+from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE, is_called
 
 RUN = Target("run", "1234", "fit", "anna@boxa")
 QUEUE = Target("device", "", "cuda:1", shared=True)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_pools.bookings.booking import Booking, belongs, check_free, parse_start, span, upcoming
+from gpu_pools.bookings.booking import Booking, check_free, parse_start, span, upcoming
+from gpu_pools.names import is_called
 from tasks.base.errors import ConfigError
 
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
@@ -122,7 +123,7 @@ def test_a_daily_booking_of_a_whole_day_meets_itself():
 
 @pytest.mark.parametrize(("name", "is_so"), [("anna", True), ("anna@boxa", True), ("anna@boxb", False), ("ann", False)])
 def test_whose_run_it_is(name, is_so):
-    assert belongs("anna@boxa", name) is is_so
+    assert is_called("anna@boxa", name) is is_so
 
 
 starts = st.datetimes(datetime(2026, 11, 30), datetime(2027, 12, 31)).map(

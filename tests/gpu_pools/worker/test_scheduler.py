@@ -148,8 +148,7 @@ def test_what_is_kept_for_a_run_that_was_cancelled_is_let_go(prefect, dispatcher
     assert holders() == []
 
 
-def test_a_run_that_would_run_into_a_booking_waits_for_its_end(prefect, client, dispatcher, host, started, monkeypatch):
-    monkeypatch.setattr("gpu_pools.placement.rules.host_name", lambda: "boxa")
+def test_a_run_that_would_run_into_a_booking_waits_for_its_end(prefect, client, dispatcher, host, started):
     begin = datetime.fromtimestamp(host.now, ZoneInfo("UTC")) + timedelta(hours=1)
     booking = Booking("a1", "boxa", "cuda:0", "carl", begin, 7200.0)
     BookingStore(client.call).edit("boxa/cuda:0", lambda _: [booking], host.now)
