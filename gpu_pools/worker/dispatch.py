@@ -54,7 +54,8 @@ class Dispatcher:
         self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock)
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
-        rules = rule_sources(client, bookings, settings, clock)
+        # A reader of its own: it reads only while runs wait, so the first decision on one knows a booking just made.
+        rules = rule_sources(client, BookingReader(client, host.name, clock), settings, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, rules, clock)
         intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)
