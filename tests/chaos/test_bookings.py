@@ -22,7 +22,7 @@ from tests.samples import SMALL_TRAINING
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
-TRAIN = SMALL_TRAINING | {"batch_size": 4, "num_epochs": 250, "device": "cuda", "checkpoint_every_s": 0.5}
+TRAIN = SMALL_TRAINING | {"batch_size": 4, "num_epochs": 900, "device": "cuda", "checkpoint_every_s": 0.5}
 
 
 @pytest.fixture(scope="module")
