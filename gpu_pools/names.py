@@ -29,6 +29,12 @@ FORECAST_LABEL, FORECAST_SOURCE_LABEL = "trainyard.memory_forecast_mib", "trainy
 ADMINS_VARIABLE = "trainyard_admins"
 """Variable of Prefect with the yard's admins, for those who do not have its home."""
 
+IDLE_LABEL = "trainyard.idle"
+"""Label of a flow run whose slot idles: the sentence that says so; empty: it works again."""
+
+GIVEN_BACK_LABEL = "trainyard.given_back"
+"""Label of a run in a terminal that the worker has told to end because its slot idled: the sentence that says so."""
+
 PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 

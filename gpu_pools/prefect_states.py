@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from prefect import flow_engine
 from prefect.client.schemas.objects import State
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import FlowRunEngine
 from prefect.states import Cancelled, Cancelling, Failed
 from prefect.task_engine import SyncTaskRunEngine
 
+from gpu_pools.names import GIVEN_BACK_LABEL
 from gpu_pools.stopping import asked, look
 from tasks.base.errors import Interrupted
 
@@ -68,6 +70,9 @@ def call_cancelled(timed_out: Callable[[], str], advice: str) -> None:
             return
         told = asked()
         by_term = told == signal.SIGTERM or isinstance(exc, TerminationSignal)
+        if by_term and (text := _given_back(engine)):
+            _say(engine, Cancelled(message=text), exc)
+            return
         how = "SIGTERM" if by_term else "a closed terminal" if told == signal.SIGHUP else "Ctrl-C"
         _say(engine, Cancelled(message=f"stopped by {how}{advice}"), exc)
 
@@ -140,6 +145,14 @@ def _replace(flow_ends: Callable[[_Engine, BaseException], None]) -> None:
     _FLOWS.handle_timeout = flow_times_out
     _STEPS.handle_timeout = step_times_out
     _STEPS.call_task_fn = step_begins
+
+
+def _given_back(engine: _Engine) -> str:
+    """Return why a worker told a run in a terminal to end; empty: none did, or the server is away."""
+    try:
+        return str(engine.client.read_flow_run(engine.flow_run.id).labels.get(GIVEN_BACK_LABEL, ""))
+    except (httpx.HTTPError, ObjectNotFound):
+        return ""
 
 
 def _say(engine: _Engine, state: State[Any], exc: BaseException) -> None:

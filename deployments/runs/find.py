@@ -10,7 +10,7 @@ from uuid import UUID
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name, is_called
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
@@ -311,6 +311,8 @@ def is_later(run: Mapping[str, Any]) -> bool:
 
 def _sentence(run: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     said = str(state.get("message") or "")
+    if run["state_type"] == "RUNNING" and not said:
+        said = str((run.get("labels") or {}).get(IDLE_LABEL, ""))
     due = run["next_scheduled_start_time"]
     if run["state_type"] != "SCHEDULED" or said or due is None:
         return said

@@ -22,6 +22,7 @@ _WORDS: Mapping[Kind, str] = {
     "refused": "refused",
     "stopping-soon": "will be stopped soon",
     "booking-soon": "booking soon",
+    "idle": "idle",
     "device-lost": "device lost",
     "disk-low": "disk low",
 }

@@ -43,7 +43,7 @@ _CHANNELS_EVERY_S = 600.0
 _PRUNE_EVERY_S = 3600.0
 _KEPT_S = 14 * 86_400.0  # what was told; so long nothing is told twice
 _NOT_TAKEN = "Prefect did not act on it: is its automation paused, on Prefect's page Automations?"
-_RUN_EVENTS = frozenset({"started", "finished", "failed", "refused", "stopping-soon"})
+_RUN_EVENTS = frozenset({"started", "finished", "failed", "refused", "stopping-soon", "idle"})
 
 
 class NoticeService:

@@ -22,6 +22,7 @@ Kind = Literal[
     "refused",
     "stopping-soon",
     "booking-soon",
+    "idle",
     "device-lost",
     "disk-low",
 ]

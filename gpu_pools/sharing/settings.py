@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from gpu_pools.sharing.idle_settings import IdleSettings
 from gpu_pools.sharing.notice_settings import NoticeSettings
 from tasks.base.errors import ConfigError
 from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
@@ -37,6 +38,7 @@ class YardSettings(Params):
     groups: dict[str, tuple[str, ...]] = Field({}, description="Name of a group: its members")
     notices: NoticeSettings = Field(NoticeSettings(), description="Who is told of what happens")
     bookings: BookingSettings = Field(BookingSettings(), description="What becomes of what is in their way")
+    idle: IdleSettings = Field(IdleSettings(), description="What becomes of slots that nobody uses")
 
 
 def settings_path() -> Path:

@@ -1,6 +1,8 @@
 """Tells for how long the processes of a run have used neither a CPU nor its GPU."""
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +15,8 @@ BUSY_CORES = 0.05
 """Less than that of one core is what programs take that wait: a shell, a notebook's server, a run's own clockwork."""
 
 _PROC = Path("/proc")
+_TERMINALS = Path("/dev/pts")
+_PSEUDO_TERMINALS = 136  # the major number of their devices
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 Times = Mapping[tuple[int, str], float]
@@ -80,6 +84,26 @@ def cpu_times(pids: Iterable[int]) -> Times:
             continue
         found[pid, fields[19]] = sum(map(int, fields[11:15])) / _TICKS
     return found
+
+
+def typed_s_ago(pids: Iterable[int]) -> float:
+    """Return how many seconds ago somebody typed into one of these processes; infinite: there is no terminal of theirs.
+
+    The kernel notes when a terminal was read last, to 8 s. Only what its foreground reads was typed for it.
+    """
+    return time.time() - max(map(_typed_at, pids), default=-math.inf)
+
+
+def _typed_at(pid: int) -> float:
+    """Return when a process's terminal was read last, Unix seconds."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        group, terminal, foreground = int(fields[2]), int(fields[4]), int(fields[5])
+        number = (terminal & 0xFF) | ((terminal >> 12) & 0xFFF00)
+        is_pseudo = (terminal >> 8) & 0xFFF == _PSEUDO_TERMINALS
+        return (_TERMINALS / str(number)).stat().st_atime if is_pseudo and group == foreground else -math.inf
+    except OSError:
+        return -math.inf
 
 
 def descendants(pid: int) -> list[int]:

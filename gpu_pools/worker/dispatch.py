@@ -10,6 +10,7 @@ from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.soon import BookingsSoon
 from gpu_pools.periodic import Periodic
 from gpu_pools.placement.host_state import HostState
+from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.placement.rules import rule_sources
 from gpu_pools.placement.waiting import WaitList
@@ -19,6 +20,7 @@ from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.worker.catch_up import CatchUp
+from gpu_pools.worker.idle_slots import IdleSlots
 from gpu_pools.worker.intruder_tags import IntruderTags
 from gpu_pools.worker.overstays import Overstays
 from gpu_pools.worker.run_monitor import RunMonitor
@@ -32,6 +34,7 @@ HEARTBEAT_S = 15.0
 INTRUDERS_EVERY_S = 10.0
 OVERSTAYS_EVERY_S = 2.0
 NOTICES_EVERY_S = 30.0
+IDLE_EVERY_S = 20.0
 
 
 class Dispatcher:
@@ -60,6 +63,7 @@ class Dispatcher:
         intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)
         soon = BookingsSoon(bookings, settings, clock)
+        idle = IdleSlots(client, self._monitor, get_probe(), settings, clock)
         self._catch_up = CatchUp(clock)
         watch = HostWatch(host)
         self._duties: tuple[Callable[[], None], ...] = (
@@ -76,6 +80,7 @@ class Dispatcher:
             Periodic(lambda: watch.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: soon.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
+            Periodic(idle.look, IDLE_EVERY_S, clock),
         )
         self._draining = False
         self._complained = False

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,19 @@ def has_open(pid: int, path: Path) -> bool:
     Args:
         path: resolved.
     """
+    return path in open_files(pid)
+
+
+def open_files(pid: int) -> set[Path]:
+    """Return the files that a process has open; none of one of another user."""
+    found = set()
     try:
-        return any(os.readlink(fd) == str(path) for fd in (_PROC / str(pid) / "fd").iterdir())
+        for fd in (_PROC / str(pid) / "fd").iterdir():
+            with suppress(FileNotFoundError):  # just closed
+                found.add(fd.readlink())
     except OSError:
-        return False  # of another user, or gone
+        pass  # of another user, or gone
+    return found
 
 
 def is_written(path: Path) -> bool:

@@ -221,6 +221,30 @@ def test_a_run_that_waited_long_tells_when_it_has_started(made):
     assert "after it had waited for 40 min." in text
 
 
+@pytest.fixture
+def impatient(made):
+    """Lets idle runs be reported after seconds, and ended seconds after that."""
+    settings = (made.home / "yard.yaml").read_text()
+    (made.home / "yard.yaml").write_text(f"{settings}idle:\n  training: {{report: 5s, give_back: 10s}}\n")
+    yield
+    (made.home / "yard.yaml").write_text(settings)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_program_in_a_terminal_that_idles_is_told_of_once_and_given_back(made):
+    command = [sys.executable, "-m", "deployments.cli.app", "exec", "--device", "cuda:0", "--name", "idler"]
+    env = {**made.env, "TRAINYARD_OWNER": "anna@boxa"}
+    with subprocess.Popen([*command, "--", "sleep", "600"], env=env, cwd=ROOT, stdout=subprocess.DEVNULL) as idler:
+        made.until_mailed("idler", "idle")
+        assert "anna@boxa is idle since " in made.mails.got[-1].get_content()
+        assert idler.wait(120) == 143
+    (row,) = made.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": ["idler"]}}})
+    assert row["state"]["type"] == "CANCELLED"
+    assert row["state"]["message"].startswith("gave cuda:0 back: its processes used neither a CPU nor cuda:0 for ")
+    made.until_quiet()
+    assert made.mailed("idler") == ["idle"]
+
+
 def test_a_run_that_ends_while_the_service_is_dead_is_told_of_once(made):
     made.stop_notices()
     run = made.begin("unseen", "hold")
