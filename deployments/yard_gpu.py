@@ -15,7 +15,7 @@ from uuid import uuid4
 from deployments.api import api_url
 from deployments.stack.stack import known_stack
 from gpu_pools.names import asker
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Kind, default_priority
 from tasks.base.errors import ConfigError, GpuError
 from tasks.base.password import CLIENT
@@ -112,12 +112,13 @@ def _script() -> str:
 def _held(device: str, name: str, priority: int, wait: bool) -> Iterator[HeldSlot]:
     has_server = bool(os.environ.get("PREFECT_API_URL") or known_stack())
     url = api_url() if has_server else ""
+    from gpu_pools.placement.rules import Policy
     from gpu_pools.slots.local_slot import (
         environ,
         limits,
         own_host,
+        own_policy,
         own_queue,
-        own_sources,
         slot_environment,
         wait_for_slot,
     )
@@ -128,8 +129,8 @@ def _held(device: str, name: str, priority: int, wait: bool) -> Iterator[HeldSlo
         stack.enter_context(_asking(url) if has_server else nullcontext())
         run = stack.enter_context(_prefect_run(name, device, priority)) if has_server else _NoServer()
         asks = Waiting(run.id, name, queue, priority=priority, since=time.time(), owner=asker())
-        queues, sources = (limits(), own_sources()) if has_server else ({}, ())
-        lease = stack.enter_context(wait_for_slot(host, asks, queues, sources, run.say, refuses=not wait))
+        queues, policy = (limits(), own_policy()) if has_server else ({}, Policy())
+        lease = stack.enter_context(wait_for_slot(host, asks, queues, policy, run.say, refuses=not wait))
         gpu = host.device(lease.holder.uuid)
         run.has(host.name, lease.holder.device, asks)
         stack.enter_context(environ(slot_environment(lease, gpu)))

@@ -80,3 +80,13 @@ def named_owner(variables: Mapping[str, Any], parameters: Mapping[str, Any]) -> 
 def whose(run_name: str, owner: str) -> str:
     """Return a run and who asked for it, as sentences have it."""
     return f"{run_name}, {owner}" if owner in NOBODY else f"{run_name} of {owner}"
+
+
+def person_of(owner: str) -> str:
+    """Return the person of user@host, the same on every host; of a run that says no owner, what stands there."""
+    return owner if owner in NOBODY else owner.partition("@")[0]
+
+
+def people_text(person: str) -> str:
+    """Return a person as sentences have it: anna; runs asked in Prefect's page."""
+    return f"runs {person}" if person in NOBODY else person

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import duration_text
 
 ASSUMED_S = 8 * 3600.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from gpu_pools.bookings.booking import Booking, Occurrence, upcoming
 from gpu_pools.bookings.estimates import Estimate
 from gpu_pools.names import is_called
-from gpu_pools.placement.place import DeviceState, Waiting, clock_text
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import DeviceState, clock_text
 from gpu_pools.placement.queues import Kind
 
 _LOOK_AHEAD_S = 28 * 86_400.0

@@ -7,7 +7,7 @@ from gpu_pools.bookings.booking import Booking
 from gpu_pools.bookings.estimates import Durations, Ended, estimate
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import BookingRule
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
 

@@ -12,7 +12,8 @@ import psutil
 from gpu_pools.job_variables import known_limit_s, owner_of, priority_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.disk import read_disk
-from gpu_pools.placement.place import DeviceState, Waiting
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import DeviceState
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.placement.queues import (
     KINDS,

@@ -8,14 +8,11 @@ from typing import Protocol
 
 from gpu_pools.names import NOBODY, whose
 from gpu_pools.placement.disk import Disk
+from gpu_pools.placement.order import Lines, Waiting, rank
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Kind, Queue
 from gpu_pools.slots.lease import Holder, SlotProgress
 from gpu_pools.slots.slot_files import UNKNOWN
-
-AGING_S = 600
-"""After so many seconds of waiting a run counts as one priority better, beyond 1 too, so that none starves: a run of
-priority p goes before every run of priority q that began to wait (p - q + 1) * 600 s after it, or later."""
 
 _VERBS: Mapping[Kind, str] = {
     "training": "is training",
@@ -25,24 +22,6 @@ _VERBS: Mapping[Kind, str] = {
     "housekeeping": "is running",
 }
 _SHOWN = 3  # holders named in a sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A run that is due."""
-
-    run_id: str
-    run_name: str
-    queue: Queue
-    priority: int  # 1 (first) to 10
-    since: float  # it began to wait, Unix seconds
-    owner: str  # user@host
-    lost: str = ""  # uuid of the device whose slot it lost by a death
-    flow: str = ""  # id of it
-    limit_s: float | None = None  # of all attempts together
-    spent_s: float = 0.0  # by those before
-    memory_mib: int | None = None  # of a GPU that it is expected to take; None: not known
-    memory_source: str = ""  # how that is known: "measured in 3 runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,29 +130,22 @@ def place(
     paused = frozenset[str]().union(*(device.paused for device in devices))
     facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk, rules)
     ranked = sorted(waiting, key=lambda run: rank(run, now))
+    wanted_most = Counter((run.queue.device, run.queue.kind) for run in ranked if run.queue.pinned)
     started: dict[str, str] = {}
     for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, "") for run in ranked)]:
         room = [device for device in _candidates(run, facts) if _may_start(run, device, facts)]
         room = [device for device in room if wanted in ("", device.uuid)]
         if room and run.queue.name not in paused and run.run_id not in started:
-            chosen = min(room, key=lambda device: _load(device, facts))
+            # Where another one will do, a GPU is left to those that need it.
+            needed = wanted_most if not run.queue.pinned else Counter[tuple[str, Kind]]()
+            chosen = min(room, key=lambda d: (needed[d.tag, run.queue.kind] > 0, _load(d, facts)))
+            wanted_most[run.queue.device, run.queue.kind] -= run.queue.pinned
             facts.starting[chosen.uuid].append(run)
             started[run.run_id] = chosen.uuid
     left = [run for run in ranked if run.run_id not in started]
     reasons = {decision.run_id: decision for decision in _explain(left, facts)}
     ranked.sort(key=lambda run: not (run.lost and started.get(run.run_id) == run.lost))
     return [Start(r.run_id, started[r.run_id]) if r.run_id in started else reasons[r.run_id] for r in ranked]
-
-
-def rank(run: Waiting, now: float) -> tuple[int, bool, float, str]:
-    """Sorts runs, best first: priority less the ageing, then those that named one device, then the longest waiting.
-
-    Args:
-        run: one that waits.
-        now: Unix seconds.
-    """
-    aged = int(max(0.0, now - run.since) // AGING_S)
-    return (run.priority - aged, not run.queue.pinned, run.since, run.run_id)
 
 
 def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
@@ -218,7 +190,7 @@ def _load(device: DeviceState, facts: _Facts) -> tuple[int, int, int, int]:
 
 def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
     """Yield the sentence of every run that does not start, best first."""
-    before: Counter[tuple[str, Kind]] = Counter()
+    lines = Lines(left, facts.now)
     taken: dict[tuple[str, Kind], str] = {}  # hundreds of runs may wait for the same
     for run in left:
         queue, candidates = run.queue, _candidates(run, facts)
@@ -239,8 +211,8 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
                 parts = [_taken(device, queue.kind, facts) for device in candidates]
                 taken[key] = parts[0] if len(parts) == 1 else f"all GPUs are taken: {'; '.join(parts)}"
             able = [device for device in candidates if _takes(device, queue.kind, facts)]
-            yield Wait(run.run_id, taken[key] + _behind(_n_before(queue, able or candidates, before)))
-            before[key] += 1
+            yield Wait(run.run_id, taken[key] + lines.behind(run, [device.tag for device in able or candidates]))
+            lines.add(run)
 
 
 def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
@@ -311,16 +283,3 @@ def _remaining(progress: SlotProgress, now: float) -> list[str]:
     # Every change of the sentence is a call to Prefect for every run that waits for this one.
     step = 1 if minutes < 20 else 5 if minutes < 120 else 15
     return [f"about {round(minutes / step) * step} min more"]
-
-
-def _n_before(queue: Queue, devices: Sequence[DeviceState], before: Counter[tuple[str, Kind]]) -> int:
-    """Return how many of those counted start before this one: they want the same device, or any GPU.
-
-    Where this one takes any GPU, those that need one keep it only from that GPU: the one with fewest of them counts.
-    """
-    free_choice = before["cuda", queue.kind] if queue.device != "cpu" else 0
-    return min(before[device.tag, queue.kind] for device in devices) + free_choice
-
-
-def _behind(n_runs: int) -> str:
-    return f"; {n_runs} run{'s' * (n_runs > 1)} before this one" if n_runs else ""

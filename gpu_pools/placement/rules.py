@@ -1,12 +1,15 @@
-"""The rules of a yard as they are now: what keeps a run from a slot that is free."""
+"""What a yard has agreed on: who goes first, and what keeps a run from a slot."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.source import BookingSource
-from gpu_pools.placement.place import Rule, Waiting
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Rule
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.sharing.fair_share import FairShare
 from gpu_pools.sharing.memory_forecast import MemoryRules
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
@@ -23,10 +26,28 @@ class RuleSource(Protocol):
         """
 
 
-def rule_sources(
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that there is to ask before runs are placed; without a server nothing.
+
+    Args:
+        fair_share: knows who had how much lately.
+        sources: of the rules.
+    """
+
+    fair_share: FairShare | None = None
+    sources: Sequence[RuleSource] = ()
+
+    def look(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Rule]]:
+        """Return the runs with what `place` is to know of their owners, and the rules, as both are now."""
+        told = self.fair_share.told(waiting) if self.fair_share else list(waiting)
+        return told, [source.rule(told) for source in self.sources]
+
+
+def yard_policy(
     client: PoolClient, bookings: BookingReader, settings: SettingsReader, clock: Callable[[], float]
-) -> Sequence[RuleSource]:
-    """Return all that there is to ask before runs are placed.
+) -> Policy:
+    """Return the policy of a yard.
 
     Args:
         client: of Prefect's server.
@@ -34,4 +55,6 @@ def rule_sources(
         settings: of the yard.
         clock: Unix seconds.
     """
-    return (BookingSource(bookings, settings, UsageReader(client, clock), clock), MemoryRules(clock))
+    usage = UsageReader(client, clock)
+    sources = (BookingSource(bookings, settings, usage, clock), MemoryRules(clock))
+    return Policy(FairShare(usage, settings, clock), sources)

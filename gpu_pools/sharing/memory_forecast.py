@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pools.names import whose
-from gpu_pools.placement.place import DeviceState, Rule, Waiting, rank
+from gpu_pools.placement.order import Waiting, rank
+from gpu_pools.placement.place import DeviceState, Rule
 from gpu_pools.placement.probe import Probe
 from gpu_pools.sharing.memory_model import MemoryNeed, memory_text
 from gpu_pools.slots.slot_files import Holder

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from gpu_pools.sharing.idle_settings import IdleSettings
 from gpu_pools.sharing.notice_settings import NoticeSettings
+from gpu_pools.sharing.share_settings import FairShareSettings
 from tasks.base.errors import ConfigError
 from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
 from tasks.base.params import Params
@@ -39,6 +40,7 @@ class YardSettings(Params):
     notices: NoticeSettings = Field(NoticeSettings(), description="Who is told of what happens")
     bookings: BookingSettings = Field(BookingSettings(), description="What becomes of what is in their way")
     idle: IdleSettings = Field(IdleSettings(), description="What becomes of slots that nobody uses")
+    fair_share: FairShareSettings = Field(FairShareSettings(), description="How what people had lately counts")
 
 
 def settings_path() -> Path:

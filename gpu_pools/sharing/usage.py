@@ -65,6 +65,7 @@ class Use:
         ran_s: how long it ran up to `until`, all attempts together, without the waiting before and between them.
         until: its end; of one that runs, when it was read; of one that waits to go on, when it was put back.
         slot: how it used the slot, as it has told at its end.
+        queue: that it came from: cuda.training, boxb.cuda:1.inference ...; of `yard run`, "".
     """
 
     run_id: str
@@ -84,6 +85,7 @@ class Use:
     until: float
     flow_id: str = ""
     slot: SlotUse = NO_USE
+    queue: str = ""
 
     @property
     def on_gpu(self) -> bool:
@@ -225,6 +227,7 @@ def _use(row: Row, flow: Row | None, deployment: Row | None, now: float) -> Use:
         until=now if running else ended or told_at,
         flow_id=row["flow_id"],
         slot=SlotUse.of(labels) if ended else NO_USE,
+        queue=row["work_queue_name"] or "",
     )
 
 

@@ -8,7 +8,8 @@ import httpx
 from gpu_pools.job_variables import priority_of
 from gpu_pools.names import host_name, whose
 from gpu_pools.placement.host_state import HostState
-from gpu_pools.placement.place import Start, Waiting, place, rank
+from gpu_pools.placement.order import Waiting, rank
+from gpu_pools.placement.place import Start, place
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import queue_or_none
 from gpu_pools.prefect_client import PoolClient

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,10 +17,11 @@ from gpu_pools.kernels import kernel_environment
 from gpu_pools.names import asker, host_name
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import CPU, HostState, Queues
-from gpu_pools.placement.place import Decision, Refuse, Start, Waiting, place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Decision, Refuse, Start, place
 from gpu_pools.placement.probe import Device, environment, get_probe
 from gpu_pools.placement.queues import Kind, Queue, default_priority, device_queue
-from gpu_pools.placement.rules import RuleSource, rule_sources
+from gpu_pools.placement.rules import Policy, yard_policy
 from gpu_pools.prefect_client import PoolClient, make_state
 from gpu_pools.process.run_setup import DEADLINE, DEVICE, ON, PRIORITY
 from gpu_pools.sharing.memory_forecast import too_large
@@ -69,7 +70,7 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
         return
     host = own_host()
     asks = _asks(host, device, kind)
-    decision = _decide(host, asks, limits(), _turns(), own_sources())
+    decision = _decide(host, asks, limits(), _turns(), own_policy())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
     if not isinstance(decision, Start):
@@ -178,14 +179,14 @@ def _slot(host: HostState, asks: Waiting) -> Lease:
         name = "Waiting" if reason else "Running"
         PoolClient().force(asks.run_id, make_state(StateType.RUNNING, name, reason))
 
-    return wait_for_slot(host, asks, limits(), own_sources(), say, refuses=os.environ.get(WHEN_BUSY) == "refuse")
+    return wait_for_slot(host, asks, limits(), own_policy(), say, refuses=os.environ.get(WHEN_BUSY) == "refuse")
 
 
 def wait_for_slot(
     host: HostState,
     asks: Waiting,
     queues: Queues,
-    sources: Sequence[RuleSource],
+    policy: Policy,
     say: Callable[[str], None],
     *,
     refuses: bool,
@@ -196,7 +197,7 @@ def wait_for_slot(
         host: this one.
         asks: what waits.
         queues: with the limits set in Prefect.
-        sources: of the rules.
+        policy: what there is to ask before runs are placed.
         say: is told why it waits, whenever that changes, and "" when it waits no more; not called where it need not.
         refuses: it does not want to wait.
 
@@ -208,7 +209,7 @@ def wait_for_slot(
     with Announcement("terminal") as ours:
         while True:
             ours.say([asks])
-            decision = _decide(host, asks, queues, turns, sources)
+            decision = _decide(host, asks, queues, turns, policy)
             if isinstance(decision, Refuse):
                 raise GpuError(decision.reason)
             if isinstance(decision, Start):
@@ -229,17 +230,16 @@ def _turns() -> Turns:
     return Turns(("terminal", "worker"), time.time)
 
 
-def own_sources() -> Sequence[RuleSource]:
-    """Return what there is to ask of rules, where a server is."""
+def own_policy() -> Policy:
+    """Return what there is to ask before runs are placed, where a server is."""
     client = PoolClient()
-    return rule_sources(client, BookingReader(client, host_name(), time.time), SettingsReader(), time.time)
+    return yard_policy(client, BookingReader(client, host_name(), time.time), SettingsReader(), time.time)
 
 
-def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns, sources: Sequence[RuleSource]) -> Decision:
+def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns, policy: Policy) -> Decision:
     devices = host.devices(queues)
     others = turns.others({asks.run_id, *(holder.run_id for device in devices for holder in device.holders)})
-    waiting = [asks, *others]
-    rules = [source.rule(waiting) for source in sources]
+    waiting, rules = policy.look([asks, *others])
     decisions = place(waiting, devices, host=host.name, now=time.time(), disk=read_disk(), rules=rules)
     turns.note(others, decisions)
     return next(decision for decision in decisions if decision.run_id == asks.run_id)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from gpu_pools.placement.place import Decision, Start, Waiting
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Decision, Start
 from gpu_pools.slots.waiters import Who, waiting_elsewhere
 
 PATIENCE_S = 10.0

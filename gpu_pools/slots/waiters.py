@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.slots import slot_files
 from tasks.base.file_locks import lock
@@ -156,6 +156,8 @@ def _as_json(run: Waiting) -> dict[str, Any]:
         "spent_s": run.spent_s,
         "memory_mib": run.memory_mib,
         "memory_source": run.memory_source[:120],
+        "recent_use_s": run.recent_use_s,
+        "served": run.served,
     }
 
 
@@ -174,6 +176,8 @@ def _runs(content: bytes) -> Iterator[Waiting]:
                 spent_s=max(0.0, float(row.get("spent_s", 0.0))),
                 memory_mib=None if row.get("memory_mib") is None else int(row["memory_mib"]),
                 memory_source=_text(row.get("memory_source", "")),
+                recent_use_s=max(0.0, float(row.get("recent_use_s", 0.0))),
+                served=min(_LAST_SECOND, max(0.0, float(row.get("served", 0.0)))),
             )
     except _DAMAGED:
         return

@@ -12,7 +12,7 @@ from gpu_pools.periodic import Periodic
 from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
-from gpu_pools.placement.rules import rule_sources
+from gpu_pools.placement.rules import yard_policy
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.host_watch import HostWatch
@@ -58,8 +58,8 @@ class Dispatcher:
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
         # A reader of its own: it reads only while runs wait, so the first decision on one knows a booking just made.
-        rules = rule_sources(client, BookingReader(client, host.name, clock), settings, clock)
-        self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, rules, clock)
+        policy = yard_policy(client, BookingReader(client, host.name, clock), settings, clock)
+        self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, policy, clock)
         intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)
         soon = BookingsSoon(bookings, settings, clock)

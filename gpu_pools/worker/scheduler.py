@@ -9,9 +9,10 @@ from prefect.client.schemas.objects import StateType
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
-from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, Waiting, place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue, parse_queue
-from gpu_pools.placement.rules import RuleSource
+from gpu_pools.placement.rules import Policy
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient, Run, make_state
@@ -37,7 +38,7 @@ class Scheduler:
         kept: slots of runs that died, which start again.
         monitor: knows what has a process.
         starter: starts what `place` says.
-        rules: what there is to ask before runs are placed.
+        policy: what there is to ask before runs are placed.
         clock: Unix seconds.
     """
 
@@ -49,14 +50,14 @@ class Scheduler:
         kept: KeptSlots,
         monitor: RunMonitor,
         starter: Starter,
-        rules: Sequence[RuleSource],
+        policy: Policy,
         clock: Callable[[], float],
     ) -> None:
         self._client, self._host, self._waitlist, self._kept = client, host, waitlist, kept
         self._monitor, self._starter, self._clock = monitor, starter, clock
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
-        self._rules = rules
+        self._policy = policy
         self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
@@ -153,13 +154,13 @@ class Scheduler:
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another process, just now
-        runs = {run.id: (run, self._asks(run, queue)) for run, queue in mine if run.id not in starting}
+        runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
         terminals = self._terminals.others({*runs, *starting})
-        asked = [*(asks for _, asks in runs.values()), *terminals]
-        rules = [source.rule(asked) for source in self._rules]
+        asked, rules = self._policy.look([*(self._asks(*one) for one in runs.values()), *terminals])
+        own = {asks.run_id: (runs[asks.run_id][0], asks) for asks in asked if asks.run_id in runs}
         decisions = place(asked, devices, host=self._host.name, now=self._clock(), disk=read_disk(), rules=rules)
         self._terminals.note(terminals, decisions)  # they take themselves what is given to them
-        return [(*runs[decision.run_id], decision) for decision in decisions if decision.run_id in runs]
+        return [(*own[decision.run_id], decision) for decision in decisions if decision.run_id in own]
 
     def _asks(self, run: Run, queue: Queue) -> Waiting:
         return replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gpu_pools.names import asker, host_name
 from gpu_pools.placement.host_state import HostState, Queues
-from gpu_pools.placement.place import Start, Wait, Waiting, place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Start, Wait, place
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, foreign, get_probe
 from gpu_pools.placement.queues import default_priority, device_queue
 from gpu_pools.slots import lease

@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_pools.bookings.estimates import LAST, Durations, Ended, estimate, rough
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Queue
 
 

@@ -9,7 +9,8 @@ import pytest
 from gpu_pools.bookings.booking import Booking
 from gpu_pools.bookings.estimates import Estimate
 from gpu_pools.bookings.rule import BookingRule
-from gpu_pools.placement.place import DeviceState, Start, Wait, Waiting, place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import DeviceState, Start, Wait, place
 from gpu_pools.placement.queues import Queue
 
 HOUR_S = 3600.0

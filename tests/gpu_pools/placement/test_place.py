@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gpu_pools.names import FROM_PAGE, FROM_SCHEDULE
 from gpu_pools.placement.disk import Disk
-from gpu_pools.placement.place import AGING_S, DeviceState, Refuse, Start, Wait, Waiting, place, rank
+from gpu_pools.placement.order import AGING_S, Waiting, rank
+from gpu_pools.placement.place import DeviceState, Refuse, Start, Wait, place
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.lease import Holder, SlotProgress

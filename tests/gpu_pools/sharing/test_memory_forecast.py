@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from gpu_pools.placement.devices import simulated
-from gpu_pools.placement.place import DeviceState, Start, Wait, Waiting, place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import DeviceState, Start, Wait, place
 from gpu_pools.placement.probe import SimulatedProbe
 from gpu_pools.placement.queues import Queue
 from gpu_pools.sharing.memory_forecast import PATIENCE_S, MemoryRules, taken_mib, too_large

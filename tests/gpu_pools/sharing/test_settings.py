@@ -38,3 +38,10 @@ def test_what_is_wrong_is_said_with_its_place(text, said):
     settings_path().write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_settings()
+
+
+@pytest.mark.parametrize("half_life", ["30m", "15d", "week"])
+def test_a_half_life_is_from_an_hour_to_two_weeks(half_life):
+    settings_path().write_text(f"fair_share: {{half_life: {half_life}}}\n")
+    with pytest.raises(ConfigError, match=r"yard\.yaml: fair_share\.half_life: .*need a"):
+        read_settings()

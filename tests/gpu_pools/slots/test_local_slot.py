@@ -10,7 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
 
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement import order
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import local_slot, turns
 from gpu_pools.slots.lease import Holder, acquire, holders
@@ -43,8 +44,9 @@ def take(uuid: str):
 
 
 @flow
-def sees(device: str) -> tuple[str, int]:
+def sees(device: str, hold_s: float = 0.0) -> tuple[str, int]:
     with on_device(device, "training"):
+        time.sleep(hold_s)
         return os.environ["CUDA_VISIBLE_DEVICES"], len(holders())
 
 
@@ -132,6 +134,25 @@ def test_a_priority_of_ones_own_goes_before_and_a_slot_nobody_takes_is_taken(mon
     monkeypatch.setattr(turns, "PATIENCE_S", 0.2)  # it is stopped, and takes nothing
     assert sees("cuda:0")[0] == "GPU-simulated-0"
     assert pauses
+
+
+def test_who_had_less_lately_goes_before_and_a_terminal_asks_prefect_what_its_own_person_had(monkeypatch, ben):
+    monkeypatch.setenv("TRAINYARD_OWNER", "anna@boxa")
+    said = []
+
+    def pause(_):
+        with get_client(sync_client=True) as client:
+            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        ben(recent_use_s=3600.0)
+
+    monkeypatch.setattr(local_slot, "pause", pause)
+    monkeypatch.setattr(order, "_USE_STEP_S", 0.2)
+    ben(recent_use_s=3600.0)
+    assert sees("cuda:0", hold_s=0.5)[0] == "GPU-simulated-0"
+    assert said == []
+    ben()
+    assert sees("cuda:0")[0] == "GPU-simulated-0"
+    assert said[0].message == "cuda:0 is training big of ben@boxa, which starts now"
 
 
 def test_the_sentence_says_how_many_are_before(monkeypatch, ben):

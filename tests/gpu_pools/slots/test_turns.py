@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpu_pools.placement.place import Start, Wait, Waiting
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Start, Wait
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.turns import PASSED_OVER_S, PATIENCE_S, Turns
 from gpu_pools.slots.waiters import Announcement

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import waiters
 from gpu_pools.slots.waiters import Announcement, waiting_elsewhere
@@ -21,11 +21,13 @@ RUN = Waiting(
     *("a", "mine", Queue("cuda:0", "training"), 2, 1000.0, "anna@boxa"),
     memory_mib=14_000,
     memory_source="measured in 2 runs",
+    recent_use_s=3600.0,
+    served=900.0,
 )
 BOTH = ("terminal", "worker")
 WAITS = """
 import sys, time
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots.waiters import Announcement
 Announcement("terminal").say([Waiting("dead", "its", Queue("cpu", "training"), 5, 1.0, "ben@boxa")])

@@ -1,6 +1,6 @@
 """What waits is started, or says why it waits, or fails with a sentence."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -8,10 +8,10 @@ import pytest
 from gpu_pools.bookings.booking import Booking
 from gpu_pools.bookings.store import BookingStore
 from gpu_pools.placement.host_state import HostState
-from gpu_pools.placement.place import Waiting
+from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import Queue
-from gpu_pools.slots.lease import holders
+from gpu_pools.slots.lease import Holder, acquire, holders
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.slots.waiters import Announcement, waiting_elsewhere
 from gpu_pools.worker.dispatch import Dispatcher
@@ -61,6 +61,27 @@ def test_a_terminal_has_its_turn_and_loses_it(prefect, dispatcher, started, host
         assert started == [first]
         dispatcher.tick()
         assert waiting_elsewhere(("worker",), ()) == []
+
+
+def test_whose_owner_had_less_lately_goes_first_and_the_other_knows_where_it_stands(prefect, dispatcher, started, host):
+    ended = datetime.fromtimestamp(host.now, UTC).isoformat()
+    times = {"start_time": ended, "end_time": ended, "total_run_time": 5 * 3600.0}
+    prefect.add_run("COMPLETED", "cuda:0.training", job_variables={"owner": "anna@boxb"}, **times)
+    due = datetime.fromtimestamp(host.now - 60, UTC).isoformat()
+    anna = prefect.add_run("SCHEDULED", "cuda.training", job_variables={"owner": "anna@boxa"})
+    ben = prefect.add_run("SCHEDULED", "cuda.training", job_variables={"owner": "ben@boxa"}, created=due)
+    for run_id in (anna, ben):
+        prefect.runs[run_id] |= {"expected_start_time": due}
+    with Announcement("terminal") as notice:
+        notice.say([Waiting("t", "theirs", Queue("cuda", "training"), 5, host.now, "carl@boxa")])
+        holder = Holder("r", "big", "dora@boxa", "cuda:0", "GPU-simulated-0", "training", -1, 1, host.now, None)
+        with acquire(holder.uuid, "training", 1, holder):
+            dispatcher.tick()
+        expected = "; anna, 3rd of 3 who wait, had 4.9 GPU hours lately, ben 0.0, carl 0.0: 2 runs before this one"
+        assert prefect.state(anna)[2].endswith(expected)
+        assert [round(run.recent_use_s / 3600) for run in waiting_elsewhere(("worker",), ())] == [0, 5]
+        dispatcher.tick()
+        assert started == [ben]
 
 
 def test_terminals_need_not_wait_for_runs_that_the_pool_holds_up(prefect, dispatcher, started):
