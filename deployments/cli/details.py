@@ -2,14 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import last_row
 from deployments.runs.find import ENDED, RunRow, children, make_rows
+from gpu_pools.names import FORECAST_LABEL, FORECAST_SOURCE_LABEL
 from tasks.base.workspace import home, run_path
 from tasks.classification import resume_point as classification
 from tasks.recognition import resume_point as recognition
@@ -38,7 +40,8 @@ def read_details(api: Api, run: Json) -> Json:
     stages = children(api, run["id"])
     wanted = {"flow_run_id": {"any_": [run["id"], *(stage["id"] for stage in stages)]}}
     artifacts = list(api.pages("/artifacts/filter", {"artifacts": wanted, "sort": "UPDATED_DESC"}))
-    states = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
+    found = api.call("GET", "/flow_run_states/", flow_run_id=run["id"])
+    states = sorted(found, key=lambda state: str(state["timestamp"]))
     return {
         **asdict(row),
         "url": api.page(run["id"]),
@@ -48,16 +51,29 @@ def read_details(api: Api, run: Json) -> Json:
         "due": run["next_scheduled_start_time"] or run["expected_start_time"],
         "started": run["start_time"],
         "ended": run["end_time"],
-        "attempts": run["run_count"],
-        "states": [
-            {key: state[key] for key in ("timestamp", "type", "name", "message")}
-            for state in sorted(states, key=lambda state: str(state["timestamp"]))
-        ],
+        "attempts": _n_attempts(states),
+        **_forecast(run),
+        "states": [{key: state[key] for key in ("timestamp", "type", "name", "message")} for state in states],
         "halves": [asdict(stage) for stage in make_rows(api, stages)],
         "last_epoch": last_row(artifacts),
         "mlflow": next((_target(found["data"]) for found in artifacts if found["key"] == "mlflow-run"), _tracked(run)),
         "summary": next((found["data"] for found in artifacts if found["key"] == "summary"), None),
         **_files(run, row),
+    }
+
+
+def _n_attempts(states: Sequence[Mapping[str, Any]]) -> int:
+    """Return how often a run began; one in a terminal is Running while it waits, and again when it has its slot."""
+    types = ["", *(state["type"] for state in states)]
+    return sum(now == "RUNNING" != before for before, now in pairwise(types))
+
+
+def _forecast(run: Mapping[str, Any]) -> Json:
+    """Return what a run was expected to take of its GPU's memory when it got its slot; None: not known."""
+    labels = run.get("labels") or {}
+    return {
+        "memory_forecast_mib": labels.get(FORECAST_LABEL),
+        "memory_forecast_source": labels.get(FORECAST_SOURCE_LABEL),
     }
 
 

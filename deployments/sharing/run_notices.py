@@ -112,7 +112,7 @@ def _times(run: Row) -> dict[str, str]:
         found["waited"] = _rounded(waited)
     if run["start_time"]:
         found["ran"] = _rounded(_ran_s(run))
-    if run["run_count"] > 1:
+    if run["run_count"] > 1 and run["work_queue_name"]:  # in a terminal Prefect counts each sentence why it waits
         found["attempts"] = str(run["run_count"])
     return found
 

@@ -1,19 +1,24 @@
 """The runs of the chaos test: each writes down, from inside its process, when it began and that it still goes on."""
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow, task
 
+from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
 from tasks.run.stop_request import exit_for_resume, stop_asked
 
 TICK_S = 0.05
+Process = dict[str, int | str]
 
 
 def write(path: Path, span: dict[str, object]) -> None:
@@ -48,6 +53,40 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
         pause(TICK_S)
         write(path, span | {"last": time.monotonic()})
     write(path, span | {"last": time.monotonic(), "end": True})
+
+
+@flow(name="train_classifier")
+def train_classifier(train: dict[str, int | str], folder: str, seconds: float = 2.0) -> None:
+    """Hold the slot as a training does, with 1000 MiB of a simulated GPU and as much for each image of a batch."""
+    with on_device("cuda", "training"), _memory(1000 + 200 * int(train["batch_size"])):
+        path = Path(folder) / "spans" / f"{os.environ['PREFECT__FLOW_RUN_ID']}-{os.getpid()}.json"
+        path.parent.mkdir(exist_ok=True)
+        begin = time.monotonic()
+        write(path, {"run": os.environ["PREFECT__FLOW_RUN_ID"], "pid": os.getpid(), "begin": begin})
+        while time.monotonic() < begin + seconds:
+            pause(TICK_S)
+
+
+@contextmanager
+def _memory(mib: int) -> Iterator[None]:
+    """Take memory of the simulated GPU that this process has."""
+    tag = os.environ["TRAINYARD_ON"]
+    own = {"pid": os.getpid(), "user": "anna", "name": "python", "memory_mib": mib}
+    _occupy(tag, lambda others: [*others, own])
+    try:
+        yield
+    finally:
+        _occupy(tag, lambda others: [one for one in others if one != own])
+
+
+def _occupy(tag: str, change: Callable[[list[Process]], list[Process]]) -> None:
+    path = Path(os.environ["TRAINYARD_SIMULATED_STATE"])
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = json.loads(path.read_text()) if path.exists() else {}
+        processes = change(state.get(tag, {}).get("processes", []))
+        used = sum(int(one["memory_mib"]) for one in processes)
+        write(path, state | {tag: {"processes": processes, "memory_used_mib": used}})
 
 
 @task(name="work")

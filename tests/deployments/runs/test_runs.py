@@ -78,6 +78,30 @@ def test_an_ended_run_says_how_it_used_its_device(yard):
     assert "held 67 s, first batch after 20.1 s, GPU 25 % busy" in said("show", run["id"])
 
 
+def test_the_memory_that_a_run_took_stands_beside_what_was_expected(yard):
+    run = training(yard, "fits")
+    yard.api.call("PATCH", f"/flow_runs/{run['id']}/labels", {"trainyard.peak_memory_mib": 12750.0})
+    for kind in ("RUNNING", "COMPLETED"):
+        yard.state(run["id"], kind)
+    assert document("show", run["id"])["memory_forecast_mib"] is None
+    assert "expected" not in said("show", run["id"])
+    source = "interpolated from 4 runs"
+    expected = {"trainyard.memory_forecast_mib": 13800, "trainyard.memory_forecast_source": source}
+    yard.api.call("PATCH", f"/flow_runs/{run['id']}/labels", expected)
+    assert "13,800 MiB expected (interpolated from 4 runs); it took 12,750 MiB, 8 % less" in said("show", run["id"])
+    assert document("show", run["id"])["memory_forecast_source"] == source
+
+
+def test_a_run_in_a_terminal_that_waited_began_once(yard):
+    run = yard.create("train_classifier", name="waited-here", parameters={"dataset": "/d"})
+    for name, message in (("Waiting", WAITS), ("Waiting", "another reason"), ("Running", "")):
+        yard.state(run["id"], "RUNNING", name, message)
+    assert document("show", run["id"])["attempts"] == 1
+    for kind in ("SCHEDULED", "PENDING", "RUNNING"):
+        yard.state(run["id"], kind)
+    assert document("show", run["id"])["attempts"] == 2
+
+
 def test_the_device_of_another_host_is_written_as_people_do(yard):
     run = training(yard, "elsewhere")
     other = yard.create("train_classifier", parameters={"dataset": "/d"}, work_queue_name="boxb.cuda:1.training")

@@ -38,6 +38,8 @@ def test_a_finished_run_tells_how_long_it_waited_and_ran():
     assert (notice.kind, notice.owner, notice.device) == ("finished", "anna@boxa", "boxa/cuda:1")
     assert notice.text == "rfuav of anna@boxa has finished."
     assert notice.figures == {"waited": "42 min", "ran": "2 h 14 min", "attempts": "3"}
+    in_a_terminal = how_it_ended(run(run_count=3, work_queue_name=""))
+    assert "attempts" not in in_a_terminal.figures
 
 
 @pytest.mark.parametrize(
