@@ -10,7 +10,7 @@ import typer
 from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.cli.run_names import complete_run
-from deployments.cli.sharing import audit, bookings, changes, history, limits, notices
+from deployments.cli.sharing import audit, bookings, changes, history, limits, notices, shares
 from deployments.machine.environment import prepare_environment, version
 from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError, TrainyardError
@@ -162,6 +162,7 @@ programs.register(app)
 bookings.register(app)
 audit.register(app)
 history.register(app)
+shares.register(app)
 notices.register(app)
 
 

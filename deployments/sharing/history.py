@@ -1,4 +1,4 @@
-"""Gathers the accounts of runs, from Prefect and MLflow, or from what runs without a server have left."""
+"""Gathers accounts of runs and the standing of people, from Prefect and MLflow, or what runs without a server left."""
 
 import os
 import time
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from deployments.api import Api
-from deployments.runs.own_records import only_here
-from gpu_pools.names import host_name
+from deployments.runs.own_records import only_here, server_or_records
+from gpu_pools.names import host_name, person_of
 from gpu_pools.placement.queues import parse_duration
-from gpu_pools.sharing.usage import Use, read_uses
+from gpu_pools.sharing.quotas import holdings_of
+from gpu_pools.sharing.settings import read_settings
+from gpu_pools.sharing.standing import Standing, standings
+from gpu_pools.sharing.usage import WINDOW_S, Use, read_uses
 from tasks.accounts.account import Account, Result, accounts_of
 from tasks.base.database import uses_postgres
 from tasks.base.errors import ConfigError, TrackingError
@@ -51,6 +54,29 @@ def read_accounts(api: Api, since: float) -> tuple[list[Account], list[str]]:
 
     accounts = [*read(api), *only_here(api, read, lambda account: account.run)]
     return sorted(accounts, key=lambda account: account.began), notes
+
+
+def read_standings(owner: str | None = None) -> list[Standing]:
+    """Return who had how much of GPUs lately, and what is left of the quotas.
+
+    Args:
+        owner: this one alone, and the groups with a quota that it is in; None: everybody.
+
+    Raises:
+        ConfigError: the settings of the yard are wrong.
+    """
+    settings, now = read_settings(), time.time()
+
+    def read(one: Api) -> list[Use]:
+        return read_uses(one, now - WINDOW_S)
+
+    with server_or_records() as api:
+        uses = [*read(api), *only_here(api, read, lambda use: use.run_id)]
+    rows = standings(uses, settings, now)
+    if owner is None:
+        return rows
+    mine = {person_of(owner), *(holding.who for holding in holdings_of(owner, settings))}
+    return [row for row in rows if row.who in mine]
 
 
 def _results(api: Api, uses: Sequence[Use]) -> tuple[dict[str, Result], str]:

@@ -37,6 +37,8 @@ class BookingRule:
         stops: whether a training that is still there is asked to make way.
     """
 
+    everywhere = False
+
     def __init__(
         self,
         bookings: Mapping[str, Sequence[Booking]],

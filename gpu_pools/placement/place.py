@@ -70,7 +70,14 @@ Decision = Start | Wait | Refuse
 
 
 class Rule(Protocol):
-    """What must hold, beside a free slot, for a run to start on a device; it asks nobody and changes nothing."""
+    """What must hold, beside a free slot, for a run to start on a device; it asks nobody and changes nothing.
+
+    Attributes:
+        everywhere: it is about whose run it is, the same on all its devices, and is told also where no slot is free.
+    """
+
+    @property
+    def everywhere(self) -> bool: ...
 
     def against(self, run: Waiting, device: DeviceState, starting: Mapping[str, Sequence[Waiting]]) -> str | None:
         """Return why a run may not start on a device with a free slot, as a sentence; None: it may.
@@ -216,7 +223,10 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
 
 
 def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
-    """Return what keeps a run from slots that are free; empty: none is free."""
+    """Return what keeps a run from slots that are free, or from all; empty: none is free."""
+    for rule in facts.rules:
+        if rule.everywhere and (text := rule.against(run, candidates[0], facts.starting)):
+            return text
     free = [device for device in candidates if _has_room(device, run.queue.kind, facts)]
     return "; ".join(dict.fromkeys(filter(None, (_ruled_out(run, device, facts) for device in free))))
 

@@ -11,6 +11,7 @@ from gpu_pools.placement.place import Rule
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.fair_share import FairShare
 from gpu_pools.sharing.memory_forecast import MemoryRules
+from gpu_pools.sharing.quotas import QuotaSource
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
 
@@ -45,16 +46,18 @@ class Policy:
 
 
 def yard_policy(
-    client: PoolClient, bookings: BookingReader, settings: SettingsReader, clock: Callable[[], float]
+    client: PoolClient, host: str, bookings: BookingReader, settings: SettingsReader, clock: Callable[[], float]
 ) -> Policy:
     """Return the policy of a yard.
 
     Args:
         client: of Prefect's server.
+        host: this one's name.
         bookings: of this host.
         settings: of the yard.
         clock: Unix seconds.
     """
     usage = UsageReader(client, clock)
-    sources = (BookingSource(bookings, settings, usage, clock), MemoryRules(clock))
+    quotas = QuotaSource(usage, settings, host, clock)
+    sources = (quotas, BookingSource(bookings, settings, usage, clock), MemoryRules(clock))
     return Policy(FairShare(usage, settings, clock), sources)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gpu_pools.names import whose
 from gpu_pools.placement.order import Waiting, rank
@@ -52,6 +53,7 @@ class MemoryRule:
         now: Unix seconds.
     """
 
+    everywhere: ClassVar[bool] = False
     first: Waiting | None
     now: float
 

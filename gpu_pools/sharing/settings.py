@@ -2,13 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gpu_pools.sharing.idle_settings import IdleSettings
 from gpu_pools.sharing.notice_settings import NoticeSettings
-from gpu_pools.sharing.share_settings import FairShareSettings
+from gpu_pools.sharing.share_settings import FairShareSettings, QuotaSettings
 from tasks.base.errors import ConfigError
 from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
 from tasks.base.params import Params
@@ -41,6 +41,14 @@ class YardSettings(Params):
     bookings: BookingSettings = Field(BookingSettings(), description="What becomes of what is in their way")
     idle: IdleSettings = Field(IdleSettings(), description="What becomes of slots that nobody uses")
     fair_share: FairShareSettings = Field(FairShareSettings(), description="How what people had lately counts")
+    quotas: QuotaSettings = Field(QuotaSettings(), description="What people and groups may have")
+
+    @model_validator(mode="after")
+    def _check_quotas(self) -> Self:
+        if unknown := sorted(self.quotas.groups.keys() - self.groups.keys()):
+            known = ", ".join(self.groups) or "none"
+            raise ValueError(f"found quotas of group {unknown[0]!r}, need one of groups: {known}")
+        return self
 
 
 def settings_path() -> Path:

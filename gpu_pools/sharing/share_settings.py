@@ -1,4 +1,4 @@
-"""Settings of fair share: for how long counts what people had."""
+"""Settings of fair share and of quotas: what counts of what people had, and what each may have."""
 
 from typing import Annotated
 
@@ -31,3 +31,18 @@ class FairShareSettings(Params):
     def half_life_s(self) -> float:
         """Return it in seconds."""
         return parse_duration(self.half_life)
+
+
+class Quota(Params):
+    """What somebody may have of GPUs; what is left out has no bound."""
+
+    slots: Annotated[int | None, Field(ge=0, description="Of GPUs, at once")] = None
+    gpu_hours: Annotated[float | None, Field(ge=0, allow_inf_nan=False, description="Within seven days")] = None
+
+
+class QuotaSettings(Params):
+    """What people and groups may have of GPUs; a run has to fit all that are its owner's."""
+
+    each: Annotated[Quota, Field(description="Every person without one below owners")] = Quota()
+    owners: Annotated[dict[str, Quota], Field(description="anna, of whatever host, or anna@boxa: the quota")] = {}
+    groups: Annotated[dict[str, Quota], Field(description="Of all members together")] = {}

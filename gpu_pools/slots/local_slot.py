@@ -232,8 +232,8 @@ def _turns() -> Turns:
 
 def own_policy() -> Policy:
     """Return what there is to ask before runs are placed, where a server is."""
-    client = PoolClient()
-    return yard_policy(client, BookingReader(client, host_name(), time.time), SettingsReader(), time.time)
+    client, host = PoolClient(), host_name()
+    return yard_policy(client, host, BookingReader(client, host, time.time), SettingsReader(), time.time)
 
 
 def _decide(host: HostState, asks: Waiting, queues: Queues, turns: Turns, policy: Policy) -> Decision:

@@ -58,7 +58,7 @@ class Dispatcher:
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
         # A reader of its own: it reads only while runs wait, so the first decision on one knows a booking just made.
-        policy = yard_policy(client, BookingReader(client, host.name, clock), settings, clock)
+        policy = yard_policy(client, host.name, BookingReader(client, host.name, clock), settings, clock)
         self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, policy, clock)
         intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)

@@ -549,6 +549,8 @@ def test_a_device_that_nobody_has_is_refused_on_a_full_disk_too():
 class NotOn:
     """Keeps a run from a device."""
 
+    everywhere = False
+
     def __init__(self, run_id, tag, text):
         self.run_id, self.tag, self.text = run_id, tag, text
 
@@ -558,6 +560,8 @@ class NotOn:
 
 class OneAtOnce:
     """Lets an owner start one run."""
+
+    everywhere = True
 
     def against(self, run, device, starting):
         own = [other for others in starting.values() for other in others if other.owner == run.owner]
