@@ -108,7 +108,7 @@ def splatting(
         The id of the MLflow run; None: MLflow was away all along.
     """
     refuse_if_taken(train.device, "training")
-    source = steps.check_start(data, train)
+    source = steps.check_start(data, frames, train)
     run = step_context.run_key()
     run_stage(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
     shared: dict[str, Any] = {"scene": steps.scene_of(run), "run": run, "export": export, "track": track}

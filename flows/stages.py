@@ -19,7 +19,7 @@ from gpu_pools.placement.queues import Queue
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
-from tasks.base.errors import ConfigError, TrainyardError
+from tasks.base.errors import ConfigError, StageError
 from tasks.base.workspace import run_dir, write_atomic
 
 _POLL_S = 1.0
@@ -39,7 +39,8 @@ def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, *
         parameters: of the flow.
 
     Raises:
-        TrainyardError: the stage failed, or was cancelled; says why. In a person's own process, the stage's own error.
+        StageError: the stage failed, was cancelled or out of time; says why. In a person's own process, the stage's own
+            error.
     """
     if deployment.id is None:
         if not _mark(recipe).is_file():
@@ -48,7 +49,7 @@ def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, *
         return
     (ended,) = run_queued(recipe, queue, [parameters], name=str(flow_run.name), refusable=refusable)
     if fault := failure_of(recipe, ended):
-        raise TrainyardError(fault)
+        raise StageError(fault, str(ended.state_name))
 
 
 @contextmanager

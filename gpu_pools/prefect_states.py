@@ -21,7 +21,7 @@ from prefect.task_engine import SyncTaskRunEngine
 
 from gpu_pools.names import GIVEN_BACK_LABEL
 from gpu_pools.stopping import asked, look
-from tasks.base.errors import Interrupted
+from tasks.base.errors import Interrupted, StageError
 
 _Engine = Any  # Prefect's types do not foresee that a method is replaced
 _FLOWS: _Engine = FlowRunEngine
@@ -38,6 +38,11 @@ _ENGINES: _Engine = flow_engine
 _suspension = _ENGINES.observe_flow_run_suspension
 
 _SUSPENSION_AFTER_S = 2.0
+_OF_STAGES: dict[str, Callable[[str], State[Any]]] = {
+    "TimedOut": lambda text: Failed(name="TimedOut", message=text),
+    "Cancelled": lambda text: Cancelled(message=text),
+}
+"""A pipeline whose stage ended so has not failed: it ends so, too."""
 
 
 def leave_to_worker() -> None:
@@ -119,6 +124,11 @@ def _replace(flow_ends: Callable[[_Engine, BaseException], None]) -> None:
 
     def flow_fails(engine: _Engine, exc: Exception, *args: Any, **options: Any) -> Any:
         after_a_signal(engine, exc)
+        if isinstance(exc, StageError) and exc.state in _OF_STAGES:
+            engine.logger.error("%s", exc)
+            engine.set_state(_OF_STAGES[exc.state](str(exc)))
+            engine._raised = exc
+            return engine.state
         return _flow_fails(engine, exc, *args, **options)
 
     def step_fails(engine: _Engine, exc: Exception) -> None:

@@ -68,7 +68,18 @@ def put_back(api: Api, run: Json, time_limit: str | None) -> str:
             api.call("PATCH", f"/flow_runs/{one['id']}", {"job_variables": variables})
         _wait(api, one, datetime.now(UTC))
     limit = "" if time_limit is None else f", with {time_limit} from its start on"
-    return f"{what} waits in its queue again{limit}; it goes on from its last checkpoint"
+    return f"{what} waits in its queue again{limit}; it goes on from its last checkpoint{_what_follows(api, run)}"
+
+
+def _what_follows(api: Api, run: Json) -> str:
+    """Return what to say of the pipeline that a stage is of, and that has ended without it; empty: there is none."""
+    if run["parent_task_run_id"] is None:
+        return ""
+    parent = api.call("GET", f"/task_runs/{run['parent_task_run_id']}")["flow_run_id"]
+    pipeline = api.call("GET", f"/flow_runs/{parent}")
+    if pipeline["state_type"] not in ENDED or pipeline["state_type"] == "COMPLETED":
+        return ""
+    return f"; its pipeline is {pipeline['state_name']}: `yard resume {parent}` does what follows, now or later"
 
 
 def _wait(api: Api, run: Json, until: datetime) -> None:

@@ -98,7 +98,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
         GpuError: no such device; names those that exist.
     """
     flow = load_flow(flow_name)
-    deployment = _deployment(api, flow_name)
+    deployment = deployment_of(api, flow_name)
     run_environment(deployment["job_variables"])  # now, not by the worker
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     given = for_flow(flow, copied)
@@ -231,7 +231,12 @@ def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
     return queue
 
 
-def _deployment(api: Api, flow_name: str) -> Json:
+def deployment_of(api: Api, flow_name: str) -> Json:
+    """Return the deployment of a flow, under its name of today or its old one.
+
+    Raises:
+        ConfigError: the server has none.
+    """
     names = full_names(flow_name)
     for name in names:
         try:

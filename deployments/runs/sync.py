@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from deployments.api import Api, Json, NotFoundError, api_url, connect
 from deployments.runs.find import ENDED
+from deployments.runs.submit import deployment_of
 from deployments.services.database import database_up
 from deployments.services.service import ServiceError, healthy
 from deployments.stack.stack import known_stack
 from gpu_pools.names import asker
-from gpu_pools.project_flows import full_names
 from tasks.base.errors import ConfigError, StorageError, TrackingError
 from tasks.base.startup import module_command
 from tasks.run.postponed import Postponed, find_postponed
@@ -125,7 +125,7 @@ def _run_here(found: Postponed) -> Outcome:
 
 def _submit(api: Api, found: Postponed) -> Json:
     """Hand the flow to its queue, once however often it is asked for; return the run."""
-    deployment = api.call("GET", f"/deployments/name/{full_names(found.flow)[0]}")["id"]
+    deployment = deployment_of(api, found.flow)["id"]
     try:
         first = api.call("GET", f"/flow_runs/{found.run}")
     except NotFoundError:  # of `yard run`, without this server

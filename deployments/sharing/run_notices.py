@@ -54,10 +54,10 @@ def _ending(run: Row) -> Kind | None:
         case "COMPLETED":
             return "finished"
         case "CANCELLED":
-            return "refused" if message.startswith(_REFUSED) else None
+            of_stage = f" is Cancelled: {_REFUSED}" in message
+            return "refused" if of_stage or message.startswith(_REFUSED) else None
         case "FAILED" | "CRASHED":
-            never = run["start_time"] is None
-            return "refused" if never or f" is Cancelled: {_REFUSED}" in message else "failed"
+            return "refused" if run["start_time"] is None else "failed"
     return None
 
 

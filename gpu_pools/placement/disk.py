@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,12 @@ class Need:
 
     bytes: int
     what: str
+
+
+def together(needs: Iterable[Need]) -> Need:
+    """Return what several parts of a run take, those that take nothing left out."""
+    taken = [need for need in needs if need.bytes]
+    return Need(sum(need.bytes for need in taken), " and ".join(need.what for need in taken))
 
 
 def check_fits(need: Need, folder: Path) -> str:

@@ -8,6 +8,7 @@ TrainyardError
 +-- TrainingError     the training went wrong: a loss that is not finite, a batch that does not fit
 +-- StorageError      a folder cannot be written, or the disk is full
 +-- TrackingError     MLflow could not be given what it must hold
++-- StageError        a stage of a pipeline did not end well, and so the pipeline does not
 +-- GpuError          a device does not exist or cannot be used
     +-- GpuBusyError  the device is taken
 
@@ -45,6 +46,19 @@ class StorageError(TrainyardError):
 
 class TrackingError(TrainyardError):
     """MLflow could not be given what it must hold."""
+
+
+class StageError(TrainyardError):
+    """A stage of a pipeline did not end well.
+
+    Args:
+        text: which stage, and how it ended, in its own words.
+        state: Prefect's name of the state it ended in: Failed, Crashed, TimedOut, Cancelled.
+    """
+
+    def __init__(self, text: str, state: str = "Failed") -> None:
+        super().__init__(text)
+        self.state = state
 
 
 class GpuError(TrainyardError):

@@ -156,9 +156,11 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
     Raises:
         ConfigError: a path leads outside the allowed roots, or no data is named.
         WeightsError: the weights to start from cannot be had.
+        StorageError: the checkpoints will not fit on the disk.
     """
     from tasks.classification.data.samples import check_num_classes, order_classes
     from tasks.classification.data.sources import find_sources
+    from tasks.classification.training.disk_need import classifier_need
     from tasks.training.state_dicts import pretrained_state, read_state_dict
 
     try:
@@ -173,6 +175,9 @@ def check_start(data: Path | None, train: TrainParams) -> DataSource:
         read_state_dict(train.weight_path)
     elif train.pretrained:
         pretrained_state(train.model)
+    folder = step_dir(None, TRAINING)
+    if not folder.is_dir():  # started again: what there is so far took its part
+        logger().info("%s", check_fits(classifier_need(train), folder))
     return source
 
 

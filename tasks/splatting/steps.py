@@ -11,6 +11,7 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from gpu_pools.kernels import EXTENSIONS
+from gpu_pools.placement.disk import check_fits, together
 from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
 from tasks.base.progress import Note
@@ -96,22 +97,28 @@ def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
 
 
 @task(task_run_name="check")
-def check_start(data: Path, train: SplatParams) -> Path:
+def check_start(data: Path, frames: FramesParams, train: SplatParams) -> Path:
     """Return where the images are, after a look at what would fail only later.
 
     Raises:
         ConfigError: the path leads outside the allowed roots, or is neither a video nor a folder of images.
+        StorageError: images and checkpoints will not fit on the disk.
     """
+    from tasks.splatting.capture.disk_need import frames_need
     from tasks.splatting.capture.inputs import recognise
+    from tasks.splatting.fit.disk_need import splat_need
 
-    source = allowed_path(data)
+    source, folder = allowed_path(data), step_dir(None, FRAMES)
     logger().info("%s: %s", source.name, recognise(source))
+    if not folder.is_dir():  # started again: what there is so far took its part
+        logger().info("%s", check_fits(together([frames_need(source, frames), splat_need(train)]), folder))
     return source
 
 
 @task(task_run_name="frames")
 def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
     """Take images from a video or folder; return the folder with images/, or `data` where cameras are known."""
+    from tasks.splatting.capture.disk_need import frames_need
     from tasks.splatting.capture.frame_table import read_table
     from tasks.splatting.capture.frames import extract_frames
     from tasks.splatting.capture.inputs import recognise
@@ -121,6 +128,7 @@ def choose_frames(data: Path, params: FramesParams, run: str | None) -> Path:
         return source
     target = step_dir(run, FRAMES)
     if not (target / FRAMES_TABLE).is_file():
+        logger().info("%s", check_fits(frames_need(source, params), target))
         with Page("frames", "Choice of images") as page, bars() as shown:
             follow(extract_frames(source, target, params), shown, page, logger())
     rows = read_table(target / FRAMES_TABLE)

@@ -47,6 +47,11 @@ class TrainingParams(Params):
         float, Field(gt=0, description="Seconds between checkpoints at most: what a crash can cost")
     ] = 300
 
+    @property
+    def n_moments(self) -> int:
+        """How many numbers the optimiser keeps for each weight."""
+        return 2 if self.optimizer != "sgd" else int(self.momentum > 0)
+
     @model_validator(mode="after")
     def _fp16_has_a_gpu(self) -> Self:
         if self.precision == "fp16" and self.device == "cpu":

@@ -12,11 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gpu_pools.placement.disk import Need, check_fits
 from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
+from tasks.run.disk_need import training_need
 from tasks.run.resume_point import FINISHED
 from tasks.training.events import BatchDone, EpochBasics, EpochDone, columns_of, epoch_from
 from tasks.training.optim import deterministic
@@ -113,6 +115,16 @@ class FolderSession(ABC, Generic[P, T, M]):
     def _finish(self, trainer: T) -> None:
         """Write the files people use, then the mark that says they are whole."""
 
+    def disk_need(self, trainer: T) -> Need:
+        """Return how much of the disk the training takes."""
+        weights = sum(tensor.nbytes for tensor in trainer.graded_model.state_dict().values())
+        p = self.params
+        return training_need(weights, n_moments=p.n_moments, averaged=p.ema_decay > 0, n_kept=self._n_kept())
+
+    def _n_kept(self) -> int:
+        """Return how many epochs there are whose weights are kept."""
+        return 0
+
     def _epoch_ended(self, trainer: T, metrics: M) -> None:
         """Do what else there is to do at the end of an epoch."""
 
@@ -143,7 +155,9 @@ class FolderSession(ABC, Generic[P, T, M]):
             yield Note(said)
         trainer, notes = self._trainer(precision, fresh=saved is None)
         yield from (Note(text) for text in notes)
-        if saved is not None:
+        if saved is None:
+            yield Note(check_fits(self.disk_need(trainer), self.folder))
+        else:
             yield self._take_over(trainer, saved)
         yield from self._kept(trainer, self._events(trainer))
         self._finish(trainer)

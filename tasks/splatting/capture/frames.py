@@ -58,16 +58,16 @@ def _extract_from_video(
     source: Path, target: Path, params: FramesParams
 ) -> Generator[StageProgress | Note, None, FramesReport]:
     info = probe(source)
-    n_windows, notes = _n_windows(info, params)
+    n_taken, notes = n_windows(info, params)
     yield from (Note(text) for text in notes)
     choice = _Choice(target / IMAGES, params)
-    width_s = info.duration_s / n_windows
+    width_s = info.duration_s / n_taken
     slack_s = 0.1 * info.duration_s / info.n_packets  # time stamps are rounded, down as often as up
-    step = math.ceil(info.n_packets / n_windows / MAX_CANDIDATES) if params.sharpest else 1
+    step = math.ceil(info.n_packets / n_taken / MAX_CANDIDATES) if params.sharpest else 1
     n_decoded, last_s = 0, 0.0
     for image in decode(source):
         n_decoded, last_s = n_decoded + 1, image.time_s
-        window = min(n_windows - 1, int((image.time_s + slack_s) / width_s))
+        window = min(n_taken - 1, int((image.time_s + slack_s) / width_s))
         if params.sharpest and image.index % step == 0:
             choice.offer(image, window)
         elif not params.sharpest and window != choice.window:
@@ -79,11 +79,11 @@ def _extract_from_video(
     choice.close()
     check_enough(choice.rows, len(choice.names), source)
     yield StageProgress("frames", info.n_packets, info.n_packets)
-    yield from (Note(text) for text in _what_is_missing(info, n_decoded, last_s, n_windows, choice))
+    yield from (Note(text) for text in _what_is_missing(info, n_decoded, last_s, n_taken, choice))
     return FramesReport(target / IMAGES, tuple(choice.names), tuple(choice.rows))
 
 
-def _n_windows(info: VideoInfo, params: FramesParams) -> tuple[int, list[str]]:
+def n_windows(info: VideoInfo, params: FramesParams) -> tuple[int, list[str]]:
     """Return into how many equal times a video is cut, and what a person should know of it."""
     notes = []
     if info.hdr is not None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpu_pools.placement.disk import check_fits
 from gpu_pools.stopping import never
 from tasks.base.errors import StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
 from tasks.run.resume_point import FINISHED
+from tasks.splatting.fit.disk_need import fit_need
 from tasks.splatting.fit.fit_events import (
     Done,
     Event,
@@ -122,6 +124,8 @@ class FitSession:
                 fit.load_state_dict(saved["fit"])
                 self.history = [measured_from(row) for row in saved["history"]]
                 yield Note(f"goes on after step {fit.step}, from {self.checkpoint.path}")
+            else:
+                yield Note(check_fits(fit_need(self.settings), self.folder))
             for event in fit.run():
                 yield self._keep(fit, event)
                 if self._stop_asked() and not (fit.done or isinstance(event, Done)):  # finishing is faster then

@@ -51,12 +51,23 @@ def test_a_finished_run_tells_how_long_it_waited_and_ran():
         ),
         run(state_type="RUNNING"),
         run(state_type="SCHEDULED", message="starts again, from its checkpoint if it has one, attempt 2 of 4"),
+        run(state_type="CANCELLED", message="train_classifier (rfuav) is Cancelled: cancelled by anna@boxa"),
         run(parent_task_run_id="a task"),
         failed("broken", parent_task_run_id="a task"),
         run(work_queue_name="cpu.housekeeping"),
         run(work_queue_name=None, end_time="2026-11-29T10:51:00Z"),
     ],
-    ids=["cancelled", "skipped", "runs", "goes on", "stage", "failed stage", "housekeeping", "short in a terminal"],
+    ids=[
+        "cancelled",
+        "skipped",
+        "runs",
+        "goes on",
+        "cancelled stage",
+        "stage",
+        "failed stage",
+        "housekeeping",
+        "short in a terminal",
+    ],
 )
 def test_of_these_nothing_is_said(silent):
     assert how_it_ended(silent) is None
@@ -70,7 +81,10 @@ def test_of_these_nothing_is_said(silent):
         (run(state_type="CRASHED", message="given up after 4 attempts"), "failed"),
         (run(state_type="CANCELLED", message="refused: cuda:0 is training x"), "refused"),
         (failed("found device 'cuda:9', need ...", start_time=None), "refused"),
-        (failed(f"{WRAPPED}TrainyardError: train_classifier (rfuav) is Cancelled: refused: cuda:0 is busy"), "refused"),
+        (
+            run(state_type="CANCELLED", message="train_classifier (rfuav) is Cancelled: refused: cuda:0 is busy"),
+            "refused",
+        ),
     ],
 )
 def test_of_these_something_is(told, kind):
