@@ -199,6 +199,8 @@ def _prefect_run(name: str, device: str, priority: int) -> Iterator[_PrefectRun]
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
+    from gpu_pools.process.terminal_runs import process_label
+
     def own_block(device: str) -> None:
         """A block of a person's own Python; it has no deployment."""
 
@@ -210,6 +212,7 @@ def _prefect_run(name: str, device: str, priority: int) -> Iterator[_PrefectRun]
             state=Pending(),
             job_variables={"priority": priority, "owner": asker()},
         )
+        client.update_flow_run_labels(made.id, process_label())
     run = _PrefectRun(str(made.id))
     run.state("RUNNING", "Running", "")
     try:

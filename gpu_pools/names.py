@@ -35,6 +35,9 @@ IDLE_LABEL = "trainyard.idle"
 GIVEN_BACK_LABEL = "trainyard.given_back"
 """Label of a run in a terminal that the worker has told to end because its slot idled: the sentence that says so."""
 
+PROCESS_LABEL = "trainyard.process"
+"""Label of a run in a terminal: host, namespace, number and beginning of its process."""
+
 PINNED = "pinned"
 """Tag of a flow run of which housekeeping removes nothing."""
 

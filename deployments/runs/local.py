@@ -21,6 +21,7 @@ from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.process.run_setup import PRIORITY
+from gpu_pools.process.terminal_runs import process_label
 from gpu_pools.process.time_limit import TimeLimit
 from gpu_pools.stopping import obey
 from tasks.base.config import override
@@ -190,7 +191,7 @@ def _made(flow: Any, parameters: dict[str, Any], name: str | None, owner: str) -
         )
         if owner:
             os.environ[OWNER] = owner  # code in this process reads the owner from there
-        client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker()})
+        client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker(), **process_label()})
     return flow_run
 
 
@@ -254,6 +255,7 @@ def resume_here(run_id: UUID | None, limit_s: float | None = None) -> UUID:
             flow_run = _unfinished(client, run_id)
             with _sole(flow_run):
                 flow = load_flow(client.read_flow(flow_run.flow_id).name)
+                client.update_flow_run_labels(flow_run.id, process_label())
                 client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
                 flow_run = client.read_flow_run(flow_run.id)
                 _run(flow, flow_run, check_parameters(flow, flow_run.parameters), limit_s)

@@ -15,6 +15,7 @@ from gpu_pools.placement.queues import parse_queue
 from gpu_pools.placement.rules import yard_policy
 from gpu_pools.placement.waiting import WaitList
 from gpu_pools.prefect_client import PoolClient
+from gpu_pools.process.terminal_runs import TerminalRuns
 from gpu_pools.sharing.host_watch import HostWatch
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
@@ -35,6 +36,7 @@ INTRUDERS_EVERY_S = 10.0
 OVERSTAYS_EVERY_S = 2.0
 NOTICES_EVERY_S = 30.0
 IDLE_EVERY_S = 20.0
+TERMINALS_EVERY_S = 20.0
 
 
 class Dispatcher:
@@ -64,6 +66,7 @@ class Dispatcher:
         overstays = Overstays(bookings, self._monitor, settings, clock)
         soon = BookingsSoon(bookings, settings, clock)
         idle = IdleSlots(client, self._monitor, get_probe(), settings, clock)
+        terminals = TerminalRuns(client, self._monitor.tell_mlflow)
         self._catch_up = CatchUp(clock)
         watch = HostWatch(host)
         self._duties: tuple[Callable[[], None], ...] = (
@@ -80,6 +83,7 @@ class Dispatcher:
             Periodic(lambda: watch.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: soon.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
+            Periodic(terminals.look, TERMINALS_EVERY_S, clock),
             Periodic(idle.look, IDLE_EVERY_S, clock),
         )
         self._draining = False

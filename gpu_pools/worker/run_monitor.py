@@ -18,11 +18,12 @@ from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Ending, Entry, Ledger
 from gpu_pools.worker.end_requests import EndRequests
-from gpu_pools.worker.final_state import FinalState, final_state
+from gpu_pools.worker.final_state import FinalState, Outcome, final_state
 from gpu_pools.worker.mlflow_end import MlflowEnd, mlflow_status
 from gpu_pools.worker.monitored_run import MonitoredRun
 from gpu_pools.worker.orphans import Orphans
 from gpu_pools.worker.set_final_state import set_final_state
+from tasks.base.workspace import run_path
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -97,6 +98,14 @@ class RunMonitor:
     def add(self, entry: Entry, lease: Lease | None, process: subprocess.Popen[bytes] | None) -> None:
         """Watch a run from now on."""
         self._runs[entry.run_id] = MonitoredRun(entry, lease, process)
+
+    def tell_mlflow(self, run_id: str, run_name: str, outcome: Outcome) -> None:
+        """Let MLflow know how a run in a terminal has ended that could not say so, if its files are in this home."""
+        if run_path(run_id) is not None:
+            reason = mlflow_status(outcome) or ""
+            entry = Entry(*(run_id, run_name, "", "", "", "", -1, "closing", 1, self._clock()), reason=reason)
+            self._ledger.write(entry)
+            self._watch([MonitoredRun(entry)])
 
     def request_end(self, run_id: str, ending: Ending, reason: str = "") -> None:
         """Ask a run to end; the first reason given counts, but that to go on later gives way to any other."""
