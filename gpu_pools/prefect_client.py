@@ -20,6 +20,7 @@ from gpu_pools.project_flows import flow_of
 
 _DEPLOYMENT_EVERY_S = 30.0
 _IN_POOL = {"work_pool_name": POOL}
+_BUSY_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries; a write takes the server some milliseconds
 _ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
 
 
@@ -71,7 +72,9 @@ class PoolClient:
     """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer."""
 
     def __init__(self) -> None:
-        self._client: SyncPrefectClient = get_client(sync_client=True)
+        self._client: SyncPrefectClient = get_client(
+            httpx_settings={"event_hooks": {"response": [_try_soon]}}, sync_client=True
+        )
         self._deployments: dict[str, tuple[float, Deployment]] = {}
 
     def call(self, method: str, path: str, body: Any) -> Any:
@@ -256,6 +259,19 @@ class PoolClient:
             return list(self._client.request("POST", path, json=page, **options).json())
 
         return read_pages(ask, body)
+
+
+def _try_soon(response: httpx.Response) -> None:
+    """Let Prefect's client repeat soon what its server was too busy for: by itself it waits for two seconds and more.
+
+    On SQLite the server answers 503 where another write comes between its reading and its writing, as it does for the
+    labels of every other run that ends; such a run still holds its slot, and the worker's turn stands still.
+    """
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE and "Retry-After" not in response.headers:
+        n_busy = response.request.extensions.get("n_busy", 0)
+        response.request.extensions["n_busy"] = n_busy + 1
+        if n_busy < len(_BUSY_S):
+            response.headers["Retry-After"] = str(_BUSY_S[n_busy])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tasks.splatting.fit.scene import MODEL
+from tasks.splatting.capture.frame_table import MODEL
 from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tests.tasks.splatting.fit_scene import make_scene
 

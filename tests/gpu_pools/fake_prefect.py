@@ -32,6 +32,7 @@ class FakePrefect:
         workers: of the pool, as the API has them.
         variables: no two with one name.
         away: every request is answered with 500, which Prefect's client hands on at once.
+        n_busy: so many times labels are not written, because something else writes.
         refused: ids of runs that get no new state unless it is forced.
         requests: (method, path) of all that were asked.
     """
@@ -45,6 +46,7 @@ class FakePrefect:
         self.workers: list[Row] = []
         self.variables: list[Row] = []
         self.away = False
+        self.n_busy = 0
         self.refused: set[str] = set()
         self.requests: list[tuple[str, str]] = []
 
@@ -128,6 +130,9 @@ class FakePrefect:
             row["state"] = {**body["state"], "id": str(uuid.uuid4()), "timestamp": _TIME}
             return 201, {"status": "ACCEPT", "state": row["state"], "details": {"type": "accept_details"}}
         if rest == ["labels"]:
+            if self.n_busy:
+                self.n_busy -= 1
+                return 503, {"exception_message": "Service Unavailable"}
             row["labels"] |= body
         elif method == "PATCH":
             row |= body

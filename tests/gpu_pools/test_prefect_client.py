@@ -5,6 +5,7 @@ import time
 import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from gpu_pools.prefect_client import make_state
 
@@ -50,6 +51,20 @@ def test_writing_on_a_deleted_run_is_no_error(prefect, client):
     client.force(run_id, make_state(StateType.CRASHED, "Crashed", "gone"))
     assert client.by_id([run_id]) == {}
     assert gone[run_id]["infrastructure_pid"] is None
+
+
+@pytest.mark.parametrize("n_busy", [0, 1, 5, 6])
+def test_labels_that_another_write_kept_out_are_written_soon(prefect, client, monkeypatch, n_busy):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    run_id = prefect.add_run()
+    prefect.n_busy = n_busy
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 8}):
+        client.set_labels(run_id, {"a": 1.0})
+    assert prefect.runs[run_id]["labels"] == {"a": 1.0}
+    assert len(pauses) == n_busy
+    assert sum(pauses[:5]) < 3
+    assert all(pause > 1 for pause in pauses[5:]), "then as patiently as all of Prefect's client"
 
 
 def test_only_steps_that_have_not_ended_are_ended(prefect, client):

@@ -9,7 +9,8 @@ from pathlib import Path
 from tasks.base.errors import DatasetError
 from tasks.base.workspace import write_atomic
 
-IMAGES = "images"
+IMAGES, MASKS, MODEL = "images", "masks", "sparse/0"
+"""What lies where in a folder of images and their cameras."""
 
 MIN_IMAGES = 3
 """Two views fix no scale to check a third against."""

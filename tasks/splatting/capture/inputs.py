@@ -8,11 +8,10 @@ from tasks.base.errors import ConfigError, DatasetError
 from tasks.base.outside import CLOUD_BYTES, check_file
 from tasks.base.progress import Note
 from tasks.images.images import IMAGE_SUFFIXES
-from tasks.splatting.capture.frame_table import IMAGES
+from tasks.splatting.capture.frame_table import IMAGES, MASKS
 from tasks.splatting.capture.named_images import smaller_copies
 from tasks.splatting.capture.photos import INPUT, photographs, photographs_given
 from tasks.splatting.capture.transforms import TRANSFORMS, known_of
-from tasks.splatting.fit.scene import MASKS
 from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_job import ColmapJob
 from tasks.splatting.poses.find import PoseEvent, adopt_poses

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.base.errors import DatasetError
-from tasks.splatting.capture.frame_table import IMAGES
+from tasks.splatting.capture.frame_table import IMAGES, MASKS, MODEL
 from tasks.splatting.capture.pixels import bounded, read_stored
 from tasks.splatting.poses.colmap_model import read_model
 from tasks.splatting.poses.similarity import Similarity
 from tasks.splatting.render.cameras import Camera
-
-MASKS, MODEL = "masks", "sparse/0"
-"""What lies where in a folder of undistorted images, beside IMAGES."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from PIL import Image
 from tasks.base.errors import DatasetError
 from tasks.base.outside import open_file
 from tasks.images.files import in_threads, link_or_copy, n_cores
-from tasks.splatting.capture.frame_table import IMAGES
+from tasks.splatting.capture.frame_table import IMAGES, MASKS, MODEL
 from tasks.splatting.capture.pixels import bounded, drop_exif, jpeg, read_stored, shrunk
-from tasks.splatting.fit.scene import MASKS, MODEL
 from tasks.splatting.poses.known_cameras import Known, KnownScene
 
 _ROOM = 0.5  # pixels: the outermost centre stands for the pixel around it
