@@ -39,8 +39,7 @@ DROP = """([base64, name, type]) => {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[FakeEngine]:
-    with fake_engine() as (engine, url):
-        engine.url = url
+    with fake_engine() as engine:
         yield engine
 
 

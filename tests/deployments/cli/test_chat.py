@@ -21,8 +21,7 @@ TOKEN = "a-word-of-some-length"
 
 @pytest.fixture(scope="module")
 def engine():
-    with fake_engine() as (engine, url):
-        engine.url = url
+    with fake_engine() as engine:
         yield engine
 
 

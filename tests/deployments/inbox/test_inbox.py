@@ -4,12 +4,10 @@ import os
 import stat
 import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from deployments.inbox import claiming
 from deployments.inbox import take as taker
@@ -18,22 +16,9 @@ from deployments.inbox.report import inbox_lines, inbox_report
 from deployments.inbox.serve import Inbox
 from deployments.inbox.settling import Settling
 from gpu_pools.names import asker
+from tests.deployments.inbox.drops import images, zipped
 
 FLOW = "split_images"
-
-
-def images(folder):
-    for name in ("calm", "loud"):
-        (folder / name).mkdir(parents=True)
-        for i in range(6):
-            Image.new("RGB", (16, 16), (40 * i, 100, 0 if name == "calm" else 200)).save(folder / name / f"{i}.png")
-    return folder
-
-
-def zipped(folder, path):
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in folder.rglob("*.png"):
-            archive.write(file, Path(folder.name) / file.relative_to(folder))
 
 
 @pytest.fixture
@@ -241,46 +226,23 @@ def test_what_cannot_be_moved_stays_and_says_why(yard, drop):
 
 
 DRIVER = """
-import os, signal, sys
+import signal, sys
 from pathlib import Path
-from PIL import Image
-from deployments.inbox import claiming
 from deployments.inbox import take as taker
 from deployments.inbox.places import inbox
 from deployments.inbox.serve import Inbox
 from deployments.inbox.settling import Settling
 from deployments.runs.flow_list import load_flow
-from tests.deployments.inbox.test_inbox import FLOW, images, zipped
+from tests.deployments.inbox.drops import images, zipped
+from tests.deployments.inbox.kills import child
+from tests.deployments.inbox.test_inbox import FLOW
 load_flow(FLOW)
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "tempfile.mkstemp"}
 drop, source = inbox() / FLOW, images(Path(sys.argv[1]) / "source")
 
-def turns(kill_at):
-    n = 0
-    def hook(event, args):
-        nonlocal n
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in CHANGES or writes:
-            n += 1
-            if n == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-    if kill_at:
-        sys.addaudithook(hook)
+def turns():
     served = Inbox(Settling(0), taker.take)
     for _ in range(3):
         served.turn()
-
-def child(kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            turns(kill_at)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
 
 kind, step = sys.argv[2], 0
 while True:
@@ -296,9 +258,9 @@ while True:
     else:
         images(drop / name)
         (drop / f"{name}.yaml").write_text("split: {seed: 3}")
-    status = child(step)
+    status = child(turns, step)
     assert status in {0, signal.SIGKILL}, status
-    assert child(0) == 0
+    assert child(turns, 0) == 0
     if status == 0:
         break
 print(step)

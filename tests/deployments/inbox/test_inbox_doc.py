@@ -6,7 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.deployments.inbox.test_inbox_service import YARD, ended, environment, home, images, yard
+from tests.deployments.inbox.drops import images
+from tests.deployments.inbox.test_inbox_service import YARD, ended, environment, home, yard
 from tests.deployments.waiting import wait_for
 
 __all__ = ["home"]

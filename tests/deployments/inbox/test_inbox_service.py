@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from deployments.services.service import free_port
 from tasks.base.startup import module_command
+from tests.deployments.inbox.drops import images
 from tests.deployments.waiting import wait_for
 
 YARD = Path(sys.executable).parent / "yard"
@@ -42,14 +42,6 @@ def home():
     finally:
         yard(folder, "down", "--now")
         shutil.rmtree(folder)
-
-
-def images(folder):
-    for name in ("calm", "loud"):
-        (folder / name).mkdir(parents=True)
-        for i in range(6):
-            Image.new("RGB", (16, 16), (40 * i, 100, 0 if name == "calm" else 200)).save(folder / name / f"{i}.png")
-    return folder
 
 
 def runs(home, name):

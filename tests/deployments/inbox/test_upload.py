@@ -23,7 +23,8 @@ from deployments.inbox.settling import Settling
 from deployments.services.service import ServiceError
 from tasks.base.errors import ConfigError, DatasetError
 from tasks.base.password import CLIENT, make_password, password
-from tests.deployments.inbox.test_inbox import FLOW, images, runs, zipped
+from tests.deployments.inbox.drops import images, zipped
+from tests.deployments.inbox.test_inbox import FLOW, runs
 
 BIG = 2 * PART_BYTES + 12_345
 
@@ -246,46 +247,24 @@ def test_the_command_says_what_is_wrong_before_anything_is_sent(mlflow, tmp_path
 
 
 DRIVER = """
-import os, signal, sys
-from tests.deployments.inbox.test_upload import *
+import signal, sys
 from deployments.runs.flow_list import load_flow
+from tests.deployments.inbox.kills import child
+from tests.deployments.inbox.test_upload import *
 load_flow(FLOW)
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "tempfile.mkstemp"}
 mlflow, source = MlflowHttp(sys.argv[2]), images(Path(sys.argv[1]) / "source")
 
-def turns(kill_at):
-    n = 0
-    def hook(event, args):
-        nonlocal n
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in CHANGES or writes or event == "urllib.Request":
-            n += 1
-            if n == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-    if kill_at:
-        sys.addaudithook(hook)
+def turns():
     receive(mlflow, 3)
-
-def child(kill_at):
-    pid = os.fork()
-    if not pid:
-        try:
-            turns(kill_at)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
 
 step = 0
 while True:
     step += 1
     manifest = manifest_of(source, split={"seed": step})
     upload = sending.send(mlflow, source, manifest)
-    status = child(step)
+    status = child(turns, step, "urllib.Request")
     assert status in {0, signal.SIGKILL}, status
-    assert child(0) == 0
+    assert child(turns, 0) == 0
     print(upload["id"], sending.await_run(mlflow, upload["id"], 0))
     if status == 0:
         break

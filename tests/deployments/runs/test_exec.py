@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from gpu_pools.slots.lease import Holder, acquire, holders
 from gpu_pools.slots.waiters import waiting_elsewhere
+from tests.deployments.homes import home_without_server
 
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[3] / "docs" / "sharing.md"
@@ -30,12 +31,7 @@ SLEEPS = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 def home(tmp_path_factory):
     """A home without a server, on a host with two GPUs."""
     folder = tmp_path_factory.mktemp("exec")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        patch.setenv("TRAINYARD_HOME", str(folder / "home"))
-        patch.setenv("TRAINYARD_LOCK_DIR", str(folder / "locks"))
-        patch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
+    with home_without_server(folder):
         yield folder
 
 

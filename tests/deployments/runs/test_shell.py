@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gpu_pools.slots.lease import holders
+from tests.deployments.homes import home_without_server
 
 BIN = Path(sys.executable).parent
 PROMPT = r"[#$] "
@@ -34,14 +35,7 @@ time.sleep(600)
 def home(tmp_path_factory):
     """A home without a server, on a host with two GPUs."""
     folder = tmp_path_factory.mktemp("shell")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        patch.setenv("TRAINYARD_HOME", str(folder / "home"))
-        patch.setenv("TRAINYARD_LOCK_DIR", str(folder / "locks"))
-        patch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
-        patch.setenv("SHELL", "/bin/bash")
-        patch.setenv("HOME", str(folder))  # no startup files of who runs the tests
+    with home_without_server(folder, SHELL="/bin/bash", HOME=folder):  # no startup files of who runs the tests
         yield folder
 
 

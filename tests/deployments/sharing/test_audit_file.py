@@ -35,28 +35,27 @@ def _write(writer, n):
         append({"id": f"{writer}-{i}", "at": "x", "said": "ä" * (1 + (7919 * (i + writer)) % 2000)})
 
 
-def test_eight_writers_tear_no_line_and_lose_none():
+def _lines_of_eight(n):
+    """Let eight processes write n lines each at once; return what is read, in which nothing may be torn."""
     context = get_context("fork")
-    writers = [context.Process(target=_write, args=(writer, 200)) for writer in range(8)]
+    writers = [context.Process(target=_write, args=(writer, n)) for writer in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(timeout=60)
     lines, n_torn = read_lines()
     assert n_torn == 0
+    return lines
+
+
+def test_eight_writers_tear_no_line_and_lose_none():
+    lines = _lines_of_eight(200)
     assert sorted(line["id"] for line in lines) == sorted(f"{w}-{i}" for w in range(8) for i in range(200))
 
 
 def test_eight_writers_tear_no_line_while_the_file_is_put_aside(monkeypatch):
     monkeypatch.setattr(audit_file, "LARGEST_BYTES", 400_000)
-    context = get_context("fork")
-    writers = [context.Process(target=_write, args=(writer, 50)) for writer in range(8)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(timeout=60)
-    lines, n_torn = read_lines()
-    assert n_torn == 0
+    lines = _lines_of_eight(50)
     assert audit_path().stat().st_size < 400_000 + 5000
     assert 400_000 <= old_path().stat().st_size < 400_000 + 5000
     each = [[int(line["id"].split("-")[1]) for line in lines if line["id"].startswith(f"{w}-")] for w in range(8)]

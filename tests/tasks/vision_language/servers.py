@@ -37,6 +37,7 @@ class FakeEngine:
     running: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
     says: str = ""
+    url: str = ""
 
     def app(self) -> Starlette:
         chat = Route("/v1/chat/completions", self._chat, methods=["POST"])
@@ -116,11 +117,11 @@ def in_thread(make: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def fake_engine() -> Iterator[tuple[FakeEngine, str]]:
-    """Yield an engine and its URL."""
+def fake_engine() -> Iterator[FakeEngine]:
+    """Yield an engine."""
     engine = FakeEngine()
-    with in_thread(lambda: listening(engine.app(), open_socket("127.0.0.1", 0))) as url:
-        yield engine, url
+    with in_thread(lambda: listening(engine.app(), open_socket("127.0.0.1", 0))) as engine.url:
+        yield engine
 
 
 @contextmanager

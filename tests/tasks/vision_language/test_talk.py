@@ -58,7 +58,7 @@ def test_an_address_where_nobody_is_is_told(url):
 
 def test_a_question_that_is_refused_or_fails_is_no_part_of_the_talk(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
-    with fake_engine() as (engine, engine_url), gate_before(engine_url) as (_, url):
+    with fake_engine() as engine, gate_before(engine.url) as (_, url):
         talk = Talk(url)
         with pytest.raises(TalkError, match="not an image"):
             list(talk.ask("words 1", [image_url(tmp_path / "a.png")]))

@@ -146,11 +146,11 @@ def test_the_gate_shows_the_engine_what_it_fetched(server):
     port = server.server_port
     part = {"type": "image_url", "image_url": {"url": f"http://127.0.0.1:{port}/a.png"}}
     body = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "words 1"}]}]}
-    with fake_engine() as (engine, engine_url):
-        with gate_before(engine_url) as (_, url):
+    with fake_engine() as engine:
+        with gate_before(engine.url) as (_, url):
             answer = httpx.post(f"{url}/v1/chat/completions", json=body)
             assert (answer.status_code, "found 'http:'" in answer.text) == (400, True)
-        with gate_before(engine_url, image_hosts=[f"127.0.0.1:{port}"]) as (_, url):
+        with gate_before(engine.url, image_hosts=[f"127.0.0.1:{port}"]) as (_, url):
             assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
         shown = engine.asked[0]["messages"][0]["content"][0]["image_url"]["url"]
     assert shown.startswith("data:image/png;base64,")
