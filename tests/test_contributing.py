@@ -56,6 +56,7 @@ def test_every_code_block_is_an_addition():
     assert len(edits()) == len(re.findall(r"^```\w+$", TEXT, re.M)) > 20
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_all_additions_work_as_they_are_written(tmp_path):
     copy = tmp_path / "trainyard"

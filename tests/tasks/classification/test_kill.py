@@ -76,13 +76,11 @@ def check_same(home, dataset, kills):
     assert set(rows.values()) == {1}
 
 
-def test_five_kills_at_random_batches_change_nothing(tmp_path, dataset):
+def test_two_kills_at_random_batches_change_nothing(tmp_path, dataset):
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # pytest shows it when the test fails
     # Within the epoch that an attempt starts in, or after it: each attempt may get one epoch further, or none.
-    kills = [random.Random(seed).randint(1, N_BATCHES + 1) for _ in range(5)]
-    if sum(kills) >= N_EPOCHS * N_BATCHES:
-        kills = [min(k, 4) for k in kills]
+    kills = [random.Random(seed).randint(1, N_BATCHES + 1) for _ in range(2)]
     check_same(tmp_path, dataset, kills)
 
 

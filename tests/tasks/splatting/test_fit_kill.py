@@ -37,11 +37,11 @@ def check_same(tmp_path: Path, strategy: str, kills: list[int]) -> None:
         assert (killed / name).read_text() == (whole / name).read_text()
 
 
-def test_five_kills_at_random_pictures_change_nothing(tmp_path):
+def test_two_kills_at_random_pictures_change_nothing(tmp_path):
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # pytest shows it when the test fails
-    # Each attempt gets at most 25 steps further, so that five end before the last one.
-    check_same(tmp_path, "mcmc", [random.Random(seed + i).randint(1, 28) for i in range(5)])
+    # Each attempt gets at most 25 steps further, so that all end before the last one.
+    check_same(tmp_path, "mcmc", [random.Random(seed + i).randint(1, 28) for i in range(2)])
 
 
 @pytest.mark.long

@@ -472,6 +472,7 @@ def server(home):
     server.kill()
 
 
+@pytest.mark.long
 def test_a_server_killed_in_the_middle_costs_neither_time_nor_a_row(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     took = []
