@@ -22,7 +22,7 @@ from deployments.runs.prefect_http import asking
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
 from deployments.sharing.channels import ensure_channels
-from gpu_pools.names import ADMINS_VARIABLE, host_name
+from gpu_pools.names import ADMINS_VARIABLE, BOOKING_HOURS_VARIABLE, host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
 from gpu_pools.prefect_pages import PAGE
@@ -115,7 +115,7 @@ async def _apply(spec: dict[str, Any]) -> int:
         await ensure_queues(client)
         print(POOL_IS_THERE, flush=True)
         there = {(found.entrypoint, found.name) async for found in _deployments(client)}
-        await tell_admins(client)
+        await tell_settings(client)
         for deployment in spec["deployments"]:
             await deploy(client, _as_called(deployment, there), spec)
         await ensure_notices(client)
@@ -184,20 +184,22 @@ async def ensure_queues(client: Any) -> None:
                 continue  # a worker was faster
 
 
-async def tell_admins(client: Any) -> None:
-    """Say on the server who the yard's admins are: other people's commands do not see this home.
+async def tell_settings(client: Any) -> None:
+    """Say on the server who the yard's admins are, and how much people may book: their commands do not see this home.
 
     Raises:
         ConfigError: the settings of the yard cannot be read.
     """
     from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
-    admins: Any = list(read_settings().admins)
-    known = await client.read_variable_by_name(ADMINS_VARIABLE)
-    if known is None and admins:
-        await client.create_variable(VariableCreate(name=ADMINS_VARIABLE, value=admins))
-    elif known is not None and known.value != admins:
-        await client.update_variable(VariableUpdate(name=ADMINS_VARIABLE, value=admins))
+    settings = read_settings()
+    told = {ADMINS_VARIABLE: list(settings.admins), BOOKING_HOURS_VARIABLE: settings.bookings.hours_a_week}
+    for name, value in told.items():
+        known = await client.read_variable_by_name(name)
+        if known is None and value:
+            await client.create_variable(VariableCreate(name=name, value=value))
+        elif known is not None and known.value != value:
+            await client.update_variable(VariableUpdate(name=name, value=value))
 
 
 async def ensure_notices(client: Any) -> None:

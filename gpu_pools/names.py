@@ -29,6 +29,9 @@ FORECAST_LABEL, FORECAST_SOURCE_LABEL = "trainyard.memory_forecast_mib", "trainy
 ADMINS_VARIABLE = "trainyard_admins"
 """Variable of Prefect with the yard's admins, for those who do not have its home."""
 
+BOOKING_HOURS_VARIABLE = "trainyard_booking_hours"
+"""Variable of Prefect with the hours that a person may book in a week, for the same."""
+
 IDLE_LABEL = "trainyard.idle"
 """Label of a flow run whose slot idles: the sentence that says so; empty: it works again."""
 

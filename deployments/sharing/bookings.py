@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from deployments.api import Api, connect
+from deployments.api import Api, NotFoundError, connect
 from deployments.lifecycle.schedules import host_timezone
 from deployments.runs.find import make_rows
 from deployments.runs.submit import find_device, read_queues
@@ -17,8 +17,9 @@ from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.bookings.booking import LONGEST_S, RHYTHMS, Booking, Occurrence, check_free, parse_start
+from gpu_pools.bookings.limit import check_hours
 from gpu_pools.bookings.store import BookingStore
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, asker, host_name, is_called
+from gpu_pools.names import BOOKING_HOURS_VARIABLE, DEVICE_LABEL, HOST_LABEL, asker, host_name, is_called
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import (
     Queue,
@@ -27,6 +28,7 @@ from gpu_pools.placement.queues import (
     parse_device,
     parse_duration,
 )
+from gpu_pools.sharing.settings import read_settings, settings_path
 from tasks.base.errors import ConfigError
 
 _FOREVER = float("inf")
@@ -80,18 +82,21 @@ def book(api: Api, device: str, owner: str | None, asked: "Asked", now: float) -
         now: Unix seconds.
 
     Raises:
-        ConfigError: there is no such time, or it is booked already.
+        ConfigError: there is no such time, it is booked already, or the owner would have more than people may book.
         GpuError: there is no such device.
     """
     host, tag = _find_gpu(api, device)
     start, length_s = asked.begin(now), asked.length()
     new = Booking(secrets.token_hex(3), host, tag, owner or asker().partition("@")[0], start, length_s, asked.rhythm())
 
+    acts = Acts.of(api)
+
     def add(bookings: list[Booking]) -> list[Booking]:
         check_free(bookings, new, now)
+        _check_hours(acts, new, now)
         return [*bookings, new]
 
-    with Acts.of(api).act("book", Target("booking", new.id, new.label), said(new)):
+    with acts.act("book", Target("booking", new.id, new.label), said(new)):
         BookingStore(api.call).edit(new.label, add, now)
     return new
 
@@ -100,7 +105,8 @@ def change(api: Api, wanted: str, asked: "Asked", now: float, *, force: bool = F
     """Give a booking another time, length or rhythm, and return it.
 
     Raises:
-        ConfigError: there is no such booking, it is somebody else's, or the time is booked already.
+        ConfigError: there is no such booking, it is somebody else's, the time is booked already, or the owner would
+            have more than people may book.
     """
     before = _find(api, wanted)
     after = before
@@ -111,12 +117,15 @@ def change(api: Api, wanted: str, asked: "Asked", now: float, *, force: bool = F
     if asked.every is not None:
         after = replace(after, every=asked.rhythm())
 
+    acts = Acts.of(api, force=force)
+
     def put(bookings: list[Booking]) -> list[Booking]:
         others = _without(bookings, before)
         check_free(others, after, now)
+        _check_hours(acts, after, now)
         return [*others, after]
 
-    with Acts.of(api, force=force).act("change", _target(before), said(after)):
+    with acts.act("change", _target(before), said(after)):
         BookingStore(api.call).edit(before.label, put, now)
     return after
 
@@ -282,6 +291,27 @@ def _find(api: Api, wanted: str) -> Booking:
         have = ", ".join(sorted(booking.id for booking in found or known)) or "none"
         raise ConfigError(f"found {len(found) or 'no'} booking{'s' * (len(found) > 1)} {wanted!r}, have: {have}")
     return found[0]
+
+
+def _check_hours(acts: Acts, new: Booking, now: float) -> None:
+    """Hold a booking against what a person may book in a week, unless an admin asks for it, or with --force."""
+    assert acts.api is not None
+    if acts.force or any(is_called(asker(), name) for name in acts.admins):
+        return
+    most = _hours_a_week(acts.api)
+    if most is not None:
+        check_hours(BookingStore(acts.api.call).read(), new, most, now)
+
+
+def _hours_a_week(api: Api) -> float | None:
+    """Return the hours: as this home's yard.yaml has them; without one, as the server's yard has said at its start."""
+    if settings_path().exists():
+        return read_settings().bookings.hours_a_week
+    try:
+        told = api.call("GET", f"/variables/name/{BOOKING_HOURS_VARIABLE}")["value"]
+    except NotFoundError:
+        return None
+    return float(told) if isinstance(told, int | float) else None
 
 
 def _target(booking: Booking) -> Target:

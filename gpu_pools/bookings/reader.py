@@ -35,3 +35,7 @@ class BookingReader:
             self._known = [booking for booking in self._store.read() if booking.host == self._host]
             self._read_at = now
         return self._known
+
+    def renew(self) -> None:
+        """Let the next `read` ask the server."""
+        self._read_at = float("-inf")

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gpu_pools.bookings.booking import Booking
 from gpu_pools.bookings.estimates import Durations, Ended, estimate
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import BookingRule
+from gpu_pools.names import is_called
 from gpu_pools.placement.order import Waiting
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.sharing.usage import UsageReader
@@ -28,6 +30,22 @@ class BookingSource:
         self._bookings, self._settings, self._usage, self._clock = bookings, settings, usage, clock
         self._durations = Durations()
         self._learned: float | None = None  # when what they stand on was read
+
+    def told(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """Return the runs with the GPUs that their owners have booked now."""
+        now = self._clock()
+        held = [one for one in self._bookings.read() if any(time.begin <= now for time in one.times(now, now))]
+        if not held:
+            return list(waiting)
+
+        def own(run: Waiting) -> frozenset[str]:
+            return frozenset(booking.device for booking in held if is_called(run.owner, booking.owner))
+
+        return [replace(run, booked=own(run)) for run in waiting]
+
+    def renew(self) -> None:
+        """Read the bookings anew before the next answer: one may have been made a moment ago."""
+        self._bookings.renew()
 
     def rule(self, waiting: Sequence[Waiting]) -> BookingRule:
         """Return the rule as it is now."""

@@ -39,6 +39,7 @@ class Waiting:
     memory_mib: int | None = None  # of a GPU that it is expected to take; None: not known
     memory_source: str = ""  # how that is known: "measured in 3 runs"
     recent_use_s: float = 0.0  # what its owner had lately of GPUs, or of the CPU, whichever it asks for
+    booked: frozenset[str] = frozenset()  # GPUs that its owner has booked now: cuda:1
     served: float = 0.0  # a run of its owner's started from its queue last; Unix seconds, 0: never
 
 

@@ -143,9 +143,11 @@ def place(
         room = [device for device in _candidates(run, facts) if _may_start(run, device, facts)]
         room = [device for device in room if wanted in ("", device.uuid)]
         if room and run.queue.name not in paused and run.run_id not in started:
-            # Where another one will do, a GPU is left to those that need it.
+            # Where another one will do, a GPU is left to those that need it. One that is booked nobody else has.
             needed = wanted_most if not run.queue.pinned else Counter[tuple[str, Kind]]()
-            chosen = min(room, key=lambda d: (needed[d.tag, run.queue.kind] > 0, _load(d, facts)))
+            chosen = min(
+                room, key=lambda d: (d.tag not in run.booked, needed[d.tag, run.queue.kind] > 0, _load(d, facts))
+            )
             wanted_most[run.queue.device, run.queue.kind] -= run.queue.pinned
             facts.starting[chosen.uuid].append(run)
             started[run.run_id] = chosen.uuid

@@ -33,15 +33,23 @@ class Policy:
 
     Args:
         fair_share: knows who had how much lately.
+        bookings: know which GPUs are whose now.
         sources: of the rules.
     """
 
     fair_share: FairShare | None = None
+    bookings: BookingSource | None = None
     sources: Sequence[RuleSource] = ()
+
+    def renew(self) -> None:
+        """Let the next look see a booking that has just been made: it decides on a start."""
+        if self.bookings:
+            self.bookings.renew()
 
     def look(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Rule]]:
         """Return the runs with what `place` is to know of their owners, and the rules, as both are now."""
         told = self.fair_share.told(waiting) if self.fair_share else list(waiting)
+        told = self.bookings.told(told) if self.bookings else told
         return told, [source.rule(told) for source in self.sources]
 
 
@@ -58,6 +66,5 @@ def yard_policy(
         clock: Unix seconds.
     """
     usage = UsageReader(client, clock)
-    quotas = QuotaSource(usage, settings, host, clock)
-    sources = (quotas, BookingSource(bookings, settings, usage, clock), MemoryRules(clock))
-    return Policy(FairShare(usage, settings, clock), sources)
+    quotas, booked = QuotaSource(usage, settings, host, clock), BookingSource(bookings, settings, usage, clock)
+    return Policy(FairShare(usage, settings, clock), booked, (quotas, booked, MemoryRules(clock)))

@@ -20,10 +20,16 @@ FILE = "yard.yaml"
 
 
 class BookingSettings(Params):
-    """What becomes of a run that is still on a device when that is booked for somebody else."""
+    """What may be booked, and what becomes of a run that is still on a device when that is booked for somebody else."""
 
     overstay: Literal["stop", "wait"] = Field(
         "stop", description="stop: a training saves its state and goes on later; wait: the booking waits for its end"
+    )
+
+    hours_a_week: float | None = Field(
+        None,
+        gt=0,
+        description="Of GPUs, that a person may have booked in a week, from Monday on; admins: more",
     )
 
     @property
@@ -38,7 +44,7 @@ class YardSettings(Params):
     admins: tuple[str, ...] = Field((), description="May change the runs of others")
     groups: dict[str, tuple[str, ...]] = Field({}, description="Name of a group: its members")
     notices: NoticeSettings = Field(NoticeSettings(), description="Who is told of what happens")
-    bookings: BookingSettings = Field(BookingSettings(), description="What becomes of what is in their way")
+    bookings: BookingSettings = Field(BookingSettings(), description="How many; what becomes of what is in their way")
     idle: IdleSettings = Field(IdleSettings(), description="What becomes of slots that nobody uses")
     fair_share: FairShareSettings = Field(FairShareSettings(), description="How what people had lately counts")
     quotas: QuotaSettings = Field(QuotaSettings(), description="What people and groups may have")

@@ -210,6 +210,9 @@ def wait_for_slot(
         while True:
             ours.say([asks])
             decision = _decide(host, asks, queues, turns, policy)
+            if isinstance(decision, Start) and said:  # what it stands on may be seconds old
+                policy.renew()
+                decision = _decide(host, asks, queues, turns, policy)
             if isinstance(decision, Refuse):
                 raise GpuError(decision.reason)
             if isinstance(decision, Start):

@@ -115,7 +115,8 @@ class Scheduler:
     def _start_what_may(self, mine: Sequence[tuple[Run, Queue]]) -> list[tuple[Run, Wait | Refuse]]:
         """Start what may start; return why the rest does not.
 
-        A start takes a while, so each is decided on anew: a limit, a pause, a device that changed meanwhile counts.
+        A start takes a while, so each is decided on anew: a limit, a pause, a booking, a device that changed meanwhile
+        counts.
         """
         if not mine:
             self.rest()
@@ -123,6 +124,8 @@ class Scheduler:
         left, until, fresh = list(mine), self._clock() + _STARTS_S, False
         while True:
             queues = self._host.queues(self._client, fresh=fresh)
+            if fresh:
+                self._policy.renew()
             decided = self._decide(left, queues)
             room = self._host.pool_room(self._client, fresh=fresh)
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]

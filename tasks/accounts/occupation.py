@@ -22,8 +22,10 @@ _COLOURS = ("#4878a8", "#e49444", "#6a9f58", "#a87c9f", "#85b6b2", "#e7ca60", "#
 _OTHERS, _FAILED = "#c9c9c4", "#b00020"
 _WIDTH_IN, _LANE_IN, _DPI = 14.0, 0.26, 100
 _WAITING = 0.9  # lanes; the strip in which the waiting runs are counted
+_LEAST_PX = 2.5  # of a bar
 _CHARACTER_PX = 6.0  # of a name in a bar
 _SHORTEST_NAME, _LONGEST_NAME = 8, 60  # characters
+_LEAST_WAIT_S = 1.0  # so long a worker takes to start a run on a free device
 _PAUSED = 0.9  # a bar whose run ran for less of its length is hatched
 
 
@@ -90,11 +92,10 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> 
     low, high = axes.get_xlim()
     px_per_day = 0.9 * _WIDTH_IN * _DPI / (high - low)
     for bar in bars:
-        begin, width = _days(bar.begin), _days(bar.end) - _days(bar.begin)
-        least = 1.5 / px_per_day  # a run of seconds is seen, too
+        begin, width = _drawn(bar, low, high, _LEAST_PX / px_per_day)
         axes.barh(
             bar.lane,
-            max(width, least),
+            width,
             left=begin,
             height=0.82,
             color=colours.get(bar.account.owner, _OTHERS),
@@ -103,12 +104,20 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> 
             hatch="////" if _paused(bar.account) else None,
         )
         if bar.account.failed:
-            axes.plot([begin + max(width, least)] * 2, [bar.lane - 0.41, bar.lane + 0.41], color=_FAILED, linewidth=2.2)
+            axes.plot([begin + width] * 2, [bar.lane - 0.41, bar.lane + 0.41], color=_FAILED, linewidth=2.2)
         room = min(int(width * px_per_day / _CHARACTER_PX) - 1, _LONGEST_NAME)
         if room >= min(_SHORTEST_NAME, len(bar.account.name)):
             text = as_label(bar.account.name, room)
             on = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5} if _paused(bar.account) else None
             axes.text(begin + 3 / px_per_day, bar.lane, text, va="center", size=8, color=INK, clip_on=True, bbox=on)
+
+
+def _drawn(bar: _Bar, low: float, high: float, least: float) -> tuple[float, float]:
+    """Return where a bar begins and how wide it is, days: a run of seconds is seen, too, also at the right edge."""
+    begin, end = _days(bar.begin), _days(bar.end)
+    if end - begin >= least:
+        return begin, end - begin
+    return max(low, min(begin, high - least)), least
 
 
 def _draw_waiting(axes: Axes, accounts: Sequence[Account], n_lanes: int, since: float, until: float) -> None:
@@ -131,8 +140,9 @@ def _draw_waiting(axes: Axes, accounts: Sequence[Account], n_lanes: int, since: 
 
 
 def _waiting(accounts: Sequence[Account], since: float, until: float) -> tuple[list[float], list[int]]:
-    """Return times, and how many runs waited from each of them on."""
-    waited = [(max(a.asked, since), min(a.began, until)) for a in accounts if a.asked < until and a.began > since]
+    """Return times, and how many runs waited from each of them on, without those whose turn it was at once."""
+    late = [account for account in accounts if account.waited_s >= _LEAST_WAIT_S]
+    waited = [(max(a.asked, since), min(a.began, until)) for a in late if a.asked < until and a.began > since]
     times = sorted({since, until, *(moment for pair in waited for moment in pair)})
     begins, ends = np.sort([begin for begin, _ in waited]), np.sort([end for _, end in waited])
     counts = np.searchsorted(begins, times, "right") - np.searchsorted(ends, times, "right")
@@ -176,7 +186,7 @@ def _legend(accounts: Sequence[Account], colours: Mapping[str, str], since: floa
         handles.append(Patch(color=_OTHERS, label=f"{others} others"))
     if any(account.failed for account in accounts):
         handles.append(Line2D([], [], color=_FAILED, linewidth=2.2, label="failed"))
-    if any(account.waited_s > 0 for account in accounts):
+    if any(account.waited_s >= _LEAST_WAIT_S for account in accounts):
         handles.append(Patch(color=GREY, alpha=0.55, label="runs that waited for the device"))
     if any(_paused(account) for account in accounts):
         handles.append(Patch(facecolor=_OTHERS, edgecolor="white", hatch="////", label="waited in between"))

@@ -1,5 +1,6 @@
 """What waits is started, or says why it waits, or fails with a sentence."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -167,6 +168,39 @@ def test_what_is_kept_for_a_run_that_was_cancelled_is_let_go(prefect, dispatcher
     dispatcher._kept.keep("gone", "cpu", take_slot("gone"))
     dispatcher.tick()
     assert holders() == []
+
+
+def test_a_booking_made_a_moment_ago_holds_for_a_start_also_while_others_wait(
+    prefect, client, dispatcher, host, started
+):
+    holder = Holder("r", "other", "ben@boxa", "cuda:0", "GPU-simulated-0", "training", -1, os.getpid(), 0.0, None)
+    with acquire("GPU-simulated-0", "training", 1, holder):
+        prefect.add_run("SCHEDULED", "cuda:0.training")
+        dispatcher.tick()  # reads the bookings
+        booking = Booking("a1", "boxa", "cuda:0", "carl", datetime.fromtimestamp(host.now, ZoneInfo("UTC")), 7200.0)
+        BookingStore(client.call).edit("boxa/cuda:0", lambda _: [booking], host.now)
+    dispatcher.tick()
+    assert started == []
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_a_run_for_any_gpu_takes_the_one_that_its_owner_has_booked(prefect, client, host, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
+    booking = Booking("a1", "boxa", "cuda:1", "anna", datetime.fromtimestamp(host.now - 60, ZoneInfo("UTC")), 7200.0)
+    BookingStore(client.call).edit("boxa/cuda:1", lambda _: [booking], host.now)
+    found = Dispatcher("boxa:two", client, HostState("boxa", get_probe()), Ledger("two"), clock=lambda: host.now)
+    chosen = {}
+
+    def start(self, run, uuid, queues):
+        chosen[run.name] = uuid
+        return True
+
+    monkeypatch.setattr("gpu_pools.worker.starter.Starter.start", start)
+    for name, owner in (("of-ben", "ben@boxa"), ("of-anna", "anna@boxb")):
+        prefect.add_run("SCHEDULED", "cuda.training", name=name, job_variables={"owner": owner})
+    found.tick()
+    found.close()
+    assert chosen == {"of-ben": "GPU-simulated-0", "of-anna": "GPU-simulated-1"}
 
 
 def test_a_run_that_would_run_into_a_booking_waits_for_its_end(prefect, client, dispatcher, host, started):

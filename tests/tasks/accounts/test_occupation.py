@@ -3,9 +3,10 @@
 import time
 
 import cv2
+import numpy as np
 import pytest
 
-from tasks.accounts.occupation import _Bar, _held, _lanes, _waiting, draw_occupation
+from tasks.accounts.occupation import _Bar, _drawn, _held, _lanes, _waiting, draw_occupation
 from tests.tasks.accounts.test_account import account
 
 
@@ -30,8 +31,25 @@ def test_a_device_is_in_use_while_anybody_has_it():
     assert _held([_Bar(account(), 0, begin, end) for begin, end in pairs]) == 200
 
 
+def test_a_run_of_seconds_has_a_width_within_the_picture():
+    assert _drawn(_Bar(account(), 0, 0, 86400), 0.0, 1.0, 0.01) == (0.0, 1.0)
+    assert _drawn(_Bar(account(), 0, 43200, 43205), 0.0, 1.0, 0.01) == (0.5, 0.01)
+    assert _drawn(_Bar(account(), 0, 86395, 86400), 0.0, 1.0, 0.01) == (0.99, 0.01)
+
+
+def test_a_run_of_seconds_at_the_right_edge_is_seen(tmp_path):
+    for name, began in (("edge", 86395), ("none", 90000)):
+        others = during(100, 200, kind="inference")
+        draw_occupation([during(began, began + 5), others], 0, 86400, tmp_path / f"{name}.png", "a title")
+    image = cv2.imread(str(tmp_path / "edge.png")).astype(int)
+    blue = np.abs(image - (168, 120, 72)).sum(axis=2) < 60  # the first colour of owners, as OpenCV has it
+    columns = np.flatnonzero(blue[: image.shape[0] // 2].any(axis=0))
+    assert columns[-1] - columns[0] > 1000  # also at the right
+
+
 def test_those_who_wait_are_counted():
-    runs = [during(50, 90, asked=10), during(60, 90, asked=20), during(60, 90)]
+    at_once = during(70.6, 90, asked=70)
+    runs = [during(50, 90, asked=10), during(60, 90, asked=20), during(60, 90), at_once]
     times, counts = _waiting(runs, 0, 100)
     assert dict(zip(times, counts, strict=True)) == {0: 0, 10: 1, 20: 2, 50: 1, 60: 0, 100: 0}
 
