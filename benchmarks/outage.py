@@ -118,8 +118,14 @@ class Yard:
         except httpx.TransportError:
             return None
 
+    def _make(self, path: str, body: Any) -> str:
+        """Make something and return its id; SQLite refuses now and then, and what has a key is made once."""
+        made: list[Any] = []
+        until(lambda: made.append(self._ask("POST", path, body)) or made[-1], 60, f"Prefect takes {path}")
+        return str(made[-1]["id"])
+
     def _deploy(self) -> str:
-        flow = self._ask("POST", "/flows/", {"name": "outage_training"})["id"]
+        flow = self._make("/flows/", {"name": "outage_training"})
         body = {
             "name": "bench",
             "flow_id": flow,
@@ -128,13 +134,13 @@ class Yard:
             "work_queue_name": "cpu.training",
             "enforce_parameter_schema": False,
         }
-        return str(self._ask("POST", "/deployments/", body)["id"])
+        return self._make("/deployments/", body)
 
     def submit(self, name: str) -> str:
         """Start a training; return its id once it has logged three epochs."""
         parameters = {"name": name, "epochs": self.lengths.epochs, "epoch_s": self.lengths.epoch_s}
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        run = str(self._ask("POST", f"/deployments/{self.deployment}/create_flow_run", body)["id"])
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": name}
+        run = self._make(f"/deployments/{self.deployment}/create_flow_run", body)
         until(lambda: self.epoch(run) >= 3, 180, f"{name} works")
         return run
 

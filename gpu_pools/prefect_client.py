@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, PEAK_LABEL, WAITED_LABEL, named_owner
-from gpu_pools.placement.queues import POOL, Kind
+from gpu_pools.placement.queues import POOL, Kind, queue_of
 from gpu_pools.prefect_pages import PAGE, read_pages
 from gpu_pools.project_flows import flow_of
 
@@ -309,7 +309,7 @@ def _run(row: Mapping[str, Any], deployment: Deployment) -> Run:
     return Run(
         id=row["id"],
         name=row["name"],
-        queue=row["work_queue_name"] or "",
+        queue=queue_of(row),
         deployment=row["deployment_id"],
         state=state.get("type", ""),
         state_name=state.get("name", ""),

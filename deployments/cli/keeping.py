@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli.runs import RunArguments
-from deployments.cli.sharing.changes import Force
+from deployments.cli.sharing.changes import Everything, Flow, Force, Owner, Yes, agreed, check_choice
 from tasks.base.errors import ConfigError
 
 
@@ -19,37 +19,54 @@ def pin(
     runs: RunArguments = None,
     listed: Annotated[bool, typer.Option("--list", help="Those that are pinned")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Of --list: one JSON document, as `yard runs`")] = False,
+    everything: Everything = False,
+    flow: Flow = None,
+    owner: Owner = None,
     force: Force = False,
+    yes: Yes = False,
 ) -> None:
     """Keep runs: housekeeping removes nothing of them, neither files nor records."""
-    if bool(runs) == listed or (as_json and not listed):
+    chosen = bool(runs or everything or flow or owner)
+    if chosen == listed or (as_json and not listed):
         raise ConfigError("found neither a run nor --list, or both, need one of them")
-    if runs:
-        _set_each(runs, True, force)
-    else:
+    if listed:
         _list(as_json)
+        return
+    check_choice(runs, everything or flow or owner)
+    _set_each(runs, True, flow, owner, force=force, yes=yes)
 
 
-def unpin(runs: RunArguments = None, force: Force = False) -> None:
+def unpin(
+    runs: RunArguments = None,
+    everything: Everything = False,
+    flow: Flow = None,
+    owner: Owner = None,
+    force: Force = False,
+    yes: Yes = False,
+) -> None:
     """Let housekeeping treat runs as any others."""
-    if not runs:
-        raise ConfigError("found no run, need one or more")
-    _set_each(runs, False, force)
+    check_choice(runs, everything or flow or owner)
+    _set_each(runs, False, flow, owner, force=force, yes=yes)
 
 
-def _set_each(runs: list[str], pinned: bool, force: bool) -> None:
+def _set_each(
+    runs: list[str] | None, pinned: bool, flow: str | None, owner: str | None, *, force: bool, yes: bool
+) -> None:
     from deployments.api import connect
-    from deployments.lifecycle.pins import set_pinned
+    from deployments.lifecycle.pins import runs_to_set, set_pinned
     from deployments.runs.run_actions import on_each
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import run_target
 
     so = "is pinned: nothing of it is removed" if pinned else "is not pinned: it goes when its time is over"
+    verb = "pin" if pinned else "unpin"
     with connect() as api:
         acts = Acts.of(api, force=force)
+        if runs is None:
+            runs = agreed(acts, verb, runs_to_set(api, pinned, flow=flow, owner=owner), yes)
 
         def change(run: dict[str, Any]) -> None:
-            with acts.act("pin" if pinned else "unpin", run_target(run)):
+            with acts.act(verb, run_target(run)):
                 set_pinned(api, run, pinned)
             typer.echo(f"run {run['id']} ({run['name']}) {so}")
 

@@ -177,19 +177,20 @@ def download(
     """Fetch the files of a run from MLflow: weights, reports, a splat with its viewer."""
     from contextlib import ExitStack
 
-    from deployments.api import connect
     from deployments.runs.download import download as fetch
     from deployments.runs.download import run_named
-    from deployments.runs.find import find_run
+    from deployments.runs.own_records import found_anywhere
     from deployments.services.database import database_up
     from deployments.stack.stack import known_stack
 
+    has_server = known_stack() or os.environ.get("PREFECT_API_URL")
+    run_id = None if has_server else run_named(run)
+    if run_id is None:
+        with found_anywhere(run) as (_, found):
+            run_id = str(found["id"])
     with ExitStack() as stack:
-        if known_stack() or os.environ.get("PREFECT_API_URL"):
-            run_id = str(find_run(stack.enter_context(connect()), run)["id"])
-        else:  # of `yard run`: the files and MLflow's records are here
+        if not has_server:  # of `yard run`: MLflow's records are here, too
             stack.enter_context(database_up(make=False))
-            run_id = run_named(run) or run
         files = fetch(run_id, folder.absolute())
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     typer.echo(f"{len(files)} files, {size_mb:.1f} MB, in {folder}")

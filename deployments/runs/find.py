@@ -11,7 +11,7 @@ from deployments.api import Api, Json, NotFoundError
 from deployments.cli.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called
-from gpu_pools.placement.queues import QueueError, parse_queue
+from gpu_pools.placement.queues import QueueError, parse_queue, queue_of
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
 from tasks.base.errors import ConfigError
@@ -254,7 +254,7 @@ def _waiting_stage(api: Api, run: Mapping[str, Any]) -> str | None:
 def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
     variables, state = run["job_variables"] or {}, run["state"] or {}
     kind = str(run["state_type"] or "")
-    queue = run["work_queue_name"] or ""
+    queue = queue_of(run)
     return RunRow(
         id=run["id"],
         short=run["id"][:_UNIQUE_ID],

@@ -172,8 +172,8 @@ def server_or_records() -> Iterator[Api]:
 
 
 @contextmanager
-def found_anywhere(wanted: str) -> Iterator[tuple[Api, Json]]:
-    """Yield a run, and who knows it: the server, else the records of this home.
+def found_anywhere(wanted: str, *, ended: bool = False) -> Iterator[tuple[Api, Json]]:
+    """Yield a run, and who knows it: the server, else the records of this home; `ended` as for `find_run`.
 
     Raises:
         NotFoundError: nobody knows it.
@@ -183,11 +183,11 @@ def found_anywhere(wanted: str) -> Iterator[tuple[Api, Json]]:
     """
     with server_or_records() as api, _beside(api) as own:
         try:
-            found = api, find_run(api, wanted)
+            found = api, find_run(api, wanted, ended=ended)
         except NotFoundError:
             if own is None:
                 raise
-            found = own, find_run(own, wanted)
+            found = own, find_run(own, wanted, ended=ended)
         yield found
 
 

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from deployments.api import Api, Json, api_url, connect
-from deployments.runs.find import ENDED, children, find_run
+from deployments.api import Api, Json
+from deployments.runs.find import ENDED, children
+from deployments.runs.own_records import found_anywhere
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import run_target
 from gpu_pools.names import asker
@@ -29,21 +30,17 @@ def resume(wanted: str | None, time_limit: str | None = None, *, force: bool = F
         ConfigError: there is no such run, it is completed or has not ended, or its process lives.
     """
     limit_s = None if time_limit is None else parse_duration(time_limit)
-    if wanted is not None and _has_server():
-        with connect() as api:
-            found = find_run(api, wanted, ended=True)
-            if found["deployment_id"] is not None:
+    number = None
+    if wanted is not None:
+        with found_anywhere(wanted, ended=True) as (api, found):
+            if api.known_by == "server" and found["deployment_id"] is not None:
                 with Acts.of(api, force=force).act(
                     "resume", run_target(found), f"for {time_limit}" if time_limit else ""
                 ):
                     return put_back(api, found, time_limit)
-            wanted = found["id"]
+        number = UUID(found["id"])
     from deployments.runs.local import resume_here
 
-    try:
-        number = UUID(wanted) if wanted else None
-    except ValueError as exc:
-        raise ConfigError(f"found {wanted!r}, need the id of a run such as its folder under runs/") from exc
     return resume_here(number, limit_s)
 
 
@@ -97,11 +94,3 @@ def _wait(api: Api, run: Json, until: datetime) -> None:
     answer = api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
     if answer["status"] != "ACCEPT":
         raise ConfigError(f"run {run['id']} cannot be resumed: {answer['details'].get('reason') or answer['status']}")
-
-
-def _has_server() -> bool:
-    try:
-        api_url()
-    except ConfigError:
-        return False
-    return True

@@ -103,7 +103,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
-    queue = _place(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_sections(flow))
+    queue = place_on(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_sections(flow))
     if wishes.name is not None and "track" in names:
         override(given, [f"track.run_name={json.dumps(wishes.name)}"])
     checked = check_parameters(flow, given)
@@ -246,7 +246,7 @@ def deployment_of(api: Api, flow_name: str) -> Json:
     raise ConfigError(f"found no deployment {names[0]} at {api.url}: `yard up` makes it")
 
 
-def _place(api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]) -> Queue | None:
+def place_on(api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]) -> Queue | None:
     """Put the device into the parameters and return the queue, None for the deployment's own.
 
     Args:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from gpu_pools.names import DEVICE_LABEL, FROM_SCHEDULE, HOST_LABEL, OWNER_LABEL, named_owner, whose
-from gpu_pools.placement.queues import duration_text, queue_or_none
+from gpu_pools.placement.queues import duration_text, queue_of, queue_or_none
 from gpu_pools.sharing.notice_settings import Kind
 from gpu_pools.sharing.notices import Notice, notice_id
 from tasks.tracking.provenance import redacted
@@ -31,7 +31,7 @@ def how_it_ended(run: Row) -> Notice | None:
         run: as Prefect's API has it, its job variables with those of its deployment.
     """
     kind = _ending(run)
-    queue = queue_or_none(run["work_queue_name"] or "")
+    queue = queue_or_none(queue_of(run))
     if kind is None or run["parent_task_run_id"] is not None:
         return None
     if kind == "finished" and queue is not None and queue.kind == "housekeeping":
@@ -70,7 +70,7 @@ def started_late(run: Row, waited_s: float) -> Notice | None:
         run: as Prefect's API has it.
         waited_s: seconds; a run that waited longer is told of.
     """
-    queue = queue_or_none(run["work_queue_name"] or "")
+    queue = queue_or_none(queue_of(run))
     if queue is None or queue.kind not in {"training", "inference"} or run["state_type"] != "RUNNING":
         return None
     waited = _waited_s(run)
@@ -142,7 +142,7 @@ def _device(run: Row) -> str:
     if device := str(labels.get(DEVICE_LABEL) or ""):
         host = str(labels.get(HOST_LABEL) or "")
         return f"{host}/{device}" if host else device
-    queue = queue_or_none(run["work_queue_name"] or "")
+    queue = queue_or_none(queue_of(run))
     return queue.label if queue is not None and queue.kind in {"training", "inference"} else ""
 
 

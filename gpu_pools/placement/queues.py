@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from gpu_pools.placement.probe import Device
 from tasks.base.errors import ConfigError
@@ -14,6 +14,9 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 POOL = "gpu"
 POOL_TYPE = "gpu-process"
+
+MOVED = "queue"
+"""The job variable of a run that was moved: the queue that it waits in since."""
 
 UNCOUNTED: Final[tuple[Kind, ...]] = ("pipeline", "housekeeping")
 """Kinds that compute nothing: no limit of the whole pool keeps their runs waiting."""
@@ -98,6 +101,16 @@ def queue_or_none(name: str) -> Queue | None:
         return parse_queue(name)
     except QueueError:
         return None
+
+
+def queue_of(run: Mapping[str, Any]) -> str:
+    """Return the name of the queue of a run, as Prefect's API has the run; empty for none.
+
+    It is the one that the run was moved to, else the one that it was made in, which Prefect lets nobody change.
+    """
+    moved = (run["job_variables"] or {}).get(MOVED)
+    is_queue = isinstance(moved, str) and queue_or_none(moved) is not None
+    return str(moved) if is_queue else str(run["work_queue_name"] or "")
 
 
 def parse_device(text: str) -> tuple[str | None, str]:

@@ -21,7 +21,7 @@ from gpu_pools.names import (
     WAITED_LABEL,
     named_owner,
 )
-from gpu_pools.placement.queues import KINDS, POOL, Kind, queue_or_none
+from gpu_pools.placement.queues import KINDS, POOL, Kind, queue_of, queue_or_none
 from gpu_pools.slots.use import NO_USE, SlotUse
 
 logger = logging.getLogger("trainyard.worker")
@@ -197,12 +197,12 @@ def _has_begun(row: Row) -> bool:
 
 def _has_device(row: Row) -> bool:
     """Return whether a run has, or had, a slot to compute on: it wears the label, or comes from a queue of the pool."""
-    queue = queue_or_none(row["work_queue_name"] or "") if row.get("work_pool_name", POOL) == POOL else None
+    queue = queue_or_none(queue_of(row)) if row.get("work_pool_name", POOL) == POOL else None
     return queue.kind != "pipeline" if queue else DEVICE_LABEL in (row["labels"] or {})
 
 
 def _use(row: Row, flow: Row | None, deployment: Row | None, now: float) -> Use:
-    labels, queue = row["labels"] or {}, queue_or_none(row["work_queue_name"] or "")
+    labels, queue = row["labels"] or {}, queue_or_none(queue_of(row))
     state, waited_s = row["state"] or {}, float(labels.get(WAITED_LABEL, 0.0))
     running = state.get("type") == "RUNNING" and state.get("name") != "Waiting"  # `yard run` waits so
     ended = _seconds(row["end_time"])
@@ -227,7 +227,7 @@ def _use(row: Row, flow: Row | None, deployment: Row | None, now: float) -> Use:
         until=now if running else ended or told_at,
         flow_id=row["flow_id"],
         slot=SlotUse.of(labels) if ended else NO_USE,
-        queue=row["work_queue_name"] or "",
+        queue=queue_of(row),
     )
 
 

@@ -107,7 +107,7 @@ class Starter:
     def _claim_and_start(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
         try:
             # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
-            if not self._waits(run.id):
+            if not self._waits(run):
                 lease.release()
                 return
             entrypoint, variables = self._program(run)
@@ -126,9 +126,10 @@ class Starter:
         )
         self._start_process(entry, claim, env, lease, run_lock)
 
-    def _waits(self, run_id: str) -> bool:
-        known = self._client.by_id([run_id])
-        return run_id in known and known[run_id].state == "SCHEDULED"
+    def _waits(self, run: Run) -> bool:
+        """Return whether a run waits still, and was not moved to another device since it was looked at."""
+        known = self._client.by_id([run.id]).get(run.id)
+        return known is not None and known.state == "SCHEDULED" and known.queue == run.queue
 
     def _program(self, run: Run) -> tuple[str, dict[str, str]]:
         """Return the entrypoint of a run, and the variables that its deployment and the run itself set."""

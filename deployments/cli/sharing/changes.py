@@ -1,4 +1,4 @@
-"""Commands that change runs: `yard cancel`, `delete` and `priority`; each act is allowed first, and written down."""
+"""Commands that change runs: `yard cancel`, `delete`, `priority`, `move`; each is allowed first, and written down."""
 
 import sys
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def cancel(
     from deployments.sharing.permissions import run_target
 
     every = not (waiting or running or scheduled)
-    _check_choice(runs, everything or not every or flow or owner)
+    check_choice(runs, everything or not every or flow or owner)
     types = (*(WAITING if waiting or every else ()), *(RUNNING if running or every else ()))
     with connect() as api:
         acts = Acts.of(api, force=force)
         if runs is None:
             found = living(api, types=types, scheduled=scheduled, flow=flow, owner=owner)
-            runs = _agreed(acts, "cancel", found, yes)
+            runs = agreed(acts, "cancel", found, yes)
 
         def change(run: dict[str, Any]) -> None:
             if run["state_type"] in ENDED:
@@ -75,12 +75,12 @@ def delete(
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import run_target
 
-    _check_choice(runs, everything or flow or owner)
+    check_choice(runs, everything or flow or owner)
     what = "their records, their files" + (" and their MLflow runs" if artifacts else "")
     with connect() as api:
         acts = Acts.of(api, force=force)
         if runs is None:
-            runs = _agreed(acts, "delete", ended(api, flow=flow, owner=owner), yes, what)
+            runs = agreed(acts, "delete", ended(api, flow=flow, owner=owner), yes, what)
         elif not yes:
             found = [find_run(api, name, ended=True) for name in runs]
             for run in found:
@@ -114,13 +114,13 @@ def priority(
     *names, last = words
     if not last.isdecimal() or not 1 <= int(last) <= 10:
         raise ConfigError(f"found the priority {last!r}, need a number from 1 (first) to 10 behind the runs")
-    _check_choice(names, everything or flow or owner)
+    check_choice(names, everything or flow or owner)
     with connect() as api:
         acts = Acts.of(api, force=force)
         if not names:
             found = living(api, types=(*WAITING, *RUNNING), flow=flow, owner=owner)
             found = [run for run in found if waiting_of(api, run)]
-            names = _agreed(acts, f"give priority {last} to", found, yes)
+            names = agreed(acts, f"give priority {last} to", found, yes)
 
         def change(run: dict[str, Any]) -> None:
             with acts.act("prioritise", run_target(run), f"priority {last}"):
@@ -130,19 +130,59 @@ def priority(
         on_each(api, names, change)
 
 
+def move(
+    runs: RunArguments = None,
+    device: Annotated[str, typer.Option(help="cuda (the least loaded GPU), cuda:1, cpu, HOST/cuda:1")] = "",
+    everything: Everything = False,
+    flow: Flow = None,
+    owner: Owner = None,
+    force: Force = False,
+    yes: Yes = False,
+) -> None:
+    """Let runs that wait, or the waiting part of a pipeline, wait for another device; they keep their place."""
+    from deployments.api import connect
+    from deployments.lifecycle.moves import move
+    from deployments.runs.find import RUNNING, WAITING
+    from deployments.runs.run_actions import living, on_each, waiting_of
+    from deployments.sharing.acts import Acts
+    from deployments.sharing.permissions import run_target
+
+    if not device:
+        raise ConfigError("found no device to move to, need --device")
+    check_choice(runs, everything or flow or owner)
+    with connect() as api:
+        acts = Acts.of(api, force=force)
+        if runs is None:
+            found = living(api, types=(*WAITING, *RUNNING), flow=flow, owner=owner)
+            found = [run for run in found if waiting_of(api, run)]
+            runs = agreed(acts, "move", found, yes, f"to {device}")
+
+        def change(run: dict[str, Any]) -> None:
+            with acts.act("move", run_target(run), f"to {device}"):
+                for moved in move(api, run, device):
+                    typer.echo(f"run {moved['id']} ({moved['name']}) waits for {device} now")
+
+        on_each(api, runs, change)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `yard`."""
-    for command in (cancel, delete, priority):
+    for command in (cancel, delete, priority, move):
         app.command()(command)
 
 
-def _check_choice(runs: Sequence[str] | None, chosen: object) -> None:
+def check_choice(runs: Sequence[str] | None, chosen: object) -> None:
+    """Hold the runs that were named against the options that choose some.
+
+    Raises:
+        ConfigError: both were given, or neither.
+    """
     if bool(runs) == bool(chosen):
         what = "runs and options" if runs else "nothing"
         raise ConfigError(f"found {what}, need runs, or options that say which")
 
 
-def _agreed(acts: "Acts", verb: str, found: Sequence[dict[str, Any]], yes: bool, what: str = "") -> list[str]:
+def agreed(acts: "Acts", verb: str, found: Sequence[dict[str, Any]], yes: bool, what: str = "") -> list[str]:
     """List runs, and return the ids of those that the caller may change and says yes to; the others are named."""
     from deployments.runs.find import is_later
     from deployments.sharing.permissions import run_target

@@ -97,7 +97,6 @@ def test_a_file_that_a_process_has_open_to_write_is_not_whole(drop, clock):
         assert list(ready(settling, drop)) == ["room.mp4"]
 
 
-@pytest.mark.skipif(not os.path.exists("/usr/bin/rsync"), reason="no rsync")
 def test_what_rsync_brings_slowly_is_taken_whole(drop, tmp_path):
     source = tmp_path / "room.mp4"
     source.write_bytes(os.urandom(1 << 20))

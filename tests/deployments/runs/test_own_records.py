@@ -114,6 +114,16 @@ def test_a_log_is_read_and_following_one_whose_process_is_gone_ends(home):
     assert "12 images of 2 classes" in said("logs", "killed", "--follow")
 
 
+def test_a_run_is_sent_and_fetched_by_its_name(home, tmp_path):
+    assert "training: sent to MLflow run " in said("sync", "killed")
+    assert f"in {tmp_path / 'fetched'}" in said("download", "killed", tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "config" / "params.json").is_file()
+    with pytest.raises(ConfigError, match="found no run 'nobody'"):
+        said("download", "nobody", tmp_path / "none")
+    with pytest.raises(ConfigError, match="found no run 'nobody'"):
+        said("resume", "nobody")
+
+
 def test_a_home_without_runs_says_so(tmp_path, monkeypatch, home):
     monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
     monkeypatch.delenv("PREFECT_HOME", raising=False)

@@ -32,7 +32,7 @@ def test_a_run_here_ends_at_its_time_limit_and_goes_on_with_another(here, tmp_pa
     assert limited.returncode == 1, limited.stdout + limited.stderr
     assert "stopped after 2 s, its time limit; what it saved is kept: `yard resume" in " ".join(limited.stderr.split())
     assert "TimedOut" in here("runs").stdout
-    again = here("resume", "--time-limit", "1m")
+    again = here("resume", "brief", "--time-limit", "1m")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Completed" in here("runs").stdout
 

@@ -59,6 +59,7 @@ ACTS = [
     ("cancel", [], None),
     ("delete", ["--yes"], "COMPLETED"),
     ("priority", ["2"], None),
+    ("move", ["--device", "cuda:1"], None),
     ("pin", [], None),
     ("unpin", [], None),
     ("resume", [], "FAILED"),
