@@ -16,6 +16,7 @@ WEEK_S = 7 * 86400.0
 _EVERY_S = 10.0
 _STEP_S = 600.0  # to which the end of a quota is rounded up: each change is written on all that wait
 _SHOWN = 3  # runs named in a sentence
+_NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class QuotaSource:
     """Knows the quotas, who has how many slots, and who had how many hours; without quotas it asks nobody.
 
     Slots on this host are known as they are; those on other hosts, and the hours, as Prefect knew them a minute ago.
+    Until Prefect has said so once, nobody with a quota of hours starts.
 
     Args:
         usage: who had what.
@@ -138,7 +140,7 @@ class QuotaSource:
 
     def __init__(self, usage: UsageReader, settings: SettingsReader, host: str, clock: Callable[[], float]) -> None:
         self._usage, self._settings, self._host, self._clock = usage, settings, host, clock
-        self._read_at = float("-inf")
+        self._looked_at = self._read_at = _NEVER
         self._known = YardSettings()
         self._uses: Sequence[Use] = ()  # of GPUs
         self._spent: dict[str, str] = {}
@@ -148,9 +150,14 @@ class QuotaSource:
         settings = self._settings.read()
         if settings.quotas == YardSettings().quotas:
             return QuotaRule(settings, ())
-        if self._clock() - self._read_at >= _EVERY_S or settings != self._known:
+        if (
+            self._clock() - self._looked_at >= _EVERY_S
+            or settings != self._known
+            or self._usage.read_at != self._read_at
+        ):
             self._uses = [use for use in self._usage.uses() if use.on_gpu]
-            self._known, self._spent, self._read_at = settings, {}, self._clock()
+            self._known, self._spent, self._looked_at = settings, {}, self._clock()
+            self._read_at = self._usage.read_at
         asked = {run.run_id for run in waiting}  # one that died waits, and its slot is kept for it
         here = [holder for holder in holders() if holder.uuid != "cpu" and holder.run_id not in asked]
         slots = [*((holder.owner, self._described(holder)) for holder in here), *self._elsewhere()]
@@ -164,7 +171,10 @@ class QuotaSource:
         return [(use.owner, f"{use.host}/{use.device} has {use.run_name}") for use in running]
 
     def _spent_text(self, owner: str) -> str:
-        if owner not in self._spent:
+        if owner not in self._spent and self._read_at == _NEVER:
+            hours = [one for one in holdings_of(owner, self._known) if one.quota.gpu_hours is not None]
+            self._spent[owner] = f"the GPU hours of {hours[0].who} (quota) are being read" if hours else ""
+        elif owner not in self._spent:
             texts = (_hours_text(one, self._uses, self._clock()) for one in holdings_of(owner, self._known))
             self._spent[owner] = next(filter(None, texts), "")
         return self._spent[owner]

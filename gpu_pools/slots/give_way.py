@@ -14,7 +14,7 @@ from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import queue_or_none
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.lease import own_holder
-from gpu_pools.slots.local_slot import own_priority
+from gpu_pools.slots.local_slot import own_policy, own_priority
 from gpu_pools.slots.slot_files import Holder
 from gpu_pools.slots.waiters import waiting_elsewhere
 from tasks.base.errors import TrainyardError
@@ -25,6 +25,7 @@ class Rivals:
 
     def __init__(self) -> None:
         self._client, self._host = PoolClient(), HostState(host_name(), get_probe())
+        self._policy = own_policy()
 
     def first(self) -> str:
         """Return the run of higher priority that would start at once if this one were gone, and whose it is.
@@ -50,7 +51,8 @@ class Rivals:
             for device in self._host.devices(self._host.queues(self._client))
             if device.uuid == holder.uuid
         ]
-        decisions = place(better, devices, host=self._host.name, now=now)
+        told, rules = self._policy.look(better)
+        decisions = place(told, devices, host=self._host.name, now=now, rules=rules)
         names = {asks.run_id: whose(asks.run_name, asks.owner) for asks in better}
         return next((names[decision.run_id] for decision in decisions if isinstance(decision, Start)), "")
 

@@ -43,7 +43,7 @@ class Known:
     """A reader that knows."""
 
     def __init__(self, *uses):
-        self.known, self.n_asked = uses, 0
+        self.known, self.n_asked, self.read_at = uses, 0, NOW
 
     def uses(self):
         self.n_asked += 1
@@ -123,6 +123,19 @@ def test_the_quota_is_said_also_where_no_gpu_is_free():
 def test_of_no_hours_nothing_ends():
     found = decide("quotas: {owners: {anna@boxa: {gpu_hours: 0}}}\n", [asks("a"), asks("b", "anna@boxb")])
     assert found == {"a": "anna@boxa had 0.0 of 0 GPU hours in 7 days (quota)", "b": Start}
+
+
+def test_before_prefect_has_said_what_was_had_nobody_with_a_quota_of_hours_starts():
+    settings_path().write_text("quotas: {each: {slots: 9}, owners: {anna: {gpu_hours: 5}}}\n")
+    known, waiting = Known(), [asks("a"), asks("b", "ben@boxa")]
+    known.read_at = float("-inf")
+    source = QuotaSource(known, SettingsReader(), "boxa", lambda: NOW)
+    assert place(waiting, [gpu(0), gpu(1)], host="boxa", now=NOW, rules=[source.rule(waiting)]) == [
+        Wait("a", "the GPU hours of anna (quota) are being read"),
+        Start("b", "GPU-0"),
+    ]
+    known.read_at, known.known = NOW, (use(5),)
+    assert "anna had 5.0 of 5" in (source.rule(waiting).against(waiting[0], gpu(), {}) or "")
 
 
 def test_only_what_is_within_seven_days_and_on_gpus_counts():
