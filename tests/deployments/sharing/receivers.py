@@ -140,12 +140,66 @@ def webhook() -> Iterator[Hook]:
             self.end_headers()
             self.wfile.write(said)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    hook.url = f"http://127.0.0.1:{server.server_port}/services/T0/s3cret"
-    try:
+    with _served(Handler) as port:
+        hook.url = f"http://127.0.0.1:{port}/services/T0/s3cret"
         yield hook
+
+
+_SLACK_CHARACTERS = 40_000  # of a text, as Slack's documentation of incoming webhooks has it
+
+
+@contextmanager
+def slack(folder: Path) -> Iterator[Hook]:
+    """Serve an incoming webhook as Slack's for the block: over HTTPS, with its words for what it does not take.
+
+    Args:
+        folder: gets the certificate, `certificate.pem`.
+    """
+    hook = Hook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_POST(self) -> None:
+            status, said = self._judge(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            if status == 429:
+                self.send_header("Retry-After", "30")
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        def _judge(self, body: bytes) -> tuple[int, str]:
+            refused = {403: "invalid_token", 404: "no_service", 410: "channel_is_archived", 429: "rate_limited"}
+            if hook.status != 200:
+                return hook.status, refused[hook.status]
+            if f"https://127.0.0.1:{port}{self.path}" != hook.url:
+                return 404, "no_service"
+            if self.headers["Content-Type"] != "application/json":
+                return 400, "invalid_payload"
+            content = json.loads(body)
+            if not content.get("text"):
+                return 400, "no_text"
+            if len(content["text"]) > _SLACK_CHARACTERS:
+                return 400, "msg_too_long"
+            hook.got.append(content)
+            return 200, "ok"
+
+    with _served(Handler, _context(folder)) as port:
+        hook.url = f"https://127.0.0.1:{port}/services/T0/B0/s3cret"
+        yield hook
+
+
+@contextmanager
+def _served(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve for the block, and yield the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()

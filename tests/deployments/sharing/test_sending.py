@@ -1,6 +1,7 @@
 """Messages reach a mail server, Slack and a webhook of this machine; what goes wrong is said without a secret."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from deployments.sharing.trying import chosen, try_message
 from gpu_pools.sharing.notice_settings import NoticeSettings
 from gpu_pools.sharing.settings import YardSettings
 from tasks.base.errors import ConfigError
-from tests.deployments.sharing.receivers import PASSWORD, USER, mail_server, webhook
+from tests.deployments.sharing.receivers import PASSWORD, USER, mail_server, slack, webhook
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,49 @@ def test_a_webhook_that_is_away_is_said_without_its_address(tmp_path):
     with pytest.raises(SendError, match="at http://127.0.0.1 does not answer .ConnectError") as away:
         send(to_hook(tmp_path, f"http://127.0.0.1:{free_port()}/s3cret"), "team", try_message("team"))
     assert "s3cret" not in str(away.value)
+
+
+@pytest.fixture
+def to_slack(tmp_path, monkeypatch):
+    """Slack's webhook on this machine, whose certificate this process trusts, and settings with its address."""
+    with slack(tmp_path) as hook:
+        (tmp_path / "slack-hook").write_text(hook.url)
+        (tmp_path / "slack-hook").chmod(0o600)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        yield hook, NoticeSettings.model_validate({"to": {"team": {"slack_file": "slack-hook"}}})
+
+
+def test_slack_gets_a_text_with_figures_and_links(to_slack):
+    hook, settings = to_slack
+    message = replace(try_message("team"), links={"Prefect": "https://yard.lab.example/runs/1"})
+    assert send(settings, "team", message) == "200 ok"
+    (content,) = hook.got
+    assert list(content) == ["text"]
+    first, *lines = content["text"].splitlines()
+    assert first.startswith("*a test of the yard on ")
+    assert lines[0].endswith("It works.")
+    assert lines[-1] == "<https://yard.lab.example/runs/1|Prefect>"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(403, "invalid_token"), (404, "no_service"), (410, "channel_is_archived"), (429, "rate_limited")],
+)
+def test_what_slack_refuses_is_said_in_its_words_without_its_address(to_slack, status, said):
+    hook, settings = to_slack
+    hook.status = status
+    with pytest.raises(SendError, match=rf"the webhook at https://127.0.0.1 answers {status} {said}") as refused:
+        send(settings, "team", try_message("team"))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_slack_whose_certificate_nobody_vouches_for_gets_nothing(to_slack, monkeypatch):
+    hook, settings = to_slack
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(SendError, match="at https://127.0.0.1 does not answer .ConnectError") as away:
+        send(settings, "team", try_message("team"))
+    assert "s3cret" not in str(away.value)
+    assert hook.got == []
 
 
 def test_slack_is_told_over_https_only(tmp_path):
