@@ -5,13 +5,17 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from deployments.api import connect
+from deployments.sharing import bookings
 from gpu_pools.names import host_name
+from tasks.base.errors import ConfigError
 
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[3] / "docs" / "sharing.md"
@@ -106,6 +110,24 @@ def test_a_booking_is_its_owners(home, monkeypatch):
         ["ben@boxa", "refused"],
         ["ben@boxa", "done"],
     ]
+
+
+def test_who_would_book_more_than_people_may_is_told_so_and_an_admin_may(home, monkeypatch):
+    (home / "yard.yaml").write_text("admins: [ben]\nbookings:\n  hours_a_week: 3\n")
+
+    def book(tag, hour, owner=None):
+        asked = bookings.Asked(f"{DAY} {hour}:00", "2h")
+        return bookings.book(api, f"{host_name()}/{tag}", owner, asked, time.time())
+
+    with connect() as api:
+        made = [book("cuda:0", 14)]
+        with pytest.raises(ConfigError, match="found 4 h of anna in the week from Monday .* need 3 h at most"):
+            book("cuda:1", 15)
+        monkeypatch.setenv("TRAINYARD_OWNER", "ben@boxa")
+        made.append(book("cuda:1", 15, "anna"))
+        assert {row.id for row in bookings.rows(api, time.time())} == {one.id for one in made}
+        for one in made:
+            bookings.cancel(api, one.id, time.time())
 
 
 def test_devices_and_status_show_the_next_booking_of_each(home):
