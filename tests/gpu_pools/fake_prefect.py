@@ -146,6 +146,7 @@ def _fits(run: Row, wanted: Mapping[str, Any]) -> bool:
             run["id"] in wanted.get("id", {}).get("any_", [run["id"]]),
             run["state"]["type"] in wanted.get("state", {}).get("type", {}).get("any_", [run["state"]["type"]]),
             run["parent_flow_run_id"] in wanted.get("parent_flow_run_id", {}).get("any_", [run["parent_flow_run_id"]]),
+            run["work_queue_name"] is None or not wanted.get("work_queue_name", {}).get("is_null_"),
             due.get("after_", "") <= run["expected_start_time"] <= due.get("before_", "9"),
         )
     )

@@ -33,6 +33,7 @@ def test_the_run_of_a_process_that_was_killed_is_crashed_with_its_stages_and_ste
     with subprocess.Popen(SLEEPS) as process:
         run_id = run_of(prefect, of_process(process.pid))
         stage = run_of(prefect, {}, parent_flow_run_id=run_id)
+        elsewhere = prefect.add_run("RUNNING", queue="cpu.training", parent_flow_run_id=run_id)  # a worker has it
         prefect.steps.append({"id": run_id, "flow_run_id": stage, "state": {"type": "RUNNING"}})
         terminals.look()
         assert prefect.state(run_id)[0] == "RUNNING"
@@ -40,6 +41,7 @@ def test_the_run_of_a_process_that_was_killed_is_crashed_with_its_stages_and_ste
     terminals.look()
     assert prefect.state(run_id) == ("CRASHED", "Crashed", "its process is gone: it was killed, or its host went down")
     assert (prefect.state(stage)[0], prefect.steps[0]["state"]["type"]) == ("CRASHED", "CRASHED")
+    assert prefect.state(elsewhere)[0] == "RUNNING"
     assert terminals.told == [(run_id, "mine", "crashed")]
     terminals.look()
     assert len(terminals.told) == 1
