@@ -17,6 +17,7 @@ from deployments.stack.stack import known_stack
 from gpu_pools.names import asker
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Kind, default_priority
+from gpu_pools.process.process_label import process_label
 from tasks.base.errors import ConfigError, GpuError
 from tasks.base.password import CLIENT
 
@@ -198,8 +199,6 @@ def _prefect_run(name: str, device: str, priority: int) -> Iterator[_PrefectRun]
     from prefect import Flow
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
-
-    from gpu_pools.process.terminal_runs import process_label
 
     def own_block(device: str) -> None:
         """A block of a person's own Python; it has no deployment."""

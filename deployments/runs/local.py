@@ -20,8 +20,8 @@ from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
+from gpu_pools.process.process_label import process_label
 from gpu_pools.process.run_setup import PRIORITY
-from gpu_pools.process.terminal_runs import process_label
 from gpu_pools.process.time_limit import TimeLimit
 from gpu_pools.stopping import obey
 from tasks.base.config import override

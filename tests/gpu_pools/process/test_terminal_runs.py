@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from gpu_pools.names import GIVEN_BACK_LABEL, PROCESS_LABEL, host_name
-from gpu_pools.process.terminal_runs import TerminalRuns, process_label
+from gpu_pools.process.process_label import process_label
+from gpu_pools.process.terminal_runs import TerminalRuns
 from tasks.base.processes import identity
 from tests.gpu_pools.worker.monitored import SLEEPS
 
