@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import wave
@@ -51,6 +52,7 @@ def red_quarter(rgb):
 def test_every_picture_of_every_codec_comes_in_order_at_its_time(tmp_path, name, codec, pix_fmt):
     path = write_video(tmp_path / name, 12, moving, codec=codec, pix_fmt=pix_fmt)
     info = probe(path)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
     pictures = [(picture.index, picture.time_s, picture.rgb()) for picture in decode(path)]
     assert [index for index, _, _ in pictures] == list(range(12))
     assert [time_s for _, time_s, _ in pictures] == pytest.approx([0.1 * index for index in range(12)], abs=2e-3)
