@@ -173,6 +173,7 @@ class _PrefectRun(_NoServer):
         from gpu_pools.prefect_client import PoolClient
 
         self.id, self._client = run_id, PoolClient()
+        self._client.set_labels(run_id, process_label())
 
     def say(self, reason: str) -> None:
         """Tell who sits there, and the server."""
@@ -211,7 +212,6 @@ def _prefect_run(name: str, device: str, priority: int) -> Iterator[_PrefectRun]
             state=Pending(),
             job_variables={"priority": priority, "owner": asker()},
         )
-        client.update_flow_run_labels(made.id, process_label())
     run = _PrefectRun(str(made.id))
     run.state("RUNNING", "Running", "")
     try:

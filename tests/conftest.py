@@ -4,7 +4,9 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_events_to_an_earlier_server() -> Iterator[None]:
+    """Prefect keeps one connection for events per process, also when the server it leads to has gone."""
+    yield
+    if worker := sys.modules.get("prefect.events.worker"):
+        worker.EventsWorker.drain_all(timeout=30)
 
 
 @pytest.fixture

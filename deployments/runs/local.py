@@ -180,6 +180,8 @@ def _made(flow: Any, parameters: dict[str, Any], name: str | None, owner: str) -
     from prefect.client.orchestration import get_client
     from prefect.states import Pending
 
+    from gpu_pools.prefect_client import PoolClient
+
     asked = os.environ.get(PRIORITY)
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(
@@ -191,7 +193,7 @@ def _made(flow: Any, parameters: dict[str, Any], name: str | None, owner: str) -
         )
         if owner:
             os.environ[OWNER] = owner  # code in this process reads the owner from there
-        client.update_flow_run_labels(flow_run.id, {OWNER_LABEL: asker(), **process_label()})
+        PoolClient().set_labels(str(flow_run.id), {OWNER_LABEL: asker(), **process_label()})
     return flow_run
 
 
@@ -250,12 +252,14 @@ def resume_here(run_id: UUID | None, limit_s: float | None = None) -> UUID:
     with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
         from prefect.client.orchestration import get_client
         from prefect.states import Pending
+
+        from gpu_pools.prefect_client import PoolClient
     with serving(api):
         with get_client(sync_client=True) as client:
             flow_run = _unfinished(client, run_id)
             with _sole(flow_run):
                 flow = load_flow(client.read_flow(flow_run.flow_id).name)
-                client.update_flow_run_labels(flow_run.id, process_label())
+                PoolClient().set_labels(str(flow_run.id), process_label())
                 client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
                 flow_run = client.read_flow_run(flow_run.id)
                 _run(flow, flow_run, check_parameters(flow, flow_run.parameters), limit_s)

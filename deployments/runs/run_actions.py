@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs.find import ENDED, children, find_run, is_later, is_of
+from deployments.runs.find import ENDED, RUNNING, WAITING, children, find_run, is_later, is_of
 from deployments.runs.submit import find_device, read_queues
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import KINDS, POOL, Kind, parse_device
@@ -185,6 +185,12 @@ def _delete_tracked(run_ids: Sequence[str]) -> Sequence[str]:
 def waiting_of(api: Api, run: Json) -> list[Json]:
     """Return what waits of a run: itself, or stages of it."""
     return [found for found in (run, *children(api, run["id"])) if found["state_type"] == "SCHEDULED"]
+
+
+def with_waiting(api: Api, *, flow: str | None, owner: str | None) -> list[Json]:
+    """Return the living runs of which something waits, chosen as by `living`."""
+    found = living(api, types=(*WAITING, *RUNNING), flow=flow, owner=owner)
+    return [run for run in found if waiting_of(api, run)]
 
 
 def set_priority(api: Api, run: Json, priority: int) -> list[Json]:

@@ -9,7 +9,7 @@ from tasks.base.processes import identity
 _NAMESPACE = Path("/proc/self/ns/pid")
 
 
-def process_label() -> dict[str, bool | int | float | str]:
+def process_label() -> dict[str, str]:
     """Return the label of a flow run by which its host's worker tells whether this process, which runs it, lives."""
     own = os.getpid()
     return {PROCESS_LABEL: f"{host_name()} {os.readlink(_NAMESPACE)} {own} {identity(own)}"}

@@ -4,17 +4,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from gpu_pools.placement.queues import Kind, parse_duration
-from tasks.base.errors import ConfigError
+from gpu_pools.placement.queues import Kind
+from gpu_pools.sharing.durations import seconds_of
 from tasks.base.params import Params
 
 
 def _period(value: object) -> object:
     """Return seconds for a duration as people write it; None for `never`."""
-    try:
-        return None if value == "never" else parse_duration(value)  # type: ignore[arg-type]  # refused where it is wrong
-    except ConfigError as exc:
-        raise ValueError(str(exc)) from exc
+    return None if value == "never" else seconds_of(value)  # type: ignore[arg-type]  # refused where it is wrong
 
 
 Period = Annotated[float | None, BeforeValidator(_period)]

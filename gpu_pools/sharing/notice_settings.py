@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from gpu_pools.placement.queues import parse_duration
+from gpu_pools.sharing.durations import seconds_of
 from tasks.base.errors import ConfigError
 from tasks.base.outside import read_text
 from tasks.base.params import MaybePath, Params
@@ -106,10 +106,7 @@ class NoticeSettings(Params):
     @field_validator("waited")
     @classmethod
     def _check_waited(cls, text: str) -> str:
-        try:
-            parse_duration(text)
-        except ConfigError as exc:
-            raise ValueError(str(exc)) from exc
+        seconds_of(text)
         return text
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from gpu_pools.placement.queues import parse_duration
-from tasks.base.errors import ConfigError
+from gpu_pools.sharing.durations import seconds_of
 from tasks.base.params import Params
 
 _LEAST_S, _MOST_S = 3600.0, 14 * 86400.0  # uses of five weeks are at hand, of which a fifth is left then
@@ -19,11 +19,7 @@ class FairShareSettings(Params):
     @field_validator("half_life")
     @classmethod
     def _check_half_life(cls, text: str) -> str:
-        try:
-            seconds = parse_duration(text)
-        except ConfigError as exc:
-            raise ValueError(str(exc)) from exc
-        if not _LEAST_S <= seconds <= _MOST_S:
+        if not _LEAST_S <= seconds_of(text) <= _MOST_S:
             raise ValueError(f"found {text!r}, need a duration from 1h to 14d")
         return text
 

@@ -137,10 +137,16 @@ def acquire(uuid: str, kind: Kind, limit: int, holder: Holder) -> Lease | None:
             return None
         free = (number for number in count() if number not in held)
         for number in islice(free, 2):  # the second, in case somebody was stopped while he looked at the first
-            lease = _take(folder / f"{uuid}.{kind}.{number}.run", replace(holder, uuid=uuid, kind=kind, number=number))
+            wanted = replace(holder, uuid=uuid, kind=kind, number=number)
+            lease = _take(slot_path(folder, wanted), wanted)
             if lease is not None:
                 return lease
     return None
+
+
+def slot_path(folder: Path, holder: Holder) -> Path:
+    """Return the file of a run's slot in the folder of the locks; its name is what `_SLOT` reads."""
+    return folder / f"{holder.uuid}.{holder.kind}.{holder.number}.run"
 
 
 def holders(uuid: str | None = None, kind: Kind | None = None) -> list[Holder]:

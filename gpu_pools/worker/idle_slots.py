@@ -163,7 +163,7 @@ class IdleSlots:
 
 def slot_file(holder: Holder) -> Path:
     """Return the file of a run's slot, which its processes have open."""
-    return (lease.lock_dir() / f"{holder.uuid}.{holder.kind}.{holder.number}.run").resolve()
+    return lease.slot_path(lease.lock_dir(), holder).resolve()
 
 
 def users_of(holders: list[Holder]) -> dict[Path, set[int]]:

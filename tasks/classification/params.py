@@ -207,6 +207,11 @@ class TrainParams(training.TrainingParams):
     n_workers: Annotated[int, Field(ge=0, description="Threads that load images; 0: as many as cores")] = 0
     keep_every_epoch: Annotated[bool, Field(description="Keep the weights of every epoch in MLflow")] = False
 
+    @property
+    def n_kept(self) -> int:
+        """How many epochs there are whose weights are kept."""
+        return self.num_epochs if self.keep_every_epoch else 0
+
     @model_validator(mode="after")
     def _paths_come_together(self) -> Self:
         if (self.train_path is None) != (self.val_path is None):

@@ -52,6 +52,11 @@ class TrainingParams(Params):
         """How many numbers the optimiser keeps for each weight."""
         return 2 if self.optimizer != "sgd" else int(self.momentum > 0)
 
+    @property
+    def n_kept(self) -> int:
+        """How many epochs there are whose weights are kept."""
+        return 0
+
     @model_validator(mode="after")
     def _fp16_has_a_gpu(self) -> Self:
         if self.precision == "fp16" and self.device == "cpu":

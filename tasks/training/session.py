@@ -119,11 +119,7 @@ class FolderSession(ABC, Generic[P, T, M]):
         """Return how much of the disk the training takes."""
         weights = sum(tensor.nbytes for tensor in trainer.graded_model.state_dict().values())
         p = self.params
-        return training_need(weights, n_moments=p.n_moments, averaged=p.ema_decay > 0, n_kept=self._n_kept())
-
-    def _n_kept(self) -> int:
-        """Return how many epochs there are whose weights are kept."""
-        return 0
+        return training_need(weights, n_moments=p.n_moments, averaged=p.ema_decay > 0, n_kept=p.n_kept)
 
     def _epoch_ended(self, trainer: T, metrics: M) -> None:
         """Do what else there is to do at the end of an epoch."""

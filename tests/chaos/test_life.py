@@ -16,13 +16,15 @@ import pytest
 
 from deployments.services.programs import mlflow_service
 from deployments.services.service import Service, free_port, running
+from tests.chaos.test_pipeline import pictures
 from tests.chaos.yard import Yard, yard
-from tests.samples import SMALL_TRAINING, write_bands
+from tests.samples import SMALL_TRAINING
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
 YARD = Path(sys.executable).parent / "yard"
 LIMIT_S = 90
+__all__ = ["pictures"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +49,8 @@ def tracking(tmp_path_factory) -> Callable[[], Any]:
 def made(tmp_path_factory, tracking):
     home = tmp_path_factory.mktemp("yard")
     with yard(home, free_port(), MLFLOW_TRACKING_URI=tracking.url, TRAINYARD_DATABASE="sqlite") as running_yard:
-        for name, queue in {
-            "classification": "cpu.pipeline",
-            "prepare_dataset": "cpu.preparation",
-            "train_classifier": "cuda.training",
-            "report_classifier": "cpu.inference",
-        }.items():
-            running_yard.deploy(name, f"flows.classification.{name}", queue)
+        running_yard.deploy_classification()
         yield running_yard
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_bands(tmp_path_factory.mktemp("data") / "bands")
 
 
 def start(made: Yard, pictures: Path, name: str, epochs: int, **variables: str) -> str:

@@ -22,13 +22,7 @@ TRAIN = SMALL_TRAINING | {"device": "cuda", "checkpoint_every_s": 0.5}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     with yard(tmp_path_factory.mktemp("yard"), free_port()) as running:
-        for name, queue in {
-            "classification": "cpu.pipeline",
-            "prepare_dataset": "cpu.preparation",
-            "train_classifier": "cuda.training",
-            "report_classifier": "cpu.inference",
-        }.items():
-            running.deploy(name, f"flows.classification.{name}", queue)
+        running.deploy_classification()
         yield running
 
 

@@ -12,17 +12,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.services.service import free_port
 from tests.chaos.test_pipeline import pictures, stages, start
-from tests.chaos.yard import ROOT, Yard, yard
+from tests.chaos.yard import CLASSIFICATION, ROOT, Yard, yard
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 __all__ = ["pictures"]  # a fixture
 
-FLOWS = {
-    "classification": "cpu.pipeline",
-    "prepare_dataset": "cpu.preparation",
-    "train_classifier": "cuda.training",
-    "report_classifier": "cpu.inference",
-}
 NEW = {d["entrypoint"]: d["name"] for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
 GUARDED = {
     "PREFECT_PLUGINS_ENABLED": "true",
@@ -35,8 +29,7 @@ SCHEDULE = {"cron": "30 3 * * 1", "timezone": "Europe/Berlin", "day_or": True}
 @pytest.fixture
 def made(tmp_path):
     with yard(tmp_path / "yard", free_port()) as running:
-        for name, queue in FLOWS.items():
-            running.deploy(name, f"flows.classification.{name}", queue)
+        running.deploy_classification()
         yield running
 
 
@@ -60,7 +53,7 @@ def schedules(made: Yard, deployment: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_pipeline_goes_on_with_the_stages_it_had_started(made, pictures):
-    old = {f"flows.classification.{name}": made.deployment(name) for name in FLOWS}
+    old = {f"flows.classification.{name}": made.deployment(name) for name in CLASSIFICATION}
     pipeline = old["flows.classification.classification"]
     of_people = [{"schedule": SCHEDULE, "active": True, "parameters": {"data": "/data"}, "slug": "mine"}]
     made.post(f"/deployments/{pipeline}/schedules", of_people)

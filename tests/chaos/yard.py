@@ -18,6 +18,15 @@ RUNS = "tests.chaos.runs"
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
+CLASSIFICATION = {
+    "classification": "cpu.pipeline",
+    "prepare_dataset": "cpu.preparation",
+    "train_classifier": "cuda.training",
+    "report_classifier": "cpu.inference",
+}
+"""The flows of the pipeline and of its stages: the queue of each."""
+
+
 class Yard:
     """Start with `start`; stop with `stop`, which leaves no process."""
 
@@ -107,6 +116,11 @@ class Yard:
         """Make the deployments of runs.py."""
         for name in ("hold", "steps", "fail"):
             self.deploy(name, f"{RUNS}.{name}", "cuda.training")
+
+    def deploy_classification(self) -> None:
+        """Make the deployments of the classification pipeline and of its stages."""
+        for name, queue in CLASSIFICATION.items():
+            self.deploy(name, f"flows.classification.{name}", queue)
 
     def submit(self, name: str, queue: str, parameters: Mapping[str, Any], **variables: Any) -> str:
         """Create a run and return its id."""

@@ -62,6 +62,7 @@ def first_step(client, run_id):
     deadline = time.monotonic() + 30
     while not (found := client.read_task_runs(flow_run_filter=wanted)) and time.monotonic() < deadline:
         time.sleep(0.5)
+    assert found, "the server knows of no step after 30 s"
     return min(found, key=lambda step: step.flow_run_run_count)
 
 

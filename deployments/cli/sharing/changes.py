@@ -106,8 +106,7 @@ def priority(
 ) -> None:
     """Move runs that wait, or the waiting part of a pipeline, ahead or back in their queues."""
     from deployments.api import connect
-    from deployments.runs.find import RUNNING, WAITING
-    from deployments.runs.run_actions import living, on_each, set_priority, waiting_of
+    from deployments.runs.run_actions import on_each, set_priority, with_waiting
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import run_target
 
@@ -118,8 +117,7 @@ def priority(
     with connect() as api:
         acts = Acts.of(api, force=force)
         if not names:
-            found = living(api, types=(*WAITING, *RUNNING), flow=flow, owner=owner)
-            found = [run for run in found if waiting_of(api, run)]
+            found = with_waiting(api, flow=flow, owner=owner)
             names = agreed(acts, f"give priority {last} to", found, yes)
 
         def change(run: dict[str, Any]) -> None:
@@ -142,8 +140,7 @@ def move(
     """Let runs that wait, or the waiting part of a pipeline, wait for another device; they keep their place."""
     from deployments.api import connect
     from deployments.lifecycle.moves import move
-    from deployments.runs.find import RUNNING, WAITING
-    from deployments.runs.run_actions import living, on_each, waiting_of
+    from deployments.runs.run_actions import on_each, with_waiting
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import run_target
 
@@ -153,8 +150,7 @@ def move(
     with connect() as api:
         acts = Acts.of(api, force=force)
         if runs is None:
-            found = living(api, types=(*WAITING, *RUNNING), flow=flow, owner=owner)
-            found = [run for run in found if waiting_of(api, run)]
+            found = with_waiting(api, flow=flow, owner=owner)
             runs = agreed(acts, "move", found, yes, f"to {device}")
 
         def change(run: dict[str, Any]) -> None:

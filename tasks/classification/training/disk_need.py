@@ -28,5 +28,4 @@ _WEIGHTS_MB: Mapping[Architecture, float] = {
 def classifier_need(params: TrainParams) -> Need:
     """Return the bytes that the training of a classifier takes."""
     weights = int(_WEIGHTS_MB[params.model] * 10**6)
-    n_kept = params.num_epochs if params.keep_every_epoch else 0
-    return training_need(weights, n_moments=params.n_moments, averaged=params.ema_decay > 0, n_kept=n_kept)
+    return training_need(weights, n_moments=params.n_moments, averaged=params.ema_decay > 0, n_kept=params.n_kept)

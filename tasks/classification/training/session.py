@@ -106,9 +106,6 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
         ema_copy = copy_to_average(self._build, p.ema_decay)
         return Trainer(model, len(self.classes), p, self.device, precision, ema_copy=ema_copy), notes
 
-    def _n_kept(self) -> int:
-        return self.params.num_epochs if self.params.keep_every_epoch else 0
-
     def _epoch_ended(self, trainer: Trainer, metrics: EpochMetrics) -> None:
         if self.params.keep_every_epoch:
             save_tensors(self.folder / "epochs" / f"epoch-{metrics.epoch:04d}.pt", trainer.graded_model.state_dict())

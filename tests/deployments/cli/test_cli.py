@@ -14,7 +14,9 @@ from deployments.runs.flow_list import entrypoints
 
 YARD = Path(sys.executable).parent / "yard"
 TINY = ("train.model=mobilenet_v3_small", "train.image_size=32", "train.num_epochs=1", "train.precision=fp32")
-REPLACED = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "TRAINYARD_ALLOWED_ROOTS", "TRAINYARD_SIMULATE_GPUS")
+REPLACED = {"PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"} | {
+    f"TRAINYARD_{name}" for name in ("ALLOWED_ROOTS", "SIMULATE_GPUS")
+}
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,7 @@ def test_a_run_waits_until_the_slot_is_free_and_says_for_whom(monkeypatch):
     lease, said = take("GPU-simulated-0"), []
 
     def pause(_):
-        with get_client(sync_client=True) as client:
-            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        said.append(state_of_newest())
         lease.release()
 
     monkeypatch.setattr(local_slot, "pause", pause)
@@ -109,12 +108,18 @@ def ben():
         yield lambda **but: notice.say([replace(BEN, **but)])
 
 
+def state_of_newest():
+    """Return the state of the run that began last."""
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    return run.state
+
+
 def test_a_free_slot_is_left_to_who_is_first(monkeypatch, ben):
     said = []
 
     def pause(_):
-        with get_client(sync_client=True) as client:
-            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        said.append(state_of_newest())
         ben(priority=9)
 
     monkeypatch.setattr(local_slot, "pause", pause)
@@ -141,8 +146,7 @@ def test_who_had_less_lately_goes_before_and_a_terminal_asks_prefect_what_its_ow
     said = []
 
     def pause(_):
-        with get_client(sync_client=True) as client:
-            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        said.append(state_of_newest())
         ben(recent_use_s=3600.0)
 
     monkeypatch.setattr(local_slot, "pause", pause)
@@ -159,8 +163,7 @@ def test_the_sentence_says_how_many_are_before(monkeypatch, ben):
     lease, said = take("GPU-simulated-0"), []
 
     def pause(_):
-        with get_client(sync_client=True) as client:
-            said.extend(run.state for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1))
+        said.append(state_of_newest())
         lease.release()
         ben(priority=9)
 

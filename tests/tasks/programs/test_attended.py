@@ -46,7 +46,12 @@ def attended(tmp_path, code: str, **options) -> "subprocess.Popen[bytes]":
 
 
 def test_streams_stay_apart_and_the_exit_code_is_handed_on(tmp_path):
-    code = "import os, sys; print('out', sys.stdin.read()); print('err', file=sys.stderr); sys.exit(3)"
+    code = """
+import os, sys
+os.write(1, b"out %s\\n" % sys.stdin.buffer.read())  # in one piece: print() unbuffered writes word by word
+os.write(2, b"err\\n")
+sys.exit(3)
+"""
     done = attended(tmp_path, code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = done.communicate(b"words", timeout=60)
     assert done.returncode == 3
