@@ -1,6 +1,6 @@
 """A real Prefect, and a home with runs in it whose records it has."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ def prefect_api() -> Iterator[None]:
 
 
 @pytest.fixture
-def yard(prefect_api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+def yard(
+    prefect_api: None, with_mlflow_tables: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Yard]:
     """A home of its own, with MLflow's database in it."""
+    with_mlflow_tables(tmp_path)
     monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with get_client(sync_client=True) as client:

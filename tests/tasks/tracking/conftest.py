@@ -2,17 +2,12 @@
 
 import pytest
 
-from tasks.tracking import mlflow_api
-
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A state folder of its own with a laid-out database, which takes seconds to make."""
+def home(tmp_path_factory, with_mlflow_tables):
+    """A state folder of its own with MLflow's tables."""
     path = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(path))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        mlflow_api.client().search_experiments()
+    with_mlflow_tables(path)
     return path
 
 
