@@ -1,4 +1,4 @@
-"""Runs a training in forked processes that are killed at given batches: `kill_runner DATASET RUN N_EPOCHS KILL ...`.
+"""Runs a training in forked processes that are killed at given batches: `kill_runner DATASET N_EPOCHS RUN=KILL,...`.
 
 The heavy imports are made once, before the forks; nothing is computed in the parent.
 """
@@ -67,8 +67,8 @@ def attempt(dataset: Path, run: str, n_epochs: int, kill_at: int, seed: int) -> 
 
 
 def main() -> None:
-    dataset, run, n_epochs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    attempts(lambda kill_at, number: attempt(dataset, run, n_epochs, kill_at, number), sys.argv[4:])
+    dataset, n_epochs = Path(sys.argv[1]), int(sys.argv[2])
+    attempts(lambda run, kill_at, number: attempt(dataset, run, n_epochs, kill_at, number), sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -28,11 +28,6 @@ def dataset(tmp_path_factory):
     return root
 
 
-def run(home, dataset, name, kills):
-    runner = "tests.tasks.classification.kill_runner"
-    return ends_of(runner, dataset, name, N_EPOCHS, *kills, timeout=240, TRAINYARD_HOME=home)
-
-
 def training(home, name):
     return home / "runs" / name / "training"
 
@@ -57,13 +52,12 @@ def logged_rows(home, name):
 
 
 def check_same(home, dataset, kills):
-    assert run(home, dataset, "whole", [0]) == [0]
     left = [training(home, "killed") / name for name in (".checkpoint.pt.torn", ".best-0001.pt.torn", "best-0099.pt")]
     left[0].parent.mkdir(parents=True)
     for path in left:
         path.write_bytes(b"what a kill leaves")
-    ends = run(home, dataset, "killed", [*kills, 0])
-    assert ends == [9] * len(kills) + [0]
+    runner, runs = "tests.tasks.classification.kill_runner", {"whole": [0], "killed": [*kills, 0]}
+    assert ends_of(runner, dataset, N_EPOCHS, runs=runs, timeout=280, TRAINYARD_HOME=home) == [0, *[9] * len(kills), 0]
     assert not [path.name for path in training(home, "killed").iterdir() if path.name.startswith((".", "best-"))]
     assert epochs(home, "killed") == epochs(home, "whole")
     for name in ("best.pt", "last.pt"):

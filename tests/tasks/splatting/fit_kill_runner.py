@@ -1,4 +1,4 @@
-"""Runs a fit in forked processes that are killed at given events: `fit_kill_runner SCENE FOLDER STRATEGY KILL ...`.
+"""Runs a fit in forked processes that are killed at given events: `fit_kill_runner SCENE STRATEGY FOLDER=KILL,KILL...`.
 
 Imports, kernels and images are made once, before the forks, on one thread: threads would not survive them.
 """
@@ -62,10 +62,10 @@ def attempt(scene: Scene, folder: Path, strategy: str, kill_at: int, seed: int) 
 
 def main() -> None:
     """Make one attempt after the other, and print how each ended."""
-    pictures, folder, strategy = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    pictures, strategy = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     scene = make_scene(pictures)
-    attempts(lambda kill_at, number: attempt(scene, folder, strategy, kill_at, number), sys.argv[4:])
+    attempts(lambda folder, kill_at, number: attempt(scene, Path(folder), strategy, kill_at, number), sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -10,11 +10,6 @@ import torch
 from tests.runners import ends_of
 
 
-def run(folder: Path, strategy: str, kills: list[int]) -> list[int]:
-    runner = "tests.tasks.splatting.fit_kill_runner"
-    return ends_of(runner, folder.parent / "scene", folder, strategy, *kills, timeout=280)
-
-
 def figures(folder: Path) -> list[dict[str, float]]:
     rows = json.loads((folder / "finished.json").read_text())["history"]
     timed = {"seconds", "steps_per_s", "memory_bytes", "timestamp_ms"}
@@ -23,10 +18,11 @@ def figures(folder: Path) -> list[dict[str, float]]:
 
 def check_same(tmp_path: Path, strategy: str, kills: list[int]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, strategy, [0]) == [0]
     killed.mkdir()
     (killed / ".splat.ckpt.torn").write_bytes(b"what a kill leaves")
-    assert run(killed, strategy, [*kills, 0]) == [9] * len(kills) + [0]
+    runs = {str(whole): [0], str(killed): [*kills, 0]}
+    ends = ends_of("tests.tasks.splatting.fit_kill_runner", tmp_path / "scene", strategy, runs=runs, timeout=280)
+    assert ends == [0, *[9] * len(kills), 0]
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
     ours, theirs = (torch.load(folder / "gaussians.pt", weights_only=True)["splats"] for folder in (killed, whole))
     assert ours.keys() == theirs.keys()

@@ -26,7 +26,7 @@ for event in IndexSession(dataset, folder, params, torch.device("cpu"), cache=ca
 """
 
 
-@pytest.mark.parametrize("kills", [[2], [5, 6]])
+@pytest.mark.parametrize("kills", [pytest.param([2], marks=pytest.mark.long), [5]])
 def test_a_killed_training_goes_on_from_its_last_checkpoint(dataset, params, tmp_path, kills):
     params = params.model_copy(update={"num_epochs": 3, "checkpoint_every_s": 1e-3, "precision": "fp32"})
     cache, whole, cut = (tmp_path / name for name in ("cache", "whole", "cut"))
