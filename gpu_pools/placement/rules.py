@@ -46,6 +46,15 @@ class Policy:
         if self.bookings:
             self.bookings.renew()
 
+    def note_start(self, run: Waiting) -> None:
+        """Let the next look know that a run starts.
+
+        Args:
+            run: one that was placed.
+        """
+        if self.fair_share:
+            self.fair_share.note_start(run)
+
     def look(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Rule]]:
         """Return the runs with what `place` is to know of their owners, and the rules, as both are now."""
         told = self.fair_share.told(waiting) if self.fair_share else list(waiting)

@@ -70,6 +70,7 @@ class FairShare:
         self._summed_at = float("-inf")
         self._shares: Mapping[str, Share] = {}
         self._served: Mapping[tuple[str, str], float] = {}
+        self._started: dict[tuple[str, str], float] = {}  # by this process, which Prefect's server may not tell yet
 
     def told(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """Return the runs with what placement is to know of their owners, some seconds old at most.
@@ -82,6 +83,10 @@ class FairShare:
             self._sum()
         return [self._told(run) for run in waiting]
 
+    def note_start(self, run: Waiting) -> None:
+        """Take down that a run starts: whose patience was at its end has had their turn, also within this one."""
+        self._started[person_of(run.owner), run.queue.name] = self._clock()
+
     def _sum(self) -> None:
         uses, half_life_s = self._usage.uses(), self._settings.read().fair_share.half_life_s
         self._shares, self._served = shares(uses, self._clock(), half_life_s), _served(uses)
@@ -92,8 +97,9 @@ class FairShare:
         person = person_of(run.owner)
         share = self._shares.get(person, Share())
         use_s = share.cpu_s if run.queue.device == "cpu" else share.gpu_s
-        served = self._served.get((person, run.queue.name), 0.0)
-        return replace(run, recent_use_s=max(use_s, run.recent_use_s), served=max(served, run.served))
+        key = (person, run.queue.name)
+        served = max(self._served.get(key, 0.0), self._started.get(key, 0.0), run.served)
+        return replace(run, recent_use_s=max(use_s, run.recent_use_s), served=served)
 
 
 def _served(uses: Iterable[Use]) -> dict[tuple[str, str], float]:

@@ -129,7 +129,7 @@ class Scheduler:
             decided = self._decide(left, queues)
             room = self._host.pool_room(self._client, fresh=fresh)
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
-            chosen = next(((run, go.uuid) for run, asks, go in starts if room.take(asks.queue)), None)
+            chosen = next(((run, asks, go.uuid) for run, asks, go in starts if room.take(asks.queue)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
             if fresh:
@@ -145,10 +145,11 @@ class Scheduler:
             self._kept.forget(run.id)
         return waits
 
-    def _start(self, run: Run, uuid: str, queues: Queues) -> None:
+    def _start(self, run: Run, asks: Waiting, uuid: str, queues: Queues) -> None:
         try:
             if self._starter.start(run, uuid, queues):
                 self._waitlist.drop(run.id)
+                self._policy.note_start(asks)
         except TrainyardError as exc:  # for example, its own folder cannot be written
             if self._monitor.get(run.id) is not None:
                 raise  # it has its process

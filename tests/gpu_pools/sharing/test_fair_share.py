@@ -116,6 +116,13 @@ def test_what_a_process_said_of_its_run_counts_where_it_is_more_than_what_is_kno
     assert ben == told
 
 
+def test_a_start_counts_before_the_server_tells_of_it():
+    fair_share = FairShare(Known(), SettingsReader(), lambda: NOW)
+    fair_share.note_start(asks("anna@boxa"))
+    waiting = [asks("anna@boxb"), asks("anna@boxa", "cuda:1"), asks("ben@boxa")]
+    assert [run.served for run in fair_share.told(waiting)] == [NOW, 0.0, 0.0]
+
+
 def test_nobody_has_a_share_of_nothing():
     assert shares([], NOW) == {}
     assert Share() == Share(0.0, 0.0)

@@ -85,6 +85,22 @@ def test_whose_owner_had_less_lately_goes_first_and_the_other_knows_where_it_sta
         assert started == [ben]
 
 
+def test_of_two_slots_that_become_free_who_had_most_gets_one_however_long_they_waited(
+    prefect, dispatcher, started, host
+):
+    now = datetime.fromtimestamp(host.now, UTC)
+    times = {"start_time": (now - timedelta(days=3)).isoformat(), "end_time": (now - timedelta(days=2.9)).isoformat()}
+    prefect.add_run("COMPLETED", job_variables={"owner": "anna@boxa"}, total_run_time=2 * 3600.0, **times)
+    runs = []
+    for owner, waited in (("anna", timedelta(days=2)), ("anna", timedelta(days=2)), ("ben", timedelta(hours=1))):
+        due = (now - waited).isoformat()
+        variables = {"owner": f"{owner}@boxa"}
+        runs.append(prefect.add_run("SCHEDULED", job_variables=variables, created=due, expected_start_time=due))
+    dispatcher.tick()
+    assert len(started) == 2  # of the CPU
+    assert runs[2] in started
+
+
 def test_terminals_need_not_wait_for_runs_that_the_pool_holds_up(prefect, dispatcher, started):
     prefect.add_run("SCHEDULED", "cuda:0.training")
     prefect.pool |= {"is_paused": True}
