@@ -12,6 +12,7 @@ from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parame
 from deployments.cli.run_names import complete_run
 from deployments.cli.sharing import audit, bookings, changes, history, limits, notices, shares
 from deployments.machine.environment import prepare_environment, version
+from deployments.sweeps import command as sweeps
 from gpu_pools.placement.queues import parse_duration
 from tasks.base.errors import ConfigError, TrainyardError
 
@@ -150,6 +151,7 @@ def demo(
 
 stack.register(app)
 runs.register(app)
+sweeps.register(app)
 changes.register(app)
 limits.register(app)
 gpu.register(app)

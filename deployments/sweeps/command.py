@@ -1,0 +1,87 @@
+"""The command `yard sweep`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deployments.cli.flow_help import FlowCommand, complete_flow, complete_parameter
+from deployments.cli.runs import Priority
+from tasks.base.errors import ConfigError
+
+
+def sweep(
+    flow: Annotated[
+        str | None, typer.Argument(metavar="[FLOW]", help="One of the flows below", autocompletion=complete_flow)
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...", help="What all trials share: data=/images", autocompletion=complete_parameter
+        ),
+    ] = None,
+    space: Annotated[Path | None, typer.Option(help="YAML of what is searched, see docs/sweeps.md")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="YAML with what all trials share")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="In all")] = 20,
+    parallel: Annotated[int, typer.Option(min=1, max=100, help="Trials that wait or run at once")] = 2,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the search")] = 0,
+    metric: Annotated[str | None, typer.Option(help="Of MLflow: loss/val; else the flow's own")] = None,
+    direction: Annotated[str | None, typer.Option(help="Which values are better", metavar="maximize|minimize")] = None,
+    prune_after: Annotated[
+        int, typer.Option(min=0, help="Epochs after which a bad trial may be ended early; 0: none is")
+    ] = 3,
+    device: Annotated[str | None, typer.Option(help="cuda (any GPU), cuda:1, cpu, boxb/cuda:1")] = None,
+    priority: Priority = None,
+    time_limit: Annotated[str | None, typer.Option(help="90s, 30m, 5h or 2d; of each trial")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep; else the flow and the time")] = None,
+    owner: Annotated[str | None, typer.Option(help="user@host; you without it")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with this sweep")] = None,
+    cancel: Annotated[str | None, typer.Option(metavar="NAME", help="End this sweep and its living trials")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Cancel one of somebody else, too; it is noted")] = False,
+) -> None:
+    """Search the parameters of a flow: each trial is a run in its queue, bad ones are ended early.
+
+    A sweep that was cut off (Ctrl-C, kill -9, power) goes on by `yard sweep --resume NAME`.
+    """
+    if sum(given is not None for given in (flow, resume, cancel)) != 1:
+        raise ConfigError("need one of: a flow, --resume NAME, --cancel NAME")
+    if flow is not None and space is None:
+        raise ConfigError("found no --space, need a YAML file of what is searched, see docs/sweeps.md")
+    from deployments.sweeps import conduct
+
+    if cancel is not None:
+        conduct.cancel(cancel, force=force, say=typer.echo)
+        return
+    if resume is not None:
+        raise typer.Exit(conduct.go_on(resume, typer.echo))
+    assert flow is not None
+    assert space is not None
+    asked = conduct.Asked(
+        flow=flow,
+        parameters=_shared(file, values, assignments),
+        space=space,
+        name=name,
+        metric=metric,
+        direction=direction,
+        n_trials=trials,
+        n_parallel=parallel,
+        seed=seed,
+        prune_after=prune_after,
+        device=device,
+        priority=priority,
+        time_limit=time_limit,
+        owner=owner,
+    )
+    raise typer.Exit(conduct.begin(asked, typer.echo))
+
+
+def _shared(file: Path | None, values: list[str] | None, assignments: list[str] | None) -> dict[str, Any]:
+    from deployments.runs.submit import gather_parameters
+
+    return gather_parameters(file, [*(values or []), *(assignments or [])])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `yard`."""
+    app.command(cls=FlowCommand)(sweep)

@@ -1,0 +1,32 @@
+import csv
+
+from deployments.runs.submit import gather_parameters
+from deployments.sweeps.pictures import draw_all, importances
+from deployments.sweeps.record import read_sweep, write_sweep
+from deployments.sweeps.results import write_results
+from tests.deployments.sweeps.fake_yard import OBJECTIVE, SPACE, FakeYard, sweep_all, sweep_of
+
+
+def test_a_sweep_leaves_a_table_pictures_and_a_file_that_submit_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    sweep = sweep_of(8, 2, prune_after=0)
+    write_sweep(sweep)
+    assert read_sweep("toy") == sweep
+    study, _ = sweep_all(sweep.folder, sweep, FakeYard(lambda x, step: (x - 0.3) ** 2 + 1 / step))
+    best = study.best()
+    assert best is not None
+    table, yaml = write_results(sweep, study.trials(), best)
+    rows = list(csv.DictReader(table.open()))
+    assert [row["state"] for row in rows] == ["complete"] * 8
+    assert float(min(rows, key=lambda row: float(row["loss/val"]))["train.x"]) == best.values["train.x"]
+    assert gather_parameters(yaml, []) == {"data": "/data", "train": {"x": best.values["train.x"]}}
+    assert importances(study) == {"train.x": 1.0}
+    for path in draw_all(sweep.folder, study, SPACE, OBJECTIVE):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_complete_trial_there_is_a_table_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    sweep = sweep_of(1, 1)
+    write_sweep(sweep)
+    assert [path.name for path in write_results(sweep, [], None)] == ["trials.csv"]
