@@ -1,4 +1,4 @@
-"""A pipeline in a real yard whose MLflow is away at its end, and one whose stage is out of time: both go on."""
+"""A pipeline in a real yard whose MLflow is away at its end, or whose stage is out of time or cancelled: all go on."""
 
 import json
 import os
@@ -163,3 +163,17 @@ def test_the_stage_alone_goes_on_and_later_its_pipeline_with_what_follows(made, 
         counts = {queue: stage["run_count"] for queue, stage in stages(made, run).items()}
         assert counts == {"cpu.preparation": 1, "cuda.training": 2, "cpu.inference": 1}
         assert steps_of(tracking.url, "apart") == ("FINISHED", list(range(1, 61)))
+
+
+def test_a_pipeline_whose_training_is_cancelled_is_cancelled_and_can_go_on(made, pictures, tracking):
+    with tracking():
+        run = start(made, pictures, "undone", epochs=60)
+        training = training_of(made, run)["id"]
+        call(made, "cancel", "undone/train_classifier")
+        made.until(made.is_(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED"), 120, "the pipeline has ended")
+        assert (made.state(training)["type"], made.state(run)["type"]) == ("CANCELLED", "CANCELLED")
+        assert "train_classifier (undone) is Cancelled" in made.state(run)["message"]
+        assert set(stages(made, run)) == {"cpu.preparation", "cuda.training"}
+        call(made, "resume", "undone")
+        made.until(made.is_(run, "COMPLETED"), 400, "the pipeline ends well")
+        assert steps_of(tracking.url, "undone") == ("FINISHED", list(range(1, 61)))

@@ -19,7 +19,7 @@ from deployments.cli.app import app
 from deployments.runs.submit import Order, Wishes, prepare, submit, submit_many
 from deployments.stack.draining import announce, withdraw
 from gpu_pools.names import asker, host_name
-from tasks.base.errors import ConfigError, GpuBusyError, GpuError, TrainyardError
+from tasks.base.errors import ConfigError, GpuBusyError, GpuError, StorageError, TrainyardError
 
 HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda:0", "cuda:1")]
 ALL_TRAINING = ", ".join(sorted(["boxb/cuda:1", "cpu", "cuda", "cuda:0", "cuda:1", *HERE]))
@@ -249,6 +249,14 @@ def test_who_does_not_want_to_wait_and_need_not_gets_his_run(yard, images):
     run = submitted(yard, "train_classifier", "dataset=images", "--when-busy", "refuse", "--name", "lucky")
     worker.join()
     assert (run["state_type"], run["job_variables"]["when_busy"]) == ("PENDING", "refuse")
+
+
+def test_what_will_not_fit_on_the_disk_is_refused_with_both_numbers(yard, images, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_MIN_FREE", "99%")
+    with pytest.raises(StorageError, match=r"need about [0-9.]+ GB of disk for .*found [0-9.]+ GB free at .*free room"):
+        submitted(yard, "train_classifier", f"dataset={images}", "train.model=resnet152", "--name", "large")
+    monkeypatch.setenv("TRAINYARD_MIN_FREE", "0")
+    assert submitted(yard, "train_classifier", f"dataset={images}", "train.model=resnet152")["name"] != "large"
 
 
 # Many at once.

@@ -50,13 +50,19 @@ def test_the_example_of_the_page_says_who_had_what_and_what_is_left(history, hom
     )
 
 
-@pytest.mark.long
-def test_without_a_server_a_terminal_obeys_too(home, monkeypatch):
+@pytest.fixture
+def terminal(home, monkeypatch):
+    """Two simulated GPUs, no server, and anna at the keyboard."""
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(home / "locks"))
     monkeypatch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
     monkeypatch.setenv("TRAINYARD_OWNER", "anna@boxa")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("terminal")
+def test_without_a_server_a_terminal_obeys_too(home):
     command = [BIN / "yard", "exec", "--device", "cuda", "--when-busy", "refuse", "--", "sleep", "1"]
 
     def runs():
@@ -70,3 +76,29 @@ def test_without_a_server_a_terminal_obeys_too(home, monkeypatch):
     shares = subprocess.run([BIN / "yard", "shares", "--json"], capture_output=True, text=True, check=True, timeout=100)
     (row,) = json.loads(shares.stdout)
     assert (row["who"], row["share"], row["hours_left"]) == ("anna", 1.0, 0.0)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("terminal")
+def test_a_program_waits_for_a_slot_of_its_owners_quota_though_a_gpu_is_free(home):
+    (home / "yard.yaml").write_text("quotas: {owners: {anna: {slots: 1}}}\n")
+    command = [BIN / "yard", "exec", "--device", "cuda", "--"]
+    code = "import pathlib, sys; print('runs', flush=True); input(); pathlib.Path(sys.argv[1]).touch()"
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", code, home / "ended"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert "runs\n" in iter(first.stdout.readline, "")
+        look = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).exists())"
+        with subprocess.Popen(
+            [*command, sys.executable, "-c", look, home / "ended"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stderr is not None
+            reason = next(line for line in iter(second.stderr.readline, "") if "INFO    waits: " in line)
+            assert "anna: 1 of 1 GPU slots taken (quota): cuda:0 has python of anna@boxa" in reason
+            first.communicate("\n", timeout=200)
+            assert second.communicate(timeout=200)[0].splitlines()[-1] == "True"
+    assert (first.returncode, second.returncode) == (0, 0)
