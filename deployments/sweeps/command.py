@@ -9,6 +9,8 @@ from deployments.cli.flow_help import FlowCommand, complete_flow, complete_param
 from deployments.cli.runs import Priority
 from tasks.base.errors import ConfigError
 
+_TRIALS = 20
+
 
 def sweep(
     flow: Annotated[
@@ -23,7 +25,9 @@ def sweep(
     space: Annotated[Path | None, typer.Option(help="YAML of what is searched, see docs/sweeps.md")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="YAML with what all trials share")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
-    trials: Annotated[int, typer.Option(min=1, max=10_000, help="In all")] = 20,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="In all; 20 without it. With --resume: that many from now on")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=100, help="Trials that wait or run at once")] = 2,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the search")] = 0,
     metric: Annotated[str | None, typer.Option(help="Of MLflow: loss/val; else the flow's own")] = None,
@@ -54,7 +58,7 @@ def sweep(
         conduct.cancel(cancel, force=force, say=typer.echo)
         return
     if resume is not None:
-        raise typer.Exit(conduct.go_on(resume, typer.echo))
+        raise typer.Exit(conduct.go_on(resume, trials, typer.echo))
     assert flow is not None
     assert space is not None
     asked = conduct.Asked(
@@ -64,7 +68,7 @@ def sweep(
         name=name,
         metric=metric,
         direction=direction,
-        n_trials=trials,
+        n_trials=trials or _TRIALS,
         n_parallel=parallel,
         seed=seed,
         prune_after=prune_after,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from deployments.sweeps.study import Study
 from deployments.sweeps.sweeping import Sweeper
 from deployments.sweeps.trial_runs import YardRuns
 from gpu_pools.names import asker
-from tasks.base.errors import ConfigError
+from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.file_locks import file_lock
 from tasks.tracking.tracker import Tracker
 
@@ -63,13 +63,18 @@ def begin(asked: Asked, say: Say) -> int:
     """
     with connect() as api:
         sweep = _checked(api, asked)
-        write_sweep(sweep)
-        say(f"sweep {sweep.name}: {sweep.n_trials} trials, {sweep.n_parallel} at once, in {sweep.folder}")
+        plural = "s" * (sweep.n_trials > 1)
+        say(f"sweep {sweep.name}: {sweep.n_trials} trial{plural}, {sweep.n_parallel} at once, in {sweep.folder}")
         return _conduct(api, sweep, say)
 
 
-def go_on(name: str, say: Say) -> int:
+def go_on(name: str, n_trials: int | None, say: Say) -> int:
     """Go on with a sweep whose process has ended; return the exit code.
+
+    Args:
+        name: of the sweep.
+        n_trials: in all, from now on; None: as before.
+        say: is given each line.
 
     Raises:
         ConfigError: there is none of that name, it was cancelled, or a process conducts it.
@@ -78,7 +83,7 @@ def go_on(name: str, say: Say) -> int:
     if is_cancelled(sweep):
         raise ConfigError(f"sweep {name} was cancelled, need a new one")
     with connect() as api:
-        return _conduct(api, sweep, say)
+        return _conduct(api, replace(sweep, n_trials=n_trials or sweep.n_trials), say)
 
 
 def cancel(name: str, *, force: bool, say: Say) -> None:
@@ -146,7 +151,6 @@ def _parent_of(sweep: Sweep) -> Tracker:
         "flow": sweep.flow,
         "metric": sweep.objective.metric,
         "direction": sweep.objective.direction,
-        "n_trials": sweep.n_trials,
         "n_parallel": sweep.n_parallel,
         "seed": sweep.seed,
         "prune_after": sweep.prune_after,
@@ -156,16 +160,23 @@ def _parent_of(sweep: Sweep) -> Tracker:
 
 
 def _conduct(api: Api, sweep: Sweep, say: Say) -> int:
-    with file_lock(_lock_of(sweep), f"sweep {sweep.name}"), _parent_of(sweep) as parent:
-        study = _study_of(sweep)
-        with _interruptible(sweep, study, say) as state:
-            sweeper = Sweeper(sweep, study, YardRuns(api, sweep, lambda: parent.known_id), say)
-            state.done = _turns(sweeper, sweep, study, parent)
-        if not state.done:
-            parent.leave_open()
-            return state.code
-        _finish(sweep, study, parent, say)
-        return 0 if study.best() is not None else 1
+    with file_lock(_lock_of(sweep), f"sweep {sweep.name}"):
+        write_sweep(sweep)
+        with _parent_of(sweep) as parent:
+            return _conduct_below(api, sweep, parent, say)
+
+
+def _conduct_below(api: Api, sweep: Sweep, parent: Tracker, say: Say) -> int:
+    """Conduct a sweep that this process holds; its run in MLflow stays open unless the sweep comes to its end."""
+    study = _study_of(sweep)
+    with _interruptible(sweep, study, say) as state:
+        sweeper = Sweeper(sweep, study, YardRuns(api, sweep, lambda: parent.known_id), say)
+        state.done = _turns(sweeper, sweep, study, parent)
+    if not state.done:
+        parent.leave_open()
+        return state.code
+    _finish(sweep, study, parent, say)
+    return 0 if study.best() is not None else 1
 
 
 class _Conducting:
@@ -187,6 +198,9 @@ def _interruptible(sweep: Sweep, study: Study, say: Say) -> Iterator[_Conducting
         say(f"stopped; {n} of its trials go on in their queues, no others are started")
         say(f"`yard sweep --resume {sweep.name}` goes on, `yard sweep --cancel {sweep.name}` cancels them")
         return
+    except TrainyardError:
+        say(f"the sweep stops here, its trials go on; `yard sweep --resume {sweep.name}` goes on with it")
+        raise
     if not state.done:
         say(f"stopped: somebody has called `yard sweep --cancel {sweep.name}`")
 

@@ -1,7 +1,7 @@
 """Goes on with a sweep, turn by turn: reads what its trials have reached, ends some, starts others."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from deployments.runs.find import ENDED
 from deployments.sweeps.edge import Figures, TrialRuns, UnfitValuesError
@@ -59,14 +59,15 @@ class Sweeper:
         ended = state is None or state in ENDED
         wants_end = not trial.stopping and self._study.report(trial.number, figures.measured)
         if wants_end and not ended:
-            self._stop(trial, figures.measured)
+            self._stop(trial)
         elif ended:
             self._end(trial, state, figures)
         elif trial.stopping and state != "CANCELLING":  # killed before it could ask for the end
             self._runs.stop(trial.run)
 
-    def _stop(self, trial: Trial, measured: Sequence[float]) -> None:
-        n, last = len(measured), measured[-1]
+    def _stop(self, trial: Trial) -> None:
+        judged = self._study.trial(trial.number).measured  # up to the one at which it was behind
+        n, last = len(judged), judged[-1]
         why = f"ended early: {self._sweep.objective.metric} was {last:.4g} at its measurement {n}, behind the others"
         self._study.is_stopping(trial.number, why)
         self._runs.stop(trial.run)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,9 +114,14 @@ def test_a_killed_sweep_goes_on_with_the_runs_that_it_had_started(made, files):
     made.cancel(run["id"])
 
 
-def test_a_cancelled_sweep_cancels_its_trials_and_ends_its_process(made, files):
-    sweeping = begin(made, files, "given-up", 6)
-    made.until(lambda: len(runs_of(made, "given-up")) == 2, 300, "two trials are in the queue")
+def test_a_stopped_sweep_goes_on_with_more_trials_and_a_cancelled_one_cancels_them_and_ends_its_process(made, files):
+    begun = begin(made, files, "given-up", 1)
+    made.until(lambda: len(runs_of(made, "given-up")) == 1, 300, "a trial is in the queue")
+    begun.send_signal(signal.SIGINT)
+    assert begun.wait(100) == 130
+    assert "`yard sweep --resume given-up` goes on" in (made.home / "sweep.log").read_text()
+    sweeping = command(made, "sweep", "--resume", "given-up", "--trials", "6")
+    made.until(lambda: len(runs_of(made, "given-up")) == 2, 300, "a second one is in the queue")
     assert command(made, "sweep", "--cancel", "given-up").wait(300) == 0, made.tails()
     assert sweeping.wait(100) == 1
     made.until(
