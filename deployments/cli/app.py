@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, upload
+from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, top, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.cli.run_names import complete_run
 from deployments.cli.sharing import audit, bookings, changes, history, limits, notices, shares
@@ -155,6 +155,7 @@ sweeps.register(app)
 changes.register(app)
 limits.register(app)
 gpu.register(app)
+top.register(app)
 chat.register(app)
 keeping.register(app)
 schedules.register(app)

@@ -94,8 +94,8 @@ def occupied(device: Device, state: Mapping[str, Any]) -> Device:
 
     Args:
         device: an idle one.
-        state: `processes` (pid, user, name, memory_mib), `memory_used_mib`, `utilisation_percent`; what is missing
-            is as on the idle one.
+        state: `processes` (pid, user, name, memory_mib), `memory_used_mib`, `utilisation_percent`, `temperature_c`;
+            what is missing is as on the idle one.
 
     Raises:
         TypeError: a process has other fields.
@@ -108,5 +108,6 @@ def occupied(device: Device, state: Mapping[str, Any]) -> Device:
         memory_used_mib=used,
         memory_free_mib=device.memory_total_mib - used,
         utilisation_percent=percent,
-        power_w=_IDLE_W + (_BUSY_W - _IDLE_W) * percent / 100,
+        temperature_c=state.get("temperature_c", device.temperature_c),
+        power_w=None if percent is None else _IDLE_W + (_BUSY_W - _IDLE_W) * percent / 100,
     )

@@ -23,6 +23,7 @@ from gpu_pools.placement.queues import (
     Queue,
     default_limit,
     host_queues,
+    limit_of,
     queue_or_none,
 )
 from gpu_pools.prefect_client import PoolClient, QueueState, Run
@@ -96,6 +97,16 @@ class HostState:
         return [*(device.tag for device in self._gpus.values()), CPU]
 
     @property
+    def gpus(self) -> dict[str, str]:
+        """Return the names of the GPUs, each with its uuid; also of those that do not answer."""
+        return {device.tag: uuid for uuid, device in self._gpus.items()}
+
+    @property
+    def known_queues(self) -> Queues:
+        """Return the queues as they were last read, without asking; none before that."""
+        return self._queues[1]
+
+    @property
     def threads(self) -> int:
         """Return how many cores a run that computes on the CPU gets: two runs with all of them each crawl."""
         cores = len(os.sched_getaffinity(0))
@@ -121,11 +132,9 @@ class HostState:
 
     def limit(self, tag: str, kind: Kind, queues: Queues) -> int:
         """Return how many runs of a kind a device of this host takes at once."""
-        for name in (Queue(tag, kind, self.name).name, Queue(tag, kind).name):
-            if name in queues and queues[name].limit is not None:
-                return queues[name].limit or 0
         gpu = next((device for device in self._gpus.values() if device.tag == tag), None)
-        return default_limit(kind, gpu.memory_total_mib if gpu else None)
+        known = {name: queue.limit for name, queue in queues.items()}
+        return limit_of(tag, kind, self.name, known.get, gpu.memory_total_mib if gpu else None)
 
     def device(self, uuid: str) -> Device | None:
         """Return a GPU; None for the CPU."""

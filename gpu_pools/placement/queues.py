@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -140,6 +140,22 @@ def default_limit(kind: Kind, memory_total_mib: int | None) -> int:
         # Cards sold as 24, 12 and 8 GB; each tells the driver somewhat less.
         return 3 if memory_total_mib >= 20 * _GIB_IN_MIB else 2 if memory_total_mib >= 10 * _GIB_IN_MIB else 1
     return 0
+
+
+def limit_of(
+    device: str, kind: Kind, host: str, known: Callable[[str], int | None], memory_total_mib: int | None
+) -> int:
+    """Return how many runs of a kind a device of a host takes at once: as set for the host, for all, or the default.
+
+    Args:
+        device, kind, host: whose limit.
+        known: returns the limit that a queue of this name has in Prefect, None for none.
+        memory_total_mib: of the GPU; None for the CPU.
+    """
+    for name in (Queue(device, kind, host).name, Queue(device, kind).name):
+        if (limit := known(name)) is not None:
+            return limit
+    return default_limit(kind, memory_total_mib)
 
 
 def default_priority(kind: Kind) -> int:

@@ -21,6 +21,7 @@ class WaitList:
         self._client, self._clock = client, clock
         self._known: dict[str, Run] = {}
         self._read_at = float("-inf")
+        self._asked_at = float("-inf")
         self._cost_s = 0.0
         self._put_back: set[str] = set()
 
@@ -36,7 +37,12 @@ class WaitList:
             back = self._client.by_id(sorted(self._put_back))
             self._known.update({run.id: run for run in back.values() if run.state == "SCHEDULED"})
         self._put_back.clear()
+        self._asked_at = now
         return sorted(self._known.values(), key=lambda run: run.since)
+
+    def known(self, within_s: float) -> list[Run] | None:
+        """Return what waited at the last reading and was not dropped; None where that is longer ago than `within_s`."""
+        return list(self._known.values()) if self._clock() - self._asked_at <= within_s else None
 
     def put_back(self, run_id: str) -> None:
         """Look at the next reading for a run that waits again."""

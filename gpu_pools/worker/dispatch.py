@@ -20,6 +20,7 @@ from gpu_pools.sharing.host_watch import HostWatch
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
+from gpu_pools.watching.state import WorkerState, worker_state
 from gpu_pools.worker.catch_up import CatchUp
 from gpu_pools.worker.idle_slots import IdleSlots
 from gpu_pools.worker.intruder_tags import IntruderTags
@@ -37,6 +38,8 @@ OVERSTAYS_EVERY_S = 2.0
 NOTICES_EVERY_S = 30.0
 IDLE_EVERY_S = 20.0
 TERMINALS_EVERY_S = 20.0
+QUEUES_EVERY_S = 20.0
+WAITING_OLD_S = 60.0  # what waits is not known any more, once it was read so long ago
 
 
 class Dispatcher:
@@ -48,13 +51,21 @@ class Dispatcher:
         host: this host's devices.
         ledger: what has been started.
         clock: Unix seconds.
+        watched: somebody reads its `state`.
     """
 
     def __init__(
-        self, name: str, client: PoolClient, host: HostState, ledger: Ledger, *, clock: Callable[[], float] = time.time
+        self,
+        name: str,
+        client: PoolClient,
+        host: HostState,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float] = time.time,
+        watched: bool = False,
     ) -> None:
-        self._ledger = ledger
-        waitlist = WaitList(client, clock)
+        self._name, self._client, self._host, self._ledger, self._clock = name, client, host, ledger, clock
+        self._waitlist = waitlist = WaitList(client, clock)
         self._kept = KeptSlots()
         self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock)
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
@@ -85,9 +96,11 @@ class Dispatcher:
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
             Periodic(terminals.look, TERMINALS_EVERY_S, clock),
             Periodic(idle.look, IDLE_EVERY_S, clock),
+            # Read anyway while something waits; who watches wants to know the limits also while nothing does.
+            *([Periodic(self._read_queues, QUEUES_EVERY_S, clock)] if watched else []),
         )
         self._draining = False
-        self._complained = False
+        self._complained = self._answered = False
 
     @property
     def active(self) -> list[Entry]:
@@ -98,6 +111,19 @@ class Dispatcher:
     def busy(self) -> bool:
         """Return whether anything is left to be brought to its end."""
         return self._monitor.busy
+
+    def state(self) -> WorkerState:
+        """Return what is known now, for another thread; it asks nobody."""
+        return worker_state(
+            self._host,
+            self._name,
+            self._clock(),
+            waiting=self._waitlist.known(WAITING_OLD_S),
+            answered=self._answered,
+            draining=self._draining,
+            n_runs=len(self.active),
+            gaps=self._scheduler.gaps.tallies(),
+        )
 
     def close(self) -> None:
         """Let another worker take over what is left."""
@@ -121,9 +147,11 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Do once whatever is to be done now; a server that does not answer is asked again at the next tick."""
+        self._answered = False
         try:
             for duty in self._duties:
                 duty()
+            self._answered = True
             if self._complained:
                 logger.info("all goes on")
                 self._complained = False
@@ -141,6 +169,9 @@ class Dispatcher:
         else:
             self._scheduler.turn()
             self._starter.prepare()
+
+    def _read_queues(self) -> None:
+        self._host.queues(self._client)
 
     def _complain(self, text: str) -> None:
         if not self._complained:

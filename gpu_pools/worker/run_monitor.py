@@ -56,6 +56,7 @@ class RunMonitor:
         self._client, self._ledger, self._kept, self._on_return, self._clock = client, ledger, kept, on_return, clock
         self._runs = {entry.run_id: MonitoredRun(entry) for entry in ledger.entries()}
         self._exited: list[MonitoredRun] = []
+        self._freed: dict[tuple[str, str, int], float] = {}  # by uuid, kind and number of the slot
         self._ends = EndRequests(client, ledger, clock)
         self._orphans = Orphans(client, ledger, clock)
         self._mlflow = MlflowEnd(clock)
@@ -98,6 +99,14 @@ class RunMonitor:
     def add(self, entry: Entry, lease: Lease | None, process: subprocess.Popen[bytes] | None) -> None:
         """Watch a run from now on."""
         self._runs[entry.run_id] = MonitoredRun(entry, lease, process)
+
+    def freed_at(self, run_id: str) -> float | None:
+        """Return when the process before it left the slot that a run has just got; None: no run of this worker had it.
+
+        Asked once: who starts on the slot next is another one.
+        """
+        lease = self._runs[run_id].lease if run_id in self._runs else None
+        return None if lease is None else self._freed.pop(_slot(lease), None)
 
     def tell_mlflow(self, run_id: str, run_name: str, outcome: Outcome) -> None:
         """Let MLflow know how a run in a terminal has ended that could not say so, if its files are in this home."""
@@ -149,7 +158,13 @@ class RunMonitor:
         for run in self._exited:
             waited_s = self._clock() - (run.exited_at or 0.0)
             if run.entry.ending or run.exit_code == 0 or waited_s > _KEPT_S:
-                run.release_slot()
+                self._free(run)
+
+    def _free(self, run: MonitoredRun) -> None:
+        """Let go of a run's slot, if this worker holds it, and keep in mind since when nothing computes there."""
+        if run.lease is not None:
+            self._freed[_slot(run.lease)] = run.exited_at or self._clock()
+        run.release_slot()
 
     def _read_cancelled(self) -> None:
         """Ask runs to end that a person has cancelled."""
@@ -204,7 +219,7 @@ class RunMonitor:
 
     def _end(self, run: MonitoredRun, status: str | None) -> None:
         """Free the slot of a run that has its last state, or waits; `status`: what MLflow is told, None: nothing."""
-        run.release_slot()
+        self._free(run)
         if status is None:
             self._forget(run)
         else:
@@ -231,3 +246,7 @@ class RunMonitor:
 
     def _find_orphans(self) -> None:
         self._watch(self._orphans.running(self._runs))
+
+
+def _slot(lease: Lease) -> tuple[str, str, int]:
+    return lease.holder.uuid, lease.holder.kind, lease.holder.number

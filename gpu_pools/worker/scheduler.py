@@ -19,6 +19,7 @@ from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.turns import Turns
 from gpu_pools.slots.waiters import Announcement
+from gpu_pools.watching.gaps import DispatchGaps
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import ConfigError, TrainyardError
@@ -40,6 +41,9 @@ class Scheduler:
         starter: starts what `place` says.
         policy: what there is to ask before runs are placed.
         clock: Unix seconds.
+
+    Attributes:
+        gaps: how long free slots kept runs waiting.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Scheduler:
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
         self._policy = policy
+        self.gaps = DispatchGaps()
         self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
@@ -150,10 +155,16 @@ class Scheduler:
             if self._starter.start(run, uuid, queues):
                 self._waitlist.drop(run.id)
                 self._policy.note_start(asks)
+                self._note_gap(run)
         except TrainyardError as exc:  # for example, its own folder cannot be written
             if self._monitor.get(run.id) is not None:
                 raise  # it has its process
             self._sentences.refuse(run, str(exc))
+
+    def _note_gap(self, run: Run) -> None:
+        freed, entry = self._monitor.freed_at(run.id), self._monitor.get(run.id)
+        if freed is not None and entry is not None:
+            self.gaps.note(entry.tag, parse_queue(run.queue).kind, self._clock() - max(freed, run.since))
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]

@@ -27,6 +27,7 @@ from gpu_pools.placement.queues import POOL, POOL_TYPE
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.memory_peaks import MemoryForecasts
 from gpu_pools.slots.ledger import Ledger
+from gpu_pools.watching.exporter import Exporter, metrics_port
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
 from tasks.base.errors import ConfigError, TrainyardError
@@ -117,15 +118,19 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
     """Run what the pool has for this host until asked to stop; then wait for what runs, or put it back.
 
     Raises:
-        ConfigError: a worker of that name is running here.
+        ConfigError: a worker of that name is running here, or a setting is wrong.
         GpuError: the GPUs cannot be read.
     """
+    port = metrics_port(name)
     signals = _Signals()
     client = PoolClient()
     host = HostState(host_name(), get_probe(), forecast=MemoryForecasts(client, time.time).of_run)
     ledger = Ledger(name.replace("/", "-"))
     _prepare(client, host)
-    dispatcher = Dispatcher(worker_label(name), client, host, ledger)
+    dispatcher = Dispatcher(worker_label(name), client, host, ledger, watched=port is not None)
+    exporter = Exporter(port, get_probe()) if port is not None else None
+    if exporter is not None:
+        exporter.start()
     print(f"worker {name} serves {' '.join(host.tags)}", flush=True)
     draining = stopping = False
     idle_since = time.monotonic()
@@ -138,12 +143,16 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
             dispatcher.drain()
             print(f"waits for {len(dispatcher.active)} runs; a second signal puts them back", flush=True)
         dispatcher.tick()
+        if exporter is not None:
+            exporter.publish(dispatcher.state())
         if dispatcher.active:
             idle_since = time.monotonic()
         if draining and (not dispatcher.busy or time.monotonic() - idle_since > _CLOSING_S):
             break
         signals.wait(tick_s)
     dispatcher.close()
+    if exporter is not None:
+        exporter.close()
     print(f"worker {name} has stopped", flush=True)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
+from gpu_pools.watching.backlog import read_sent
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
 from tasks.run.postponed import find_postponed
-from tasks.tracking.journal import read_sent
 
 GOING = ".removed-"
 """A folder that is being removed has its name begin so: nobody sees half of it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpu_pools.stopping import pause
+from gpu_pools.watching.backlog import JOURNAL, SENT, read_sent
 from tasks.base.errors import TrackingError
 from tasks.base.workspace import storage_errors, write_json
 
@@ -22,8 +23,8 @@ _COPY_UP_TO_BYTES = 8 * 2**20
 """Files up to this size are copied into the outbox; larger ones, the weights, are linked: those are replaced
 by renaming, never written in place."""
 
-JOURNAL, _SENT, _LOCK, _WANTED = "journal.jsonl", "sent.json", "writer.lock", "writer.wanted"
-"""In the folder of a tracked run: its lines, how far they have been sent, who writes, and that another one waits."""
+_LOCK, _WANTED = "writer.lock", "writer.wanted"
+"""In the folder of a tracked run, beside the journal: who writes, and that another one waits."""
 
 _AGAIN_S = 0.1
 
@@ -161,7 +162,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self.outbox = folder / "outbox"
-        self._sent_path = folder / _SENT
+        self._sent_path = folder / SENT
         self._lock = threading.Lock()
         with storage_errors(self.path):
             for torn in folder.glob(".sent.json.*"):  # of a process that was killed while it wrote
@@ -261,14 +262,6 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], in
                 raise TrackingError(f"{path} is damaged at byte {offset}: {line[:80]!r}") from exc
             offset += len(line)
             yield entry, offset
-
-
-def read_sent(folder: Path) -> int:
-    """Return how many bytes of the journal in `folder` have been sent."""
-    try:
-        return int(json.loads((folder / _SENT).read_bytes())["offset"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return 0  # sending a line twice adds nothing, so starting over is always right
 
 
 def _cut_torn_line(fd: int) -> int:

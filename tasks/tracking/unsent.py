@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_pools.watching.backlog import JOURNAL, read_sent
 from tasks.base.workspace import home
-from tasks.tracking.journal import JOURNAL, read_lines, read_sent, writer_of
+from tasks.tracking.journal import read_lines, writer_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ WITHOUT_SERVERS = {
     "sharing/test_sending.py",
     "stack/test_background.py",
     "test_trial.py",
+    "watching/test_files.py",
+    "watching/test_top.py",
 }
 
 

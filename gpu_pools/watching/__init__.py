@@ -1,0 +1,1 @@
+"""What a worker tells those who watch the yard: Prometheus' metrics, at an address of its own."""
