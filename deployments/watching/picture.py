@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from deployments.api import Api, connect
 from deployments.machine.devices import ANY_GPU, DeviceView, device_views
@@ -79,13 +80,18 @@ class Picture:
     @property
     def waiting_rows(self) -> list[RunRow]:
         """The runs that wait, in the order in which the server lists them."""
-        return [row for row in self.server.rows if row.type in WAITING or row.state == _IN_TERMINAL]
+        return [row for row in self.server.rows if self._waits(row)]
 
     @property
     def rows_elsewhere(self) -> list[RunRow]:
         """The runs that run and hold no slot of this host."""
         here = {run.run_id for device in self.devices for run in device.runs}
-        return [row for row in self.server.rows if row.id not in here and row not in self.waiting_rows]
+        return [row for row in self.server.rows if row.type in RUNNING and row.id not in here and not self._waits(row)]
+
+    def _waits(self, row: RunRow) -> bool:
+        """Return whether a run is due and has no slot; what a schedule has put down for later does not wait yet."""
+        is_due = row.type not in WAITING or datetime.fromisoformat(row.since).timestamp() <= self.at
+        return is_due and (row.type in WAITING or row.state == _IN_TERMINAL)
 
     def row(self, run_id: str) -> RunRow | None:
         """Return a run as the server has it, None where it does not say."""

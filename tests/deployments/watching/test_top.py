@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -81,6 +82,7 @@ def test_what_waits_is_there_with_its_reason_and_what_runs_elsewhere(home):
         row("r2", "RUNNING", "Running", epoch=2, n_epochs=4),
         row("r3", "RUNNING", "Waiting", "cuda:0 is training resnet of anna@boxa"),
         row("r4", "SCHEDULED", "Waiting", "ben has two GPUs already"),
+        replace(row("r5", "SCHEDULED", "Scheduled"), since="2199-01-01T00:00:00+00:00"),
     ]
     text = drawn(ServerView(rows, {"cuda:0.inference": 1}, at=time.time()))
     assert "2 runs wait" in text
@@ -88,6 +90,7 @@ def test_what_waits_is_there_with_its_reason_and_what_runs_elsewhere(home):
     assert "ben has two GPUs already" in line_of(text, "name-r4")
     assert text.index("elsewhere") < text.index("name-r2") < text.index("\nwaits") < text.index("name-r3")
     assert "name-r1" not in text  # it has its slot above
+    assert "name-r5" not in text  # it is not due
     assert line_of(text, "1 of 1 inference")
 
 

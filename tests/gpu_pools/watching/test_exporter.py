@@ -59,7 +59,7 @@ def exporting(*workers):
                 time.sleep(0.05)
         raise AssertionError("nobody serves the metrics")
 
-    ask.port = port
+    ask.port, ask.exporter = port, exporter
     try:
         yield ask
     finally:
