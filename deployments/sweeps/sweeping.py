@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from deployments.runs.find import ENDED
+from deployments.stack.stack import ServiceError
 from deployments.sweeps.edge import Figures, TrialRuns, UnfitValuesError
 from deployments.sweeps.record import Sweep, as_text
 from deployments.sweeps.study import Study, Trial
@@ -26,11 +27,30 @@ class Sweeper:
 
     def __init__(self, sweep: Sweep, study: Study, runs: TrialRuns, say: Callable[[str], None]) -> None:
         self._sweep, self._study, self._runs, self._say = sweep, study, runs, say
-        self._away = False
+        self._away = self._yard_away = self._answered = False
         self._ended_at: dict[int, float] = {}
 
     def turn(self) -> bool:
-        """Look at each living trial, start those for which there is room; return whether any is left to look at."""
+        """Look at each living trial, start those for which there is room; return whether any is left to look at.
+
+        A yard that stops answering is waited for: a sweep lasts for days, and a server is restarted now and then.
+
+        Raises:
+            ServiceError: the yard has never answered.
+        """
+        try:
+            going = self._turn()
+        except ServiceError as exc:
+            if not self._answered:
+                raise
+            if not self._yard_away:
+                self._say(f"the sweep waits, its runs go on: {exc}")
+            self._yard_away = True
+            return True
+        self._answered, self._yard_away = True, False
+        return going
+
+    def _turn(self) -> bool:
         for trial in self._study.living():
             if not trial.run:  # killed between the two: the same run is found, or it is started now
                 self._start(trial)

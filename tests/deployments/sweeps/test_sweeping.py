@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.stack.stack import ServiceError
 from deployments.sweeps import sweeping
 from deployments.sweeps.edge import Figures, UnfitValuesError
 from tests.deployments.sweeps.fake_yard import FakeYard, KilledError, study_of, sweep_all, sweep_of
@@ -139,6 +140,34 @@ def test_while_mlflow_is_away_nothing_is_decided_and_it_is_said_once(tmp_path):
     assert [line for line in said if "MLflow" in line] == [
         "MLflow does not answer; the sweep waits for it, its runs go on"
     ]
+
+
+def test_a_yard_that_does_not_answer_for_a_while_is_waited_for_and_it_is_said_once(tmp_path):
+    class Restarted(FakeYard):
+        away = True
+
+        def states(self, runs):
+            if self.away:
+                raise ServiceError("no answer from http://127.0.0.1:4200/api: is the server up?")
+            return super().states(runs)
+
+    yard, sweep, said = Restarted(), sweep_of(2, 1, prune_after=0), []
+    with pytest.raises(ServiceError):
+        sweeping.Sweeper(sweep, study_of(tmp_path, sweep), yard, said.append).turn()
+    yard.away = False
+    study = study_of(tmp_path, sweep)
+    sweeper = sweeping.Sweeper(sweep, study, yard, said.append)
+    assert sweeper.turn()
+    yard.away = True
+    assert sweeper.turn()
+    assert sweeper.turn()
+    yard.away = False
+    while sweeper.turn():
+        pass
+    assert [line for line in said if "server" in line] == [
+        "the sweep waits, its runs go on: no answer from http://127.0.0.1:4200/api: is the server up?"
+    ]
+    assert [state for state, _ in ends(study).values()] == ["complete", "complete"]
 
 
 def test_values_that_the_flow_does_not_take_together_cost_their_trial_only(tmp_path):
