@@ -21,6 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from deployments.services.service import free_port
+from tasks.vision_language.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
@@ -220,6 +221,31 @@ def test_a_run_of_three_attempts_shows_the_last_one_and_a_cancelled_one_says_so(
     page.get_by_text("Cancelled").first.wait_for()
     page.wait_for_timeout(3000)
     shoot(page, "prefect-cancelled")
+
+
+def test_a_question_about_images_is_asked_by_its_form_and_answered_on_the_runs_page(stack, dataset, page, tmp_path):
+    (model := tmp_path / "tiny").mkdir()
+    make_tiny_model(model)
+    prefect, asked = stack.urls["prefect"], "calm-or-loud"
+    found = httpx.post(f"{prefect}/api/deployments/filter", json={}, timeout=60).json()
+    deployment = next(each["id"] for each in found if each["name"] == "describe-images")
+    page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
+    fill(page, "Run Name", asked)
+    fill(page, "data", str(dataset / "test"))
+    fill(page, "Model", str(model))
+    fill(page, "Prompt", "Is this calm or loud?")
+    fill(page, "Max Tokens", "4")
+    shoot(page, "prefect-describe")
+    page.get_by_role("button", name="Submit").click()
+    stack.until(lambda: _named(prefect, asked), 60, "the run is there")
+    run = _named(prefect, asked)[0]["id"]
+    stack.until(lambda: stack.state(run)["type"] in {"COMPLETED", "FAILED", "CRASHED"}, 400, "it ends")
+    assert stack.state(run)["type"] == "COMPLETED", stack.state(run)["message"]
+    assert "12 of 12" in next(found["data"] for found in _artifacts(prefect, run) if found["key"] == "summary")
+    page.goto(f"{prefect}/runs/flow-run/{run}?tab=Artifacts")
+    page.get_by_text("summary").first.wait_for()
+    page.wait_for_timeout(2000)
+    shoot(page, "prefect-answers")
 
 
 def test_a_yard_that_drains_says_so(stack, dataset):
