@@ -235,17 +235,17 @@ def test_a_question_about_images_is_asked_by_its_form_and_answered_on_the_runs_p
     fill(page, "Model", str(model))
     fill(page, "Prompt", "Is this calm or loud?")
     fill(page, "Max Tokens", "4")
+    page.wait_for_timeout(1000)  # the form takes it over some time after
     shoot(page, "prefect-describe")
     page.get_by_role("button", name="Submit").click()
     stack.until(lambda: _named(prefect, asked), 60, "the run is there")
     run = _named(prefect, asked)[0]["id"]
+    assert stack.run(run)["parameters"]["ask"]["max_tokens"] == 4
     stack.until(lambda: stack.state(run)["type"] in {"COMPLETED", "FAILED", "CRASHED"}, 400, "it ends")
     assert stack.state(run)["type"] == "COMPLETED", stack.state(run)["message"]
     assert "12 of 12" in next(found["data"] for found in _artifacts(prefect, run) if found["key"] == "summary")
     page.goto(f"{prefect}/runs/flow-run/{run}?tab=Artifacts")
-    page.get_by_text("summary").first.wait_for()
-    page.wait_for_timeout(2000)
-    shoot(page, "prefect-answers")
+    _open_artifacts(page, "summary")
 
 
 def test_a_yard_that_drains_says_so(stack, dataset):
@@ -267,10 +267,10 @@ def _updated(prefect: str, run: str) -> str:
     return str([(found["id"], found["updated"]) for found in _artifacts(prefect, run) if found["type"] == "table"])
 
 
-def _open_artifacts(page: Page) -> None:
+def _open_artifacts(page: Page, name: str = "training-") -> None:
     page.reload()
     page.get_by_text("Artifacts", exact=True).first.click()
-    page.get_by_text("training-", exact=False).first.wait_for()
+    page.get_by_text(name, exact=False).first.wait_for()
     page.wait_for_timeout(2000)  # bars and tables are filled in after their names
 
 
