@@ -105,8 +105,9 @@ def test_a_home_that_is_a_file_is_named(environ, pictures, tmp_path):
     assert error.startswith(f"found a file where a folder is needed: {tmp_path}/home")
 
 
-def test_what_is_no_id_of_a_run_is_refused(environ):
-    error = error_of(yard(environ, "resume", "newest"))
+def test_what_is_no_id_of_a_run_is_refused(environ, tmp_path):
+    # A home of its own: a run that was refused may have begun to start a server, which leaves its database.
+    error = error_of(yard({**environ, "TRAINYARD_HOME": str(tmp_path)}, "resume", "newest"))
     assert error.startswith("no server: ")
     assert "and no run has left records in" in error
 
