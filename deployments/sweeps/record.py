@@ -1,7 +1,6 @@
 """Keeps on disk what a sweep is, so that another process goes on with it."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from deployments.sweeps.objective import Objective
 from tasks.base.errors import ConfigError
 from tasks.base.outside import read_json
 from tasks.base.workspace import home, storage_errors, write_json
+from tasks.tracking.journal import cut_torn_line
 
 _RECORD, _CANCELLED = "sweep.json", "cancelled"
 
@@ -125,13 +125,9 @@ def is_cancelled(sweep: Sweep) -> bool:
 
 def trim_journal(path: Path) -> None:
     """Cut off a line that a power cut left half written; what follows it could not be read."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with storage_errors(path):
-            os.truncate(path, whole)
+    if path.exists():
+        with storage_errors(path), path.open("r+b") as file:
+            cut_torn_line(file.fileno())
 
 
 def as_text(values: Mapping[str, Any]) -> str:

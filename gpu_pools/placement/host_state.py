@@ -133,8 +133,8 @@ class HostState:
     def limit(self, tag: str, kind: Kind, queues: Queues) -> int:
         """Return how many runs of a kind a device of this host takes at once."""
         gpu = next((device for device in self._gpus.values() if device.tag == tag), None)
-        known = {name: queue.limit for name, queue in queues.items()}
-        return limit_of(tag, kind, self.name, known.get, gpu.memory_total_mib if gpu else None)
+        memory_mib = gpu.memory_total_mib if gpu else None
+        return limit_of(tag, kind, self.name, lambda name: queues[name].limit if name in queues else None, memory_mib)
 
     def device(self, uuid: str) -> Device | None:
         """Return a GPU; None for the CPU."""

@@ -11,7 +11,7 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
-from gpu_pools.placement.queues import Queue, parse_queue
+from gpu_pools.placement.queues import Kind, Queue, parse_queue
 from gpu_pools.placement.rules import Policy
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
@@ -155,16 +155,16 @@ class Scheduler:
             if self._starter.start(run, uuid, queues):
                 self._waitlist.drop(run.id)
                 self._policy.note_start(asks)
-                self._note_gap(run)
+                self._note_gap(run, asks.queue.kind)
         except TrainyardError as exc:  # for example, its own folder cannot be written
             if self._monitor.get(run.id) is not None:
                 raise  # it has its process
             self._sentences.refuse(run, str(exc))
 
-    def _note_gap(self, run: Run) -> None:
+    def _note_gap(self, run: Run, kind: Kind) -> None:
         freed, entry = self._monitor.freed_at(run.id), self._monitor.get(run.id)
         if freed is not None and entry is not None:
-            self.gaps.note(entry.tag, parse_queue(run.queue).kind, self._clock() - max(freed, run.since))
+            self.gaps.note(entry.tag, kind, self._clock() - max(freed, run.since))
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]

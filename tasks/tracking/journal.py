@@ -168,7 +168,7 @@ class Journal:
             for torn in folder.glob(".sent.json.*"):  # of a process that was killed while it wrote
                 torn.unlink(missing_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._size = _cut_torn_line(self._fd)
+        self._size = cut_torn_line(self._fd)
         self.sent = min(read_sent(folder), self._size)
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], in
             yield entry, offset
 
 
-def _cut_torn_line(fd: int) -> int:
+def cut_torn_line(fd: int) -> int:
     """Remove what a killed process left behind the last whole line; return the size that remains."""
     size = os.fstat(fd).st_size
     end = size
