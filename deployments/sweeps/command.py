@@ -53,6 +53,7 @@ def sweep(
     if flow is not None and space is None:
         raise ConfigError("found no --space, need a YAML file of what is searched, see docs/sweeps.md")
     from deployments.sweeps import conduct
+    from deployments.sweeps.record import Terms
 
     if cancel is not None:
         conduct.cancel(cancel, force=force, say=typer.echo)
@@ -68,13 +69,7 @@ def sweep(
         name=name,
         metric=metric,
         direction=direction,
-        n_trials=trials or _TRIALS,
-        n_parallel=parallel,
-        seed=seed,
-        prune_after=prune_after,
-        device=device,
-        priority=priority,
-        time_limit=time_limit,
+        terms=Terms(trials or _TRIALS, parallel, seed, prune_after, device, priority, time_limit),
         owner=owner,
     )
     raise typer.Exit(conduct.begin(asked, typer.echo))

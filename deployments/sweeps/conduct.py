@@ -18,7 +18,7 @@ from deployments.runs.submit import Wishes, prepare
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target, run_target
 from deployments.sweeps.objective import objective_of
-from deployments.sweeps.record import Sweep, call_cancelled, is_cancelled, is_new, read_sweep, write_sweep
+from deployments.sweeps.record import Sweep, Terms, call_cancelled, is_cancelled, is_new, read_sweep, write_sweep
 from deployments.sweeps.results import BEST, write_results
 from deployments.sweeps.space import check_space, parse_space, read_space_file
 from deployments.sweeps.study import Study
@@ -37,7 +37,7 @@ _STOPPED = 130  # as of a program that Ctrl-C has ended
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What `yard sweep FLOW` was given; the fields are those of `Sweep`, not yet checked."""
+    """What `yard sweep FLOW` was given; the fields are those of `Sweep` and `objective_of`, not yet checked."""
 
     flow: str
     parameters: dict[str, Any]
@@ -45,13 +45,7 @@ class Asked:
     name: str | None
     metric: str | None
     direction: str | None
-    n_trials: int
-    n_parallel: int
-    seed: int
-    prune_after: int
-    device: str | None
-    priority: int | None
-    time_limit: str | None
+    terms: Terms
     owner: str | None
 
 
@@ -63,8 +57,8 @@ def begin(asked: Asked, say: Say) -> int:
     """
     with connect() as api:
         sweep = _checked(api, asked)
-        plural = "s" * (sweep.n_trials > 1)
-        say(f"sweep {sweep.name}: {sweep.n_trials} trial{plural}, {sweep.n_parallel} at once, in {sweep.folder}")
+        n, at_once = sweep.terms.n_trials, sweep.terms.n_parallel
+        say(f"sweep {sweep.name}: {n} trial{'s' * (n > 1)}, {at_once} at once, in {sweep.folder}")
         return _conduct(api, sweep, say)
 
 
@@ -83,7 +77,8 @@ def go_on(name: str, n_trials: int | None, say: Say) -> int:
     if is_cancelled(sweep):
         raise ConfigError(f"sweep {name} was cancelled, need a new one")
     with connect() as api:
-        return _conduct(api, replace(sweep, n_trials=n_trials or sweep.n_trials), say)
+        terms = replace(sweep.terms, n_trials=n_trials or sweep.terms.n_trials)
+        return _conduct(api, replace(sweep, terms=terms), say)
 
 
 def cancel(name: str, *, force: bool, say: Say) -> None:
@@ -114,7 +109,8 @@ def _checked(api: Api, asked: Asked) -> Sweep:
     flow = load_flow(asked.flow)
     check_space(space, flow, asked.parameters)
     owner = asked.owner or asker()
-    wishes = Wishes(asked.device, asked.priority, None, asked.time_limit, None, owner)
+    terms = asked.terms
+    wishes = Wishes(terms.device, terms.priority, None, terms.time_limit, None, owner)
     parameters = prepare(api, asked.flow, asked.parameters, wishes).body["parameters"]
     shipped = next((each.default for each in known if each.name == "track.experiment"), None)
     return Sweep(
@@ -125,13 +121,7 @@ def _checked(api: Api, asked: Asked) -> Sweep:
         space=content,
         objective=objective,
         experiment=(parameters.get("track") or {}).get("experiment") or shipped or "sweeps",
-        n_trials=asked.n_trials,
-        n_parallel=asked.n_parallel,
-        seed=asked.seed,
-        prune_after=asked.prune_after,
-        device=asked.device,
-        priority=asked.priority,
-        time_limit=asked.time_limit,
+        terms=terms,
         owner=owner,
     )
 
@@ -142,7 +132,8 @@ def _lock_of(sweep: Sweep) -> Path:
 
 def _study_of(sweep: Sweep) -> Study:
     space = parse_space(sweep.space, flow_parameters(sweep.flow))
-    return Study(sweep.folder, space, sweep.objective, seed=sweep.seed, prune_after=sweep.prune_after)
+    terms = sweep.terms
+    return Study(sweep.folder, space, sweep.objective, seed=terms.seed, prune_after=terms.prune_after)
 
 
 def _parent_of(sweep: Sweep) -> Tracker:
@@ -151,9 +142,9 @@ def _parent_of(sweep: Sweep) -> Tracker:
         "flow": sweep.flow,
         "metric": sweep.objective.metric,
         "direction": sweep.objective.direction,
-        "n_parallel": sweep.n_parallel,
-        "seed": sweep.seed,
-        "prune_after": sweep.prune_after,
+        "n_parallel": sweep.terms.n_parallel,
+        "seed": sweep.terms.seed,
+        "prune_after": sweep.terms.prune_after,
         "space": {name.replace(".", "/"): str(entry) for name, entry in sweep.space.items()},
     }
     return Tracker.open(sweep.folder / "mlflow", sweep.experiment, sweep.name, said, {"sweep": sweep.name})

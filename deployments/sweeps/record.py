@@ -18,6 +18,27 @@ _RECORD, _CANCELLED = "sweep.json", "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a sweep is conducted.
+
+    Args:
+        n_trials: in all.
+        n_parallel: trials that wait or run at once.
+        seed: of the sampler.
+        prune_after: measurements after which a trial is first compared with others; 0: no trial is ended early.
+        device, priority, time_limit: of each run, as `yard submit` takes them.
+    """
+
+    n_trials: int
+    n_parallel: int
+    seed: int
+    prune_after: int
+    device: str | None
+    priority: int | None
+    time_limit: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """What was asked for.
 
@@ -29,11 +50,8 @@ class Sweep:
         space: as the space file has it.
         objective: what the trials are compared by.
         experiment: of the parent run in MLflow.
-        n_trials: in all.
-        n_parallel: trials that wait or run at once.
-        seed: of the sampler.
-        prune_after: measurements after which a trial is first compared with others; 0: no trial is ended early.
-        device, priority, time_limit, owner: of each run, as `yard submit` takes them.
+        terms: of it.
+        owner: of each run, user@host.
     """
 
     name: str
@@ -43,13 +61,7 @@ class Sweep:
     space: dict[str, Any]
     objective: Objective
     experiment: str
-    n_trials: int
-    n_parallel: int
-    seed: int
-    prune_after: int
-    device: str | None
-    priority: int | None
-    time_limit: str | None
+    terms: Terms
     owner: str
 
     @property
@@ -59,7 +71,8 @@ class Sweep:
 
     def wishes(self, number: int) -> Wishes:
         """Return how the run of a trial is to be treated."""
-        return Wishes(self.device, self.priority, None, self.time_limit, f"{self.name}-{number}", self.owner)
+        terms = self.terms
+        return Wishes(terms.device, terms.priority, None, terms.time_limit, f"{self.name}-{number}", self.owner)
 
 
 def sweep_folder(name: str) -> Path:
@@ -103,7 +116,8 @@ def read_sweep(name: str) -> Sweep:
         raise ConfigError(f"found no sweep {name!r} in {home() / 'sweeps'}, have: {', '.join(_names()) or 'none'}")
     content = read_json(path, ConfigError)
     try:
-        return Sweep(**{**content, "objective": Objective(**content["objective"])})
+        objective, terms = Objective(**content["objective"]), Terms(**content["terms"])
+        return Sweep(**{**content, "objective": objective, "terms": terms})
     except (TypeError, KeyError) as exc:
         raise ConfigError(f"cannot read {path}: need the record of a sweep ({exc})") from exc
 

@@ -58,7 +58,8 @@ class Sweeper:
         states = self._runs.states([trial.run for trial in living])
         for trial in living:
             self._look(trial, states.get(trial.run))
-        while len(self._study.living()) < self._sweep.n_parallel and len(self._study.trials()) < self._sweep.n_trials:
+        terms = self._sweep.terms
+        while len(self._study.living()) < terms.n_parallel and len(self._study.trials()) < terms.n_trials:
             self._start(self._study.ask())
         return bool(self._study.living())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deployments.sweeps.edge import Figures
 from deployments.sweeps.objective import Objective
-from deployments.sweeps.record import Sweep
+from deployments.sweeps.record import Sweep, Terms
 from deployments.sweeps.space import Range, Value
 from deployments.sweeps.study import Study
 from deployments.sweeps.sweeping import Sweeper
@@ -81,11 +81,11 @@ class FakeYard:
 def sweep_of(n_trials: int, n_parallel: int, prune_after: int = 2) -> Sweep:
     space = {"train.x": {"low": 0, "high": 1}}
     asked = ("toy", "uid", "classification", {"data": "/data"}, space, OBJECTIVE, "toys")
-    return Sweep(*asked, n_trials, n_parallel, 0, prune_after, None, None, None, "anna@boxa")
+    return Sweep(*asked, Terms(n_trials, n_parallel, 0, prune_after, None, None, None), "anna@boxa")
 
 
 def study_of(folder: Path, sweep: Sweep) -> Study:
-    return Study(folder, SPACE, OBJECTIVE, seed=sweep.seed, prune_after=sweep.prune_after)
+    return Study(folder, SPACE, OBJECTIVE, seed=sweep.terms.seed, prune_after=sweep.terms.prune_after)
 
 
 def sweep_all(folder: Path, sweep: Sweep, yard: FakeYard) -> tuple[Study, list[str]]:
