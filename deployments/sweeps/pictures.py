@@ -1,6 +1,7 @@
 """Draws what a sweep has found: the trials over their parameters, and which parameter mattered."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,16 @@ def draw_all(folder: Path, study: Study, space: Space, objective: Objective) -> 
 
 def importances(study: Study) -> dict[str, float]:
     """Return parameter -> its share of what made the best trials better, in [0, 1], the largest first; empty: nothing
-    can be said, all trials are alike.
+    can be said, as all trials are alike, or so many of them that the best tenth is all.
 
     Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255).
     """
-    with quietly():
-        found = get_param_importances(study.optuna, evaluator=PedAnovaImportanceEvaluator())
+    try:
+        with quietly(), warnings.catch_warnings():
+            warnings.filterwarnings("error", "Target and region quantiles select the same", UserWarning)
+            found = get_param_importances(study.optuna, evaluator=PedAnovaImportanceEvaluator())
+    except UserWarning:  # all count as the best ones: their shares would be equal whatever mattered
+        return {}
     shares = {name: float(share) for name, share in found.items() if math.isfinite(share)}
     return shares if sum(shares.values()) > 0 else {}
 

@@ -25,6 +25,14 @@ def test_a_sweep_leaves_a_table_pictures_and_a_file_that_submit_takes(tmp_path, 
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_where_too_many_trials_are_alike_nothing_is_said_on_what_mattered(tmp_path, recwarn):
+    sweep = sweep_of(6, 1, prune_after=0)
+    study, _ = sweep_all(tmp_path, sweep, FakeYard(lambda x, step: 1.0))
+    assert importances(study) == {}
+    assert [path.name for path in draw_all(tmp_path, study, SPACE, OBJECTIVE)] == ["parallel_coordinates.png"]
+    assert not [found for found in recwarn if found.category is UserWarning]
+
+
 def test_without_a_complete_trial_there_is_a_table_only(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
     sweep = sweep_of(1, 1)
