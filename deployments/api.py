@@ -3,12 +3,12 @@
 import json
 import os
 import random
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from deployments.services.tls import PREFECT, trusted
 from deployments.stack.stack import ServiceError, be_let_in, environment_of, running_stack
 from gpu_pools.prefect_pages import read_pages
 from tasks.base.errors import ConfigError
@@ -136,7 +136,7 @@ def connect() -> Iterator[Api]:
         base_url=url,
         headers=_headers(),
         auth=(user, password) if user else None,
-        verify=_trusted(),
+        verify=trusted(PREFECT),
         timeout=60,
         event_hooks={"response": [_check]},
     ) as client:
@@ -148,13 +148,6 @@ def _headers() -> dict[str, str]:
     if key := os.environ.get("PREFECT_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
     return headers
-
-
-def _trusted() -> Any:
-    if os.environ.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in {"1", "true"}:
-        return False
-    file = os.environ.get("PREFECT_API_SSL_CERT_FILE")
-    return ssl.create_default_context(cafile=file) if file else True
 
 
 def _check(response: Any) -> None:

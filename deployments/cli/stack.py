@@ -89,9 +89,12 @@ def _reach() -> str:
 def _access() -> str:
     """Return who gets in."""
     from deployments.machine.accounts import asks_for_password, open_to, other_people
+    from tasks.base.password import password_file
+    from tasks.tracking.account import settings_file
 
     if asks_for_password():
-        return f"Prefect asks for what is in {home() / 'password'}"
+        where = f"Prefect asks for what is in {password_file()}"
+        return f"{where}, MLflow for an account (`yard auth`)" if settings_file().exists() else where
     return open_to(other_people()) or "no password, and nobody else has an account here"
 
 

@@ -31,7 +31,7 @@ def upload(
 
     if not path.exists():
         raise ConfigError(f"found nothing at {path}, need a file or a folder")
-    mlflow = where(_mlflow_url())
+    mlflow = where(mlflow_url())
     parameters = gather_parameters(file, values or [])
     _check(flow, parameters, path)
     manifest = describe(path.resolve(), flow=flow, owner=owner or asker(), parameters=parameters)
@@ -46,7 +46,7 @@ def upload(
         typer.echo(f"sent as upload {sent['id']}; the yard makes a run of it")
 
 
-def _mlflow_url() -> str:
+def mlflow_url() -> str:
     """Return where the yard's MLflow is: MLFLOW_TRACKING_URI, else that of this home's stack."""
     from deployments.stack.stack import running_stack
 

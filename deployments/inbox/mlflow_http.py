@@ -1,8 +1,6 @@
 """MLflow's server by plain HTTP: runs, tags, and files of at most ten megabytes, which it takes as shipped."""
 
-import base64
 import json
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,7 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deployments.services.service import ServiceError
+from deployments.services.tls import MLFLOW, trusted
 from tasks.base.errors import ConfigError
+from tasks.tracking.account import account_headers
 
 EXPERIMENT = "uploads"
 """In which each upload is a run; its tags say how far it is, its files are the parts."""
@@ -27,7 +27,7 @@ class MlflowHttp:
     """MLflow's API.
 
     Args:
-        url: of the server; user and password are those of MLflow's own variables, MLFLOW_TRACKING_USERNAME and so on.
+        url: of the server; who asks, and whose certificates count, say MLflow's own variables.
     """
 
     def __init__(self, url: str) -> None:
@@ -104,9 +104,10 @@ class MlflowHttp:
         most_bytes: int = -1,
     ) -> bytes:
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
-        request = urllib.request.Request(f"{self.url}{path}{query}", data, _headers(kind), method=method)
+        headers = account_headers(self.url) | ({"Content-Type": kind} if kind else {})
+        request = urllib.request.Request(f"{self.url}{path}{query}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=trusted(MLFLOW)) as answer:
                 return bytes(answer.read(most_bytes) if most_bytes >= 0 else answer.read())
         except urllib.error.HTTPError as exc:
             with exc:
@@ -118,16 +119,6 @@ class MlflowHttp:
             raise ServiceError(f"MLflow at {self.url} answers {exc.code}: {said}") from exc
         except OSError as exc:  # the connection is refused, cut off, or silent
             raise ServiceError(f"no answer from MLflow at {self.url} ({exc})") from exc
-
-
-def _headers(kind: str) -> dict[str, str]:
-    headers = {"Content-Type": kind} if kind else {}
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        secret = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
-    return headers
 
 
 def _said(answer: bytes) -> str:

@@ -40,7 +40,7 @@ def open_to(people: list[str]) -> str:
     named = ", ".join(people[:_N_SHOWN]) + (", ..." if len(people) > _N_SHOWN else "")
     how = "`yard down` and `yard up`, as its server began before there was a password"
     if not password():
-        how = "`yard up --password` makes Prefect ask for one"
+        how = "`yard auth init` makes Prefect and MLflow ask for one"
     return f"whoever has an account here ({named}) can command the yard: {how}"
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.services.service import ServiceError
+from deployments.services.tls import PREFECT, trusted
 from gpu_pools.placement.queues import POOL, queue_or_none
 from gpu_pools.prefect_pages import read_pages
 from tasks.base.password import headers
+from tasks.tracking.account import account_headers
 
 _WAITING = ["SCHEDULED"]
 _RUNNING = ["PENDING", "RUNNING", "CANCELLING"]
@@ -54,17 +56,17 @@ def ask(url: str, *requests: Request) -> list[Any]:
 
 @contextmanager
 def asking(url: str) -> Iterator[Ask]:
-    """Yield how to ask a server of this machine, over one connection.
+    """Yield how to ask a server, over one connection.
 
     Raises:
         ServiceError: the server does not answer, or refuses.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection = _connection(parts.scheme, parts.hostname or "", parts.port)
 
     def call(method: str, path: str, body: Any) -> Any:
         content, place = None if body is None else json.dumps(body), parts.path + path
-        known = headers(url + path) if place.startswith("/api/") else {}  # Prefect's, not MLflow's
+        known = headers(url + path) if place.startswith("/api/") else account_headers(url)  # Prefect's or MLflow's
         connection.request(method, place, content, {"Content-Type": "application/json", **known})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
@@ -77,6 +79,12 @@ def asking(url: str) -> Iterator[Ask]:
             yield call
     except (OSError, http.client.HTTPException) as exc:
         raise ServiceError(f"no answer from {url} ({exc}): is the server up?") from exc
+
+
+def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=10, context=trusted(PREFECT))
+    return http.client.HTTPConnection(host, port, timeout=10)
 
 
 def _parsed(text: str) -> Any:

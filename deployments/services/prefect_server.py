@@ -7,14 +7,20 @@ Prefect has no setting for the hosts it answers to. It has one for plugins, whic
 this module is one (pyproject.toml), so that `prefect server start` with the yard's settings is guarded, too.
 """
 
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import wraps
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from deployments.services.old_names import by_new_name, renaming
+from deployments.services.service import LOOPBACK, check_closed
+from tasks.base.errors import ConfigError
 from tasks.base.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
+from tasks.base.password import SERVER
 from tasks.base.startup import uncollected
 
 with uncollected():
@@ -87,12 +93,28 @@ def _take_turns() -> None:
     AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
 
 
+def _check_address() -> None:
+    """Refuse to listen to other machines without a password; `server start` listens where its option says, or this."""
+    words = sys.argv[1:]
+    if words[:2] != ["server", "start"]:
+        return
+    named = [
+        word.partition("=")[2] or after for word, after in pairwise([*words, ""]) if word.split("=")[0] == "--host"
+    ]
+    host = next(iter(named), os.environ.get("PREFECT_SERVER_API_HOST") or LOOPBACK)
+    check_closed("Prefect", host, bool(os.environ.get(SERVER)))
+
+
 def main() -> None:
     """Run Prefect's command."""
     with uncollected():
         guard_server()
         from prefect.cli import app
 
+    try:
+        _check_address()
+    except ConfigError as exc:
+        sys.exit(f"error: {exc}")
     app()
 
 

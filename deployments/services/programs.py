@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deployments.services.mlflow_server import BACKEND
 from deployments.services.service import LOOPBACK, Announcing, Service
 from tasks.base.database import mlflow_uri
 from tasks.base.guard import HOSTS, ORIGINS, listed
@@ -69,19 +70,21 @@ def mlflow_service(port: int) -> Service:
     argv = (
         *module_command("deployments.services.mlflow_server", "--host", LOOPBACK, "--port", str(port)),
         # Runs write their files themselves: with and without a server they read and write the same experiments.
-        *("--backend-store-uri", mlflow_uri(), "--default-artifact-root", str(home() / "mlflow" / "artifacts")),
+        *("--default-artifact-root", str(home() / "mlflow" / "artifacts")),
     )
     settings = _settings(project_file("mlflow/server.env"))
-    return Service(f"mlflow-{port}", argv, port, "/health", settings | _let_in())
+    return Service(f"mlflow-{port}", argv, port, "/health", {**settings, **_let_in(), BACKEND: mlflow_uri()})
 
 
 def _let_in() -> dict[str, str]:
     """Return MLflow's own settings for those whom the guard lets in beside this machine's own pages."""
-    settings = {}
-    if hosts := listed(HOSTS):
+    settings, hosts = {}, listed(HOSTS)
+    if hosts:
         names = ["localhost", "127.0.0.1", *hosts]
         settings["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(name + port for name in names for port in ("", ":*"))
-    if origins := listed(ORIGINS):
+    # Its own pages behind a proxy; the guard has held port and name against the host before.
+    own = [f"https://{host}{port}" for host in hosts for port in ("", ":*")]
+    if origins := [*own, *listed(ORIGINS)]:
         settings["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
     return settings
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -14,7 +15,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
-from tasks.base.errors import TrainyardError
+from deployments.services.tls import MLFLOW, PREFECT, trusted
+from tasks.base.errors import ConfigError, TrainyardError
+from tasks.base.guard import LOOPBACKS
 from tasks.base.processes import end_child
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
@@ -150,6 +153,19 @@ def check_port(port: int, name: str) -> None:
             raise ServiceError(f"port {port} is taken, {name} needs it: choose another one, or stop who listens there")
 
 
+def check_closed(name: str, host: str, asks: bool) -> None:
+    """Hold the address that a server is to listen on against whether it asks who comes.
+
+    Raises:
+        ConfigError: it is another one than this machine's own, and the server asks nobody.
+    """
+    if host not in LOOPBACKS and not asks:
+        raise ConfigError(
+            f"found the address {host!r} for {name}, which asks nobody who they are: need {LOOPBACK}, or a password "
+            "(`yard auth init`)"
+        )
+
+
 def spawn(program: Program) -> "subprocess.Popen[bytes]":
     """Start a program that ends with this process, in a session of its own; what it prints is added to its log.
 
@@ -237,16 +253,23 @@ def kill_session(session: int) -> None:
 def healthy(url: str) -> bool:
     """Return whether `url` answers with success within two seconds."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=2, context=_context(url)) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
+def _context(url: str) -> ssl.SSLContext | None:
+    """Return whose certificates count; a health is asked of Prefect's API below `/api`, else of MLflow."""
+    if not url.startswith("https://"):
+        return None  # to make one takes 20 ms
+    return trusted(PREFECT if "/api" in url else MLFLOW)
+
+
 def server_time(api: str) -> datetime:
     """Return the time on the machine of a Prefect API, to the second; that of this one where it does not say."""
     try:
-        with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{api}/health", timeout=5, context=_context(api)) as answer:
             return parsedate_to_datetime(answer.headers["Date"]).astimezone(UTC)
     except (urllib.error.URLError, OSError, TypeError, ValueError):
         return datetime.now(UTC)

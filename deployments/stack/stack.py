@@ -16,6 +16,7 @@ from tasks.base.alive import supervisor
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.password import CLIENT, known_password, password
 from tasks.base.workspace import home
+from tasks.tracking.account import account, account_variables, let_in
 
 __all__ = [
     "LOOPBACK",
@@ -118,7 +119,7 @@ def environment_of(stack: Mapping[str, str]) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": stack["mlflow"],
     }
     known = password()
-    return {**found, CLIENT: known} if known else found
+    return {**found, **account_variables(account()), **({CLIENT: known} if known else {})}
 
 
 def choose_api() -> SharedApi | None:
@@ -132,8 +133,9 @@ def choose_api() -> SharedApi | None:
         be_let_in(url)
         return None
     if stack := running_stack():
-        os.environ.setdefault("MLFLOW_TRACKING_URI", stack["mlflow"])
         os.environ |= {name: value for name, value in environment_of(stack).items() if name.startswith("PREFECT_")}
+        if os.environ.setdefault("MLFLOW_TRACKING_URI", stack["mlflow"]) == stack["mlflow"]:
+            let_in(stack["mlflow"])
         return None
     api = share_api()
     os.environ |= {name: api.service.env[name] for name in ("PREFECT_API_URL", CLIENT) if name in api.service.env}
@@ -141,9 +143,11 @@ def choose_api() -> SharedApi | None:
 
 
 def be_let_in(url: str) -> None:
-    """Let this process use the home's password, if `url` is the API of its stack and the environment has no other."""
+    """Let this process use the home's passwords, if `url` is the API of its stack and the environment has no others."""
     if known := known_password(url):
         os.environ.setdefault(CLIENT, known)
+    if (tracked := os.environ.get("MLFLOW_TRACKING_URI", "")).startswith("http"):
+        let_in(tracked)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tasks.run.display import SHOWN
 from tasks.run.mlflow_run import hold_mlflow_run
 from tasks.run.run_log import Logger, logger
 from tasks.run.step_context import run_key, step_dir
+from tasks.tracking.account import account_variables, known_account
 from tasks.tracking.provenance import redacted
 
 NEEDED_FIRST = ("tasks.tracking.tracker",)
@@ -57,6 +58,7 @@ def run_program(program: ProgramParams, slot: LocalSlot) -> int:
             step_dir(None, "program"), {"program": shown}, program.device, experiment, name, free=()
         ) as (tracker, log):
             own = {"MLFLOW_TRACKING_URI": tracking_uri(), "MLFLOW_EXPERIMENT_NAME": experiment}
+            own |= account_variables(known_account(tracking_uri()))
             if tracker.known_id is None:
                 log.warning("MLflow does not answer: what the command logs there itself will not be in this run")
                 own = {}
@@ -89,6 +91,7 @@ def hold_session(session: SessionParams, slot: LocalSlot) -> tuple[int, str]:
     holder = own_holder()
     activity = Activity(get_probe(), holder.uuid if holder else "cpu", time.monotonic)
     own = {"YARD_SLOT": where, "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or mlflow_uri()}
+    own |= account_variables(known_account(own["MLFLOW_TRACKING_URI"]))
     logger().info("runs %s on %s in %s", session.command, where, session.folder)
     code, reason = run_session(
         *(session.words, {**session.environment, **slot.env, **own}, slot.locks),

@@ -21,6 +21,7 @@ from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrackingError
 from tasks.base.file_locks import file_lock
 from tasks.base.workspace import home
+from tasks.tracking.account import let_in
 from tasks.tracking.journal import Card, Journal
 from tasks.tracking.traces import send_trace
 
@@ -73,6 +74,8 @@ def client(uri: str | None = None) -> MlflowClient:
     uri = uri or tracking_uri()
     if uri.startswith(_FILE) and uri not in _opened:
         _make_tables(uri)
+    if uri.startswith("http"):
+        let_in(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

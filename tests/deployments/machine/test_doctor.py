@@ -155,7 +155,7 @@ def test_unset_roots_and_other_people_s_accounts_are_said_and_stop_nothing():
     machine = replace(WELL, roots="", open_to=open_to(["anna", "ben"]))
     assert (one(machine, "roots").state, one(machine, "roots").found) == ("warning", "TRAINYARD_ALLOWED_ROOTS is unset")
     assert one(machine, "access").found == "whoever has an account here (anna, ben) can command the yard"
-    assert one(machine, "access").todo == "`yard up --password` makes Prefect ask for one"
+    assert one(machine, "access").todo == "`yard auth init` makes Prefect and MLflow ask for one"
     assert not stopping(machine)
 
 
