@@ -29,13 +29,14 @@ test-yard: environment system-packages  ## a real yard: runs, workers and server
 pictures: environment system-packages  ## the screenshots in docs/pictures, taken on that walk
 	@TRAINYARD_PICTURES=$(CURDIR)/docs/pictures $(BIN)/pytest -q tests/ui
 
-# Debian's Chromium for the walk, PostgreSQL for the stack, rsync for the inbox, Prometheus for the metrics: asked for only
-# where they are missing.
+# Debian's Chromium for the walk, PostgreSQL for the stack, rsync for the inbox, Prometheus for the metrics, Caddy and Redis for
+# the lab: asked for only where they are missing. Neither of the last two is to run by itself.
 .PHONY: system-packages
-system-packages:  ## install Debian's Chromium, PostgreSQL, Prometheus and rsync by apt-get, where they are missing (as root)
-	@test -x /usr/bin/chromium -a -x /usr/bin/rsync -a -x /usr/bin/promtool && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+system-packages:  ## install Debian's Chromium, PostgreSQL, Prometheus, rsync, Caddy and Redis by apt-get, where they are missing (as root)
+	@test -x /usr/bin/chromium -a -x /usr/bin/rsync -a -x /usr/bin/promtool -a -x /usr/bin/caddy -a -x /usr/bin/redis-server && \
+	  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 	  (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core postgresql rsync >/dev/null && \
-	   apt-get install -y -qq --no-install-recommends prometheus >/dev/null)
+	   apt-get install -y -qq --no-install-recommends prometheus caddy redis-server >/dev/null)
 
 test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed, an installed wheel, the newest versions
 	@$(BIN)/pytest -q -m "long and not gpu"
