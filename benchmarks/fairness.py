@@ -150,7 +150,7 @@ def _starts(waiting: list[Waiting], held: dict[str, tuple[str, float]], now: flo
     """Yield GPU and run of each that starts."""
     for decision in place(waiting, [_gpu(n, held) for n in range(N_GPUS)], host="boxa", now=now):
         if isinstance(decision, Start):
-            yield decision.uuid, decision.run_id
+            yield decision.uuids[0], decision.run_id
 
 
 def _gpu(index: int, held: dict[str, tuple[str, float]]) -> DeviceState:

@@ -134,7 +134,7 @@ def _held(device: str, name: str, priority: int, wait: bool) -> Iterator[HeldSlo
         lease = stack.enter_context(wait_for_slot(host, asks, queues, policy, run.say, refuses=not wait))
         gpu = host.device(lease.holder.uuid)
         run.has(host.name, lease.holder.device, asks)
-        stack.enter_context(environ(slot_environment(lease, gpu)))
+        stack.enter_context(environ(slot_environment(lease, [gpu] if gpu else [])))
         stack.enter_context(_mlflow_run(name, lease.holder.device, run.id))
         yield HeldSlot(lease.holder.device, "cuda" if gpu and not gpu.simulated else "cpu")
 

@@ -19,7 +19,7 @@ class RunProgress:
     """How far a run is; None where that is not known.
 
     Args:
-        device: it really has, `cuda:0`; empty: not known here.
+        device: it really has, `cuda:0`, or `cuda:0,cuda:2`; empty: not known here.
         epoch, n_epochs: the last one that ended, of.
         percent: of the work, 0 to 100.
         remaining_s: about; seconds.
@@ -46,9 +46,12 @@ def read_progress(api: Api, ids: Sequence[str]) -> dict[str, RunProgress]:
     for artifact in api.pages("/artifacts/filter", body):
         pages.setdefault(artifact["flow_run_id"], []).append(artifact)
     far = {run_id: far_of(artifacts, time.time()) for run_id, artifacts in pages.items()}
+    held: dict[str, list[Holder]] = {}
     for holder in holders():
-        if holder.run_id in ids:
-            far[holder.run_id] = _with_holder(far.get(holder.run_id, RunProgress()), holder)
+        held.setdefault(holder.run_id, []).append(holder)
+    for run_id in held.keys() & set(ids):
+        devices = ",".join(holder.device for holder in held[run_id])
+        far[run_id] = replace(_with_holder(far.get(run_id, RunProgress()), held[run_id][0]), device=devices)
     return far
 
 

@@ -11,9 +11,9 @@ from gpu_pools.bookings.booking import Occurrence
 from gpu_pools.bookings.rule import booked
 from gpu_pools.names import host_name
 from gpu_pools.placement.devices import Device, GpuProcess
-from gpu_pools.placement.place import describe
 from gpu_pools.placement.probe import foreign, get_probe
 from gpu_pools.placement.queues import QueueError, parse_queue
+from gpu_pools.placement.wording import describe
 from gpu_pools.slots.lease import Holder, holders
 
 ANY_GPU = "cuda"

@@ -18,6 +18,7 @@ from deployments.machine.environment import make_prefect_home, version
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
+from gpu_pools.device_count import check_device_count
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.process.process_label import process_label
@@ -39,7 +40,8 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters as the flow's types.
 
     Raises:
-        ConfigError: names every wrong field, what was found and what is needed.
+        ConfigError: names every wrong field, what was found and what is needed; or several devices are asked for, and
+            one is named.
     """
     signature = inspect.signature(flow.fn).parameters
     hints = typing.get_type_hints(flow.fn, include_extras=True)
@@ -59,6 +61,7 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
             faults.append(f"{name}: found nothing, need a value")
     if faults:
         raise ConfigError("\n".join(faults))
+    check_device_count({name: vars(value) for name, value in checked.items() if isinstance(value, BaseModel)})
     return checked
 
 

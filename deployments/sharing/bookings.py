@@ -23,6 +23,7 @@ from gpu_pools.names import BOOKING_HOURS_VARIABLE, DEVICE_LABEL, HOST_LABEL, as
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import (
     Queue,
+    device_tags,
     duration_text,
     host_queues,
     parse_device,
@@ -248,7 +249,8 @@ def _on_devices(api: Api) -> dict[str, list[tuple[str, str]]]:
     for run, row in zip(found, make_rows(api, found), strict=True):
         labels = run["labels"] or {}
         if HOST_LABEL in labels and row.state != "Waiting":
-            by_device.setdefault(f"{labels[HOST_LABEL]}/{labels[DEVICE_LABEL]}", []).append((row.name, row.owner))
+            for tag in device_tags(str(labels[DEVICE_LABEL])):
+                by_device.setdefault(f"{labels[HOST_LABEL]}/{tag}", []).append((row.name, row.owner))
     return by_device
 
 

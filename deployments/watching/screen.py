@@ -13,7 +13,7 @@ from deployments.cli.tables import duration, progress_text, runs_table
 from deployments.machine.devices import DeviceView
 from deployments.watching.picture import Picture, Slots
 from gpu_pools.names import whose
-from gpu_pools.placement.place import clock_text
+from gpu_pools.placement.wording import clock_text
 from gpu_pools.slots.slot_files import UNKNOWN, Holder
 
 _BAR = 12  # columns

@@ -7,8 +7,9 @@ from gpu_pools.bookings.booking import Booking, Occurrence, upcoming
 from gpu_pools.bookings.estimates import Estimate
 from gpu_pools.names import is_called
 from gpu_pools.placement.order import Waiting
-from gpu_pools.placement.place import DeviceState, clock_text
+from gpu_pools.placement.place import DeviceState
 from gpu_pools.placement.queues import Kind
+from gpu_pools.placement.wording import clock_text
 
 _LOOK_AHEAD_S = 28 * 86_400.0
 """A gap that is long enough for a run is looked for so far ahead; what comes again does so by then."""

@@ -6,7 +6,7 @@ from gpu_pools.bookings.booking import Occurrence, span, upcoming
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import makes_way
 from gpu_pools.names import is_called, whose
-from gpu_pools.placement.queues import duration_text, parse_queue
+from gpu_pools.placement.queues import device_tags, duration_text, parse_queue
 from gpu_pools.sharing.notices import notify
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.ledger import Entry
@@ -56,7 +56,8 @@ def _tell_owner(time: Occurrence, now: float) -> None:
 def _tell_in_the_way(run: Entry, time: Occurrence, now: float) -> None:
     """Tell the owner of a training that it will have to save its state and wait; all else is left."""
     booking = time.booking
-    if run.tag != booking.device or is_called(run.owner, booking.owner) or not makes_way(parse_queue(run.queue).kind):
+    concerned = booking.device in device_tags(run.tag) and not is_called(run.owner, booking.owner)
+    if not concerned or not makes_way(parse_queue(run.queue).kind):
         return
     text = (
         f"{whose(run.run_name, run.owner)} saves its state in about {_left(time, now)} and waits: {booking.label} is "

@@ -4,14 +4,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
 
+from gpu_pools.device_count import device_count
 from gpu_pools.job_variables import known_limit_s, owner_of, priority_of
 from gpu_pools.placement import intruders
 from gpu_pools.placement.disk import read_disk
+from gpu_pools.placement.gathering import left_of
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import DeviceState
 from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
@@ -57,6 +60,11 @@ class PoolRoom:
             return False
         self.left -= counts
         return True
+
+
+def _n_devices(run: Run, queue: Queue) -> int:
+    """Return how many devices a run needs at once; a stage that computes nothing on a GPU, and a pipeline, need one."""
+    return device_count(run.parameters) if queue.kind == "training" or queue.device != CPU else 1
 
 
 class HostState:
@@ -140,6 +148,10 @@ class HostState:
         """Return a GPU; None for the CPU."""
         return None if uuid == CPU else self._gpus[uuid]
 
+    def devices_of(self, uuids: Sequence[str]) -> list[Device]:
+        """Return GPUs; none for the CPU."""
+        return [self._gpus[uuid] for uuid in uuids if uuid != CPU]
+
     def devices(self, queues: Queues) -> list[DeviceState]:
         """Return every device with who holds it."""
         held = lease.holders()
@@ -155,7 +167,8 @@ class HostState:
             if isinstance(device, Device):
                 when = f", {holder.progress.unit} {holder.progress.epoch}" if holder.progress else ""
                 processes = self._foreign(device, held)
-                found[holder.run_id] = [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
+                known = found.setdefault(holder.run_id, [])
+                known += [(f"{p.pid} ({p.name}) of {p.user}", when) for p in processes]
         return found
 
     def _read(self, uuid: str) -> Device | str:
@@ -186,26 +199,29 @@ class HostState:
             return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"
         return True, "" if online[queue.host] else f"{queue.label} waits for a worker on {queue.host}: none is online"
 
-    def elsewhere(self, queue: Queue, queues: Queues, client: PoolClient) -> str | None:
-        """Return why a run waits for a device that this host lacks; None: nobody has it, "": a host that is online has.
+    def elsewhere(self, asks: Waiting, queues: Queues, client: PoolClient) -> str | None:
+        """Return why a run waits for devices that this host lacks; None: nobody has them, "": one that is online has.
 
         Args:
-            queue: of the run.
+            asks: the run.
             queues: all of them; those with a host's name say what devices it has.
             client: knows which hosts are online.
         """
+        queue = asks.queue
         if queue.host == self.name:
             return None
-        online, found = self._online(client), set[str]()
+        online, n_found = self._online(client), Counter[str]()
         for other in filter(None, map(queue_or_none, queues)):
             if other.host in online and other.host != self.name and other.kind == queue.kind:
-                same = other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
-                found |= {other.host} if same else set()
+                n_found[other.host] += (
+                    other.device == queue.device if queue.pinned else other.device.startswith("cuda:")
+                )
+        found = sorted(host for host, n in n_found.items() if n >= asks.n_devices)
         if not found:
             return None
         if any(online[host] for host in found):
             return ""
-        return f"{queue.label} is on {', '.join(sorted(found))}, where no worker is online"
+        return f"{queue.label} is on {', '.join(found)}, where no worker is online"
 
     def pool_room(self, client: PoolClient, *, fresh: bool = False) -> PoolRoom:
         """Return how many more runs the whole pool takes, and why no more than that; as it is set now, if `fresh`."""
@@ -245,21 +261,27 @@ class HostState:
             spent_s=run_setup.read_attempt(run.id)[1] if run.begun else 0.0,
             memory_mib=need.mib if need else None,
             memory_source=need.source if need else "",
+            n_devices=_n_devices(run, queue),
         )
 
-    def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
-        """Take a slot on a device for a run; None where others were faster.
+    def take(self, asks: Waiting, uuids: Collection[str], queues: Queues) -> lease.Lease | None:
+        """Take a slot on each of some devices for a run; None where others were faster at one of them.
 
         Args:
             asks: the run.
-            uuid: of the GPU; "cpu".
+            uuids: of the GPUs; "cpu".
             queues: with the limits set in Prefect.
 
         Raises:
             StorageError: the locks cannot be used.
         """
-        gpu, kind = self.device(uuid), asks.queue.kind
-        tag = gpu.tag if gpu else CPU
+        in_order = [uuid for uuid in (*self._gpus, CPU) if uuid in uuids]
+        return lease.acquire_all([self._slot(asks, uuid, queues) for uuid in in_order])
+
+    def _slot(self, asks: Waiting, uuid: str, queues: Queues) -> tuple[int, lease.Holder]:
+        """Return how many runs of its kind a device takes, and what the slot of a run there says of it."""
+        gpu, kind, left_s = self.device(uuid), asks.queue.kind, left_of(asks)
+        tag, now = gpu.tag if gpu else CPU, self._clock()
         holder = lease.Holder(
             run_id=asks.run_id,
             run_name=asks.run_name,
@@ -269,12 +291,13 @@ class HostState:
             kind=kind,
             number=-1,
             pid=os.getpid(),
-            since=self._clock(),
+            since=now,
             progress=None,
             memory_mib=asks.memory_mib,
             memory_source=asks.memory_source,
+            ends_by=None if left_s is None else now + left_s,
         )
-        return lease.acquire(uuid, kind, self.limit(tag, kind, queues), holder)
+        return self.limit(tag, kind, queues), holder
 
     def _gpu(self, uuid: str, held: list[lease.Holder], queues: Queues, paused: frozenset[str]) -> DeviceState:
         read = self._read(uuid)

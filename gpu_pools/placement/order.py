@@ -32,7 +32,7 @@ class Waiting:
     priority: int  # 1 (first) to 10
     since: float  # it began to wait, Unix seconds
     owner: str  # user@host
-    lost: str = ""  # uuid of the device whose slot it lost by a death
+    lost: tuple[str, ...] = ()  # uuids of the devices whose slots it lost by a death
     flow: str = ""  # id of it
     limit_s: float | None = None  # of all attempts together
     spent_s: float = 0.0  # by those before
@@ -41,6 +41,7 @@ class Waiting:
     recent_use_s: float = 0.0  # what its owner had lately of GPUs, or of the CPU, whichever it asks for
     booked: frozenset[str] = frozenset()  # GPUs that its owner has booked now: cuda:1
     served: float = 0.0  # a run of its owner's started from its queue last; Unix seconds, 0: never
+    n_devices: int = 1  # that it needs at the same moment
 
 
 Rank = tuple[int, int, int, bool, float, str]

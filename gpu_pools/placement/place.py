@@ -1,18 +1,19 @@
 """Decides which waiting runs start where, and why each other one waits; a pure function."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from gpu_pools.names import NOBODY, whose
+from gpu_pools.bookings.estimates import rough
+from gpu_pools.names import whose
 from gpu_pools.placement.disk import Disk
+from gpu_pools.placement.gathering import End, Gathering, end_of, end_of_new, gather, nth_end
 from gpu_pools.placement.order import Lines, Waiting, rank
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Kind, Queue
-from gpu_pools.slots.lease import Holder, SlotProgress
-from gpu_pools.slots.slot_files import UNKNOWN
+from gpu_pools.placement.wording import describe
+from gpu_pools.slots.slot_files import UNKNOWN, Holder
 
 _VERBS: Mapping[Kind, str] = {
     "training": "is training",
@@ -44,10 +45,10 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The run starts on the device `uuid`."""
+    """The run starts on the devices `uuids`, as many as it needs; the best first."""
 
     run_id: str
-    uuid: str
+    uuids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class _Facts:
     starting: Mapping[str, list[Waiting]]  # by the device's uuid
     disk: Disk | None
     rules: Sequence[Rule]
+    gathered: dict[Kind, Gathering] = field(default_factory=dict)  # of the best run of the kind that cannot start yet
+    too_late: dict[str, float] = field(default_factory=dict)  # when devices enough for a run will be free; by its id
 
     def no_room(self, kind: Kind) -> Disk | None:
         """Return the disk, if it is too full for a run of a kind; housekeeping makes room, and may start always."""
@@ -120,7 +123,11 @@ def place(
 
     While the disk is too full, nothing starts but housekeeping.
 
-    The slot that a run lost by a death is that run's, if it is one still, whoever waits.
+    The slots that a run lost by a death are that run's, if they are slots still, whoever waits.
+
+    A run that needs several devices starts when all of them are free at the same moment, and holds none before. The
+    best of those that cannot start yet has devices kept for it, see `Gathering`; runs better than it are not held
+    back.
 
     Which host: a run whose queue names another host is not this host's, and waits here whatever is free; the caller
     leaves such runs to that host's worker and passes one only when there is none. A run whose queue names no host is
@@ -138,22 +145,25 @@ def place(
     facts = _Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk, rules)
     ranked = sorted(waiting, key=lambda run: rank(run, now))
     wanted_most = Counter((run.queue.device, run.queue.kind) for run in ranked if run.queue.pinned)
-    started: dict[str, str] = {}
-    for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, "") for run in ranked)]:
+    started: dict[str, tuple[str, ...]] = {}
+    for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, ()) for run in ranked)]:
+        if run.queue.name in paused or run.run_id in started:
+            continue
         room = [device for device in _candidates(run, facts) if _may_start(run, device, facts)]
-        room = [device for device in room if wanted in ("", device.uuid)]
-        if room and run.queue.name not in paused and run.run_id not in started:
+        room = [device for device in room if not wanted or device.uuid in wanted]
+        if len(room) >= run.n_devices:
             # Where another one will do, a GPU is left to those that need it. One that is booked nobody else has.
             needed = wanted_most if not run.queue.pinned else Counter[tuple[str, Kind]]()
-            chosen = min(
-                room, key=lambda d: (d.tag not in run.booked, needed[d.tag, run.queue.kind] > 0, _load(d, facts))
-            )
+            room.sort(key=lambda d: (d.tag not in run.booked, needed[d.tag, run.queue.kind] > 0, _load(d, facts)))
             wanted_most[run.queue.device, run.queue.kind] -= run.queue.pinned
-            facts.starting[chosen.uuid].append(run)
-            started[run.run_id] = chosen.uuid
+            started[run.run_id] = tuple(device.uuid for device in room[: run.n_devices])
+            for uuid in started[run.run_id]:
+                facts.starting[uuid].append(run)
+        elif run.n_devices > 1 and not wanted and run.queue.kind not in facts.gathered:
+            _gather(run, facts)
     left = [run for run in ranked if run.run_id not in started]
     reasons = {decision.run_id: decision for decision in _explain(left, facts)}
-    ranked.sort(key=lambda run: not (run.lost and started.get(run.run_id) == run.lost))
+    ranked.sort(key=lambda run: not (run.lost and set(started.get(run.run_id, ())) == set(run.lost)))
     return [Start(r.run_id, started[r.run_id]) if r.run_id in started else reasons[r.run_id] for r in ranked]
 
 
@@ -170,8 +180,52 @@ def _may_start(run: Waiting, device: DeviceState, facts: _Facts) -> bool:
 
 
 def _ruled_out(run: Waiting, device: DeviceState, facts: _Facts) -> str | None:
-    """Return the first sentence of a rule against a run on a device."""
-    return next(filter(None, (rule.against(run, device, facts.starting) for rule in facts.rules)), None)
+    """Return the first sentence of a rule against a run on a device, or for whom the device is kept."""
+    against = next(filter(None, (rule.against(run, device, facts.starting) for rule in facts.rules)), None)
+    gathering = facts.gathered.get(run.queue.kind)
+    return against or (gathering.against(run, device.uuid, device.tag) if gathering else None)
+
+
+def _gather(run: Waiting, facts: _Facts) -> None:
+    """Have devices kept for a run that needs several, if enough will be free before long."""
+    candidates = _candidates(run, facts)
+    if facts.no_room(run.queue.kind) or _everywhere_against(run, candidates, facts):
+        return
+    able = sorted(candidates, key=lambda device: _load(device, facts))
+    ends = {device.uuid: end for device in able if (end := _free_from(run, device, facts)) is not None}
+    found = gather(run, ends, facts.now)
+    if found is None:
+        return
+    gathering, now = found
+    if now:
+        facts.gathered[run.queue.kind] = gathering
+    else:
+        facts.too_late[run.run_id] = gathering.until
+
+
+def _free_from(run: Waiting, device: DeviceState, facts: _Facts) -> End | None:
+    """Return when a run may have a device, as far as those of its kind keep it from that; None: something else does."""
+    kind, starting = run.queue.kind, facts.starting[device.uuid]
+    if not _takes(device, kind, facts):
+        return None
+    if _may_start(run, device, facts):
+        return End(facts.now, True)
+    others = [one for one in starting if one.queue.kind != kind]
+    left = replace(facts, starting={**facts.starting, device.uuid: others})
+    if _ruled_out(run, _without(device, kind), left) is not None:
+        return None
+    ends = [end_of(holder, facts.now) for holder in device.holders if holder.kind == kind]
+    ends += [end_of_new(one, facts.now) for one in starting if one.queue.kind == kind]
+    # Where a slot is free, but not what a rule asks for, all have to leave.
+    return nth_end(ends, len(ends) - device.limits[kind] + 1 if len(ends) >= device.limits[kind] else len(ends))
+
+
+def _without(device: DeviceState, kind: Kind) -> DeviceState:
+    """Return a device as it would be if its runs of a kind had ended."""
+    gone = [holder for holder in device.holders if holder.kind == kind]
+    used = sum(device.memory_by_run.get(holder.run_id, holder.memory_mib or 0) for holder in gone)
+    left = tuple(holder for holder in device.holders if holder.kind != kind)
+    return replace(device, holders=left, memory_used_mib=max(0, device.memory_used_mib - used))
 
 
 def _has_room(device: DeviceState, kind: Kind, facts: _Facts) -> bool:
@@ -206,8 +260,8 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
         if queue.host not in (None, facts.host):
             text = f"{queue.label} is a device of host {queue.host}, which has to start it; this is {facts.host}"
             yield Wait(run.run_id, text)
-        elif not candidates:
-            yield Refuse(run.run_id, _missing(queue, facts))
+        elif len(candidates) < run.n_devices or not candidates:
+            yield Refuse(run.run_id, _missing(run, facts))
         elif queue.name in facts.paused:
             yield Wait(run.run_id, f"queue {queue.name} is paused")
         elif disk := facts.no_room(queue.kind):
@@ -216,24 +270,65 @@ def _explain(left: Sequence[Waiting], facts: _Facts) -> Iterator[Wait | Refuse]:
             yield Wait(run.run_id, ruled_out)
         else:
             key = (queue.device, queue.kind)
-            if key not in taken:
-                parts = [_taken(device, queue.kind, facts) for device in candidates]
-                taken[key] = parts[0] if len(parts) == 1 else f"all GPUs are taken: {'; '.join(parts)}"
+            if run.n_devices > 1:
+                text = _several_text(run, candidates, facts)
+            else:
+                if key not in taken:
+                    parts = [_taken(device, queue.kind, facts) for device in candidates]
+                    taken[key] = parts[0] if len(parts) == 1 else f"all GPUs are taken: {'; '.join(parts)}"
+                text = taken[key]
             able = [device for device in candidates if _takes(device, queue.kind, facts)]
-            yield Wait(run.run_id, taken[key] + lines.behind(run, [device.tag for device in able or candidates]))
+            yield Wait(run.run_id, text + lines.behind(run, [device.tag for device in able or candidates]))
             lines.add(run)
 
 
 def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
-    """Return what keeps a run from slots that are free, or from all; empty: none is free."""
-    for rule in facts.rules:
-        if rule.everywhere and (text := rule.against(run, candidates[0], facts.starting)):
-            return text
+    """Return what keeps a run from slots that are free, or from all; empty: none is free, or it needs several."""
+    if text := _everywhere_against(run, candidates, facts):
+        return text
+    if run.n_devices > 1:
+        return ""
     free = [device for device in candidates if _has_room(device, run.queue.kind, facts)]
     return "; ".join(dict.fromkeys(filter(None, (_ruled_out(run, device, facts) for device in free))))
 
 
-def _missing(queue: Queue, facts: _Facts) -> str:
+def _everywhere_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
+    """Return what keeps a run from all its devices, whether they are free or not."""
+    texts = (rule.against(run, candidates[0], facts.starting) for rule in facts.rules if rule.everywhere and candidates)
+    return next(filter(None, texts), "")
+
+
+def _several_text(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
+    """Return why a run that needs several devices waits: which are free for it, and what becomes of the others."""
+    kind, gathering = run.queue.kind, facts.gathered.get(run.queue.kind)
+    gathers = gathering is not None and gathering.run.run_id == run.run_id
+    free = [device.tag for device in candidates if _may_start(run, device, facts)]
+    others = [
+        _ruled_out(run, device, facts) or f"{device.tag} is free"
+        if _has_room(device, kind, facts)
+        else _taken(device, kind, facts)
+        for device in candidates
+        if device.tag not in free
+    ]
+    parts = [f"{_and(free)} {'is' if len(free) == 1 else 'are'} {'kept for it' if gathers else 'free'}"] if free else []
+    text = f"{'gathers' if gathers else 'needs'} {run.n_devices} GPUs{'' if gathers else ' at once'}"
+    if run.run_id in facts.too_late:
+        parts_of = rough(facts.too_late[run.run_id] - facts.now)
+        text += f", none of which is kept for it yet, as so many are expected to be free in about {parts_of} only"
+    return f"{text}: {'; '.join([*parts, *others])}"
+
+
+def _and(tags: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(tags[:-1]), tags[-1]]))
+
+
+def _missing(run: Waiting, facts: _Facts) -> str:
+    queue, n = run.queue, run.n_devices
+    if n > 1 and queue.pinned:
+        return f"found device {queue.label} for n_devices {n}, need cuda or {facts.host}/cuda"
+    if n > 1:
+        n_gpus = sum(device.tag != "cpu" for device in facts.devices)
+        return f"found {n_gpus} GPU{'s' * (n_gpus != 1)} on {facts.host}, need {n} for n_devices {n}"
     have = ", ".join(d.tag if d.tag == "cpu" else f"{d.tag} ({d.name})" for d in facts.devices) or "none"
     what = f"device {queue.label!r}" if queue.pinned else f"GPU for device {queue.label!r}"
     return f"found no {what} on {facts.host}; have: {have}"
@@ -266,32 +361,3 @@ def _foreign(device: DeviceState) -> str:
     if not others:
         return f"{text}, which is not a run of Trainyard"
     return f"{text} and {len(others)} other{'s' * (len(others) > 1)}, which are not runs of Trainyard"
-
-
-def describe(holder: Holder, now: float) -> str:
-    """Return who holds a slot, since when, how far the run is and how long it will take; `now` in Unix seconds."""
-    if holder.run_id == UNKNOWN:
-        return "a run whose record cannot be read"
-    who, since = whose(holder.run_name, holder.owner), f"since {clock_text(holder.since, now)}"
-    parts = [who, since] if holder.owner in NOBODY else [f"{who} {since}"]
-    if holder.progress:
-        parts.append(f"{holder.progress.unit} {holder.progress.epoch} of {holder.progress.n_epochs}")
-        parts += _remaining(holder.progress, now)
-    return ", ".join(parts)
-
-
-def clock_text(moment: float, now: float) -> str:
-    """Return a moment as people here read it: 14:02 today, else with its date; both in Unix seconds."""
-    then, today = time.localtime(moment), time.localtime(now)
-    return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
-
-
-def _remaining(progress: SlotProgress, now: float) -> list[str]:
-    if progress.remaining_s is None:
-        return []
-    minutes = (progress.remaining_s - (now - progress.updated)) / 60
-    if minutes < 1:
-        return ["less than a minute more"]
-    # Every change of the sentence is a call to Prefect for every run that waits for this one.
-    step = 1 if minutes < 20 else 5 if minutes < 120 else 15
-    return [f"about {round(minutes / step) * step} min more"]

@@ -246,9 +246,10 @@ def visible(devices: Sequence[Device], spec: str | None) -> list[Device]:
     return chosen
 
 
-def environment(device: Device | None) -> dict[str, str]:
-    """Return the variables under which a process sees this one device as `cuda`, or, for the CPU, none."""
-    return {"CUDA_VISIBLE_DEVICES": device.uuid if device else "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+def environment(devices: Sequence[Device]) -> dict[str, str]:
+    """Return the variables under which a process sees these devices alone, in their order; on the CPU none."""
+    visible_devices = ",".join(device.uuid for device in devices)
+    return {"CUDA_VISIBLE_DEVICES": visible_devices, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def foreign(device: Device, own_pids: Collection[int]) -> tuple[GpuProcess, ...]:

@@ -125,6 +125,11 @@ def parse_device(text: str) -> tuple[str | None, str]:
     return found["host"], found["device"]
 
 
+def device_tags(text: str) -> tuple[str, ...]:
+    """Return the devices of a run as it is written on it: cuda:0,cuda:2 are two; none for "", where nobody knows."""
+    return tuple(tag for tag in text.split(",") if tag)
+
+
 def default_limit(kind: Kind, memory_total_mib: int | None) -> int:
     """Return how many runs of a kind a device takes at once unless told otherwise.
 
@@ -164,7 +169,7 @@ def default_priority(kind: Kind) -> int:
 
 
 def host_queues(devices: Sequence[Device], host: str) -> dict[Queue, int | None]:
-    """Return every queue of a host with its default limit; None: `cuda` has none, its GPUs have.
+    """Return every queue of a host with its default limit; None: `cuda` has none, and `boxb/cuda`, its GPUs have.
 
     A device has one limit for its two queues, with the host's name and without; the one with the name goes before.
 
@@ -178,7 +183,7 @@ def host_queues(devices: Sequence[Device], host: str) -> dict[Queue, int | None]
             queues[Queue(device.tag, kind)] = default_limit(kind, device.memory_total_mib)
     for kind in KINDS:
         queues[Queue("cpu", kind)] = default_limit(kind, None)
-    own = {Queue(queue.device, queue.kind, host): None for queue in queues if queue.pinned and queue.kind != "pipeline"}
+    own = {Queue(queue.device, queue.kind, host): None for queue in queues if queue.kind != "pipeline"}
     return {**queues, **own}
 
 

@@ -35,6 +35,7 @@ from tasks.base.errors import Interrupted
 
 PATIENCE_S = 300  # with a server that is away while a run begins
 _LAST_WORDS_S = 2.0  # for log lines and events under way when the process is asked to end
+_MOST_LOCKS = 253  # the kernel sends no more at once (SCM_MAX_FD); one for each device, and the run's
 HEADER = 8  # bytes: the length of what follows, big-endian
 
 
@@ -43,7 +44,7 @@ def receive(channel: socket.socket) -> dict[str, Any] | None:
 
     The locks that come with it stay open, and are inherited by every child that is forked.
     """
-    header, fds, _, _ = socket.recv_fds(channel, HEADER, 8)
+    header, fds, _, _ = socket.recv_fds(channel, HEADER, _MOST_LOCKS)
     if not header:
         return None
     for fd in fds:

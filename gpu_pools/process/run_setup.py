@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpu_pools.kernels import kernel_environment
@@ -18,7 +18,7 @@ DEVICE = "TRAINYARD_DEVICE"
 """Tells a run what its lease is for: `cuda` or `cpu`; the device asked for in its parameters led it to its queue."""
 
 ON, QUEUE, PRIORITY = "TRAINYARD_ON", "TRAINYARD_QUEUE", "TRAINYARD_PRIORITY"
-"""Tell a run its device as people write it (cuda:1), its queue and its priority; MLflow keeps them."""
+"""Tell a run its devices as people write them (cuda:1, cuda:0,cuda:2), its queue and priority; MLflow keeps them."""
 
 STOP_FILE = "TRAINYARD_STOP_FILE"
 """Names the file whose appearance asks a run to save its state and to end, so that it can go on later."""
@@ -61,14 +61,14 @@ def run_is_dead(run_id: str) -> bool:
 
 
 def process_environment(
-    entry: Entry, lease: Lease, device: Device | None, *, entrypoint: str, extra: Mapping[str, str], threads: int
+    entry: Entry, lease: Lease, devices: Sequence[Device], *, entrypoint: str, extra: Mapping[str, str], threads: int
 ) -> dict[str, str]:
     """Return the variables of the run's process.
 
     Args:
         entry: of the run.
-        lease: its slot.
-        device: its GPU; None: it sees none.
+        lease: its slots.
+        devices: its GPUs; empty: it sees none.
         entrypoint: of the flow, module.function.
         extra: as run and deployment ask for; what makes the run its own cannot be overridden.
         threads: for computing on the CPU, unless set for the worker or by `extra`.
@@ -86,11 +86,11 @@ def process_environment(
         ON: entry.tag,
         QUEUE: entry.queue,
         PRIORITY: str(entry.priority or ""),
-        DEVICE: "cuda" if device else "cpu",
+        DEVICE: "cuda" if devices else "cpu",
         STOP_FILE: str(stop_file(entry.run_id)),
         "TMPDIR": str(scratch),
-        **environment(device),
-        **kernel_environment(device, {**os.environ, **extra}),
+        **environment(devices),
+        **kernel_environment(next(iter(devices), None), {**os.environ, **extra}),
         **lease.env,
     }
     if entry.limit_s is not None:

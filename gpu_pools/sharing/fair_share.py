@@ -27,7 +27,8 @@ class Share:
 
 
 def shares(uses: Iterable[Use], now: float, half_life_s: float = HALF_LIFE_S) -> dict[str, Share]:
-    """Return what each person had lately; a slot counts whole, whether others share its GPU or not.
+    """Return what each person had lately; a slot counts whole, whether others share its GPU or not,
+    and each of a run's devices counts.
 
     Housekeeping, which is nobody's, does not count.
 
@@ -39,7 +40,8 @@ def shares(uses: Iterable[Use], now: float, half_life_s: float = HALF_LIFE_S) ->
     seconds: dict[tuple[str, bool], float] = defaultdict(float)
     for use in uses:
         if use.kind not in UNCOUNTED:
-            seconds[person_of(use.owner), use.on_gpu] += decayed(use.ran_s, now - use.until, half_life_s)
+            once = decayed(use.ran_s, now - use.until, half_life_s)
+            seconds[person_of(use.owner), use.on_gpu] += use.n_devices * once
     people = {person for person, _ in seconds}
     return {person: Share(seconds[person, True], seconds[person, False]) for person in people}
 

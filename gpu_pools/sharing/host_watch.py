@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from gpu_pools.placement.disk import read_disk, size_text
 from gpu_pools.placement.host_state import HostState
+from gpu_pools.placement.queues import device_tags
 from gpu_pools.sharing.notices import notify
 from gpu_pools.slots.ledger import Entry
 
@@ -29,7 +30,7 @@ class HostWatch:
         self._look_at_disk()
         faults = self._host.faults()
         for tag in self._silent & faults.keys():  # twice: one that is reset is away for a moment
-            self._tell_of_device(tag, faults[tag], [run for run in runs if run.tag == tag])
+            self._tell_of_device(tag, faults[tag], [run for run in runs if tag in device_tags(run.tag)])
         self._silent = set(faults)
 
     def _look_at_disk(self) -> None:

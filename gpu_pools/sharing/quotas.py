@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from gpu_pools.names import is_called, people_text, person_of
 from gpu_pools.placement.order import Waiting, hours_text
-from gpu_pools.placement.place import DeviceState, clock_text, describe
+from gpu_pools.placement.place import DeviceState
+from gpu_pools.placement.queues import device_tags
+from gpu_pools.placement.wording import clock_text, describe
 from gpu_pools.sharing.settings import SettingsReader, YardSettings
 from gpu_pools.sharing.share_settings import Quota
 from gpu_pools.sharing.usage import UsageReader, Use
@@ -55,8 +57,12 @@ def group_holding(name: str, settings: YardSettings) -> Holding:
 
 
 def week_use_s(uses: Iterable[Use], at: float) -> float:
-    """Return the seconds that runs had of GPUs in the seven days before a time; `at` in Unix seconds."""
-    return sum(max(0.0, min(use.until, at) - max(use.until - use.ran_s, at - WEEK_S)) for use in uses if use.on_gpu)
+    """Return the seconds that runs had of GPUs in the seven days before a time, each GPU's; `at` in Unix seconds."""
+    return sum(
+        use.n_devices * max(0.0, min(use.until, at) - max(use.until - use.ran_s, at - WEEK_S))
+        for use in uses
+        if use.on_gpu
+    )
 
 
 def ends_at(uses: Sequence[Use], quota: Quota, now: float) -> float | None:
@@ -107,8 +113,9 @@ class QuotaRule:
         for holding, held in self._bounds(run.owner):
             gpus = (runs for uuid, runs in starting.items() if uuid != "cpu")
             begin = [one.run_name for runs in gpus for one in runs if holding.counts(one.owner)]
-            if len(held) + len(begin) >= (holding.quota.slots or 0):
-                return _slots_text(holding, [*held, *(f"{name}, which starts now" for name in begin)])
+            if len(held) + len(begin) + run.n_devices > (holding.quota.slots or 0):
+                text = _slots_text(holding, [*held, *(f"{name}, which starts now" for name in begin)])
+                return f"{text}; this run needs {run.n_devices}" if run.n_devices > 1 else text
         return None
 
     def _bounds(self, owner: str) -> list[tuple[Holding, list[str]]]:
@@ -168,7 +175,9 @@ class QuotaSource:
 
     def _elsewhere(self) -> list[tuple[str, str]]:
         running = [use for use in self._uses if use.running and use.host not in ("", self._host)]
-        return [(use.owner, f"{use.host}/{use.device} has {use.run_name}") for use in running]
+        return [
+            (use.owner, f"{use.host}/{tag} has {use.run_name}") for use in running for tag in device_tags(use.device)
+        ]
 
     def _spent_text(self, owner: str) -> str:
         if owner not in self._spent and self._read_at == _NEVER:

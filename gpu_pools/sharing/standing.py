@@ -79,7 +79,7 @@ def _standing(
         share=lately_s / all_s if all_s else 0.0,
         lately_h=lately_s / 3600,
         week_h=week_h,
-        slots=sum(use.running for use in own),
+        slots=sum(use.n_devices for use in own if use.running),
         slots_quota=quota.slots if quota else None,
         hours_quota=bound,
         hours_left=None if bound is None else max(0.0, bound - week_h),

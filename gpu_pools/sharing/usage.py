@@ -21,7 +21,7 @@ from gpu_pools.names import (
     WAITED_LABEL,
     named_owner,
 )
-from gpu_pools.placement.queues import KINDS, POOL, Kind, queue_of, queue_or_none
+from gpu_pools.placement.queues import KINDS, POOL, Kind, device_tags, queue_of, queue_or_none
 from gpu_pools.slots.use import NO_USE, SlotUse
 
 logger = logging.getLogger("trainyard.worker")
@@ -55,7 +55,8 @@ class Use:
         run_id, run_name: of the flow run.
         owner: user@host; FROM_PAGE or FROM_SCHEDULE of `gpu_pools.names` where nobody said so.
         flow, flow_id, deployment: their names, and the flow's id; the deployment of `yard run` is "".
-        device: that it has, or had last: cuda:0, cpu; "cuda" where it is unknown which GPU it was.
+        device: that it has, or had last: cuda:0, cpu; cuda:0,cuda:2 where it has several; "cuda" where it is unknown
+            which GPU it was.
         host: of the device; "" where it is unknown.
         kind: of the work.
         asked: the run was due; of `yard run`, it was typed.
@@ -91,6 +92,16 @@ class Use:
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device != "cpu"
+
+    @property
+    def n_devices(self) -> int:
+        """How many devices it has, or had last; each counts for all of the time."""
+        return max(1, len(device_tags(self.device)))
+
+    @property
+    def device_s(self) -> float:
+        """The seconds of all its devices together."""
+        return self.n_devices * self.ran_s
 
     @property
     def running(self) -> bool:

@@ -1,9 +1,9 @@
-"""Tells for how long the processes of a run have used neither a CPU nor its GPU."""
+"""Tells for how long the processes of a run have used neither a CPU nor its GPUs."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,13 +26,13 @@ class Activity:
     """Call `idle_s` every few seconds.
 
     Args:
-        probe: reads the GPU.
-        uuid: of the GPU; "cpu": the run has none.
+        probe: reads the GPUs.
+        uuids: of the run's GPUs; empty: it has none.
         clock: seconds.
     """
 
-    def __init__(self, probe: Probe, uuid: str, clock: Callable[[], float]) -> None:
-        self._probe, self._uuid, self._clock = probe, uuid, clock
+    def __init__(self, probe: Probe, uuids: Sequence[str], clock: Callable[[], float]) -> None:
+        self._probe, self._uuids, self._clock = probe, tuple(uuids), clock
         self._used_at = self._looked_at = clock()
         self._times: Times = {}
 
@@ -43,7 +43,7 @@ class Activity:
             pids: of all of its processes that are there now.
         """
         own, now = frozenset(pids), self._clock()
-        if self._uses_cpu(own, now) or self._uses_gpu(own):
+        if self._uses_cpu(own, now) or any(self._uses_gpu(uuid, own) for uuid in self._uuids):
             self._used_at = now
         return now - self._used_at
 
@@ -57,15 +57,13 @@ class Activity:
         used = sum(seconds - before.get(process, 0.0) for process, seconds in times.items())
         return elapsed > 0 and used / elapsed > BUSY_CORES
 
-    def _uses_gpu(self, own: frozenset[int]) -> bool:
-        if self._uuid == "cpu":
-            return False
+    def _uses_gpu(self, uuid: str, own: frozenset[int]) -> bool:
         try:
-            by_process = self._probe.process_utilisation(self._uuid) or {}
+            by_process = self._probe.process_utilisation(uuid) or {}
             if any(psutil.pid_exists(pid) for pid in by_process):
                 return any(percent > 0 for pid, percent in by_process.items() if pid in own)
             # The driver tells no processes, or has other numbers for them, as in a container.
-            return (self._probe.sample(self._uuid).utilisation_percent or 0) > 0
+            return (self._probe.sample(uuid).utilisation_percent or 0) > 0
         except GpuError:  # whoever computes on it finds that out
             return False
 

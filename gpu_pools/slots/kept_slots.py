@@ -1,4 +1,4 @@
-"""Keeps the slot of a run whose process died, until the run starts again."""
+"""Keeps the slots of a run whose process died, until the run starts again."""
 
 from collections.abc import Collection
 
@@ -6,31 +6,31 @@ from gpu_pools.slots.lease import Lease
 
 
 class KeptSlots:
-    """A slot for each run that is to start again; this process holds its lock meanwhile, where it did before."""
+    """The slots of each run that is to start again; this process holds their locks meanwhile, where it did before."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, tuple[str, Lease | None]] = {}
+        self._slots: dict[str, tuple[tuple[str, ...], Lease | None]] = {}
 
-    def keep(self, run_id: str, uuid: str, lease: Lease | None) -> None:
-        """Keep the slot on the device `uuid` for a run; None: its lock is not held here."""
+    def keep(self, run_id: str, uuids: tuple[str, ...], lease: Lease | None) -> None:
+        """Keep the slots on these devices for a run; None: their locks are not held here."""
         self.forget(run_id)
-        self._slots[run_id] = (uuid, lease)
+        self._slots[run_id] = (uuids, lease)
 
-    def uuid(self, run_id: str) -> str:
-        """Return the device whose slot is kept for a run, "" for none."""
-        return self._slots[run_id][0] if run_id in self._slots else ""
+    def uuids(self, run_id: str) -> tuple[str, ...]:
+        """Return the devices whose slots are kept for a run, none for none."""
+        return self._slots[run_id][0] if run_id in self._slots else ()
 
-    def take(self, run_id: str, uuid: str) -> Lease | None:
-        """Return the slot for the run's next process, if it is on that device and its lock is held here."""
-        kept, lease = self._slots.pop(run_id, ("", None))
-        if lease is not None and (kept != uuid or not lease.retake()):
+    def take(self, run_id: str, uuids: Collection[str]) -> Lease | None:
+        """Return the slots for the run's next process, if they are on these devices and their locks are held here."""
+        kept, lease = self._slots.pop(run_id, ((), None))
+        if lease is not None and (set(kept) != set(uuids) or not lease.retake()):
             lease.release()
             return None
         return lease
 
     def forget(self, run_id: str) -> None:
-        """Let go of the slot of a run, if one is kept."""
-        _, lease = self._slots.pop(run_id, ("", None))
+        """Let go of the slots of a run, if any are kept."""
+        _, lease = self._slots.pop(run_id, ((), None))
         if lease is not None:
             lease.release()
 

@@ -1,17 +1,17 @@
-"""A slot that one run holds by kernel locks, which the kernel frees when the processes are gone.
+"""Slots that a run holds by kernel locks, which the kernel frees when the processes are gone.
 
-A slot has two lock files. `<uuid>.<kind>.<number>.worker` is held by the worker that placed the run and dies with it;
-`.run` is held by the run's process and by those it hands it to. The slot is free when both are. After a death the
-worker frees its own (`_end` in `gpu_pools.worker.run_monitor`), or keeps it for a run that starts again
-(`gpu_pools.slots.kept_slots`). A lock belongs to the open file description, so a stopped process keeps it, a killed one
-loses it, and no clock is involved.
+A run has a slot on each of its devices, most runs one. A slot has two lock files. `<uuid>.<kind>.<number>.worker` is
+held by the worker that placed the run and dies with it; `.run` is held by the run's process and by those it hands it
+to. The slot is free when both are. After a death the worker frees its own (`_end` in `gpu_pools.worker.run_monitor`),
+or keeps it for a run that starts again (`gpu_pools.slots.kept_slots`). A lock belongs to the open file description, so
+a stopped process keeps it, a killed one loses it, and no clock is involved.
 """
 
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -20,97 +20,121 @@ from typing import Self
 from gpu_pools.placement.queues import KINDS, Kind
 from gpu_pools.slots import slot_files
 from gpu_pools.slots.slot_files import UNKNOWN, Holder, SlotProgress, lock_dir
+from gpu_pools.slots.slot_lock import SlotLock, take_lock
 from tasks.base.file_locks import lock
 
-__all__ = ["Holder", "Lease", "SlotProgress", "acquire", "holders", "lock_dir", "report_progress"]
+__all__ = ["Holder", "Lease", "SlotProgress", "acquire", "acquire_all", "holders", "lock_dir", "report_progress"]
 
-_PATH = "TRAINYARD_LEASE"
+_PATHS = "TRAINYARD_LEASE"  # of the slots, a line each
 _RUN = "TRAINYARD_LEASE_RUN"
 _GUARD_WAIT_S = 1.0
-_LOOKER_WAIT_S = 0.1
 _SLOT = re.compile(rf"(?P<uuid>.+)\.(?P<kind>{'|'.join(KINDS)})\.(?P<number>[0-9]+)\.run")
 
 
 class Lease:
-    """A slot that this process holds for a run; `with` lets go of it at the end of the block.
+    """The slots that this process holds for a run, one on each of its devices; `with` lets go of all at its end.
 
-    Attributes:
-        holder: the run, as in the slot's record.
-        slot: the slot's `.run` file.
+    Args:
+        slots: one at least, in the order of the devices.
     """
 
-    def __init__(self, holder: Holder, slot: Path, worker_fd: int, run_fd: int) -> None:
-        self.holder = holder
-        self.slot = slot
-        self._worker_fd: int | None = worker_fd
-        self._run_fd: int | None = run_fd
+    def __init__(self, slots: Sequence[SlotLock]) -> None:
+        self._slots = tuple(slots)
 
     @property
-    def run_fd(self) -> int:
-        """The lock to pass to the run's process (`pass_fds`), inheritable.
+    def holder(self) -> Holder:
+        """The run, as in the record of its first slot."""
+        return self._slots[0].holder
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """The run, as in the records of all its slots."""
+        return tuple(slot.holder for slot in self._slots)
+
+    @property
+    def tag(self) -> str:
+        """The devices as people write them: cuda:0, or cuda:0,cuda:2."""
+        return ",".join(holder.device for holder in self.holders)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The `.run` files of the slots."""
+        return tuple(slot.slot for slot in self._slots)
+
+    @property
+    def run_fds(self) -> tuple[int, ...]:
+        """The locks to pass to the run's process (`pass_fds`), inheritable.
 
         Raises:
-            ValueError: it was handed over or released.
+            ValueError: they were handed over or released.
         """
-        if self._run_fd is None:
-            raise ValueError(f"the lock of {self.slot} was handed over or released")
-        return self._run_fd
+        return tuple(slot.run_fd for slot in self._slots)
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables by which the run's process finds its record."""
-        return {_PATH: str(self.slot), _RUN: self.holder.run_id}
+        """The variables by which the run's process finds its records and its locks."""
+        return {_PATHS: "\n".join(map(str, self.files)), _RUN: self.holder.run_id}
 
     def record(self, *, pid: int | None = None, progress: SlotProgress | None = None) -> None:
-        """Write into the slot's record what is known now; what is None stays.
+        """Write into the slots' records what is known now; what is None stays.
 
         Raises:
-            StorageError: the record cannot be written.
+            StorageError: a record cannot be written.
         """
-        if pid is not None:
-            self.holder = replace(self.holder, pid=pid)
-            slot_files.write_holder(self.slot, self.holder)
-        if progress is not None:
-            self.holder = replace(self.holder, progress=progress)
-            slot_files.write_progress(self.slot, self.holder.run_id, progress)
+        for slot in self._slots:
+            slot.record(pid=pid, progress=progress)
 
     def hand_over(self) -> None:
-        """Close this process's copy of the run's lock: from now on it lives as long as the run's processes."""
-        if self._run_fd is not None:
-            os.close(self._run_fd)
-            self._run_fd = None
+        """Close this process's copies of the run's locks: from now on they live as long as the run's processes."""
+        for slot in self._slots:
+            slot.hand_over()
 
     def retake(self) -> bool:
-        """Take the run's lock again for its next process; return whether it could be: its processes are gone."""
-        if self._run_fd is None and self._worker_fd is not None:
-            self._run_fd = _locked(self.slot)
-            if self._run_fd is not None:
-                os.set_inheritable(self._run_fd, True)
-        return self._run_fd is not None
+        """Take the run's locks again for its next process; return whether all could be: its processes are gone."""
+        return all([slot.retake() for slot in self._slots])
 
     def release(self) -> None:
-        """Let go of the slot; it stays taken while a process of the run has its lock. Twice does no harm.
+        """Let go of the slots; each stays taken while a process of the run has its lock. Twice does no harm.
 
         Raises:
-            StorageError: the record cannot be cleared; the locks are free all the same.
+            StorageError: a record cannot be cleared; the locks are free all the same.
         """
-        self.hand_over()
-        if self._worker_fd is None:
-            return
-        try:
-            if not slot_files.is_locked(
-                self.slot
-            ):  # nobody can take the slot in between: the worker's lock is still held
-                slot_files.clear(self.slot)
-        finally:
-            os.close(self._worker_fd)
-            self._worker_fd = None
+        with ExitStack() as stack:
+            for slot in self._slots:
+                stack.callback(slot.release)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def acquire_all(wanted: Sequence[tuple[int, Holder]]) -> Lease | None:
+    """Take a slot on each of several devices, or none at all.
+
+    Whoever takes several does so in the order of their uuids, and waits nowhere while it holds one: two that want the
+    same cannot block each other, and one that is killed in between leaves nothing.
+
+    Args:
+        wanted: of each device, its limit for the kind of the run, and the run as its record there has it.
+
+    Returns:
+        None when one of them is not to be had, see `acquire`.
+
+    Raises:
+        StorageError: the locks cannot be read or made.
+    """
+    taken: dict[str, SlotLock] = {}
+    with ExitStack() as stack:
+        for limit, holder in sorted(wanted, key=lambda one: one[1].uuid):
+            slot = _acquire(limit, holder)
+            if slot is None:
+                return None
+            stack.callback(slot.release)
+            taken[holder.uuid] = slot
+        stack.pop_all()
+    return Lease([taken[holder.uuid] for _, holder in wanted])
 
 
 def acquire(uuid: str, kind: Kind, limit: int, holder: Holder) -> Lease | None:
@@ -128,7 +152,12 @@ def acquire(uuid: str, kind: Kind, limit: int, holder: Holder) -> Lease | None:
     Raises:
         StorageError: the locks cannot be read or made.
     """
-    folder = lock_dir()
+    slot = _acquire(limit, replace(holder, uuid=uuid, kind=kind))
+    return None if slot is None else Lease([slot])
+
+
+def _acquire(limit: int, holder: Holder) -> SlotLock | None:
+    folder, uuid, kind = lock_dir(), holder.uuid, holder.kind
     with _guarded(folder / f"{uuid}.{kind}.guard") as alone:
         if not alone:
             return None
@@ -137,10 +166,10 @@ def acquire(uuid: str, kind: Kind, limit: int, holder: Holder) -> Lease | None:
             return None
         free = (number for number in count() if number not in held)
         for number in islice(free, 2):  # the second, in case somebody was stopped while he looked at the first
-            wanted = replace(holder, uuid=uuid, kind=kind, number=number)
-            lease = _take(slot_path(folder, wanted), wanted)
-            if lease is not None:
-                return lease
+            wanted = replace(holder, number=number)
+            slot = _take(slot_path(folder, wanted), wanted)
+            if slot is not None:
+                return slot
     return None
 
 
@@ -168,17 +197,57 @@ def holders(uuid: str | None = None, kind: Kind | None = None) -> list[Holder]:
     return found
 
 
+def own_holders() -> list[Holder]:
+    """Return the records of the slots that this process's run holds, in the order of its devices; none: it holds none.
+
+    Raises:
+        StorageError: a record cannot be read.
+    """
+    own = [(path, found) for path in _own_files() if (found := _SLOT.fullmatch(path.name))]
+    return [slot_files.read_holder(path, its["uuid"], _kind(its), int(its["number"])) for path, its in own]
+
+
 def own_holder() -> Holder | None:
-    """Return the record of the slot that this process's run holds; None: it holds none.
+    """Return the record of the first slot that this process's run holds; None: it holds none.
 
     Raises:
         StorageError: the record cannot be read.
     """
-    path = os.environ.get(_PATH)
-    found = path and _SLOT.fullmatch(Path(path).name)
-    if not path or not found:
+    return next(iter(own_holders()), None)
+
+
+def run_locks() -> tuple[int, ...]:
+    """Return the locks of the slots that this process has for its run, to pass on to a child of its own (`pass_fds`).
+
+    A child that has them keeps the slots as long as it lives, whatever becomes of this process; it may pass them on.
+    Empty in a process without a slot, and in one that was not given the locks.
+    """
+    own = {(found.st_dev, found.st_ino) for path in _own_files() if (found := _status(path))}
+    return tuple(fd for fd in _open_fds() if own and _is_lock_of(fd, own))
+
+
+def _own_files() -> list[Path]:
+    return [Path(path) for path in os.environ.get(_PATHS, "").splitlines()]
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
         return None
-    return slot_files.read_holder(Path(path), found["uuid"], _kind(found), int(found["number"]))
+
+
+def _open_fds() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+def _is_lock_of(fd: int, own: Collection[tuple[int, int]]) -> bool:
+    """Return whether a descriptor is one of the locks; those of who only looks at the files are not inherited."""
+    try:
+        found = os.fstat(fd)
+        return (found.st_dev, found.st_ino) in own and os.get_inheritable(fd)
+    except OSError:  # closed in between, as that of the listing itself
+        return False
 
 
 def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: str = "epoch") -> None:
@@ -192,13 +261,13 @@ def report_progress(epoch: int, n_epochs: int, remaining_s: float | None, unit: 
     Raises:
         StorageError: the record cannot be written.
     """
-    path = os.environ.get(_PATH)
-    if not path:
+    slots = _own_files()
+    if not slots:
         return
-    slot = Path(path)
     holder = own_holder()
     run_id = os.environ.get(_RUN) or (holder.run_id if holder else UNKNOWN)
-    slot_files.write_progress(slot, run_id, SlotProgress(epoch, n_epochs, remaining_s, time.time(), unit))
+    for slot in slots:
+        slot_files.write_progress(slot, run_id, SlotProgress(epoch, n_epochs, remaining_s, time.time(), unit))
 
 
 def _kind(found: re.Match[str]) -> Kind:
@@ -219,29 +288,20 @@ def _is_held(slot: Path) -> bool:
     return slot_files.is_locked(slot.with_suffix(".worker")) or slot_files.is_locked(slot)
 
 
-def _take(slot: Path, holder: Holder) -> Lease | None:
+def _take(slot: Path, holder: Holder) -> SlotLock | None:
     """Take a slot that was free a moment ago; only under the guard of its device and kind."""
     # Written before the locks are taken: a slot that is held has then never the text of the run before.
     slot_files.clear(slot)
     slot_files.write_holder(slot, holder)
-    worker_fd = _locked(slot.with_suffix(".worker"))
+    worker_fd = take_lock(slot.with_suffix(".worker"))
     if worker_fd is None:
         return None
-    run_fd = _locked(slot)
+    run_fd = take_lock(slot)
     if run_fd is None:
         os.close(worker_fd)
         return None
     os.set_inheritable(run_fd, True)
-    return Lease(holder, slot, worker_fd, run_fd)
-
-
-def _locked(path: Path) -> int | None:
-    """Return an open file that holds a lock which nobody holds, waiting a moment for those who only look."""
-    fd = slot_files.open_lock(path)
-    if lock(fd, wait_s=_LOOKER_WAIT_S):
-        return fd
-    os.close(fd)
-    return None
+    return SlotLock(holder, slot, worker_fd, run_fd)
 
 
 @contextmanager

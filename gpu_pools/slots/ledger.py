@@ -30,6 +30,9 @@ class Entry:
         spent_s: what earlier attempts took of it.
         priority: that it had in its queue, 1 (first) to 10.
         ending: why the worker ends it, None while it does not.
+        tag: of its devices: cuda:0, or cuda:0,cuda:2.
+        uuid, number: of its first slot.
+        more: uuids of its other devices, in the order of `tag`.
     """
 
     run_id: str
@@ -49,6 +52,12 @@ class Entry:
     ending: Ending | None = None
     reason: str = ""
     priority: int | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """The uuids of all its devices; none of a run whose device nobody knows."""
+        return (self.uuid, *self.more) if self.uuid else ()
 
     def but(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
@@ -126,6 +135,6 @@ def _read(path: Path) -> Entry:
     try:
         content = json.loads(path.read_text())
         content.pop("create_time", None)  # of a version before; such a process is found by what it inherited
-        return Entry(**content)
+        return Entry(**{**content, "more": tuple(content.get("more", ()))})
     except (ValueError, TypeError, AttributeError) as exc:
         raise StorageError(f"cannot read {path}: need an entry of the worker's ledger; remove it") from exc

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ from gpu_pools.process.run_setup import DEADLINE, DEVICE, ON, PRIORITY
 from gpu_pools.sharing.memory_forecast import too_large
 from gpu_pools.sharing.memory_peaks import MemoryForecasts, forecast_labels
 from gpu_pools.sharing.settings import SettingsReader
-from gpu_pools.slots.lease import Holder, Lease, own_holder
+from gpu_pools.slots.lease import Holder, Lease, own_holders
 from gpu_pools.slots.slot_meter import metered
 from gpu_pools.slots.turns import Turns
 from gpu_pools.slots.waiters import Announcement
@@ -53,7 +53,7 @@ class LocalSlot:
     locks: tuple[int, ...] = ()
 
 
-def refuse_if_taken(device: str, kind: Kind) -> None:
+def refuse_if_taken(device: str, kind: Kind, n_devices: int = 1) -> None:
     """Say at once, before any work is done for it, that a run would have to wait; it may also, where that is wanted.
 
     A run that the worker started is none of this: the worker has looked.
@@ -61,15 +61,16 @@ def refuse_if_taken(device: str, kind: Kind) -> None:
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
         kind: of the work.
+        n_devices: that it needs at once.
 
     Raises:
-        GpuError: there is no such device here.
+        GpuError: there is no such device here, or not as many.
         GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
     """
     if "TRAINYARD_LEASE" in os.environ or os.environ.get(WHEN_BUSY) != "refuse":
         return
     host = own_host()
-    asks = _asks(host, device, kind)
+    asks = _asks(host, device, kind, n_devices)
     decision = _decide(host, asks, limits(), _turns(), own_policy())
     if isinstance(decision, Refuse):
         raise GpuError(decision.reason)
@@ -100,7 +101,7 @@ def own_priority(kind: Kind) -> int:
     return int(asked) if asked.isdecimal() and 1 <= int(asked) <= 10 else default_priority(kind)
 
 
-def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
+def _asks(host: HostState, device: str, kind: Kind, n_devices: int) -> Waiting:
     """Return what the running flow asks for."""
     queue = own_queue(host, device, kind)
     need = None if queue.device == CPU else MemoryForecasts(PoolClient(), time.time).of_own_run()
@@ -113,6 +114,7 @@ def _asks(host: HostState, device: str, kind: Kind) -> Waiting:
         limit_s=_left_s(),
         memory_mib=need.mib if need else None,
         memory_source=need.source if need else "",
+        n_devices=n_devices,
     )
 
 
@@ -128,47 +130,49 @@ def _left_s() -> float | None:
 
 
 @contextmanager
-def on_device(device: str, kind: Kind) -> Iterator[LocalSlot]:
+def on_device(device: str, kind: Kind, n_devices: int = 1) -> Iterator[LocalSlot]:
     """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
+
+    With several devices it holds a slot on each of them, and sees them as cuda:0, cuda:1 and so on.
 
     A run that the worker started has its slot already.
 
     Args:
         device: `cpu`, `cuda` (the least loaded GPU) or `cuda:N`.
         kind: of the work.
+        n_devices: that it needs at once; more than one of `cuda` alone.
 
     Raises:
-        GpuError: there is no such device here.
+        GpuError: there is no such device here, or not as many.
         GpuBusyError: it is taken, and TRAINYARD_WHEN_BUSY is `refuse`.
     """
     if "TRAINYARD_LEASE" in os.environ:
-        _say_if_too_large(own_holder())
+        _say_if_too_large(own_holders())
         with metered():
             yield LocalSlot()
         return
     host = own_host()
-    asks = _asks(host, device, kind)
+    asks = _asks(host, device, kind, n_devices)
     with _slot(host, asks) as lease:
-        _say_if_too_large(lease.holder)
-        waited_s, place = time.time() - asks.since, (host.name, lease.holder.device)
+        _say_if_too_large(lease.holders)
+        waited_s, place = time.time() - asks.since, (host.name, lease.tag)
         PoolClient().set_own_slot(asks.run_id, place, owner=asks.owner, kind=kind, waited_s=waited_s)
         if expected := forecast_labels(lease.holder):
             PoolClient().set_labels(asks.run_id, expected)
-        gpu = host.device(lease.holder.uuid)
-        own = slot_environment(lease, gpu)
+        own = slot_environment(lease, host.devices_of([holder.uuid for holder in lease.holders]))
         with environ(own), metered():
-            yield LocalSlot(own, (lease.run_fd,))
+            yield LocalSlot(own, lease.run_fds)
 
 
-def slot_environment(lease: Lease, gpu: Device | None) -> dict[str, str]:
-    """Return the variables by which a process computes on a slot; `gpu` None: on the CPU's."""
-    own = {**environment(gpu), **kernel_environment(gpu), **lease.env}
-    return own | {DEVICE: "cuda" if gpu else "cpu", ON: lease.holder.device}
+def slot_environment(lease: Lease, gpus: Sequence[Device]) -> dict[str, str]:
+    """Return the variables by which a process computes on its slots; `gpus` empty: on the CPU's."""
+    own = {**environment(gpus), **kernel_environment(next(iter(gpus), None)), **lease.env}
+    return own | {DEVICE: "cuda" if gpus else "cpu", ON: lease.tag}
 
 
-def _say_if_too_large(holder: Holder | None) -> None:
-    """Say in the run's log that its GPU, which it has to itself, is expected to be too small for it."""
-    if holder is not None and (text := too_large(holder, get_probe())):
+def _say_if_too_large(holders: Sequence[Holder]) -> None:
+    """Say in the run's log that a GPU, which it has to itself, is expected to be too small for it."""
+    for text in filter(None, (too_large(holder, get_probe()) for holder in holders)):
         get_run_logger().warning(text)
 
 
@@ -191,7 +195,7 @@ def wait_for_slot(
     *,
     refuses: bool,
 ) -> Lease:
-    """Wait for a slot in the order of all runs that wait on this host, and take it when it is this one's turn.
+    """Wait for the slots of a run in the order of all that wait on this host, and take them when it is its turn.
 
     Args:
         host: this one.
@@ -216,7 +220,7 @@ def wait_for_slot(
             if isinstance(decision, Refuse):
                 raise GpuError(decision.reason)
             if isinstance(decision, Start):
-                lease = host.take(asks, decision.uuid, queues)
+                lease = host.take(asks, decision.uuids, queues)
                 if lease is not None:
                     if said:
                         say("")

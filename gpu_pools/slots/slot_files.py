@@ -53,6 +53,7 @@ class Holder:
     progress: SlotProgress | None
     memory_mib: int | None = None  # of the GPU that the run is expected to take; None: not known
     memory_source: str = ""  # how that is known
+    ends_by: float | None = None  # its time limit ends it then, Unix seconds; None: it has none
 
 
 def lock_dir() -> Path:
@@ -236,6 +237,7 @@ def read_holder(path: Path, uuid: str, kind: Kind, number: int) -> Holder:
             progress=None,
             memory_mib=None if found.get("memory_mib") is None else int(found["memory_mib"]),
             memory_source=_text(found.get("memory_source", "")),
+            ends_by=None if found.get("ends_by") is None else _seconds(found["ends_by"]),
         )
     except _TORN:
         device = "cpu" if uuid == "cpu" else UNKNOWN

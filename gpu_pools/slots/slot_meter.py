@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from gpu_pools.placement.probe import GpuSample, Probe, belongs, get_probe
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slots.energy import EnergyMeter
-from gpu_pools.slots.lease import holders, own_holder
+from gpu_pools.slots.lease import holders, own_holders
 from gpu_pools.slots.slot_files import Holder
 from gpu_pools.slots.use import NO_USE, SlotUse
 from tasks.base.errors import GpuError, StorageError
@@ -25,27 +25,29 @@ logger = logging.getLogger("trainyard")
 
 
 class SlotMeter:
-    """Looks at a run's GPU twice a second while the `with` block runs.
+    """Looks at a run's GPUs twice a second while the `with` block runs.
 
     Args:
-        holder: the run, with the time at which it took the slot.
-        probe: reads the GPU.
+        holders: the run, with the time at which it took its slots: one for each of its devices.
+        probe: reads the GPUs.
         every_s: seconds between two looks.
         earlier: what the run's attempts before this one have made of their slots.
     """
 
-    def __init__(self, holder: Holder, probe: Probe, every_s: float = EVERY_S, earlier: SlotUse = NO_USE) -> None:
-        self._holder, self._probe, self._every_s, self._earlier = holder, probe, every_s, earlier
+    def __init__(
+        self, holders: Sequence[Holder], probe: Probe, every_s: float = EVERY_S, earlier: SlotUse = NO_USE
+    ) -> None:
+        self._since, self._probe, self._every_s, self._earlier = holders[0].since, probe, every_s, earlier
+        self._energy = {holder.uuid: EnergyMeter() for holder in holders if holder.uuid != "cpu"}
         self._first_batch: float | None = None
         self._sum, self._n = 0.0, 0
-        self._energy = EnergyMeter()
         self._peak_mib: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="slot-meter", daemon=True)
 
     def __enter__(self) -> "SlotMeter":
         """Begin to look."""
-        if self._holder.uuid != "cpu":
+        if self._energy:
             self._thread.start()
         return self
 
@@ -62,27 +64,32 @@ class SlotMeter:
 
     def use(self) -> SlotUse:
         """Return what has become of the slot so far."""
-        since, first = self._holder.since, self._first_batch
+        since, first = self._since, self._first_batch
         busy = self._sum / self._n if self._n else None
         to_batch = None if first is None else first - since
-        use = SlotUse(time.time() - since, to_batch, busy, self._energy.wh, self._peak_mib)
+        known = [meter.wh for meter in self._energy.values() if meter.wh is not None]
+        use = SlotUse(time.time() - since, to_batch, busy, sum(known) if known else None, self._peak_mib)
         return use.after(self._earlier)
 
     def _look(self) -> None:
-        self._take()
+        self._take_all()
         while not self._stop.wait(self._every_s):
-            self._take()
-        self._take()
+            self._take_all()
+        self._take_all()
 
-    def _take(self) -> None:
+    def _take_all(self) -> None:
+        for uuid, energy in self._energy.items():
+            self._take(uuid, energy)
+
+    def _take(self, uuid: str, energy: EnergyMeter) -> None:
         try:
-            sample = self._probe.sample(self._holder.uuid)
-            n_sharing = len(holders(self._holder.uuid))
+            sample = self._probe.sample(uuid)
+            n_sharing = len(holders(uuid))
         except (GpuError, StorageError):  # is skipped; the system's samples report that the GPU does not answer
             return
         if sample.utilisation_percent is not None:
             self._sum, self._n = self._sum + sample.utilisation_percent / 100, self._n + 1
-        self._energy.add(time.monotonic(), sample, n_sharing)
+        energy.add(time.monotonic(), sample, n_sharing)
         if (own := own_memory_mib(sample)) is not None:
             self._peak_mib = max(own, self._peak_mib or 0.0)
 
@@ -109,17 +116,17 @@ def metered() -> Iterator[None]:
 
     Within another such block, and for a pipeline, which only waits on its slot, nothing is done.
     """
-    holder = own_holder()
-    if _meters or holder is None or holder.kind == "pipeline":
+    slots = own_holders()
+    if _meters or not slots or slots[0].kind == "pipeline":
         yield
         return
-    with SlotMeter(holder, get_probe(), earlier=_told_before(holder.run_id)) as meter:
+    with SlotMeter(slots, get_probe(), earlier=_told_before(slots[0].run_id)) as meter:
         _meters.append(meter)
         try:
             yield
         finally:
             _meters.pop()
-            _tell(holder.run_id, meter.use())
+            _tell(slots[0].run_id, meter.use())
 
 
 def batch_done() -> None:

@@ -158,6 +158,7 @@ def _as_json(run: Waiting) -> dict[str, Any]:
         "memory_source": run.memory_source[:120],
         "recent_use_s": run.recent_use_s,
         "served": run.served,
+        "n_devices": run.n_devices,
     }
 
 
@@ -178,6 +179,7 @@ def _runs(content: bytes) -> Iterator[Waiting]:
                 memory_source=_text(row.get("memory_source", "")),
                 recent_use_s=max(0.0, float(row.get("recent_use_s", 0.0))),
                 served=min(_LAST_SECOND, max(0.0, float(row.get("served", 0.0)))),
+                n_devices=max(1, int(row.get("n_devices", 1))),
             )
     except _DAMAGED:
         return

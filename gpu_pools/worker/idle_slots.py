@@ -4,8 +4,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,22 +80,28 @@ class IdleSlots:
             httpx.HTTPError: the server does not answer.
         """
         rules = self._settings.read().idle
-        found = [(holder, rules.of(holder.kind)) for holder in lease.holders() if holder.run_id != UNKNOWN]
-        held = {holder.run_id: (holder, rule) for holder, rule in found if rule and rule.report is not None}
+        held: dict[str, tuple[list[Holder], IdleRule]] = {}  # with all slots of each run
+        for holder in lease.holders():
+            rule = rules.of(holder.kind)
+            if holder.run_id != UNKNOWN and rule and rule.report is not None:
+                held.setdefault(holder.run_id, ([], rule))[0].append(holder)
         self._watched = {run_id: known for run_id, known in self._watched.items() if run_id in held}
         gap_s, self._looked_at = self._clock() - self._looked_at, self._clock()
-        users = users_of([holder for holder, _ in held.values()])
-        for run_id, (holder, rule) in held.items():
-            known = self._watched.get(run_id) or self._first_look(holder)
-            pids = {*users[slot_file(holder)], *descendants(holder.pid), *self._own(run_id)}
+        users = users_of([holder for slots, _ in held.values() for holder in slots])
+        for run_id, (slots, rule) in held.items():
+            known = self._watched.get(run_id) or self._first_look(slots)
+            pids = {*self._own(run_id)}
+            for holder in slots:
+                pids |= {*users[slot_file(holder)], *descendants(holder.pid)}
             if gap_s > _MOST_GAP_S or typed_s_ago(pids) < _TYPED_S:
                 known.activity.used()
-            self._judge(holder, known, rule, known.activity.idle_s(pids))
+            self._judge(_joined(slots), known, rule, known.activity.idle_s(pids))
 
-    def _first_look(self, holder: Holder) -> _Watched:
-        known = self._watched[holder.run_id] = _Watched(Activity(self._probe, holder.uuid, self._clock))
-        if self._labels(holder.run_id).get(IDLE_LABEL):  # by a worker that was here before; its time begins anew
-            self._client.set_labels(holder.run_id, {IDLE_LABEL: ""})
+    def _first_look(self, slots: Sequence[Holder]) -> _Watched:
+        run_id, gpus = slots[0].run_id, [holder.uuid for holder in slots if holder.uuid != "cpu"]
+        known = self._watched[run_id] = _Watched(Activity(self._probe, gpus, self._clock))
+        if self._labels(run_id).get(IDLE_LABEL):  # by a worker that was here before; its time begins anew
+            self._client.set_labels(run_id, {IDLE_LABEL: ""})
         return known
 
     def _own(self, run_id: str) -> list[int]:
@@ -174,6 +180,11 @@ def users_of(holders: list[Holder]) -> dict[Path, set[int]]:
             for path in found.keys() & open_files(pid):
                 found[path].add(pid)
     return found
+
+
+def _joined(slots: Sequence[Holder]) -> Holder:
+    """Return the first slot of a run, with the names of all its devices."""
+    return replace(slots[0], device=",".join(holder.device for holder in slots))
 
 
 def _gpu(holder: Holder) -> str:

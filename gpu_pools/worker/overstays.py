@@ -6,7 +6,7 @@ from gpu_pools.bookings.booking import Occurrence, upcoming
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.rule import booked, makes_way
 from gpu_pools.names import is_called
-from gpu_pools.placement.queues import parse_queue
+from gpu_pools.placement.queues import device_tags, parse_queue
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.lease import Holder, holders
 from gpu_pools.slots.ledger import Entry
@@ -49,7 +49,7 @@ class Overstays:
         for entry in self._monitor.entries():
             met = overstayed(entry, begun)
             if met is not None and _makes_way(entry) and not _is_about_to_end(held, entry, met, now):
-                self._monitor.request_end(entry.run_id, "stop", f"{entry.tag} is {booked(met, now)}")
+                self._monitor.request_end(entry.run_id, "stop", f"{met.booking.device} is {booked(met, now)}")
 
 
 def overstayed(run: Entry | Holder, begun: Sequence[Occurrence]) -> Occurrence | None:
@@ -59,8 +59,8 @@ def overstayed(run: Entry | Holder, begun: Sequence[Occurrence]) -> Occurrence |
         run: that holds a slot of this host.
         begun: the times of its bookings that have begun and are not over.
     """
-    tag = run.tag if isinstance(run, Entry) else run.device
-    mine = (time for time in begun if time.booking.device == tag and not is_called(run.owner, time.booking.owner))
+    tags = device_tags(run.tag if isinstance(run, Entry) else run.device)
+    mine = (time for time in begun if time.booking.device in tags and not is_called(run.owner, time.booking.owner))
     return next(mine, None)
 
 

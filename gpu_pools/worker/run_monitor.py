@@ -101,12 +101,13 @@ class RunMonitor:
         self._runs[entry.run_id] = MonitoredRun(entry, lease, process)
 
     def freed_at(self, run_id: str) -> float | None:
-        """Return when the process before it left the slot that a run has just got; None: no run of this worker had it.
+        """Return when those before it had left the slots that a run has just got; None: no run of this worker had any.
 
         Asked once: who starts on the slot next is another one.
         """
         lease = self._runs[run_id].lease if run_id in self._runs else None
-        return None if lease is None else self._freed.pop(_slot(lease), None)
+        freed = [self._freed.pop(slot, None) for slot in _slots(lease)] if lease else []
+        return max((at for at in freed if at is not None), default=None)
 
     def tell_mlflow(self, run_id: str, run_name: str, outcome: Outcome) -> None:
         """Let MLflow know how a run in a terminal has ended that could not say so, if its files are in this home."""
@@ -163,7 +164,7 @@ class RunMonitor:
     def _free(self, run: MonitoredRun) -> None:
         """Let go of a run's slot, if this worker holds it, and keep in mind since when nothing computes there."""
         if run.lease is not None:
-            self._freed[_slot(run.lease)] = run.exited_at or self._clock()
+            self._freed |= dict.fromkeys(_slots(run.lease), run.exited_at or self._clock())
         run.release_slot()
 
     def _read_cancelled(self) -> None:
@@ -213,8 +214,8 @@ class RunMonitor:
         """Keep the slot of a run that died and is to start again; `_end` frees that of any other."""
         if again:
             self._on_return(run.id)
-        if again and run.entry.ending is None and run.entry.uuid:
-            self._kept.keep(run.id, run.entry.uuid, run.lease)
+        if again and run.entry.ending is None and run.entry.uuids:
+            self._kept.keep(run.id, run.entry.uuids, run.lease)
             run.lease = None
 
     def _end(self, run: MonitoredRun, status: str | None) -> None:
@@ -248,5 +249,5 @@ class RunMonitor:
         self._watch(self._orphans.running(self._runs))
 
 
-def _slot(lease: Lease) -> tuple[str, str, int]:
-    return lease.holder.uuid, lease.holder.kind, lease.holder.number
+def _slots(lease: Lease) -> list[tuple[str, str, int]]:
+    return [(holder.uuid, holder.kind, holder.number) for holder in lease.holders]

@@ -134,7 +134,7 @@ class Scheduler:
             decided = self._decide(left, queues)
             room = self._host.pool_room(self._client, fresh=fresh)
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
-            chosen = next(((run, asks, go.uuid) for run, asks, go in starts if room.take(asks.queue)), None)
+            chosen = next(((run, asks, go.uuids) for run, asks, go in starts if room.take(asks.queue)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
             if fresh:
@@ -150,9 +150,9 @@ class Scheduler:
             self._kept.forget(run.id)
         return waits
 
-    def _start(self, run: Run, asks: Waiting, uuid: str, queues: Queues) -> None:
+    def _start(self, run: Run, asks: Waiting, uuids: tuple[str, ...], queues: Queues) -> None:
         try:
-            if self._starter.start(run, uuid, queues):
+            if self._starter.start(run, uuids, queues):
                 self._waitlist.drop(run.id)
                 self._policy.note_start(asks)
                 self._note_gap(run, asks.queue.kind)
@@ -178,11 +178,11 @@ class Scheduler:
         return [(*own[decision.run_id], decision) for decision in decisions if decision.run_id in own]
 
     def _asks(self, run: Run, queue: Queue) -> Waiting:
-        return replace(self._host.asks(run, queue), lost=self._kept.uuid(run.id), since=self._waited.since(run))
+        return replace(self._host.asks(run, queue), lost=self._kept.uuids(run.id), since=self._waited.since(run))
 
     def _without_kept(self, device: DeviceState) -> DeviceState:
         """Return a device without the slots that are kept for dead runs: these ask for them again."""
-        return replace(device, holders=tuple(run for run in device.holders if not self._kept.uuid(run.run_id)))
+        return replace(device, holders=tuple(run for run in device.holders if not self._kept.uuids(run.run_id)))
 
     def _reasons(
         self, decided: Sequence[tuple[Run, Waiting, Decision]], queues: Queues
@@ -191,7 +191,7 @@ class Scheduler:
         for run, asks, decision in decided:
             match decision:
                 case Refuse():
-                    missing = self._host.elsewhere(asks.queue, queues, self._client)
+                    missing = self._host.elsewhere(asks, queues, self._client)
                     if missing is None:
                         reasons.append((run, decision))
                     elif missing:

@@ -1,8 +1,8 @@
-"""Starts a run on a slot: takes the slot, claims the run, starts its process."""
+"""Starts a run on its slots: takes them, claims the run, starts its process."""
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 from prefect.client.schemas.objects import StateType
@@ -58,11 +58,11 @@ class Starter:
         """End the process that is ready."""
         self._warm.close()
 
-    def start(self, run: Run, uuid: str, queues: Queues) -> bool:
-        """Start a run on a device, in an order in which each step can fail without a trace.
+    def start(self, run: Run, uuids: Sequence[str], queues: Queues) -> bool:
+        """Start a run on its devices, in an order in which each step can fail without a trace.
 
         Returns:
-            False: it waits on, as its slot was taken meanwhile, or a process of it still lives. True: it has its
+            False: it waits on, as a slot of it was taken meanwhile, or a process of it still lives. True: it has its
             process, or the server says that it does not wait any more.
 
         Raises:
@@ -71,7 +71,7 @@ class Starter:
         """
         limit_s = time_limit_s(run)
         asks = self._host.asks(run, parse_queue(run.queue))
-        lease = self._kept.take(run.id, uuid) or self._host.take(asks, uuid, queues)
+        lease = self._kept.take(run.id, uuids) or self._host.take(asks, uuids, queues)
         if lease is None:
             return False
         run_lock = None
@@ -95,13 +95,14 @@ class Starter:
         attempt, spent_s = run_setup.read_attempt(run.id)
         holder = lease.holder
         return Entry(
-            *(run.id, run.name, holder.owner, run.queue, holder.device, holder.uuid, holder.number),
+            *(run.id, run.name, holder.owner, run.queue, lease.tag, holder.uuid, holder.number),
             phase="claimed",
             attempt=attempt,
             began=self._clock(),
             limit_s=limit_s,
             spent_s=spent_s,
             priority=priority,
+            more=tuple(other.uuid for other in lease.holders[1:]),
         )
 
     def _claim_and_start(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
@@ -120,9 +121,9 @@ class Starter:
             lease.release()
             self._ledger.remove(entry.run_id)
             return
-        device, threads = self._host.device(entry.uuid), self._host.threads
+        devices, threads = self._host.devices_of(entry.uuids), self._host.threads
         env = run_setup.process_environment(
-            entry, lease, device, entrypoint=entrypoint, extra=variables, threads=threads
+            entry, lease, devices, entrypoint=entrypoint, extra=variables, threads=threads
         )
         self._start_process(entry, claim, env, lease, run_lock)
 
@@ -144,7 +145,7 @@ class Starter:
 
     def _start_process(self, entry: Entry, claim: str, env: Mapping[str, str], lease: Lease, run_lock: int) -> None:
         folder, output = run_dir(entry.run_id), run_setup.output_file(entry.run_id)
-        fds = (lease.run_fd, run_lock)
+        fds = (*lease.run_fds, run_lock)
         process = self._warm.give(entry.run_id, claim, env=env, folder=folder, output=output, fds=fds)
         lease.record(pid=process.pid)
         lease.hand_over()

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Final, Literal, get_args
 
 from gpu_pools.names import is_called
+from gpu_pools.placement.queues import device_tags
 from gpu_pools.sharing.usage import Use
 
 By = Literal["owner", "flow", "device"]
@@ -36,13 +37,13 @@ class Account:
 
     Args:
         run, name, flow, owner: of the run.
-        device: cuda:0, cpu; that of another host as boxb/cuda:0.
+        device: cuda:0, cpu; that of another host as boxb/cuda:0; cuda:0,cuda:2 of a run on several.
         kind: training, inference or preparation.
         asked: it was due.
         began, ended: with its device; ended is None while it runs, or waits to go on.
         waited_s: from asked to began.
         ran_s: all attempts together.
-        gpu_hours: the same in hours; 0 on the CPU.
+        gpu_hours: the same in hours, of each of its GPUs; 0 on the CPU.
         energy_wh: its share of what the GPU drew; None also on the CPU, as the next two.
         gpu_busy_share: mean of the GPU's utilisation, 0 to 1.
         peak_memory_mib: the most device memory that its processes had.
@@ -124,7 +125,7 @@ def _account(use: Use, result: Result, here: str) -> Account:
         ended=use.until if use.ended is None and use.state in _ENDED else use.ended,  # nobody told of a killed one
         waited_s=max(0.0, use.began - use.asked),
         ran_s=use.ran_s,
-        gpu_hours=use.ran_s / _S_PER_H if use.on_gpu else 0.0,
+        gpu_hours=use.device_s / _S_PER_H if use.on_gpu else 0.0,
         energy_wh=use.slot.energy_wh,
         gpu_busy_share=use.slot.gpu_busy_share,
         peak_memory_mib=use.slot.peak_memory_mib,
@@ -148,14 +149,35 @@ def chosen(
     """
 
     def is_wanted(account: Account) -> bool:
-        named = (account.device, account.device.rpartition("/")[2])
+        named = {account.device, *_devices(account), *device_tags(account.device.rpartition("/")[2])}
         return (
             (owner is None or is_called(account.owner, owner))
             and (flow is None or account.flow == flow)
-            and (device is None or device in named or (device == "cuda" and named[1].startswith("cuda")))
+            and (
+                device is None
+                or device in named
+                or (device == "cuda" and account.device.rpartition("/")[2].startswith("cuda"))
+            )
         )
 
     return [account for account in accounts if is_wanted(account)]
+
+
+def by_device(accounts: Sequence[Account]) -> list[Account]:
+    """Return the accounts, that of a run on several devices once for each, with its part of hours and energy."""
+    found = []
+    for account in accounts:
+        devices = _devices(account)
+        energy_wh = None if account.energy_wh is None else account.energy_wh / len(devices)
+        part = replace(account, gpu_hours=account.gpu_hours / len(devices), energy_wh=energy_wh)
+        found += [replace(part, device=device) for device in devices]
+    return found
+
+
+def _devices(account: Account) -> list[str]:
+    """Return the devices of a run, each with its host where that is named."""
+    host, slash, tags = account.device.rpartition("/")
+    return [f"{host}{slash}{tag}" for tag in device_tags(tags)] or [account.device]
 
 
 def within(accounts: Sequence[Account], since: float, until: float) -> list[Account]:
@@ -185,7 +207,7 @@ def within(accounts: Sequence[Account], since: float, until: float) -> list[Acco
 def sums(accounts: Sequence[Account], by: By) -> list[Sum]:
     """Return the sums by owner, flow or device; who had most of the GPUs comes first."""
     groups: dict[str, list[Account]] = {}
-    for account in accounts:
+    for account in by_device(accounts) if by == "device" else accounts:
         groups.setdefault(getattr(account, by), []).append(account)
     return sorted((_sum(name, group) for name, group in groups.items()), key=lambda sum_: (-sum_.gpu_hours, sum_.name))
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from gpu_pools.placement.queues import KINDS
-from tasks.accounts.account import Account, sums, within
+from tasks.accounts.account import Account, by_device, sums, within
 from tasks.images.figures import GREY, INK, as_label, save
 
 _COLOURS = ("#4878a8", "#e49444", "#6a9f58", "#a87c9f", "#85b6b2", "#e7ca60", "#967662", "#f1a2a9", "#5b6c8f")
@@ -52,6 +52,7 @@ def draw_occupation(
     Raises:
         StorageError: the file cannot be written.
     """
+    accounts = by_device(accounts)
     shown = [account for account in accounts if account.began < until and _end(account, until) > since]
     devices = sorted({account.device for account in shown}, key=_order) or ["no runs"]
     lanes = {device: _lanes([a for a in shown if a.device == device], since, until) for device in devices}

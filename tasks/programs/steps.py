@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.process.run_setup import ON, output_file
 from gpu_pools.slots.activity import Activity
-from gpu_pools.slots.lease import own_holder
+from gpu_pools.slots.lease import own_holders
 from gpu_pools.slots.local_slot import LocalSlot
 from gpu_pools.stopping import look
 from tasks.base.database import mlflow_uri
@@ -88,8 +88,8 @@ def hold_session(session: SessionParams, slot: LocalSlot) -> tuple[int, str]:
         Interrupted: a signal ended it.
     """
     where = slot.env.get(ON) or os.environ.get(ON, "")
-    holder = own_holder()
-    activity = Activity(get_probe(), holder.uuid if holder else "cpu", time.monotonic)
+    gpus = [holder.uuid for holder in own_holders() if holder.uuid != "cpu"]
+    activity = Activity(get_probe(), gpus, time.monotonic)
     own = {"YARD_SLOT": where, "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or mlflow_uri()}
     own |= account_variables(known_account(own["MLFLOW_TRACKING_URI"]))
     logger().info("runs %s on %s in %s", session.command, where, session.folder)

@@ -45,7 +45,7 @@ def _show(rows: "list[Standing]") -> None:
 
 
 def _left(row: "Standing") -> str:
-    from gpu_pools.placement.place import clock_text
+    from gpu_pools.placement.wording import clock_text
 
     parts = []
     if row.slots_quota is not None:

@@ -333,7 +333,7 @@ def test_the_process_of_a_run_is_started_with_them(target, bench, monkeypatch):
     with lease:
         for device, folder in ((gpu("9.0"), str(target.folder)), (None, None)):
             found = process_environment(
-                entry, lease, device, entrypoint="flows.splatting.train_splat", extra={}, threads=1
+                entry, lease, [device], entrypoint="flows.splatting.train_splat", extra={}, threads=1
             )
             assert found.get("TORCH_EXTENSIONS_DIR") == folder
             assert found["CUDA_HOME"] == (str(bench / "cuda") if folder else "/another")

@@ -56,7 +56,7 @@ def test_a_run_that_would_run_into_a_booking_waits_and_says_why():
 
 
 def test_a_short_run_fills_the_gap_before_it():
-    assert decide(run(), 1.9, TWO_PM - 2 * HOUR_S) == Start("r", "GPU-1")
+    assert decide(run(), 1.9, TWO_PM - 2 * HOUR_S) == Start("r", ("GPU-1",))
 
 
 def test_nobody_else_starts_during_it():
@@ -67,15 +67,15 @@ def test_nobody_else_starts_during_it():
 @pytest.mark.parametrize("name", ["anna", "anna@boxa"])
 def test_the_owner_starts_before_and_during_it(name):
     for now in (TWO_PM - HOUR_S, TWO_PM, TWO_PM + HOUR_S):
-        assert decide(run(owner="anna@boxa"), 9, now, booked(owner=name)) == Start("r", "GPU-1")
+        assert decide(run(owner="anna@boxa"), 9, now, booked(owner=name)) == Start("r", ("GPU-1",))
 
 
 def test_after_it_everybody_starts():
-    assert decide(run(), 9, TWO_PM + 2 * HOUR_S) == Start("r", "GPU-1")
+    assert decide(run(), 9, TWO_PM + 2 * HOUR_S) == Start("r", ("GPU-1",))
 
 
 def test_a_run_for_any_gpu_takes_one_that_is_not_booked():
-    assert decide(run(device="cuda"), 9, TWO_PM, devices=[gpu(0), gpu(1)]) == Start("r", "GPU-0")
+    assert decide(run(device="cuda"), 9, TWO_PM, devices=[gpu(0), gpu(1)]) == Start("r", ("GPU-0",))
 
 
 def test_another_day_is_named():
@@ -93,7 +93,7 @@ def test_of_several_bookings_the_first_that_it_meets_is_said():
 def test_a_training_that_no_gap_is_long_enough_for_starts_all_the_same_and_will_make_way():
     weekly = booked(every="week")
     before = TWO_PM - 24 * HOUR_S
-    assert decide(run(), 8 * 24, before, weekly) == Start("r", "GPU-1")
+    assert decide(run(), 8 * 24, before, weekly) == Start("r", ("GPU-1",))
     assert "is booked by anna" in decide(run(), 6 * 24, before, weekly).reason  # the next gap is long enough
     for left in ({"waiting": run(kind="inference")}, {"waiting": run(), "stops": False}):
         waiting = left.pop("waiting")

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from gpu_pools.placement.host_state import HostState
-from gpu_pools.placement.place import place
+from gpu_pools.placement.order import Waiting
+from gpu_pools.placement.place import Refuse, Start, place
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.prefect_client import QueueState, Run
@@ -35,6 +36,10 @@ def on(state, pid: int, memory_mib: int) -> None:
 
 def foreign_pids(host: HostState) -> list[int]:
     return [process.pid for process in host.devices({})[0].foreign]
+
+
+def asks(queue: str, n_devices: int = 1) -> Waiting:
+    return Waiting("r", "n", parse_queue(queue), 5, 0.0, "a@b", n_devices=n_devices)
 
 
 def take(pid: int):
@@ -137,7 +142,7 @@ class Hosts:
 )
 def test_a_device_that_this_host_lacks_may_be_elsewhere(state, asked, workers, answer):
     queues = {name: QueueState(name, None, False) for name in ("cuda:7.training", "boxb.cuda:1.training", "default")}
-    assert HostState("boxa", get_probe()).elsewhere(parse_queue(asked), queues, Hosts(workers)) == answer
+    assert HostState("boxa", get_probe()).elsewhere(asks(asked), queues, Hosts(workers)) == answer
 
 
 def test_a_host_without_a_worker_is_told_from_one_that_nobody_knows(state):
@@ -184,3 +189,47 @@ def test_a_gpu_that_is_lost_takes_no_runs_and_says_so(state, monkeypatch):
     asked = Run("r", "n", "cuda:1.training", None, "SCHEDULED", "Scheduled", "", 0.0, {}, "")
     (decision,) = place([host.asks(asked, parse_queue(asked.queue))], devices, host="boxa", now=1.0)
     assert decision.reason == "cuda:1 does not answer: cannot read GPU 1: it is lost"
+
+
+def test_a_run_takes_a_slot_on_each_of_its_devices_in_their_order_with_its_time_limit(state):
+    host = HostState("boxa", get_probe(), clock=lambda: 1000.0)
+    wide = Waiting("r", "n", parse_queue("cuda.training"), 5, 0.0, "a@b", limit_s=90.0, spent_s=30.0, n_devices=2)
+    (decision,) = place([wide], host.devices({}), host="boxa", now=1000.0)
+    assert decision == Start("r", ("GPU-simulated-0", "GPU-simulated-1"))
+    with host.take(wide, decision.uuids[::-1], {}) as lease:
+        assert (lease.tag, [holder.ends_by for holder in lease.holders]) == ("cuda:0,cuda:1", [1060.0, 1060.0])
+        assert [len(device.holders) for device in host.devices({})] == [1, 1, 0]
+        assert host.take(asks("cuda:1.training"), ["GPU-simulated-1"], {}) is None
+    assert not any(device.holders for device in host.devices({}))
+
+
+def test_a_run_on_several_gpus_is_told_of_strangers_on_each_of_them(state):
+    process = {"user": "ben", "name": "python", "memory_mib": 900}
+    busy = {f"cuda:{n}": {"processes": [{"pid": pid, **process}]} for n, pid in enumerate([1, os.getppid()])}
+    host = HostState("boxa", get_probe())
+    with host.take(asks("cuda.training", 2), ["GPU-simulated-0", "GPU-simulated-1"], {}):
+        state.write_text(json.dumps(busy))
+        assert [who.split()[0] for who, _ in host.intruders()["r"]] == ["1", str(os.getppid())]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "queue", "n_devices"),
+    [
+        ({"train": {"n_devices": 2}, "dataset": "/data"}, "cuda.training", 2),
+        ({"train": {"device": "cuda"}}, "cuda.training", 1),
+        ({"train": {"n_devices": 2}}, "cpu.pipeline", 1),  # waits for its stages
+        ({"train": {"n_devices": True}, "other": {"n_devices": -4}}, "cuda.training", 1),
+    ],
+)
+def test_the_parameters_of_a_run_say_how_many_devices_it_needs(state, parameters, queue, n_devices):
+    run = Run("r", "n", queue, None, "SCHEDULED", "", "", 0.0, {}, "", parameters=parameters)
+    assert HostState("boxa", get_probe()).asks(run, parse_queue(queue)).n_devices == n_devices
+
+
+def test_a_run_that_needs_more_devices_than_this_host_has_is_left_to_one_that_has_as_many(state):
+    host, own = HostState("boxa", get_probe()), asks("cuda.training", 3)
+    (decision,) = place([own], host.devices({}), host="boxa", now=0.0)
+    assert decision == Refuse("r", "found 2 GPUs on boxa, need 3 for n_devices 3")
+    queues = {name: QueueState(name, None, False) for name in (f"boxb.cuda:{n}.training" for n in range(3))}
+    assert host.elsewhere(own, queues, Hosts({"boxb": True})) == ""
+    assert host.elsewhere(asks("cuda.training", 4), queues, Hosts({"boxb": True})) is None

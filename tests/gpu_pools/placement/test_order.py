@@ -77,8 +77,11 @@ def test_a_persons_own_runs_are_by_priority_and_age():
 def test_a_run_that_takes_any_gpu_leaves_the_one_that_another_needs():
     devices = [gpu(0), gpu(1)]
     first, second = run("any", "ben@boxa"), run("pinned", had_h=9, device="cuda:0")
-    assert place([first, second], devices, host="boxa", now=NOW) == [Start("any", "GPU-1"), Start("pinned", "GPU-0")]
-    assert place([first, second], devices[:1], host="boxa", now=NOW)[0] == Start("any", "GPU-0")
+    assert place([first, second], devices, host="boxa", now=NOW) == [
+        Start("any", ("GPU-1",)),
+        Start("pinned", ("GPU-0",)),
+    ]
+    assert place([first, second], devices[:1], host="boxa", now=NOW)[0] == Start("any", ("GPU-0",))
 
 
 # ---- sentences
@@ -165,7 +168,7 @@ def test_every_run_starts_while_others_ask_for_ever(history):
         started = next(one for one in known if one.run_id == go.run_id)
         served[person(started), started.queue.name] = now
         spans.append((person(started), now, now + hours * HOUR))
-        free_at[go.uuid] = now + hours * HOUR
+        free_at[go.uuids[0]] = now + hours * HOUR
         waiting = [one for one in waiting if one.run_id != go.run_id]
     assert waiting == []
 

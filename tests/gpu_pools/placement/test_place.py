@@ -88,7 +88,7 @@ def yards(draw):
 
 
 def starts(decisions):
-    return {d.run_id: d.uuid for d in decisions.values() if isinstance(d, Start)}
+    return {d.run_id: d.uuids[0] for d in decisions.values() if isinstance(d, Start)}
 
 
 @settings(deadline=None, max_examples=100)
@@ -188,7 +188,7 @@ def test_a_run_of_the_last_priority_starts_though_a_new_first_one_comes_every_mi
     for minute in range(1, 200):
         now = NOW + 60 * minute
         new = Waiting(f"new-{minute}", "new", Queue("cuda:0", "training"), 1, now, "ben@boxa")
-        if Start("old", "GPU-0") in place([old, new], [gpu()], host="boxa", now=now):
+        if Start("old", ("GPU-0",)) in place([old, new], [gpu()], host="boxa", now=now):
             break
     assert minute == 9 * AGING_S // 60  # then both count alike, and the old one has waited longer
 
@@ -211,7 +211,7 @@ def deaths(draw):
             tag = draw(st.sampled_from([device.tag, *(["cuda"] if device.tag != "cpu" else [])]))
             priority, waited = draw(st.integers(1, 10)), draw(st.integers(0, 10))
             asks = Waiting(run.run_id, run.run_name, Queue(tag, run.kind), priority, NOW - waited, "ben@boxa")
-            dead.append(replace(asks, lost=device.uuid))
+            dead.append(replace(asks, lost=(device.uuid,)))
     return waiting, dead, left
 
 
@@ -226,7 +226,7 @@ def test_the_slot_that_a_dead_run_had_is_given_to_nobody_else(yard):
         for kind, limit in device.limits.items():
             open_to = not device.foreign and Queue(device.tag, kind).name not in device.paused
             room = max(0, limit - sum(h.kind == kind for h in device.holders)) * open_to
-            ask = [run for run in dead if run.lost == device.uuid and run.queue.kind == kind]
+            ask = [run for run in dead if run.lost == (device.uuid,) and run.queue.kind == kind]
             ask = [run for run in ask if run.queue.name not in device.paused]
             back = [run for run in ask if started.get(run.run_id) == device.uuid]
             assert len(back) == min(room, len(ask))
@@ -234,7 +234,7 @@ def test_the_slot_that_a_dead_run_had_is_given_to_nobody_else(yard):
             assert len(others) <= room - len(back)
     first = [decision.run_id for decision in order[: len(dead)]]
     lost = {run.run_id: run.lost for run in dead}
-    assert all(run_id in first for run_id, uuid in started.items() if lost.get(run_id) == uuid)
+    assert all(run_id in first for run_id, uuid in started.items() if lost.get(run_id) == (uuid,))
 
 
 @settings(deadline=None, max_examples=100)
@@ -250,7 +250,7 @@ def test_over_any_history_of_deaths_a_run_keeps_its_gpu_until_it_ends(events, ra
             del on[random.choice(list(on))]
         elif on:
             dead = {one: on.pop(one) for one in random.sample(list(on), random.randint(1, len(on)))}
-        waiting += [replace(one, lost=uuid) for one, uuid in dead.items()]
+        waiting += [replace(one, lost=(uuid,)) for one, uuid in dead.items()]
         held = {
             tag: [holder(one.run_id) for one, uuid in on.items() if uuid == uuid_of(tag)]
             for tag in ("cuda:0", "cuda:1")
@@ -258,8 +258,8 @@ def test_over_any_history_of_deaths_a_run_keeps_its_gpu_until_it_ends(events, ra
         decisions = decide(waiting, [gpu(int(tag[-1]), holders=tuple(who)) for tag, who in held.items()])
         for one in waiting:
             if isinstance(decisions[one.run_id], Start):
-                on[replace(one, lost="")] = decisions[one.run_id].uuid
-        waiting = [replace(one, lost="") for one in waiting if isinstance(decisions[one.run_id], Wait)]
+                on[replace(one, lost=())] = decisions[one.run_id].uuids[0]
+        waiting = [replace(one, lost=()) for one in waiting if isinstance(decisions[one.run_id], Wait)]
         assert all(on.get(one) == uuid for one, uuid in dead.items())
         assert max(Counter(on.values()).values(), default=0) <= 1
 
@@ -298,7 +298,7 @@ def test_a_due_time_to_come_is_no_waiting():
 )
 def test_any_gpu_is_the_one_with_fewest_runs_then_least_memory_then_utilisation(busier):
     calm = gpu(1, memory_used_mib=400, utilisation_percent=10)
-    assert decide([run("r", "cuda")], [gpu(0, **busier), calm]) == {"r": Start("r", "GPU-1")}
+    assert decide([run("r", "cuda")], [gpu(0, **busier), calm]) == {"r": Start("r", ("GPU-1",))}
 
 
 def test_of_equal_gpus_the_lower_number_is_taken():
@@ -521,7 +521,7 @@ def test_on_a_full_disk_nothing_starts_but_housekeeping_and_the_rest_says_so_wit
     limits = {"training": 2, "pipeline": 16, "preparation": 2, "housekeeping": 1}
     waiting = [
         *(run(kind, "cpu", kind) for kind in limits),
-        replace(run("lost"), lost=uuid_of("cuda:0")),
+        replace(run("lost"), lost=(uuid_of("cuda:0"),)),
         run("cuda", "cuda", "inference"),
     ]
     decisions = place(waiting, [gpu(), cpu(limits=limits)], host="boxa", now=NOW, disk=FULL)
@@ -579,7 +579,7 @@ def test_a_rule_keeps_a_run_from_a_free_slot_with_its_sentence():
 
 def test_a_rule_against_one_device_leaves_the_others():
     rule = NotOn("r", "cuda:0", "cuda:0 is booked from 16:00")
-    assert placed([run(device="cuda")], [gpu(0), gpu(1)], rule) == [Start("r", "GPU-1")]
+    assert placed([run(device="cuda")], [gpu(0), gpu(1)], rule) == [Start("r", ("GPU-1",))]
 
 
 def test_the_slot_that_a_rule_keeps_a_run_from_goes_to_the_next():
@@ -587,10 +587,10 @@ def test_the_slot_that_a_rule_keeps_a_run_from_goes_to_the_next():
     rule = NotOn("first", "cuda:0", "too long for the gap")
     assert placed([first, second], [gpu()], rule) == [
         Wait("first", "cuda:0 is training run-second of anna@boxa, which starts now"),
-        Start("second", "GPU-0"),
+        Start("second", ("GPU-0",)),
     ]
 
 
 def test_a_rule_knows_what_starts_in_the_same_moment():
     decisions = placed([run("a", waited=9), run("b", device="cuda:1")], [gpu(0), gpu(1)], OneAtOnce())
-    assert decisions == [Start("a", "GPU-0"), Wait("b", "run-a has the one slot of anna@boxa")]
+    assert decisions == [Start("a", ("GPU-0",)), Wait("b", "run-a has the one slot of anna@boxa")]

@@ -116,8 +116,8 @@ def test_slices_of_a_gpu_are_refused():
 
 
 def test_a_process_sees_its_one_device_or_none():
-    assert environment(gpu(3))["CUDA_VISIBLE_DEVICES"] == "GPU-3f"
-    assert environment(None)["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment([gpu(3)])["CUDA_VISIBLE_DEVICES"] == "GPU-3f"
+    assert environment([])["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_simulated_devices_say_so():

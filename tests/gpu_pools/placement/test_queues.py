@@ -114,7 +114,9 @@ def test_a_host_has_a_queue_for_each_device_and_kind():
         "cpu.pipeline": 16,
         "cpu.housekeeping": 1,
         # Named with the host they have no limit of their own, but that of the device.
-        **dict.fromkeys(f"boxb.cuda:{number}.{kind}" for number in (0, 1) for kind in ("training", "inference")),
+        **dict.fromkeys(
+            f"boxb.{gpu}.{kind}" for gpu in ("cuda:0", "cuda:1", "cuda") for kind in ("training", "inference")
+        ),
         **dict.fromkeys(f"boxb.cpu.{kind}" for kind in ("training", "inference", "preparation", "housekeeping")),
     }
 

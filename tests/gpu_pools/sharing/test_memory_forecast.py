@@ -53,7 +53,7 @@ def test_a_run_that_does_not_fit_waits_and_says_for_whom():
 
 def test_it_goes_to_another_gpu_if_it_may():
     devices = (gpu(holder("big", 16 * 1024)), gpu(holder("small", 2048, 1), index=1))
-    assert decide([asks("b", 14_336, "cuda")], *devices)["b"] == Start("b", "GPU-1")
+    assert decide([asks("b", 14_336, "cuda")], *devices)["b"] == Start("b", ("GPU-1",))
 
 
 def test_what_a_run_uses_counts_where_it_is_more_than_its_forecast():
@@ -115,9 +115,9 @@ def test_room_is_made_for_a_large_run_that_has_waited_for_long():
 def test_no_room_is_made_for_one_that_has_no_slot_or_is_paused():
     large, small = asks("large", 20_000, waited=PATIENCE_S), asks("small", 2000, "cuda", waited=10)
     other = gpu(holder("b", 2000, 1), index=1)
-    assert decide([large, small], gpu(holder("a", 12_000), slots=1), other)["small"] == Start("small", "GPU-1")
+    assert decide([large, small], gpu(holder("a", 12_000), slots=1), other)["small"] == Start("small", ("GPU-1",))
     paused = replace(gpu(holder("a", 12_000)), paused=frozenset({"cuda:0.training"}))
-    assert decide([large, small], paused, other)["small"] == Start("small", "GPU-1")
+    assert decide([large, small], paused, other)["small"] == Start("small", ("GPU-1",))
 
 
 def test_forecasts_never_exceed_a_shared_gpu_and_nobody_waits_for_ever():

@@ -132,7 +132,7 @@ def test_before_prefect_has_said_what_was_had_nobody_with_a_quota_of_hours_start
     source = QuotaSource(known, SettingsReader(), "boxa", lambda: NOW)
     assert place(waiting, [gpu(0), gpu(1)], host="boxa", now=NOW, rules=[source.rule(waiting)]) == [
         Wait("a", "the GPU hours of anna (quota) are being read"),
-        Start("b", "GPU-0"),
+        Start("b", ("GPU-0",)),
     ]
     known.read_at, known.known = NOW, (use(5),)
     assert "anna had 5.0 of 5" in (source.rule(waiting).against(waiting[0], gpu(), {}) or "")

@@ -26,7 +26,7 @@ import os, subprocess, sys, time
 from gpu_pools.slots.lease import Holder, acquire
 holder = Holder("orphan", "orphan", "ben@boxa", "cuda:0", "GPU-0", "training", -1, os.getpid(), 1.0, None)
 lease = acquire("GPU-0", "training", 1, holder)
-run = subprocess.Popen(sys.argv[1:], pass_fds=[lease.run_fd], start_new_session=True, stdout=subprocess.DEVNULL)
+run = subprocess.Popen(sys.argv[1:], pass_fds=lease.run_fds, start_new_session=True, stdout=subprocess.DEVNULL)
 lease.record(pid=run.pid)
 lease.hand_over()
 print(run.pid, flush=True)
@@ -151,12 +151,12 @@ def test_releasing_twice_does_not_free_another_one_s_slot():
 
 def test_the_run_s_lock_is_for_the_run_and_the_worker_s_for_the_worker_only():
     with take() as found:
-        assert os.get_inheritable(found.run_fd)
-        inheritable = [fd for fd in open_files_of(found.slot.with_suffix(".worker")) if os.get_inheritable(fd)]
+        assert os.get_inheritable(found.run_fds[0])
+        inheritable = [fd for fd in open_files_of(found.files[0].with_suffix(".worker")) if os.get_inheritable(fd)]
         assert inheritable == []
         found.hand_over()
         with pytest.raises(ValueError, match="handed over or released"):
-            _ = found.run_fd
+            _ = found.run_fds
 
 
 def open_files_of(path):
@@ -218,7 +218,7 @@ def test_a_stopped_worker_keeps_the_slot_of_a_run_that_ended(start):
 def test_the_last_process_that_inherited_the_lock_frees_the_slot(start):
     code = "import os, subprocess, sys; print(subprocess.Popen(sys.argv[1:], close_fds=False).pid, flush=True); input()"
     found = take()
-    run = start(sys.executable, "-c", code, *SLEEP, pass_fds=[found.run_fd])
+    run = start(sys.executable, "-c", code, *SLEEP, pass_fds=found.run_fds)
     child = int(run.stdout.readline())
     found.hand_over()
     found.release()
@@ -232,7 +232,7 @@ def test_the_last_process_that_inherited_the_lock_frees_the_slot(start):
 
 def test_a_slot_released_while_its_run_lives_is_held_and_keeps_its_record(start):
     found = take()
-    run = start(*SLEEP, pass_fds=[found.run_fd])
+    run = start(*SLEEP, pass_fds=found.run_fds)
     found.release()
     assert [holder.run_name for holder in holders()] == ["rfuav"]
     run.kill()
@@ -242,7 +242,7 @@ def test_a_slot_released_while_its_run_lives_is_held_and_keeps_its_record(start)
 
 def test_a_worker_that_is_still_there_holds_the_slot_after_its_run(start):
     found = take()
-    run = start(*SLEEP, pass_fds=[found.run_fd])
+    run = start(*SLEEP, pass_fds=found.run_fds)
     found.hand_over()
     run.kill()
     run.wait()
@@ -325,7 +325,7 @@ def test_progress_reported_from_inside_a_run_is_seen_by_others(start):
         "from gpu_pools.slots.lease import report_progress; report_progress(3, 30, 1500.0); print(flush=True); input()"
     )
     with take() as found:
-        run = start(sys.executable, "-c", code, env={**os.environ, **found.env}, pass_fds=[found.run_fd])
+        run = start(sys.executable, "-c", code, env={**os.environ, **found.env}, pass_fds=found.run_fds)
         found.record(pid=run.pid)
         run.stdout.readline()
         (held,) = holders(GPU, "training")
@@ -349,7 +349,7 @@ def test_without_a_lease_progress_goes_nowhere(folder):
 
 def test_without_the_run_s_name_progress_goes_to_who_holds_the_slot(monkeypatch):
     with take() as found:
-        monkeypatch.setenv("TRAINYARD_LEASE", str(found.slot))
+        monkeypatch.setenv("TRAINYARD_LEASE", str(found.files[0]))
         report_progress(1, 2, None)
         (held,) = holders()
         assert held.progress is not None
@@ -370,7 +370,7 @@ def test_a_released_slot_leaves_no_text():
     found = take()
     found.record(progress=SlotProgress(1, 2, None, 3.0))
     found.release()
-    assert found.slot.read_text().strip() == ""
+    assert found.files[0].read_text().strip() == ""
 
 
 def test_a_text_without_a_lock_is_no_holder(folder, orphan):
@@ -390,7 +390,7 @@ def test_the_next_holder_is_never_shown_with_what_the_one_before_left(orphan):
 @pytest.mark.parametrize("text", ["", '{"run_id": "r1", "run_na', "\0" * 4096])
 def test_a_slot_with_an_empty_or_torn_record_is_still_held(text):
     with take() as found:
-        found.slot.write_text(text)
+        found.files[0].write_text(text)
         (held,) = holders()
         assert (held.run_name, held.owner, held.kind, held.number) == ("?", "?", "training", 0)
         assert take() is None
@@ -444,14 +444,14 @@ def test_another_user_takes_what_the_first_one_made_and_sees_who_holds_it(as_nob
 
 def test_a_slot_whose_run_died_is_kept_for_its_next_process(start):
     lease = acquire(GPU, "training", 1, ANNA)
-    run = start(*SLEEP, pass_fds=[lease.run_fd])
+    run = start(*SLEEP, pass_fds=lease.run_fds)
     lease.hand_over()
     assert not lease.retake()  # its process lives
     run.kill()
     run.wait()
     assert acquire(GPU, "training", 1, replace(ANNA, run_id="r2")) is None
     assert lease.retake()
-    again = start(*SLEEP, pass_fds=[lease.run_fd])
+    again = start(*SLEEP, pass_fds=lease.run_fds)
     lease.hand_over()
     lease.release()
     assert [holder.run_id for holder in holders()] == ["r1"]

@@ -33,7 +33,7 @@ def load(tmp_path):
 def test_the_share_is_the_mean_of_what_the_probe_said(load):
     probe, busy = load
     busy(80)
-    with SlotMeter(replace(HOLDER, since=time.time()), probe, every_s=0.01) as meter:
+    with SlotMeter([replace(HOLDER, since=time.time())], probe, every_s=0.01) as meter:
         time.sleep(0.4)
         before = meter.use()
         busy(20)
@@ -46,7 +46,7 @@ def test_the_share_is_the_mean_of_what_the_probe_said(load):
 
 
 def test_the_time_counts_from_the_taking_of_the_slot(load):
-    with SlotMeter(replace(HOLDER, since=time.time() - 30), load[0]) as meter:
+    with SlotMeter([replace(HOLDER, since=time.time() - 30)], load[0]) as meter:
         assert meter.use().first_batch_s is None
         meter.batch_done()
         time.sleep(0.2)
@@ -57,13 +57,13 @@ def test_the_time_counts_from_the_taking_of_the_slot(load):
 
 
 def test_of_the_cpu_no_share_is_told():
-    with SlotMeter(replace(HOLDER, uuid="cpu", since=time.time()), SimulatedProbe(0), every_s=0.01) as meter:
+    with SlotMeter([replace(HOLDER, uuid="cpu", since=time.time())], SimulatedProbe(0), every_s=0.01) as meter:
         time.sleep(0.05)
     assert meter.use().gpu_busy_share is None
 
 
 def test_a_gpu_that_is_gone_has_no_share_and_ends_nothing():
-    with SlotMeter(replace(HOLDER, since=time.time()), SimulatedProbe(0), every_s=0.01) as meter:
+    with SlotMeter([replace(HOLDER, since=time.time())], SimulatedProbe(0), every_s=0.01) as meter:
         time.sleep(0.05)
     assert meter.use().gpu_busy_share is None
 
@@ -74,7 +74,7 @@ def state_of(path, **state):
 
 
 def metered_for(seconds, probe, **changes):
-    with SlotMeter(replace(HOLDER, since=time.time(), **changes), probe, every_s=0.02) as meter:
+    with SlotMeter([replace(HOLDER, since=time.time(), **changes)], probe, every_s=0.02) as meter:
         time.sleep(seconds)
     return meter.use()
 
@@ -96,7 +96,7 @@ def test_the_peak_is_of_the_memory_of_the_runs_own_processes(load, slot, tmp_pat
         own = [{"pid": pid, "user": "a", "name": "x", "memory_mib": 300} for pid in (os.getpid(), child.pid)]
         other = {"pid": os.getppid(), "user": "b", "name": "y", "memory_mib": 5000}
         state_of(tmp_path / "state.json", processes=[*own, other])
-        with SlotMeter(replace(HOLDER, since=time.time()), load[0], every_s=0.02) as meter:
+        with SlotMeter([replace(HOLDER, since=time.time())], load[0], every_s=0.02) as meter:
             time.sleep(0.2)
             state_of(tmp_path / "state.json", processes=[own[0], other])
             time.sleep(0.2)

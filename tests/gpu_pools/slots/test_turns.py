@@ -20,7 +20,7 @@ def clock(tmp_path, monkeypatch):
 
 def test_who_does_not_take_what_he_is_given_is_passed_over_for_a_while(clock):
     turns = Turns(("terminal",), lambda: clock[0])
-    given = [Start("a", "GPU-simulated-0")]
+    given = [Start("a", ("GPU-simulated-0",))]
     with Announcement("terminal") as notice:
         notice.say([RUN])
         for at in (0.0, PATIENCE_S):
@@ -38,7 +38,7 @@ def test_patience_begins_anew_where_a_slot_was_not_to_be_had_in_between(clock):
     turns = Turns(("terminal",), lambda: clock[0])
     with Announcement("terminal") as notice:
         notice.say([RUN])
-        for decision in (Start("a", "x"), Wait("a", "taken"), Start("a", "x")):
+        for decision in (Start("a", ("x",)), Wait("a", "taken"), Start("a", ("x",))):
             turns.note([RUN], [decision])
             clock[0] += 0.9 * PATIENCE_S
         assert turns.others(()) == [RUN]

@@ -56,7 +56,7 @@ class Host:
         lock = run_setup.lock_run(run_id)
         assert lock is not None
         env = {**os.environ, run_process.MARK: run_id}
-        fds = (lock, lease.run_fd) if lease else (lock,)
+        fds = (lock, *lease.run_fds) if lease else (lock,)
         process = run_process.start(argv, env, run_dir(run_id), run_setup.output_file(run_id), fds)
         os.close(lock)
         if lease is not None:

@@ -34,7 +34,7 @@ def test_a_worker_that_drains_starts_nothing_and_puts_its_pipelines_back(prefect
     pipeline, training = (prefect.add_run() for _ in range(2))
     for run_id, queue in ((pipeline, "cpu.pipeline"), (training, "cpu.training")):
         dispatcher._monitor.add(new_entry(run_id, queue), None, None)
-    dispatcher._kept.keep("died", "cpu", take_slot("died"))
+    dispatcher._kept.keep("died", ("cpu",), take_slot("died"))
     dispatcher.drain()
     assert {entry.run_id: entry.ending for entry in dispatcher.active} == {pipeline: "stop", training: None}
     dispatcher.tick()

@@ -143,7 +143,7 @@ def in_a_terminal(prefect, labels):
     """Return the lease of a run that a person's process holds, and that process."""
     run_id = prefect.add_run("RUNNING", labels=labels)
     lease = take_slot(run_id)
-    process = subprocess.Popen(SLEEPS, pass_fds=(lease.run_fd,))
+    process = subprocess.Popen(SLEEPS, pass_fds=lease.run_fds)
     lease.record(pid=process.pid)
     lease.hand_over()
     return run_id, lease, process
@@ -203,7 +203,7 @@ def test_typing_is_use():
 def test_a_gpu_that_computes_counts_as_use(tmp_path):
     state, now = tmp_path / "state.json", [0.0]
     uuid = simulated(0).uuid
-    activity = Activity(SimulatedProbe(1, state), uuid, lambda: now[0])
+    activity = Activity(SimulatedProbe(1, state), [uuid], lambda: now[0])
     with subprocess.Popen(["sleep", "300"]) as process:
         now[0] = 100.0
         assert activity.idle_s([process.pid]) == 100.0

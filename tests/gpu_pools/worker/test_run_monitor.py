@@ -50,7 +50,7 @@ def test_a_run_that_was_killed_waits_again_and_keeps_its_slot(prefect, host):
     assert prefect.state(run_id)[:2] == ("SCHEDULED", "Waiting")
     assert "attempt 2 of 4: the process was killed by SIGKILL" in prefect.state(run_id)[2]
     assert prefect.steps[0]["state"]["type"] == "CRASHED"
-    assert (host.returned, host.kept.uuid(run_id)) == ([run_id], "cpu")
+    assert (host.returned, host.kept.uuids(run_id)) == ([run_id], ("cpu",))
     assert [holder.run_id for holder in holders()] == [run_id]
     assert (entries(host), told_mlflow(host, run_id)) == ({}, None)  # its MLflow run is gone on with
     assert run_setup.read_attempt(run_id)[0] == 2
@@ -195,7 +195,7 @@ def test_a_training_that_is_to_go_on_later_has_time_to_save(prefect, host):
     host.tick()
     assert prefect.state(run_id)[1] == "Waiting"
     assert run_setup.read_attempt(run_id)[0] == 1  # it was not its fault
-    assert (host.kept.uuid(run_id), run_setup.stop_file(run_id).exists()) == ("", False)
+    assert (host.kept.uuids(run_id), run_setup.stop_file(run_id).exists()) == ((), False)
 
 
 def test_what_has_nothing_to_save_stops_at_once(prefect, host):

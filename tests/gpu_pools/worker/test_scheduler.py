@@ -28,9 +28,9 @@ def started(monkeypatch):
     ids: list[str] = []
     slots = []
 
-    def start(self, run, uuid, queues):
+    def start(self, run, uuids, queues):
         ids.append(run.id)
-        slots.append(self._kept.take(run.id, uuid) or take_slot(run.id))
+        slots.append(self._kept.take(run.id, uuids) or take_slot(run.id))
         return True
 
     monkeypatch.setattr("gpu_pools.worker.starter.Starter.start", start)
@@ -166,7 +166,7 @@ def test_a_run_that_died_gets_its_slot_before_those_that_waited_longer(prefect, 
     prefect.add_run("SCHEDULED")
     died = prefect.add_run("SCHEDULED", expected_start_time="2026-01-02T00:00:00Z")
     slot = take_slot("other")
-    dispatcher._kept.keep(died, "cpu", take_slot(died))
+    dispatcher._kept.keep(died, ("cpu",), take_slot(died))
     dispatcher.tick()
     assert started[0] == died
     slot.release()
@@ -181,7 +181,7 @@ def test_a_run_that_has_started_on_another_host_does_not_start_here(prefect, dis
 
 
 def test_what_is_kept_for_a_run_that_was_cancelled_is_let_go(prefect, dispatcher):
-    dispatcher._kept.keep("gone", "cpu", take_slot("gone"))
+    dispatcher._kept.keep("gone", ("cpu",), take_slot("gone"))
     dispatcher.tick()
     assert holders() == []
 
@@ -207,8 +207,8 @@ def test_a_run_for_any_gpu_takes_the_one_that_its_owner_has_booked(prefect, clie
     found = Dispatcher("boxa:two", client, HostState("boxa", get_probe()), Ledger("two"), clock=lambda: host.now)
     chosen = {}
 
-    def start(self, run, uuid, queues):
-        chosen[run.name] = uuid
+    def start(self, run, uuids, queues):
+        (chosen[run.name],) = uuids
         return True
 
     monkeypatch.setattr("gpu_pools.worker.starter.Starter.start", start)
