@@ -331,9 +331,9 @@ def test_the_process_of_a_run_is_started_with_them(target, bench, monkeypatch):
     lease = acquire("GPU-1", "training", 1, holder)
     assert lease is not None
     with lease:
-        for device, folder in ((gpu("9.0"), str(target.folder)), (None, None)):
+        for devices, folder in (([gpu("9.0")], str(target.folder)), ([], None)):
             found = process_environment(
-                entry, lease, [device], entrypoint="flows.splatting.train_splat", extra={}, threads=1
+                entry, lease, devices, entrypoint="flows.splatting.train_splat", extra={}, threads=1
             )
             assert found.get("TORCH_EXTENSIONS_DIR") == folder
             assert found["CUDA_HOME"] == (str(bench / "cuda") if folder else "/another")
