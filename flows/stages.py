@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,12 +19,13 @@ from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.local_slot import on_device
+from gpu_pools.slurm.request import FIELDS, HOST, ON
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, StageError
 from tasks.base.workspace import run_dir, write_atomic
 
 _POLL_S = 1.0
-_INHERITED = ("priority", "owner", "time_limit", "when_busy")
+_INHERITED = ("priority", "owner", "time_limit", "when_busy", ON, *FIELDS)
 
 
 def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, **parameters: Any) -> None:
@@ -90,7 +92,7 @@ def run_queued(
 
     Args:
         recipe: the flow; it has a deployment.
-        queue: of the runs.
+        queue: of the runs; where the running flow was asked for on Slurm, it is Slurm's.
         requests: the parameters of each.
         name: of the runs; None: as the flow names them.
         refusable: off: they wait for their turn whatever the running flow was told.
@@ -104,6 +106,8 @@ def run_queued(
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         if not refusable:
             variables["when_busy"] = "wait"
+        if variables.get(ON) == HOST:
+            queue = replace(queue, host=HOST)
         deployed = _deployment_id(client, recipe.name)
         started: list[Any] = [
             run_deployment(

@@ -1,6 +1,7 @@
 """Commands that submit, show and change runs."""
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,12 @@ class WhenBusy(StrEnum):
 
     wait = "wait"
     refuse = "refuse"
+
+
+class Engine(StrEnum):
+    """Whose GPUs a run is to have, where they are not the yard's own workers'."""
+
+    slurm = "slurm"
 
 
 RUN_HELP = "Its id, the beginning of it, its name, or RUN/FLOW for a stage"
@@ -58,6 +65,10 @@ def submit(
     at: Annotated[str | None, typer.Option(help='Not before: "2026-11-24 08:00", this host\'s time')] = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow")] = None,
     owner: Annotated[str | None, typer.Option(help="user@host; you without it")] = None,
+    on: Annotated[Engine | None, typer.Option(help="Hand it to this engine, which decides when and where")] = None,
+    job: Annotated[
+        list[str] | None, typer.Option(help="cpus=8, memory=32G, partition=NAME ...: what its job there asks for")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run; its result is the exit code")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +78,11 @@ def submit(
 
     if watch and as_json:
         raise ConfigError("found --watch and --json, need one of them")
-    wishes = orders.Wishes(device, priority, when_busy.value if when_busy else None, time_limit, name, owner, _time(at))
+    wishes = orders.Wishes(
+        *(device, priority, when_busy.value if when_busy else None, time_limit, name, owner, _time(at)),
+        on=on.value if on else None,
+        job=_pairs(job or []),
+    )
     parameters = orders.gather_parameters(file, [*(values or []), *(assignments or [])])
     with connect() as api:
         run = orders.submit(api, orders.prepare(api, flow, parameters, wishes))
@@ -76,6 +91,14 @@ def submit(
         _tell_submitted(api, run, as_json)
         if watch:
             _watch(api, run["id"])
+
+
+def _pairs(assignments: Sequence[str]) -> dict[str, str]:
+    """Return NAME=VALUE as a dictionary."""
+    found = dict(assignment.partition("=")[::2] for assignment in assignments)
+    if odd := [assignment for assignment in assignments if "=" not in assignment]:
+        raise ConfigError(f"found --job {odd[0]}, need NAME=VALUE, such as cpus=8")
+    return found
 
 
 def runs(

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from gpu_pools.placement.queues import (
 from gpu_pools.prefect_pages import BULK
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.slot_files import lock_dir, open_lock
+from gpu_pools.slurm.request import FIELDS, HOST, ON, request_of
 from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError
@@ -54,6 +55,8 @@ class Wishes:
         name: of the run.
         owner: user@host; None: who asks.
         at: not before then.
+        on: the engine that decides when and where it runs: `slurm`; None: the yard's own workers.
+        job: what its job there asks for: cpus, memory, partition ...
     """
 
     device: str | None = None
@@ -63,6 +66,8 @@ class Wishes:
     name: str | None = None
     owner: str | None = None
     at: datetime | None = None
+    on: Literal["slurm"] | None = None
+    job: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,11 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
-    queue = place_on(api, parse_queue(deployment["work_queue_name"]), given, wishes.device, device_sections(flow))
+    default, sections = parse_queue(deployment["work_queue_name"]), device_sections(flow)
+    if wishes.on is None:
+        queue = place_on(api, default, given, wishes.device, sections)
+    else:
+        queue = place_on_engine(api, default, given, wishes.device, sections)
     if wishes.name is not None and "track" in names:
         override(given, [f"track.run_name={json.dumps(wishes.name)}"])
     checked = check_parameters(flow, given)
@@ -269,6 +278,29 @@ def place_on(api: Api, default: Queue, parameters: Json, wish: str | None, secti
     return None if found == default else found
 
 
+def place_on_engine(
+    api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]
+) -> Queue | None:
+    """Return Slurm's queue for a flow, None for a pipeline, whose stages go there; see `place_on`.
+
+    Raises:
+        ConfigError: no Slurm is served, or a device is named that is Slurm's to choose.
+    """
+    asked = {section: wish or _device_of(parameters, section) for section in sections}
+    for device in {wish, *asked.values()} - {None, "cuda", "cpu"}:
+        raise ConfigError(f"found device {device!r} with --on {HOST}, need cuda or cpu: Slurm chooses which one")
+    chosen = next(filter(None, [wish, *asked.values()]), default.device)
+    override(parameters, [f"{section}.device={wish}" for section in sections if wish])
+    kind: Kind = "training" if default.kind == "pipeline" else default.kind
+    queue = Queue(chosen, kind, HOST)
+    if queue not in read_queues(api):
+        raise ConfigError(
+            f"found no Slurm for {kind} at {api.url}: `yard up` where sbatch is installed serves it; `yard doctor` "
+            "there says what is missing"
+        )
+    return None if default.kind == "pipeline" else queue
+
+
 def _device_of(parameters: Json, section: str) -> str | None:
     given = parameters.get(section)
     device = given.get("device") if isinstance(given, dict) else None
@@ -279,12 +311,22 @@ def _variables(wishes: Wishes, owner: str) -> Json:
     variables: Json = {"owner": owner}
     if wishes.when_busy is not None:
         variables["when_busy"] = wishes.when_busy
+    if wishes.on is not None:
+        variables[ON] = wishes.on
+    variables |= _job(wishes.job)
     if wishes.priority is not None:
         variables["priority"] = wishes.priority
     if wishes.time_limit is not None:
         parse_duration(wishes.time_limit)  # now, not by the worker
         variables["time_limit"] = wishes.time_limit
     return variables
+
+
+def _job(asked: Mapping[str, Any]) -> Json:
+    """Return what a job is to ask of Slurm, checked."""
+    if unknown := sorted(asked.keys() - set(FIELDS)):
+        raise ConfigError(f"found --job {unknown[0]}=..., need one of: {', '.join(FIELDS)}")
+    return request_of(asked).model_dump(exclude_unset=True)
 
 
 def _booking(at: datetime) -> Json:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from deployments.services.mlflow_server import BACKEND
 from deployments.services.service import LOOPBACK, Announcing, Service
+from gpu_pools.slurm.request import HOST as SLURM
 from tasks.base.database import mlflow_uri
 from tasks.base.guard import HOSTS, ORIGINS, listed
 from tasks.base.password import CLIENT, SERVER, password
@@ -106,6 +107,11 @@ def inbox_program(env: dict[str, str]) -> Announcing:
 def notices_program(env: dict[str, str]) -> Announcing:
     """Return what tells people what happens to their runs, by Prefect's automations."""
     return Announcing("notices", tuple(module_command("deployments.sharing.notice_service")), env, NOTICES_SERVE)
+
+
+def slurm_program(env: dict[str, str]) -> Announcing:
+    """Return what hands runs to Slurm; its jobs go on without it."""
+    return Announcing(SLURM, tuple(module_command("gpu_pools.slurm.serve")), env, f"{SLURM} serves")
 
 
 def apply_program(env: dict[str, str]) -> Announcing:

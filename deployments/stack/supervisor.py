@@ -16,6 +16,7 @@ from deployments.services.programs import (
     mlflow_service,
     notices_program,
     prefect_service,
+    slurm_program,
     worker_program,
 )
 from deployments.services.service import LOOPBACK, START_LIMIT_S, ServiceError, check_port, check_start
@@ -25,6 +26,7 @@ from deployments.stack.draining import announce, withdraw
 from deployments.stack.pidfile import MARK, Say, only_one
 from deployments.stack.stack import environment_of, services_file
 from gpu_pools.names import host_name
+from gpu_pools.slurm.commands import is_here
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.home import make_home
 from tasks.base.workspace import home, write_json
@@ -129,7 +131,10 @@ class Supervisor:
             child.start()
         # Each of them loads for seconds, so they are started at the same time.
         self._await([self._services[0], applying], wait)
-        for child in self._workers.values():
+        # It needs the pool, as workers do; its jobs outlive it, so no drain waits for it.
+        engines = [Child(slurm_program(env))] if self._plan.n_workers and is_here() else []
+        self._services += engines
+        for child in (*engines, *self._workers.values()):
             child.start()
         self._await([*self._services, *self._workers.values()], wait)
         withdraw(env["PREFECT_API_URL"])

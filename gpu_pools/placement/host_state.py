@@ -195,6 +195,9 @@ class HostState:
     def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
         online = self._online(client)
+        if queue.host not in online:  # it may have come since they were read
+            self._workers = (float("-inf"), {})
+            online = self._online(client)
         if queue.host not in online:
             return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"
         return True, "" if online[queue.host] else f"{queue.label} waits for a worker on {queue.host}: none is online"

@@ -67,12 +67,16 @@ class Entry:
 class Ledger:
     """The entries of one worker, in `TRAINYARD_HOME/worker/<name>/`; held by one process at a time.
 
+    Args:
+        name: of the worker.
+        folder: of the entries, where it is another one.
+
     Raises:
         ConfigError: a worker of that name is running.
     """
 
-    def __init__(self, name: str) -> None:
-        self.folder = home() / "worker" / name
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        self.folder = folder or home() / "worker" / name
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = try_lock(self.folder / "lock")

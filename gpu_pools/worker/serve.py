@@ -27,6 +27,7 @@ from gpu_pools.placement.queues import POOL, POOL_TYPE
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.memory_peaks import MemoryForecasts
 from gpu_pools.slots.ledger import Ledger
+from gpu_pools.slurm.request import SlurmRequest
 from gpu_pools.watching.exporter import Exporter, metrics_port
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
@@ -41,7 +42,7 @@ START_LIMIT_S = 60
 _CLOSING_S = 15.0  # a worker that stops waits so long for MLflow to be told; the next one goes on with that
 
 
-class GpuProcessVariables(BaseVariables):
+class GpuProcessVariables(SlurmRequest, BaseVariables):
     """What the form of a run in Prefect's page asks for, beside the flow's own parameters."""
 
     priority: int | None = Field(
@@ -55,6 +56,7 @@ class GpuProcessVariables(BaseVariables):
         default=None, description="Its folder is removed that long after its end: 12h, 7d. MLflow keeps the results."
     )
     owner: str | None = Field(default=None, description="Whose run it is, as others read it: user@host.")
+    on: Literal["slurm"] | None = Field(default=None, description="Of a pipeline: its stages are jobs of Slurm.")
     env: dict[str, str | None] = Field(
         default_factory=dict,
         title="Environment Variables",
@@ -176,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=f"Runs the flow runs of the work pool `{POOL}` on this host.")
     parser.add_argument("--name", default=host_name(), help="of the worker, as Prefect's pages show it")
     # Here, not at the worker's start: Prefect reads its settings when it is imported.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     name = parser.parse_args().name
     try:

@@ -1,0 +1,174 @@
+"""What Slurm starts for a run: `python -m gpu_pools.slurm.job RUN`, a worker for this run alone."""
+
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import httpx
+from prefect.client.schemas.objects import StateType
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+
+from gpu_pools.names import host_name
+from gpu_pools.placement.probe import get_probe
+from gpu_pools.placement.queues import parse_queue
+from gpu_pools.prefect_client import PoolClient, Run, make_state
+from gpu_pools.slots.kept_slots import KeptSlots
+from gpu_pools.slurm.job_host import JobHost
+from gpu_pools.slurm.records import JobLedger
+from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.starter import Starter
+from tasks.base.errors import TrainyardError
+from tasks.base.password import CLIENT, known_password
+
+logger = logging.getLogger("trainyard.slurm")
+
+_TICK_S = 1.0
+_PATIENCE_S = 300.0  # with a server that is away before the run has begun
+_STILL_HELD_S = 90.0  # a process of an earlier attempt may hold the run so long
+_CLOSING_S = 15.0  # for MLflow; what is not told by then is told by the service that hands runs over
+
+
+class _Signals:
+    """Notes that Slurm ends the job, and wakes the loop then and at the end of a process."""
+
+    def __init__(self) -> None:
+        self.ends = False
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_end)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _on_end(self, signum: int, frame: FrameType | None) -> None:
+        self.ends = True
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or at a signal."""
+        if select.select([self._read], [], [], seconds)[0]:
+            os.read(self._read, 4096)
+
+
+class JobRun:
+    """Runs one run, again where its process dies, until it has ended or Slurm wants its node back.
+
+    Args:
+        run_id: of the run.
+        job_id: Slurm's number of this job.
+        client: of Prefect's server.
+        signals: of this process.
+    """
+
+    def __init__(self, run_id: str, job_id: str, client: PoolClient, signals: _Signals) -> None:
+        self._run_id, self._client, self._signals = run_id, client, signals
+        self._host = JobHost(get_probe())
+        self._ledger = JobLedger(job_id)
+        self._kept = KeptSlots()
+        self._monitor = RunMonitor(client, self._ledger, self._kept, lambda _: None)
+        self._starter = Starter(client, self._host, self._ledger, self._kept, self._monitor, time.time)
+        self._starter.prepare()
+        self._silent_since: float | None = None
+        self._held_since: float | None = None
+
+    def work(self) -> None:
+        """Bring the run to where it belongs."""
+        while self._turn():
+            self._signals.wait(_TICK_S)
+        deadline = time.monotonic() + _CLOSING_S
+        while self._monitor.busy and time.monotonic() < deadline:
+            self._signals.wait(_TICK_S)
+            self._tell(self._monitor.tick)
+        self._kept.forget(self._run_id)
+        self._starter.close()
+        self._ledger.close()
+
+    def _turn(self) -> bool:
+        """Do what is to be done now; return whether there will be more."""
+        if self._signals.ends and self._monitor.get(self._run_id) is not None:
+            self._monitor.request_end(self._run_id, "stop", "Slurm wants its node back")
+        more = self._tell(self._look)
+        if more is None:  # the server is away
+            begun = self._monitor.get(self._run_id) is not None
+            return begun or (not self._signals.ends and time.monotonic() - (self._silent_since or 0) < _PATIENCE_S)
+        return more
+
+    def _look(self) -> bool:
+        self._monitor.tick()
+        if self._monitor.get(self._run_id) is not None:
+            return True
+        run = self._client.by_id([self._run_id]).get(self._run_id)
+        if self._signals.ends or run is None or run.state != "SCHEDULED":
+            return False
+        return self._start(run)
+
+    def _start(self, run: Run) -> bool:
+        """Start the run; return whether there is something to watch, or to wait for."""
+        try:
+            uuid = self._host.uuid_for(parse_queue(run.queue))
+            if self._starter.start(run, uuid, self._host.queues(self._client)):
+                return self._monitor.get(run.id) is not None
+        except TrainyardError as exc:
+            if self._monitor.get(run.id) is not None:
+                return True  # it has its process
+            self._fail(run, str(exc))
+            return False
+        self._held_since = self._held_since or time.monotonic()
+        if time.monotonic() - self._held_since > _STILL_HELD_S:
+            self._fail(
+                run, f"a process of an earlier attempt of the run still holds it: see its output on {host_name()}"
+            )
+            return False
+        return True
+
+    def _fail(self, run: Run, reason: str) -> None:
+        logger.error("%s", reason)
+        self._client.force(run.id, make_state(StateType.FAILED, "Failed", reason))
+
+    def _tell(self, talk: Any) -> Any:
+        """Return what a talk with the server returns; None where it does not answer, which is said once."""
+        try:
+            answer = talk()
+        except httpx.HTTPError as exc:
+            if self._silent_since is None:
+                self._silent_since = time.monotonic()
+                logger.warning("Prefect's server does not answer (%s); the run goes on", exc)
+            return None
+        self._silent_since = None
+        return answer
+
+
+def main() -> None:
+    """Run what Slurm was handed."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    if len(sys.argv) != 2 or not job_id:
+        print("error: found no job of Slurm: sbatch starts this, for the run that it names", file=sys.stderr)
+        sys.exit(2)
+    signals = _Signals()
+    given = os.environ.get("SLURM_JOB_GPUS") or "none"
+    logger.info("Slurm job %s on %s, GPU %s, run %s", job_id, host_name(), given, sys.argv[1])
+    settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
+    if known := known_password(os.environ.get("PREFECT_API_URL", "")):
+        settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its run inherits it
+    try:
+        with temporary_settings(settings):
+            JobRun(sys.argv[1], job_id, PoolClient(), signals).work()
+    except TrainyardError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

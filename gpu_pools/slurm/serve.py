@@ -1,0 +1,100 @@
+"""The service that hands runs to Slurm: `python -m gpu_pools.slurm.serve`; `yard up` starts it where sbatch is."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import httpx
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+
+from gpu_pools.names import host_name
+from gpu_pools.placement.queues import POOL_TYPE
+from gpu_pools.prefect_client import PoolClient
+from gpu_pools.slurm.commands import Slurm, config_file, is_here
+from gpu_pools.slurm.dispatch import HEARTBEAT_S, QUEUES, SlurmDispatcher
+from gpu_pools.slurm.records import Records
+from gpu_pools.slurm.request import HOST
+from gpu_pools.worker.serve import GpuProcessWorker
+from tasks.base.errors import ConfigError, TrainyardError
+from tasks.base.home import make_home
+from tasks.base.password import CLIENT, known_password
+
+_TICK_S = 0.5
+_START_LIMIT_S = 60.0
+
+
+def serve() -> None:
+    """Hand what waits for Slurm to it until asked to stop; its jobs go on, and the next service finds them.
+
+    Raises:
+        ConfigError: another process does that for this home, no Slurm is here, or no server.
+    """
+    if not is_here():
+        raise ConfigError("found no Slurm: need sbatch in PATH, and its configuration in /etc/slurm or SLURM_CONF")
+    if host_name() == HOST:
+        raise ConfigError(f"found a host called {HOST!r}, as the queues of the cluster are: give it another name")
+    asked = threading.Event()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    client = PoolClient()
+    records = Records()
+    _prepare(client, asked)
+    dispatcher = SlurmDispatcher(client, records, Slurm())
+    print(f"{HOST} serves {' '.join(queue.name for queue in QUEUES)}, by {config_file()}", flush=True)
+    while not asked.is_set():
+        dispatcher.tick()
+        asked.wait(_TICK_S)
+    dispatcher.close()
+
+
+def _prepare(client: PoolClient, asked: threading.Event) -> None:
+    """Make the queues that are missing; waits for a server that is about to start."""
+    deadline = time.monotonic() + _START_LIMIT_S
+    while not asked.is_set():
+        try:
+            client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
+            known = {queue.name for queue in client.queues()}
+            for queue in QUEUES:
+                if queue.name not in known:
+                    client.create_queue(queue.name, None)
+            client.heartbeat(HOST, HEARTBEAT_S)
+            return
+        except httpx.HTTPError as exc:
+            if time.monotonic() > deadline:
+                url = os.environ.get("PREFECT_API_URL", "PREFECT_API_URL, which is not set")
+                raise ConfigError(f"found no Prefect server within {_START_LIMIT_S:.0f} s at {url}: {exc}") from exc
+            asked.wait(1)
+
+
+def main() -> None:
+    """Serve the queues of Slurm."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
+    try:
+        make_home()
+        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
+            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known
+        with temporary_settings(settings):
+            serve()
+    except TrainyardError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
