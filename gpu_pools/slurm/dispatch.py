@@ -78,14 +78,14 @@ class SlurmDispatcher:
             for duty in self._duties:
                 duty()
             if self._complaint:
-                logger.info("all goes on")
+                logger.info("%s answers again, all goes on", self._complaint)
             self._complaint = ""
         except httpx.HTTPError as exc:
-            self._complain("server", f"Prefect's server does not answer ({exc}); runs stay as they are")
+            self._complain("Prefect", f"Prefect's server does not answer ({exc}); runs stay as they are")
         except SlurmAwayError as exc:
-            self._complain("slurm", f"Slurm does not answer ({exc}); runs stay as they are")
+            self._complain("Slurm", f"Slurm does not answer ({exc}); runs stay as they are")
         except StorageError as exc:
-            self._complain("disk", f"{exc}; runs stay as they are")
+            self._complain("the disk", f"{exc}; runs stay as they are")
 
     def close(self) -> None:
         """Let another process go on."""
@@ -98,16 +98,29 @@ class SlurmDispatcher:
 
     def _look(self) -> None:
         """Bring what was handed over up to date, hand over what waits, and let the rest say why it waits."""
-        if self._records:
-            self._follow()
-        due = [run for run in self._waitlist.read() if _is_ours(run)]
-        telling = self._hand_over_what_waits(due)
+        due: list[Run] = []
+        telling: list[tuple[Run, Wait | Refuse]] = []
+        try:
+            if self._records:
+                self._follow()
+            due = [run for run in self._waitlist.read() if _is_ours(run)]
+            telling = self._hand_over_what_waits(due)
+        except SlurmAwayError:
+            due = due or [run for run in self._waitlist.read() if _is_ours(run)]
+            new = [run for run in due if self._is_new(run)]
+            telling = [(run, Wait(run.id, "waits for Slurm, which does not answer")) for run in new]
+            self._sentences.tell(telling, {run.id for run in due})
+            raise
         for run in due:
             job = self._seen.get(run.id)
             if job is None or (refuses(run) and not (job.waits and job.reason)):
                 continue  # who does not want to wait is refused once Slurm has looked at it, and not while it starts
             telling.append((run, Wait(run.id, sentence(job))))
         self._sentences.tell(telling, {run.id for run in due})
+
+    def _is_new(self, run: Run) -> bool:
+        """Return whether a run has no job yet, as far as that is known."""
+        return run.id not in self._records or self._records[run.id].job_id is None
 
     def _follow(self) -> None:
         # Slurm first: what a job's process told the server before its end is known then.
@@ -190,7 +203,7 @@ class SlurmDispatcher:
 
     def _hand_over_what_waits(self, due: Sequence[Run]) -> list[tuple[Run, Wait | Refuse]]:
         """Hand over what has no job; return why the rest of that is not."""
-        open_runs = [run for run in due if run.id not in self._records or self._records[run.id].job_id is None]
+        open_runs = [run for run in due if self._is_new(run)]
         if not open_runs:
             return []
         pool, queues = self._client.pool(), {queue.name: queue for queue in self._client.queues()}
@@ -224,7 +237,6 @@ class SlurmDispatcher:
             self._refuse(run, f"Slurm refuses the run: {exc}")
             return ""
         self._note(record.but(job_id=job_id, since=self._clock()))
-        self._client.set_infrastructure(run.id, f"slurm:{job_id}")
         logger.info("run %s (%s) is Slurm job %s", run.id, run.name, job_id)
         return ""
 

@@ -35,7 +35,6 @@ logger = logging.getLogger("trainyard.slurm")
 _TICK_S = 1.0
 _PATIENCE_S = 300.0  # with a server that is away before the run has begun
 _STILL_HELD_S = 90.0  # a process of an earlier attempt may hold the run so long
-_CLOSING_S = 15.0  # for MLflow; what is not told by then is told by the service that hands runs over
 
 
 class _Signals:
@@ -75,7 +74,8 @@ class JobRun:
         self._host = JobHost(get_probe())
         self._ledger = JobLedger(job_id)
         self._kept = KeptSlots()
-        self._monitor = RunMonitor(client, self._ledger, self._kept, lambda _: None)
+        # MLflow's library takes seconds, in which the GPU would be nobody's: the service that hands runs over tells it.
+        self._monitor = RunMonitor(client, self._ledger, self._kept, lambda _: None, ends_mlflow=False)
         self._starter = Starter(client, self._host, self._ledger, self._kept, self._monitor, time.time)
         self._starter.prepare()
         self._silent_since: float | None = None
@@ -85,10 +85,6 @@ class JobRun:
         """Bring the run to where it belongs."""
         while self._turn():
             self._signals.wait(_TICK_S)
-        deadline = time.monotonic() + _CLOSING_S
-        while self._monitor.busy and time.monotonic() < deadline:
-            self._signals.wait(_TICK_S)
-            self._tell(self._monitor.tick)
         self._kept.forget(self._run_id)
         self._starter.close()
         self._ledger.close()
@@ -96,7 +92,7 @@ class JobRun:
     def _turn(self) -> bool:
         """Do what is to be done now; return whether there will be more."""
         if self._signals.ends and self._monitor.get(self._run_id) is not None:
-            self._monitor.request_end(self._run_id, "stop", "Slurm wants its node back")
+            self._monitor.request_end(self._run_id, "stop", "Slurm ends its job")
         more = self._tell(self._look)
         if more is None:  # the server is away
             begun = self._monitor.get(self._run_id) is not None

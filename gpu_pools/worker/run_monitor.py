@@ -43,6 +43,7 @@ class RunMonitor:
         kept: has the slots of runs that died, until they start again.
         on_return: is told the id of every run that was put back into its queue.
         clock: Unix seconds.
+        ends_mlflow: off: whoever takes the ledger over tells MLflow how runs have ended.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class RunMonitor:
         kept: KeptSlots,
         on_return: Callable[[str], None],
         clock: Callable[[], float] = time.time,
+        *,
+        ends_mlflow: bool = True,
     ) -> None:
         self._client, self._ledger, self._kept, self._on_return, self._clock = client, ledger, kept, on_return, clock
         self._runs = {entry.run_id: MonitoredRun(entry) for entry in ledger.entries()}
@@ -75,7 +78,7 @@ class RunMonitor:
             # Reads the states once more: what has exited may have been cancelled just before.
             self._set_final_states,
             # After Prefect's: a run that starts again goes on with its MLflow run, which must not be ended.
-            self._end_in_mlflow,
+            *([self._end_in_mlflow] if ends_mlflow else []),
             # After both: a process that has exited already needs no announcement.
             self._announce,
             # Last: runs that have ended above are no longer among those that the server has as running.
