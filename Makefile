@@ -30,13 +30,14 @@ pictures: environment system-packages  ## the screenshots in docs/pictures, take
 	@TRAINYARD_PICTURES=$(CURDIR)/docs/pictures $(BIN)/pytest -q tests/ui
 
 # Debian's Chromium for the walk, PostgreSQL for the stack, rsync for the inbox, Prometheus for the metrics, Caddy and Redis for
-# the lab: asked for only where they are missing. Neither of the last two is to run by itself.
+# the lab, Slurm and munge for runs on a cluster: asked for only where they are missing. None of these is to run by itself.
 .PHONY: system-packages
-system-packages:  ## install Debian's Chromium, PostgreSQL, Prometheus, rsync, Caddy and Redis by apt-get, where they are missing (as root)
-	@test -x /usr/bin/chromium -a -x /usr/bin/rsync -a -x /usr/bin/promtool -a -x /usr/bin/caddy -a -x /usr/bin/redis-server && \
+system-packages:  ## install Debian's Chromium, PostgreSQL, Prometheus, rsync, Caddy, Redis and Slurm by apt-get, where they are missing (as root)
+	@test -x /usr/bin/chromium -a -x /usr/bin/rsync -a -x /usr/bin/promtool -a -x /usr/bin/caddy -a -x /usr/bin/redis-server \
+	  -a -x /usr/bin/sbatch -a -x /usr/sbin/munged && \
 	  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 	  (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core postgresql rsync >/dev/null && \
-	   apt-get install -y -qq --no-install-recommends prometheus caddy redis-server >/dev/null)
+	   apt-get install -y -qq --no-install-recommends prometheus caddy redis-server slurm-wlm munge >/dev/null)
 
 test-long: environment  ## the checks that take minutes: sixty kills, a compiled model cut and resumed, an installed wheel, the newest versions
 	@$(BIN)/pytest -q -m "long and not gpu"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import httpx
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.device_count import device_count
 from gpu_pools.job_variables import priority_of, refuses, time_limit_s
 from gpu_pools.periodic import Periodic
 from gpu_pools.placement.place import Refuse, Wait
@@ -19,6 +20,7 @@ from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.process import run_setup
 from gpu_pools.slurm.closing import Closing
 from gpu_pools.slurm.commands import Slurm, SlurmAwayError, SlurmFullError, SlurmRefusedError
+from gpu_pools.slurm.hidden import without_secrets
 from gpu_pools.slurm.job_states import Job, sentence
 from gpu_pools.slurm.records import Record, Records
 from gpu_pools.slurm.request import HOST, job_name, request_of, sbatch_options
@@ -26,7 +28,6 @@ from gpu_pools.slurm.verdict import Verdict, judge
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
 from gpu_pools.worker.set_final_state import set_final_state
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import CLIENT
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, run_dir
 
@@ -262,11 +263,10 @@ class SlurmDispatcher:
         run_environment(run.job_variables)
         limit_s = time_limit_s(run)
         left_s = None if limit_s is None else max(0.0, limit_s - run_setup.read_attempt(run.id)[1])
-        asked = sbatch_options(request_of(run.job_variables), queue, 1, left_s)
+        asked = sbatch_options(request_of(run.job_variables), queue, device_count(run.parameters), left_s)
         log = run_dir(run.id) / "slurm.log"
         own = [f"--job-name={job_name(run.name)}", f"--chdir={home()}", f"--output={log}", "--open-mode=append"]
-        # The password stays out of Slurm's files: the job reads it from the home's, as every worker does.
-        env = {name: value for name, value in os.environ.items() if name != CLIENT} | {"TRAINYARD_HOME": str(home())}
+        env = without_secrets(os.environ) | {"TRAINYARD_HOME": str(home())}
         return [*asked, *own, "--requeue", "--export=ALL"], env
 
 

@@ -18,11 +18,13 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from gpu_pools.device_count import device_count
 from gpu_pools.names import host_name
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
+from gpu_pools.slurm.hidden import hidden
 from gpu_pools.slurm.job_host import JobHost
 from gpu_pools.slurm.records import JobLedger
 from gpu_pools.worker.run_monitor import RunMonitor
@@ -111,8 +113,8 @@ class JobRun:
     def _start(self, run: Run) -> bool:
         """Start the run; return whether there is something to watch, or to wait for."""
         try:
-            uuid = self._host.uuid_for(parse_queue(run.queue))
-            if self._starter.start(run, uuid, self._host.queues(self._client)):
+            uuids = self._host.given(parse_queue(run.queue), device_count(run.parameters))
+            if self._starter.start(run, uuids, self._host.queues(self._client)):
                 return self._monitor.get(run.id) is not None
         except TrainyardError as exc:
             if self._monitor.get(run.id) is not None:
@@ -156,9 +158,10 @@ def main() -> None:
     given = os.environ.get("SLURM_JOB_GPUS") or "none"
     logger.info("Slurm job %s on %s, GPU %s, run %s", job_id, host_name(), given, sys.argv[1])
     settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
-    if known := known_password(os.environ.get("PREFECT_API_URL", "")):
-        settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its run inherits it
     try:
+        os.environ |= hidden()  # its run inherits them
+        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
+            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known
         with temporary_settings(settings):
             JobRun(sys.argv[1], job_id, PoolClient(), signals).work()
     except TrainyardError as exc:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from gpu_pools.names import host_name
@@ -35,21 +35,25 @@ class JobHost(HostState):
             self._gpus = {device.uuid: replace(device, index=int(number)) for number, device in given}
         self._busy_since: float | None = None
 
-    def uuid_for(self, queue: Queue) -> str:
-        """Return the device for a run: the GPU that was given, or the CPU.
+    def given(self, queue: Queue, n_devices: int) -> list[str]:
+        """Return the devices for a run: the GPUs that Slurm gave, or the CPU.
+
+        Args:
+            queue: of the run.
+            n_devices: that it computes on, where its queue is one of GPUs.
 
         Raises:
-            GpuError: it needs a GPU and got none.
+            GpuError: it got fewer.
         """
         if queue.device == CPU:
-            return CPU
-        if not self._gpus:
-            job, given = os.environ.get("SLURM_JOB_ID", "?"), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            return [CPU]
+        if len(self._gpus) < n_devices:
+            job, seen = os.environ.get("SLURM_JOB_ID", "?"), os.environ.get("CUDA_VISIBLE_DEVICES", "")
             raise GpuError(
-                f"Slurm gave job {job} on {host_name()} no GPU that the driver has (CUDA_VISIBLE_DEVICES={given!r}): "
-                "its gres.conf names their device files (File=/dev/nvidia[0-3], or AutoDetect=nvml)"
+                f"found {len(self._gpus)} GPUs in Slurm job {job} on {host_name()} (CUDA_VISIBLE_DEVICES={seen!r}), "
+                f"need {n_devices}: gres.conf names their device files, File=/dev/nvidia[0-3], or AutoDetect=nvml"
             )
-        return next(iter(self._gpus))
+        return [*self._gpus][:n_devices]
 
     @property
     def threads(self) -> int:
@@ -61,16 +65,17 @@ class JobHost(HostState):
         """Return no limit: Slurm has decided."""
         return _NO_LIMIT
 
-    def take(self, asks: Waiting, uuid: str, queues: Queues) -> lease.Lease | None:
-        """Take the slot that guards the GPU against others of this host; None: a process of before lets go soon.
+    def take(self, asks: Waiting, uuids: Collection[str], queues: Queues) -> lease.Lease | None:
+        """Take the slots that guard the GPUs against others of this host; None: a process of before lets go soon.
 
         Raises:
             GpuBusyError: the yard's own worker, or a person, has the GPU that Slurm gave.
         """
-        others = [] if uuid == CPU else [held for held in lease.holders(uuid) if held.run_id != asks.run_id]
+        held = [holder for holder in lease.holders() if holder.uuid in uuids and holder.uuid != CPU]
+        others = [holder for holder in held if holder.run_id != asks.run_id]
         if not others:
             self._busy_since = None
-            return super().take(asks, uuid, queues)
+            return super().take(asks, uuids, queues)
         self._busy_since = self._busy_since or self._clock()
         if self._clock() - self._busy_since < _GRACE_S:
             return None

@@ -22,6 +22,7 @@ from gpu_pools.placement.queues import POOL_TYPE
 from gpu_pools.prefect_client import PoolClient
 from gpu_pools.slurm.commands import Slurm, config_file, is_here
 from gpu_pools.slurm.dispatch import HEARTBEAT_S, QUEUES, SlurmDispatcher
+from gpu_pools.slurm.hidden import hide
 from gpu_pools.slurm.records import Records
 from gpu_pools.slurm.request import HOST
 from gpu_pools.worker.serve import GpuProcessWorker
@@ -52,6 +53,7 @@ def serve() -> None:
         signal.signal(number, stop)
     client = PoolClient()
     records = Records()
+    hide(os.environ)
     _prepare(client, asked)
     dispatcher = SlurmDispatcher(client, records, Slurm())
     print(f"{HOST} serves {' '.join(queue.name for queue in QUEUES)}, by {config_file()}", flush=True)

@@ -226,7 +226,6 @@ def test_the_runs_own_time_limit_comes_before_slurms(made, hold):
     assert made.state(run)["message"] == "stopped after 4 s, its time limit; what it saved is kept"
 
 
-@pytest.mark.long
 def test_slurms_time_limit_is_said_to_be_slurms(made, cluster, hold):
     run = hold(600)
     made.until(made.begun(run), 60, "it runs")
