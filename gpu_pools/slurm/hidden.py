@@ -1,4 +1,4 @@
-"""Passwords on their way to jobs: in a file that this user alone reads, not in the environment that Slurm stores."""
+"""Passes passwords to jobs by a file that this user alone reads, not by what Slurm stores."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Decides what becomes of a run that was handed to Slurm, from its state in Prefect and that of its job."""
+"""Decides what becomes of a run handed to Slurm, from its state and that of its job."""
 
 from dataclasses import dataclass
 from typing import Literal
