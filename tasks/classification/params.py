@@ -1,5 +1,6 @@
 """Parameters of the classification pipeline, one model for each step, under the names users know."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -167,6 +168,9 @@ class TrainParams(training.TrainingParams):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
+    n_devices: Annotated[
+        int, Field(ge=1, le=64, description="GPUs of one host that share every batch; more than 1 needs device cuda")
+    ] = 1
     train_path: Annotated[MaybePath, Field(description="Class folders to train on, when the data is already split")] = (
         None
     )
@@ -212,6 +216,11 @@ class TrainParams(training.TrainingParams):
         """How many epochs there are whose weights are kept."""
         return self.num_epochs if self.keep_every_epoch else 0
 
+    @property
+    def n_processes(self) -> int:
+        """How many processes train together."""
+        return self.n_devices
+
     @model_validator(mode="after")
     def _paths_come_together(self) -> Self:
         if (self.train_path is None) != (self.val_path is None):
@@ -224,6 +233,12 @@ class TrainParams(training.TrainingParams):
     def _fits_together(self) -> Self:
         if self.model.startswith("vit") and self.image_size % (patch := int(self.model.rsplit("_", 1)[1])):
             raise ValueError(f"image_size {self.image_size} does not fit {self.model}: need a multiple of {patch}")
+        if self.n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", self.device):
+            raise ValueError(f"n_devices {self.n_devices} needs device cuda or HOST/cuda, found {self.device!r}")
+        if self.n_devices > self.batch_size:
+            raise ValueError(f"n_devices {self.n_devices} needs a batch_size of at least that, found {self.batch_size}")
+        if self.n_devices > 1 and self.compile:
+            raise ValueError(f"compile works on one device, found n_devices {self.n_devices}")
         return self
 
     def parts(self) -> dict[Part, Path] | None:
@@ -236,7 +251,9 @@ class TrainParams(training.TrainingParams):
         return parts
 
 
-FREE_TO_CHANGE = frozenset({"device", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"})
+FREE_TO_CHANGE = frozenset(
+    {"device", "n_devices", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
+)
 """Parameters of a training that may change between a crash and the resumption without changing the result."""
 
 

@@ -46,6 +46,8 @@ class Batches:
         pin: load into page-locked memory, which a GPU fetches while it computes.
         join_last: a last batch of one image joins the one before it, as training needs it; no batch for evaluation
             is larger than `batch_size`.
+        mine: returns what this process reads of the batches, where several train together; the rest of this class
+            speaks of whole batches, which are the same in all of them.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Batches:
         n_workers: int = 0,
         pin: bool = False,
         join_last: bool = True,
+        mine: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = list,
     ) -> None:
         self._read = read
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -68,6 +71,7 @@ class Batches:
         self._n_workers = n_workers or n_cores()
         self._pin = pin
         self._join_last = join_last
+        self._mine = mine
 
     @property
     def n_images(self) -> int:
@@ -75,18 +79,24 @@ class Batches:
         return len(self.labels)
 
     def __len__(self) -> int:
-        return len(self._cut(np.arange(self.n_images)))
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return how many images each batch has."""
+        return [len(batch) for batch in self._cut(np.arange(self.n_images))]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on.
 
         Yields:
-            images (B, 3, S, S) uint8, channels last in memory; labels (B,) int64.
+            images (B, 3, S, S) uint8, channels last in memory; labels (B,) int64. B may be 0 where several processes
+            share a batch of fewer images.
         """
         order = np.arange(self.n_images)
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(self.n_images)
-        todo = iter(self._cut(order)[start:])
+        todo = iter(self._mine(self._cut(order)[start:]))
         with one_cv2_thread(), ThreadPoolExecutor(self._n_workers, thread_name_prefix="load") as pool:
             # So far ahead that every thread has work while a batch is taken, and bounded in memory.
             n_ahead = 2 + self._n_workers * _PIECE // self.batch_size
@@ -104,8 +114,10 @@ class Batches:
         return _Coming(pool, indices, self._read, self._joined)
 
     def _joined(self, rows: Sequence[np.ndarray], indices: np.ndarray) -> Batch:
-        images = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=self._pin)  # (B, S, S, 3)
-        np.stack(rows, out=images.numpy())
+        shape = rows[0].shape if rows else self._read(0).shape
+        images = torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self._pin)  # (B, S, S, 3)
+        if rows:
+            np.stack(rows, out=images.numpy())
         labels = self.labels[torch.from_numpy(indices)]
         return images.permute(0, 3, 1, 2), labels.pin_memory() if self._pin else labels
 
@@ -125,7 +137,7 @@ class _Coming:
     ) -> None:
         self.whole: Future[Batch] = Future()
         self._indices, self._read, self._join = indices, read, join
-        starts = range(0, len(indices), _PIECE)
+        starts = range(0, max(1, len(indices)), _PIECE)
         self._pieces: list[list[np.ndarray]] = [[] for _ in starts]
         self._n_left = len(starts)
         self._lock = threading.Lock()

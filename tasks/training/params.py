@@ -53,6 +53,11 @@ class TrainingParams(Params):
         return 2 if self.optimizer != "sgd" else int(self.momentum > 0)
 
     @property
+    def n_processes(self) -> int:
+        """How many processes train together, each on a device of its own."""
+        return 1
+
+    @property
     def n_kept(self) -> int:
         """How many epochs there are whose weights are kept."""
         return 0

@@ -17,11 +17,13 @@ from gpu_pools.stopping import never
 from tasks.base.errors import ConfigError, Interrupted, StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
-from tasks.run.checkpoint import Checkpoint, fingerprint_of, save_tensors
+from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
 from tasks.run.disk_need import training_need
 from tasks.run.resume_point import FINISHED
 from tasks.training.events import BatchDone, EpochBasics, EpochDone, columns_of, epoch_from
 from tasks.training.optim import deterministic
+from tasks.training.parallel.helpers import Helpers
+from tasks.training.parallel.ranks import Ranks
 from tasks.training.params import TrainingParams
 from tasks.training.precision import Precision
 from tasks.training.threads import choose_threads
@@ -72,6 +74,7 @@ class FolderSession(ABC, Generic[P, T, M]):
         self._clock_ms, self._stop_asked = clock_ms, stop_asked
         self.history: list[EpochDone[M]] = []
         self.best: Path | None = None
+        self._helpers: Helpers | None = None
         self._best_weights: dict[str, Tensor] | None = None  # not on disk yet: the next checkpoint takes them
         self.checkpoint = Checkpoint(folder / self.CHECKPOINT, lambda: self._clock_ms() / 1000)
         self._open_dataset()
@@ -88,8 +91,45 @@ class FolderSession(ABC, Generic[P, T, M]):
             DatasetError, WeightsError, TrainingError, StorageError: as their names say.
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last batch.
         """
-        yield from self._read_data()
-        yield from self._train()
+        if self.params.n_processes == 1:
+            yield from self._read_data()
+            yield from self._train()
+            return
+        with Helpers(self._task(), self.params.n_processes, self.device) as self._helpers:
+            yield from self._read_data()  # while they import what they need
+            yield from self._train()
+
+    def _task(self) -> dict[str, Any]:
+        """Return how another process opens this training to compute a share of it."""
+        return {
+            "session": f"{type(self).__module__}:{type(self).__qualname__}",
+            "params_type": f"{type(self.params).__module__}:{type(self.params).__qualname__}",
+            "params": self.params.model_dump(mode="json"),
+            "dataset": str(self.dataset),
+            "folder": str(self.folder),
+            "cache": str(self.cache),
+        }
+
+    def find_data(self) -> None:
+        """Look for what is trained on, in a process that helps another one."""
+        raise NotImplementedError
+
+    def help(self, precision: Precision, connect: Callable[[], Ranks]) -> None:
+        """Compute a share of the training of another process, which keeps what comes of it.
+
+        Args:
+            precision: that the other one trains in.
+            connect: waits until all are there; nothing is written from the other one's start until then.
+        """
+        saved = load_tensors(self.checkpoint.path) if self.checkpoint.path.is_file() else None
+        torch.manual_seed(self.params.seed)
+        trainer, _ = self._trainer(precision, fresh=saved is None)
+        if saved is not None:
+            trainer.load_state_dict(saved["trainer"])
+        trainer.join(connect())
+        with deterministic(self.params.deterministic):
+            for _ in self._events(trainer):
+                pass
 
     @abstractmethod
     def _read_data(self) -> Iterator[Any]:
@@ -147,7 +187,7 @@ class FolderSession(ABC, Generic[P, T, M]):
         self._remove_leftovers(saved["best_file"] if saved else None)
         precision, why = self._new_precision() if saved is None else self._saved_precision(saved)
         yield Note(why)
-        if saved is None and self.device.type == "cpu" and (said := choose_threads()):
+        if saved is None and self._helpers is None and self.device.type == "cpu" and (said := choose_threads()):
             yield Note(said)
         trainer, notes = self._trainer(precision, fresh=saved is None)
         yield from (Note(text) for text in notes)
@@ -155,6 +195,9 @@ class FolderSession(ABC, Generic[P, T, M]):
             yield Note(check_fits(self.disk_need(trainer), self.folder))
         else:
             yield self._take_over(trainer, saved)
+        if self._helpers is not None:
+            trainer.join(self._helpers.join(precision))
+            yield Note(f"trains in {trainer.ranks.size} processes, each on a share of every batch")
         yield from self._kept(trainer, self._events(trainer))
         self._finish(trainer)
 

@@ -16,6 +16,7 @@ from tasks.training.early_stopping import EarlyStopping, Score
 from tasks.training.events import BatchDone, EpochBasics
 from tasks.training.late import Late, Pace
 from tasks.training.optim import MovingAverage, build_optimizer, learning_rate
+from tasks.training.parallel.ranks import ALONE, Ranks
 from tasks.training.params import TrainingParams
 from tasks.training.pieces import Pieces, ran_out_of_memory
 from tasks.training.precision import Precision
@@ -77,7 +78,17 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         self._seconds, self._started = 0.0, 0.0  # of the epoch before the last event; when work went on after it
         self._late, self._pace = Late(device), Pace()
         self._notes: list[str] = []
+        self.ranks = ALONE
         self._reset_sums()
+
+    def join(self, ranks: Ranks) -> None:
+        """Compute a share of each batch from now on, other processes the rest; before the first batch, in all of them.
+
+        What the first one's `state_dict` gives is the state of them all.
+        """
+        self.ranks = ranks
+        if ranks.size > 1:
+            self.pieces.n = 1  # of a batch that was cut for one device, this one has a part
 
     @property
     def average(self) -> N:
@@ -152,6 +163,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
             group.append(batch)
             if len(group) < self._accumulate and number < n_batches:
                 continue
+            self.ranks.reseed(self.params.seed, self.step)
             self._backward(group, steps_per_epoch)
             group.clear()
             self._update(learning_rate(self.params, self.step, steps_per_epoch))
@@ -183,10 +195,16 @@ class BaseTrainer(ABC, Generic[N, P, M]):
             )
 
         try:
-            return self.pieces.run(attempt, n_images, start_over)
+            # Several processes compute in step: none can do its part again while the others are further.
+            return self.pieces.run(attempt, n_images if self.ranks.size == 1 else 1, start_over)
         except RuntimeError as exc:
             if not ran_out_of_memory(exc):
                 raise
+            if self.ranks.size > 1:
+                raise TrainingError(
+                    f"{len(images)} {self.IMAGE}s of {tuple(images.shape[1:])} do not fit into the memory of one of "
+                    f"{self.ranks.size} devices: take a smaller batch_size ({exc})"
+                ) from exc
             raise TrainingError(
                 f"one {self.IMAGE} of {tuple(images.shape[1:])} does not fit into the memory of {self.device}: take a "
                 f"smaller {self.SMALLER} ({exc})"
@@ -217,13 +235,14 @@ class BaseTrainer(ABC, Generic[N, P, M]):
 
     def _is_best(self, score: Score) -> bool:
         """Return whether the running epoch is the best so far; after too many that are not, the training stops."""
-        is_best = self.stopping.is_best(self.epoch, score)
+        is_best = self.stopping.is_best(self.epoch, self.ranks.firsts(*score))
         if self.stopping.stopped:
             self._notes.append(self.stopping.reason)
         return is_best
 
     def _basics(self, train_loss: float, is_best: bool) -> dict[str, Any]:
         """Return the fields of `EpochBasics` for the running epoch, once it is validated."""
+        pace = self._pace.images_per_s  # of this process, whose share is as large as that of each other
         return {
             "epoch": self.epoch,
             "total_epochs": self.params.num_epochs,
@@ -231,7 +250,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "is_best": is_best,
             "seconds": self._seconds + self._clock() - self._started,
-            "images_per_s": self._pace.images_per_s,
+            "images_per_s": pace and pace * self.ranks.size,
             "wait_share": self._pace.wait_share,
             "memory_mib": memory_in_use(self.device) / 2**20,
             "notes": tuple(self._notes),

@@ -56,7 +56,13 @@ class Choice:
 
 
 def choose(
-    paths: Sequence[Path], digests: Sequence[str | None], cache: ResizeCache, *, n_images: int, n_epochs: int
+    paths: Sequence[Path],
+    digests: Sequence[str | None],
+    cache: ResizeCache,
+    *,
+    n_images: int,
+    n_epochs: int,
+    n_processes: int = 1,
 ) -> Choice:
     """Return where the images are kept, after trying some of them.
 
@@ -66,6 +72,7 @@ def choose(
         cache: where entries would lie.
         n_images: in all parts together.
         n_epochs: how often each is asked for.
+        n_processes: each of which would keep its own in memory.
 
     Raises:
         ImageError: one of the sample cannot be used.
@@ -74,7 +81,7 @@ def choose(
     step = max(1, len(paths) // _SAMPLE)
     costs = measure(paths[::step][:_SAMPLE], digests[::step][:_SAMPLE], cache)
     needed = n_images * cache.size * cache.size * 3
-    room = CacheSpace(needed, free_memory(), shutil.disk_usage(cache.folder).free)
+    room = CacheSpace(needed, free_memory() // n_processes, shutil.disk_usage(cache.folder).free)
     keep = decide(costs, room, n_epochs)
     return Choice(keep, _sentence(keep, costs, room, n_images))
 

@@ -33,7 +33,7 @@ class LoadedSubset:
 
 
 def load_subsets(
-    samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int
+    samples: Mapping[str, Samples], cache: ResizeCache, n_epochs: int, n_processes: int = 1
 ) -> tuple[dict[str, LoadedSubset], str]:
     """Return parts of a dataset by name, and a sentence on where their images are kept once they are decoded.
 
@@ -43,6 +43,7 @@ def load_subsets(
         samples: name -> images, of one dataset.
         cache: where shrunk images lie on disk; gives their size.
         n_epochs: how often the images are asked for.
+        n_processes: each of which keeps its own where they are kept in memory.
 
     Raises:
         ImageError: an image cannot be used.
@@ -51,7 +52,9 @@ def load_subsets(
     known = {name: known_digests(found.root, found.paths) for name, found in samples.items()}
     largest = max(samples, key=lambda name: len(samples[name].paths))
     n_images = sum(len(found.paths) for found in samples.values())
-    choice = choose(samples[largest].paths, known[largest], cache, n_images=n_images, n_epochs=n_epochs)
+    choice = choose(
+        *(samples[largest].paths, known[largest], cache), n_images=n_images, n_epochs=n_epochs, n_processes=n_processes
+    )
     parts = {
         name: LoadedSubset(found, SubsetImages(found.paths, known[name], cache, choice.keep))
         for name, found in samples.items()

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 
-def mirror_half(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return (B, C, H, W) with about half of the images mirrored left to right."""
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+def mirror(images: Tensor, which: np.ndarray) -> Tensor:
+    """Return (B, C, H, W), the images of which (B,) is true mirrored left to right."""
+    mirrored = torch.from_numpy(which).to(images.device)
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
 

@@ -56,7 +56,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
         samples = {name: read_subset(self.dataset, name, self.classes) for name in names}
         self._check_batches(len(samples["train"].paths))
         cache = ResizeCache(self.cache / "resized", self.params.image_size)
-        self.parts, why = load_subsets(samples, cache, self.params.num_epochs)
+        self.parts, why = load_subsets(samples, cache, self.params.num_epochs, self.params.n_processes)
         yield Note(why)
 
     def _looked(self, progress: Iterator[FilesRead]) -> Iterator[Event]:
@@ -76,8 +76,14 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
             yield from self._looked(reading(self.parts, self.params.n_workers))
 
     def _events(self, trainer: Trainer) -> Iterator[BatchDone | EpochMetrics]:
-        train = self._batches("train", shuffle=self.params.shuffle, seed=self.params.seed)
-        return trainer.run(train, self._batches("val", join_last=False))
+        p, ranks = self.params, trainer.ranks
+        train = self._batches("train", shuffle=p.shuffle, seed=p.seed, mine=ranks.slices)
+        return trainer.run(train, self._batches("val", join_last=False, mine=ranks.turns))
+
+    def find_data(self) -> None:
+        """Find the images; each is read when it is asked for."""
+        for _ in self.load_subsets(("train", "val")):
+            pass
 
     def _batches(self, part: str, **options: Any) -> Batches:
         p = self.params

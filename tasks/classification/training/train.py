@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tasks.classification.grading.metrics import Grader
 from tasks.classification.grading.temperature import fit_temperature
@@ -15,10 +17,11 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.class_weights import balanced_weights
 from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.forward import predict
-from tasks.classification.training.mixup import mirror_half, mix_pairs
+from tasks.classification.training.mixup import mirror, mix_pairs
 from tasks.training.batches import Batches, Normalise, batch_indices
 from tasks.training.early_stopping import Score
 from tasks.training.events import BatchDone
+from tasks.training.parallel.ranks import Ranks
 from tasks.training.precision import Precision, autocast
 from tasks.training.trainer import Group, TensorTrainer
 
@@ -60,38 +63,71 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
         self._grader = Grader(n_classes)
         self._n_classes = n_classes
         self._weights: Tensor | None = None  # of the classes in the loss
+        self._sizes: list[int] = []  # of the batches of an epoch, in images
         self.best_temperature: float | None = None  # by which the best weights' confidence is to be softened
+
+    def join(self, ranks: Ranks) -> None:
+        """Compute a share of each batch from now on; see `BaseTrainer.join`."""
+        super().join(ranks)
+        self._forward = ranks.wrapped(self.model)
 
     def run(self, train: Batches, val: Batches) -> Iterator[BatchDone | EpochMetrics]:
         """Train from where the state stands; at every yield `state_dict` is whole.
+
+        Args:
+            train: trained on; where several processes train together, it has this one's slice of each batch.
+            val: validated on; then it has this one's turns.
 
         Raises:
             TrainingError: the loss is not finite, or one image does not fit into the GPU's memory.
         """
         if self.params.class_weights == "balanced":
             self._weights = balanced_weights(train.labels, self._n_classes).to(self.device)
+        self._sizes = train.sizes
         yield from self._epochs(lambda: train, lambda: self._grade(val))
 
     def _backward(self, group: Group, steps_per_epoch: int) -> None:
-        batch_size = self.params.batch_size
+        share = -(-self.params.batch_size // self.ranks.size)  # of a batch, in images
 
         def attempt(n_pieces: int) -> Tensor:
-            sums, size = torch.zeros_like(self._sums), -(-batch_size // n_pieces)
-            for number, (images, labels) in enumerate(group, self.batch):
-                scale = 1 / (len(group) * len(labels))
-                for piece in batch_indices(len(labels), size, range(len(labels))):
-                    draws = np.random.default_rng((self.params.seed, self.epoch, number, int(piece[0])))
-                    part = slice(int(piece[0]), int(piece[-1]) + 1)  # a view: nothing is copied
-                    sums += self._backward_piece(images[part], labels[part], scale, draws)
+            sums, size = torch.zeros_like(self._sums), -(-share // n_pieces)
+            pieces = [
+                (number, images, labels, part)
+                for number, (images, labels) in enumerate(group, self.batch)
+                for part in _parts(len(labels), size)
+            ]
+            for which, (number, images, labels, part) in enumerate(pieces, 1):
+                # Gradients are averaged over processes, and are to be those of the mean over the batches of the step.
+                scale = self.ranks.size / (len(group) * self._sizes[number])
+                with self._gradients(exchanged=which == len(pieces)):
+                    sums += self._backward_piece(images[part], labels[part], scale, *self._draws(number, part))
             return sums
 
-        self._sums += self._in_pieces(attempt, group[0][0], batch_size)
+        self._sums += self.ranks.add_up(self._in_pieces(attempt, group[0][0], share))
 
-    def _backward_piece(self, images: Tensor, labels: Tensor, scale: float, rng: np.random.Generator) -> Tensor:
+    def _gradients(self, *, exchanged: bool) -> AbstractContextManager[None]:
+        """Add up gradients in this process for a block; if `exchanged`, over all processes with its backward pass."""
+        if exchanged or not isinstance(self._forward, DistributedDataParallel):
+            return nullcontext()
+        return self._forward.no_sync()
+
+    def _draws(self, number: int, part: slice) -> tuple[np.random.Generator, np.ndarray]:
+        """Return the generator of a piece of a batch, and which of its images are mirrored, however batches are cut."""
+        n, seed = self._sizes[number], (self.params.seed, self.epoch, number)
+        begin = self.ranks.bounds(n)[0] + part.start
+        rng = np.random.default_rng((*seed, 0))
+        mirrored = rng.random(n) < 0.5 if self.params.horizontal_flip else np.zeros(n, bool)
+        return rng if begin == 0 else np.random.default_rng((*seed, begin)), mirrored[
+            begin : begin + part.stop - part.start
+        ]
+
+    def _backward_piece(
+        self, images: Tensor, labels: Tensor, scale: float, rng: np.random.Generator, mirrored: np.ndarray
+    ) -> Tensor:
         """Backpropagate `scale` times the summed loss; return (3,): summed loss, right answers, images."""
         x, y = self._normalise(images), labels
-        if self.params.horizontal_flip:
-            x = mirror_half(x, rng)
+        if mirrored.any():
+            x = mirror(x, mirrored)
         mix, other = 1.0, y
         if self.params.mixup > 0:
             x, other, mix = mix_pairs(x, y, self.params.mixup, rng)
@@ -113,7 +149,8 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
 
     def _grade(self, val: Batches) -> EpochMetrics:
         """Validate, and compare with the best epoch so far."""
-        for logits, labels in predict(self.graded_model, val, self.device, self.precision):
+        answers = predict(self.graded_model, val, self.device, self.precision)
+        for logits, labels in self.ranks.gathered(answers, val.sizes, self._n_classes):
             self._grader.update(logits, labels)
         grades = self._grader.compute()
         is_best = self._is_best((grades.accuracy, -grades.loss))
@@ -144,3 +181,9 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
     def _load_best(self, state: dict[str, Any]) -> Score:
         self.best_temperature = state.get("temperature")  # checkpoints of before 2026-11-28 have none
         return state["acc"], -state["loss"]
+
+
+def _parts(n: int, size: int) -> list[slice]:
+    """Return pieces of n images, of at most `size` but for a left-over; one that is empty where there is no image."""
+    pieces = batch_indices(n, size, range(n)) if n else []
+    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces] or [slice(0, 0)]

@@ -1,0 +1,69 @@
+"""The program of each process of a training but its first: it computes its share, and writes nothing.
+
+`python -m tasks.training.parallel.helper`, with a JSON object on its input: `session` and `params_type` as
+module:class, `dataset`, `folder`, `cache`, `params`, `rank`, `size`, `device` and `store`.
+"""
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.distributed as dist
+
+from tasks.base.errors import TrainyardError
+from tasks.training.parallel.ranks import Ranks
+from tasks.training.parallel.rendezvous import ERROR, HERE, PRECISION, THREADS, connect, open_store
+from tasks.training.precision import Precision
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+
+def main() -> None:
+    """Take part in the training that the input describes."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process stops, and this one with it
+        signal.signal(ignored, signal.SIG_IGN)
+    task = json.load(sys.stdin)
+    rank, size = int(task["rank"]), int(task["size"])
+    store = open_store(Path(task["store"]), size)
+    try:
+        take_part(task, Ranks(rank, size, _device(task["device"], rank)), store)
+    except (TrainyardError, RuntimeError) as exc:
+        store.set(f"{ERROR}{rank}", " ".join(str(exc).split())[:500])
+        raise
+
+
+def _device(kind: str, rank: int) -> torch.device:
+    return torch.device("cuda", rank) if kind == "cuda" else torch.device(kind)
+
+
+def take_part(task: Mapping[str, Any], ranks: Ranks, store: "Store") -> None:
+    """Compute one process's share of a training, from where its folder stands to its last epoch."""
+    params = _named(task["params_type"])(**task["params"])
+    dataset, folder, cache = (Path(task[name]) for name in ("dataset", "folder", "cache"))
+    session = _named(task["session"])(dataset, folder, params, ranks.device, cache=cache, clock_ms=lambda: 0)
+    session.find_data()
+    precision = cast(Precision, store.get(PRECISION).decode())  # waits until the first process has chosen it
+    if ranks.device.type == "cpu":
+        torch.set_num_threads(int(store.get(THREADS)))
+
+    def joined() -> Ranks:
+        store.set(f"{HERE}{ranks.rank}", "")
+        return connect(store, ranks)
+
+    session.help(precision, joined)
+    dist.destroy_process_group()
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    main()
