@@ -65,7 +65,7 @@ def train_classifier(
     Returns:
         The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
-    with on_device(train.device, "training"):
+    with on_device(train.device, "training", train.n_devices):
         steps.train(dataset, train, evaluate, track, run)
         if not finish:
             return None
@@ -117,12 +117,12 @@ def classification(
     Returns:
         The id of the MLflow run; None: MLflow was away all along.
     """
-    refuse_if_taken(train.device, "training")
+    refuse_if_taken(train.device, "training", train.n_devices)
     source = steps.check_start(data, train)
     run = step_context.run_key()
     run_stage(prepare_dataset, Queue("cpu", "preparation"), data=source, split=split, augment=augment, run=run)
     shared: dict[str, Any] = {"dataset": steps.prepared(augment, run), "run": run, "evaluate": evaluate, "track": track}
-    with hold_device(train_classifier, train.device):
+    with hold_device(train_classifier, train.device, train.n_devices):
         run_stage(train_classifier, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(report_classifier, Queue("cpu", "inference"), **shared, save_path=train.save_path, refusable=False)
     return mlflow_run.mlflow_run_id(run)

@@ -55,8 +55,8 @@ def run_stage(recipe: Flow[..., Any], queue: Queue, *, refusable: bool = True, *
 
 
 @contextmanager
-def hold_device(recipe: Flow[..., Any], device: str) -> Iterator[None]:
-    """Hold a device for the block in a person's own process, where the stage that computes on it is not done.
+def hold_device(recipe: Flow[..., Any], device: str, n_devices: int = 1) -> Iterator[None]:
+    """Hold a device, or several, for the block in a person's own process, where the stage that computes is not done.
 
     CUDA's context stays until such a process ends, and with it the GPU's memory: whoever else wants the GPU is told
     "waits for run X" as long as the slot is held, and "foreign process" from then on. Stages in queues have their own
@@ -65,9 +65,10 @@ def hold_device(recipe: Flow[..., Any], device: str) -> Iterator[None]:
     Args:
         recipe: the stage that computes.
         device: `cpu`, `cuda` or `cuda:N`.
+        n_devices: that it computes on at once.
     """
     if deployment.id is None and not _mark(recipe).is_file():
-        with on_device(device, "training"):
+        with on_device(device, "training", n_devices):
             yield
     else:
         yield

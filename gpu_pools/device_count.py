@@ -1,6 +1,6 @@
 """Reads from the parameters of a run how many devices it needs at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from tasks.base.errors import ConfigError
@@ -18,6 +18,22 @@ def device_count(parameters: Mapping[str, Any]) -> int:
         parameters: of the run, as Prefect has them.
     """
     return max((n for _, _, n in _asked(parameters)), default=1)
+
+
+def with_device_count(parameters: Mapping[str, Any], sections: Collection[str], n: int) -> dict[str, Any]:
+    """Return parameters of a run that ask for n devices.
+
+    Args:
+        parameters: of the run, as Prefect has them.
+        sections: of them, those that are models with such a field.
+        n: at least 1.
+
+    Raises:
+        ConfigError: they name one device, and n is more than 1.
+    """
+    asked = {name: {**(parameters.get(name) or {}), FIELD: n} for name in sections}
+    check_device_count(asked)
+    return {**parameters, **asked}
 
 
 def check_device_count(parameters: Mapping[str, Any]) -> None:

@@ -83,6 +83,9 @@ def resume(
         typer.Argument(metavar="[RUN]", help=f"{runs.RUN_HELP}; the newest without one", autocompletion=complete_run),
     ] = None,
     time_limit: TimeLimit = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=64, help="GPUs that it computes on from now on (train.n_devices)")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="One of somebody else in a queue, too; it is noted")] = False,
 ) -> None:
     """Go on with a run that was cut off or out of time, from its last checkpoint, in the same Prefect and MLflow run.
@@ -92,7 +95,7 @@ def resume(
     from deployments.runs.resume import resume as go_on
     from deployments.runs.run_summary import print_outcome
 
-    done = go_on(run, time_limit, force=force)
+    done = go_on(run, time_limit, n_devices=devices, force=force)
     typer.echo(done) if isinstance(done, str) else print_outcome(done)
 
 

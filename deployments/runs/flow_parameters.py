@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, create_model
 
 from deployments.runs.flow_list import entrypoint_of, load_flow
+from gpu_pools.device_count import FIELD
 
 Schema = Mapping[str, Any]
 
@@ -68,6 +69,16 @@ def flow_parameters(flow_name: str) -> list[Parameter]:
     schema = model.model_json_schema()
     meanings = argument_meanings(inspect.getdoc(function) or "")
     return list(_walk(schema, schema.get("$defs", {}), "", {}, meanings))
+
+
+def parallel_sections(flow_name: str) -> list[str]:
+    """Return the parameters of a flow that are models with a number of devices.
+
+    Raises:
+        ConfigError: there is no such flow.
+    """
+    names = (parameter.name.rpartition(".") for parameter in flow_parameters(flow_name))
+    return [section for section, _, field in names if field == FIELD and section]
 
 
 def _outline(entrypoint: str) -> Callable[..., Any] | None:

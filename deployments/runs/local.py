@@ -16,9 +16,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.machine.environment import make_prefect_home, version
 from deployments.runs.flow_list import entrypoint_of, load_flow
+from deployments.runs.flow_parameters import parallel_sections
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
-from gpu_pools.device_count import check_device_count
+from gpu_pools.device_count import check_device_count, with_device_count
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.process.process_label import process_label
@@ -241,16 +242,17 @@ def _beginning(what: str) -> Iterator[SharedApi | None]:
         stack.pop_all()
 
 
-def resume_here(run_id: UUID | None, limit_s: float | None = None) -> UUID:
+def resume_here(run_id: UUID | None, limit_s: float | None = None, n_devices: int | None = None) -> UUID:
     """Run a flow run that was cut off again, under its own id, in its own folder; without an id the newest run.
 
     Args:
         run_id: of the run.
         limit_s: seconds after which it ends, from now on; None: never.
+        n_devices: GPUs that it computes on from now on; None: as many as before.
 
     Raises:
         TrainyardError: its time is over.
-        ConfigError: there is no such run, it is finished, or its process lives.
+        ConfigError: there is no such run, it is finished, its process lives, or it cannot have so many GPUs.
     """
     with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
         from prefect.client.orchestration import get_client
@@ -262,11 +264,21 @@ def resume_here(run_id: UUID | None, limit_s: float | None = None) -> UUID:
             flow_run = _unfinished(client, run_id)
             with _sole(flow_run):
                 flow = load_flow(client.read_flow(flow_run.flow_id).name)
+                parameters = _on_devices(flow, flow_run.parameters, n_devices)
                 PoolClient().set_labels(str(flow_run.id), process_label())
                 client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
                 flow_run = client.read_flow_run(flow_run.id)
-                _run(flow, flow_run, check_parameters(flow, flow_run.parameters), limit_s)
+                _run(flow, flow_run, check_parameters(flow, parameters), limit_s)
         return flow_run.id
+
+
+def _on_devices(flow: Any, parameters: dict[str, Any], n_devices: int | None) -> dict[str, Any]:
+    if n_devices is None:
+        return parameters
+    sections = parallel_sections(flow.name)
+    if not sections:
+        raise ConfigError(f"flow {flow.name} computes on one device, found --devices {n_devices}")
+    return with_device_count(parameters, sections, n_devices)
 
 
 def _sole(flow_run: Any) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_pools.placement.probe import Device, get_probe, resolve_device
 from gpu_pools.process.run_setup import DEVICE, ON
+from gpu_pools.slots.lease import own_holders
 from gpu_pools.slots.slot_meter import slot_use
 from gpu_pools.slots.use import SlotUse
 from tasks.base.errors import TrackingError
@@ -111,7 +112,8 @@ def hold_mlflow_run(
     opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
     with _logged(opened, folder) as (tracker, log):
         watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
-        with SystemSampler(tracker, probe, gpu.uuid if gpu else None), watch:
+        uuids = [holder.uuid for holder in own_holders()] if gpu else []
+        with SystemSampler(tracker, probe, uuids or [gpu.uuid] if gpu else []), watch:
             yield tracker, log
 
 

@@ -1,8 +1,8 @@
-"""Samples system metrics during a run: processor, memory, disk and the run's own GPU."""
+"""Samples system metrics during a run: processor, memory, disk and the run's own GPUs."""
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,20 +26,20 @@ class SystemSampler:
     """
 
     def __init__(
-        self, tracker: Tracker, probe: Probe | None = None, gpu_uuid: str | None = None, every_s: float = 10.0
+        self, tracker: Tracker, probe: Probe | None = None, gpu_uuids: Sequence[str] = (), every_s: float = 10.0
     ) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             tracker: gets the samples, numbered on from those of the attempts before a restart.
-            probe: reads the GPU; needed with gpu_uuid.
-            gpu_uuid: the run's own GPU; None for the CPU.
+            probe: reads the GPUs; needed with gpu_uuids.
+            gpu_uuids: the run's own GPUs; none for the CPU.
             every_s: seconds between two samples.
         """
         self._tracker = tracker
         self._gpu: Callable[[], dict[str, float | None]] = dict
-        if probe is not None and gpu_uuid is not None:
-            self._gpu = lambda: gpu_sample(probe, gpu_uuid)
+        if probe is not None and gpu_uuids:
+            self._gpu = lambda: gpu_samples(probe, gpu_uuids)
         self._every_s = every_s
         self._stop = threading.Event()
         self._gpu_failed = False
@@ -103,12 +103,19 @@ def tree_memory_mib() -> float:
     return total / _MIB
 
 
-def gpu_sample(probe: Probe, uuid: str) -> dict[str, float | None]:
-    """Return metrics of one GPU; what it cannot tell is None."""
+def gpu_samples(probe: Probe, uuids: Sequence[str]) -> dict[str, float | None]:
+    """Return metrics of the GPUs of a run; of several, each has its number in their order: system/gpu1_power_w."""
+    names = ["gpu"] if len(uuids) == 1 else [f"gpu{number}" for number in range(len(uuids))]
+    samples = (gpu_sample(probe, uuid, f"system/{name}") for uuid, name in zip(uuids, names, strict=True))
+    return {key: value for sample in samples for key, value in sample.items()}
+
+
+def gpu_sample(probe: Probe, uuid: str, prefix: str = "system/gpu") -> dict[str, float | None]:
+    """Return metrics of one GPU, their keys beginning with a prefix; what it cannot tell is None."""
     gpu = probe.device(uuid)
     return {
-        "system/gpu_utilisation_percent": gpu.utilisation_percent,
-        "system/gpu_memory_mib": gpu.memory_used_mib,
-        "system/gpu_power_w": gpu.power_w,
-        "system/gpu_temperature_c": gpu.temperature_c,
+        f"{prefix}_utilisation_percent": gpu.utilisation_percent,
+        f"{prefix}_memory_mib": gpu.memory_used_mib,
+        f"{prefix}_power_w": gpu.power_w,
+        f"{prefix}_temperature_c": gpu.temperature_c,
     }

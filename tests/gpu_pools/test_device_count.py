@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_pools.device_count import check_device_count, device_count
+from gpu_pools.device_count import check_device_count, device_count, with_device_count
 from tasks.base.errors import ConfigError
 
 
@@ -35,3 +35,11 @@ def test_several_devices_by_the_name_of_one_are_refused(device):
 )
 def test_any_gpus_and_one_device_pass(section):
     check_device_count({"train": {"n_devices": 2, **section}, "data": "/data"})
+
+
+def test_a_run_can_be_given_another_number_of_devices():
+    parameters = {"data": "/d", "train": {"n_devices": 4, "device": "boxb/cuda", "num_epochs": 2}}
+    assert with_device_count(parameters, ["train"], 1)["train"] == {**parameters["train"], "n_devices": 1}
+    assert with_device_count({"data": "/d"}, ["train"], 2) == {"data": "/d", "train": {"n_devices": 2}}
+    with pytest.raises(ConfigError, match="found train.device=cpu with train.n_devices=2"):
+        with_device_count({"train": {"device": "cpu"}}, ["train"], 2)

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from gpu_pools.slots.lease import run_locks
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, TrainingError
 from tasks.base.startup import module_command
@@ -65,7 +66,7 @@ class Helpers:
         command = module_command(
             "gpu_pools.process.parent_death", "--signal=KILL", *module_command("tasks.training.parallel.helper")
         )
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=())
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=run_locks())
         task = {**self._task, "rank": rank, "size": self._size, "store": str(self._path), "device": self._device.type}
         assert process.stdin is not None
         with process.stdin as pipe:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.runs.flow_list import descriptions, entrypoints
-from deployments.runs.flow_parameters import argument_meanings, flow_parameters
+from deployments.runs.flow_parameters import argument_meanings, flow_parameters, parallel_sections
 
 ROOT = Path(__file__).parents[3]
 FLOWS = entrypoints()
@@ -85,3 +85,10 @@ def test_the_meaning_of_an_argument_may_take_several_lines():
     text = "Args:\n    data: a folder,\n        or a file: both.\n    n: how many.\n\nReturns:\n    It: so."
     assert argument_meanings(f"Do it.\n\nMore.\n\n{text}") == {"data": "a folder, or a file: both.", "n": "how many."}
     assert argument_meanings("Do it.") == {}
+
+
+def test_flows_that_compute_on_several_devices_are_known():
+    assert {name: parallel_sections(name) for name in FLOWS if parallel_sections(name)} == {
+        "classification": ["train"],
+        "train_classifier": ["train"],
+    }

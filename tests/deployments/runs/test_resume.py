@@ -41,3 +41,10 @@ def test_a_wrong_limit_is_refused_before_anything_starts(here):
     done = here("resume", "--time-limit", "soon")
     assert (done.returncode, done.stdout) == (1, "")
     assert "found duration 'soon'" in done.stderr
+
+
+def test_another_number_of_gpus_is_for_flows_that_compute_on_several(here, tmp_path):
+    assert here("run", "hold", f"--set=folder={tmp_path}", "--set=seconds=9", "--time-limit", "1s").returncode == 1
+    done = here("resume", "--devices", "2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "flow hold computes on one device, found --devices 2" in " ".join(done.stderr.split())

@@ -20,7 +20,7 @@ from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, read_card, write_card
 from tasks.tracking.mlflow_names import flatten
 from tasks.tracking.provenance import command_line, git_revision
-from tasks.tracking.system import SystemSampler
+from tasks.tracking.system import SystemSampler, gpu_samples
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.uploader import Uploader, upload
 
@@ -336,7 +336,7 @@ def test_samples_are_numbered_on_after_a_restart(tmp_path):
     for _ in range(2):
         with (
             Tracker.open(tmp_path / "run", "system", "r", {}) as tracker,
-            SystemSampler(tracker, SimulatedProbe(1), gpu.uuid, every_s=0.05),
+            SystemSampler(tracker, SimulatedProbe(1), [gpu.uuid], every_s=0.05),
         ):
             time.sleep(0.3)
     steps = [step for step, _ in rows(tracker.run_id, "system/cpu_percent")]
@@ -349,11 +349,19 @@ def test_samples_are_numbered_on_after_a_restart(tmp_path):
 def test_a_gpu_that_is_gone_does_not_end_the_samples(tmp_path, caplog):
     with (
         Tracker.open(tmp_path / "run", "system", "r", {}) as tracker,
-        SystemSampler(tracker, SimulatedProbe(0), "GPU-gone", every_s=0.02),
+        SystemSampler(tracker, SimulatedProbe(0), ["GPU-gone"], every_s=0.02),
     ):
         time.sleep(0.2)
     assert len(tracker.logged_steps("system/cpu_percent")) >= 2
     assert caplog.text.count("no metrics of the GPU") == 1
+
+
+def test_each_of_several_gpus_has_its_metrics():
+    probe = SimulatedProbe(3)
+    first, _, third = probe.devices()
+    keys = gpu_samples(probe, [first.uuid, third.uuid]).keys()
+    assert {"system/gpu0_power_w", "system/gpu1_power_w", "system/gpu1_memory_mib"} < keys
+    assert len(keys) == 8
 
 
 WRITER = """
