@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes; where torch's own waits for the GPU in every layer, this does not."""
+"""Batch norm over the images of all processes, without waiting for the GPU in every layer."""
 
 from typing import Any, cast
 
