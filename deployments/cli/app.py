@@ -10,7 +10,7 @@ import typer
 from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, top, upload
 from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.cli.run_names import complete_run
-from deployments.cli.sharing import audit, auth, bookings, changes, history, limits, notices, shares
+from deployments.cli.sharing import audit, auth, bookings, changes, history, limits, migrate, notices, shares
 from deployments.machine.environment import prepare_environment, version
 from deployments.sweeps import command as sweeps
 from gpu_pools.placement.queues import parse_duration
@@ -168,6 +168,7 @@ programs.register(app)
 bookings.register(app)
 audit.register(app)
 auth.register(app)
+migrate.register(app)
 history.register(app)
 shares.register(app)
 notices.register(app)

@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +14,20 @@ from tasks.base.errors import ConfigError
 from tasks.base.workspace import allowed_roots, home
 
 if TYPE_CHECKING:
+    from deployments.lab.plan import LabPlan
     from deployments.runs.prefect_http import QueueCount
     from deployments.sharing.bookings import BookingRow
     from deployments.stack.health import Health
     from gpu_pools.bookings.booking import Occurrence
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs")]
+
+
+class Stack(StrEnum):
+    """What `yard up` keeps up."""
+
+    box = "box"
+    lab = "lab"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,20 +46,35 @@ def up(
     password: Annotated[
         bool, typer.Option("--password", help="Prefect asks for one from now on; made once, in TRAINYARD_HOME/password")
     ] = False,
+    stack: Annotated[Stack, typer.Option(help="box: all on this machine; lab: what --config puts here")] = Stack.box,
+    config: Annotated[Path | None, typer.Option(help="lab.yaml, see docs/lab.md")] = None,
+    here: Annotated[
+        list[str] | None, typer.Option(help="services, worker or inbox, instead of what --config puts here")
+    ] = None,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Bring a lab's tables up to date; back them up first")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only look at each service of a lab")] = False,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Only show what there is; nothing starts")] = False,
     host: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Start Prefect, MLflow and a worker on this machine, and show their pages until Ctrl-C."""
     from deployments.stack.daemon import log_line, start_detached
     from deployments.stack.pidfile import refuse_second
-    from deployments.stack.supervisor import Plan, Supervisor, check_host
+    from deployments.stack.supervisor import Plan, Planned, Supervisor, check_host
     from tasks.base.password import make_password
 
     check_host("--host", host)
     if password:
         refuse_second()  # which goes on as it began
         make_password()
-    plan = Plan(prefect_port, mlflow_port, 0 if no_worker else workers)
+    plan: Planned = Plan(prefect_port, mlflow_port, 0 if no_worker else workers)
+    if stack is Stack.lab:
+        plan = _lab(config, here or (), upgrade=upgrade, only_look=check)
+        if check:
+            return
+    elif config or here or upgrade or check:
+        raise ConfigError("found options of a lab without it: need --stack lab --config lab.yaml")
     if detach:
         start_detached(plan, typer.echo)
         _welcome("`yard down` ends all of it; what it holds stays.")
@@ -63,6 +88,24 @@ def up(
     Supervisor(plan, say).run(
         lambda: _welcome("Ctrl-C ends all of it once its runs have ended; a second one does not wait for them.")
     )
+
+
+def _lab(path: Path | None, here: Sequence[str], *, upgrade: bool, only_look: bool) -> "LabPlan":
+    """Return what of a lab belongs on this host, once all that it needs works.
+
+    Raises:
+        ConfigError: the file is wrong, or a service; a sentence each.
+    """
+    from deployments.lab.plan import LabPlan
+
+    if path is None:
+        raise ConfigError("found --stack lab without its settings: need --config lab.yaml")
+    plan = LabPlan.of_file(path, here)
+    plan.check(upgrade=upgrade)
+    typer.echo(f"{path}: all that this host needs ({', '.join(plan.config.here)}) works")
+    if not only_look:
+        plan.upgrade()
+    return plan
 
 
 def _welcome(end: str) -> None:

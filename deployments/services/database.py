@@ -28,11 +28,13 @@ class Database:
         kind: which.
         notes: what a person must know about the choice, a line each.
         url: Prefect's, None for its file of SQLite.
+        kept: whether it is this home's own PostgreSQL, to be started again when it dies.
     """
 
     kind: Kind
     notes: tuple[str, ...]
     url: str | None
+    kept: bool = False
 
     @property
     def settings(self) -> dict[str, str]:
@@ -60,7 +62,7 @@ def database_up(*, make: bool) -> Iterator[Database]:
         if not place.is_relative_to(home()):
             notes = (*notes, f"PostgreSQL's data lies in {place}: its user cannot get into {home()}")
     with postgres_up() as cluster:
-        yield Database(kind, notes, cluster.url("asyncpg", "prefect"))
+        yield Database(kind, notes, cluster.url("asyncpg", "prefect"), kept=True)
 
 
 def choose(*, make: bool) -> tuple[Kind, tuple[str, ...]]:

@@ -40,6 +40,9 @@ def main() -> None:
         constants.ARTIFACT_ROOT_ENV_VAR: args.default_artifact_root,
         "_MLFLOW_SGI_NAME": "uvicorn",
     }
+    if os.environ.get("MLFLOW_SERVE_ARTIFACTS", "").lower() == "true":
+        os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+        os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
     initialize_backend_stores(database, database, args.default_artifact_root)
     store = _get_tracking_store()
     store.create_experiment = _within(args.default_artifact_root, store.create_experiment)  # type: ignore[method-assign]

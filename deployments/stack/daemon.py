@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from deployments.lab.plan import LabPlan
 from deployments.services.service import ServiceError, log_file, tail
 from deployments.stack.pidfile import Say, refuse_second
-from deployments.stack.supervisor import Plan, Supervisor
+from deployments.stack.supervisor import Plan, Planned, Supervisor
 from tasks.base.alive import supervisor
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.home import make_home
@@ -34,7 +36,7 @@ def log_line(text: str) -> None:
             log.write(f"{datetime.now().isoformat(' ', 'seconds')} {text}\n")
 
 
-def start_detached(plan: Plan, say: Say) -> None:
+def start_detached(plan: Planned, say: Say) -> None:
     """Start a stack that outlives this command and its terminal; return when all of it works.
 
     Args:
@@ -70,13 +72,12 @@ def start_detached(plan: Plan, say: Say) -> None:
     raise ServiceError(f"the supervisor ended with code {process.wait()}; the end of {log_path()}:\n{tail(log_path())}")
 
 
-def _spawn(plan: Plan, report_fd: int) -> "subprocess.Popen[bytes]":
-    numbers = (plan.prefect_port, plan.mlflow_port, plan.n_workers, report_fd)
+def _spawn(plan: Planned, report_fd: int) -> "subprocess.Popen[bytes]":
     with storage_errors(log_path()):
         log_path().parent.mkdir(parents=True, exist_ok=True)
         with log_path().open("ab") as log:
             return subprocess.Popen(
-                module_command("deployments.stack.daemon", *map(str, numbers)),
+                module_command("deployments.stack.daemon", str(report_fd), *plan.words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -118,10 +119,15 @@ def stop_stack(say: Say, *, now: bool) -> bool:
     return True
 
 
+def _plan(words: Sequence[str]) -> Planned:
+    """Return the plan that was written as words."""
+    kind, *values = words
+    return Plan(*map(int, values)) if kind == "box" else LabPlan.of_words(values)
+
+
 def main() -> None:
     """Keep a stack up, telling who started it how that goes until all works."""
-    prefect_port, mlflow_port, n_workers, report_fd = map(int, sys.argv[1:])
-    reports = os.fdopen(report_fd, "w")
+    reports = os.fdopen(int(sys.argv[1]), "w")
 
     def report(what: str, text: str = "") -> None:
         if text:
@@ -136,7 +142,7 @@ def main() -> None:
         reports.close()
 
     try:
-        Supervisor(Plan(prefect_port, mlflow_port, n_workers), lambda text: report("say", text)).run(ready)
+        Supervisor(_plan(sys.argv[2:]), lambda text: report("say", text)).run(ready)
     except TrainyardError as exc:
         report("error", str(exc))
         sys.exit(1)

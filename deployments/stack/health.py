@@ -15,7 +15,7 @@ from deployments.sharing.bookings import BookingRow, next_of_each
 from deployments.sharing.notice_report import notice_faults
 from deployments.stack.background import local_faults, named_server, unguarded
 from deployments.stack.draining import drain_note
-from deployments.stack.stack import stack_record
+from deployments.stack.stack import known_stack, stack_record
 from deployments.stack.undone import undone
 from gpu_pools.names import worker_label
 from gpu_pools.placement.disk import read_disk
@@ -89,6 +89,7 @@ def check() -> Health:
     Raises:
         StorageError: a file in which it says where it is, is damaged.
     """
+    known_stack()  # a lab says where its passwords and certificates are
     record, pid, faults = stack_record(), supervisor(), []
     if url := named_server(record):
         return _elsewhere(url)
@@ -98,7 +99,7 @@ def check() -> Health:
     for name, service in services.items():
         if not service.healthy:
             faults.append(_sick(record, name, service))
-    database = _database()
+    database = _database(record)
     if record and not database["up"]:
         faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
     up = bool(services) and services["prefect"].healthy
@@ -164,7 +165,9 @@ def _sick(record: dict[str, Any], name: str, service: ServiceHealth) -> str:
     return f"{name} does not answer at {service.url}; the end of {log}:\n{tail(log, 5)}"
 
 
-def _database() -> dict[str, Any]:
+def _database(record: dict[str, Any]) -> dict[str, Any]:
+    if lab := record.get("lab"):
+        return {"kind": "postgres", "version": None, "place": f"the lab of {lab}", "up": True}
     if uses_postgres():
         found = postgres_record()
         return {

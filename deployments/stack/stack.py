@@ -12,9 +12,10 @@ from deployments.services.database import database_up
 from deployments.services.programs import mlflow_service, prefect_service
 from deployments.services.service import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
 from deployments.services.shared_api import SharedApi, share_api
+from deployments.services.tls import MLFLOW, PREFECT
 from tasks.base.alive import supervisor
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import CLIENT, known_password, password
+from tasks.base.password import CLIENT, FOLDER, known_password, password
 from tasks.base.workspace import home
 from tasks.tracking.account import account, account_variables, let_in
 
@@ -50,7 +51,7 @@ def stack_record() -> dict[str, Any]:
     """Return what the stack of this home has written about itself, empty when there is nothing.
 
     Keys: `prefect` and `mlflow` (addresses), `pids` (program -> process), `supervisor` (process), `workers`
-    (name -> process), `database` (kind), `since`.
+    (name -> process), `database` (kind), `since`; of a lab also `lab` (its file) and `certificates`.
 
     Raises:
         StorageError: the file is damaged.
@@ -60,7 +61,7 @@ def stack_record() -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        if all(record[name].startswith("http://") for name in ("prefect", "mlflow")):
+        if all(record[name].startswith(("http://", "https://")) for name in ("prefect", "mlflow")):
             return record
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise StorageError(f"cannot read {path}: need the addresses of the services; remove it") from exc
@@ -74,7 +75,15 @@ def known_stack() -> dict[str, str]:
         StorageError: the file that names them is damaged.
     """
     record = stack_record() if supervisor() is not None else {}
+    _heed(record)
     return {name: record[name] for name in ("prefect", "mlflow")} if record else {}
+
+
+def _heed(record: Mapping[str, Any]) -> None:
+    """Let this process know where a lab has its passwords and certificates."""
+    for name in (FOLDER, PREFECT.file, MLFLOW.file):
+        if value := record.get(name):
+            os.environ.setdefault(name, value)
 
 
 def running_stack() -> dict[str, str]:
@@ -88,6 +97,7 @@ def running_stack() -> dict[str, str]:
     deadline = time.monotonic() + _PATIENCE_S  # a server that died is started again meanwhile
     # Without the supervisor another program may have the port, and would be shown passwords.
     while record and (pid := supervisor()) is not None:
+        _heed(record)
         if healthy(record["prefect"] + "/api/health"):
             return {name: record[name] for name in ("prefect", "mlflow")}
         if time.monotonic() > deadline:

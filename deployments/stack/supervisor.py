@@ -5,9 +5,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from deployments.services.database import Database, database_up
 from deployments.services.programs import (
@@ -19,7 +20,7 @@ from deployments.services.programs import (
     slurm_program,
     worker_program,
 )
-from deployments.services.service import LOOPBACK, START_LIMIT_S, ServiceError, check_port, check_start
+from deployments.services.service import LOOPBACK, START_LIMIT_S, Program, ServiceError, check_port, check_start
 from deployments.stack.child import Child, KeptPostgres
 from deployments.stack.drain import drain
 from deployments.stack.draining import announce, withdraw
@@ -50,12 +51,106 @@ class _AskedToStop(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """The programs of a stack.
+
+    Args:
+        urls: prefect and mlflow, as everybody asks for them.
+        env: the variables under which a program finds them.
+        services: in the order of their starts; the first is the one that the pool is put into.
+        workers: by name.
+        engines: of another engine's queue; they need the pool, as workers do, and their jobs outlive them.
+        applying: what gives Prefect its pool and deployments, and ends; None: another host does.
+        known: what else is written down for the commands of this home.
+    """
+
+    urls: dict[str, str]
+    env: dict[str, str]
+    services: list[Program]
+    workers: dict[str, Program]
+    applying: Program | None
+    engines: list[Program] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+
+class Planned(Protocol):
+    """What a supervisor keeps up: the stack of one box, or what of a lab belongs on this host."""
+
+    @property
+    def ports(self) -> list[tuple[str, int]]:
+        """Return (service, port) of what will listen."""
+        ...
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return it as words, for the command of a supervisor in the background."""
+        ...
+
+    def database(self) -> AbstractContextManager[Database]:
+        """Return what has the database up for a block."""
+        ...
+
+    def parts(self, database: Database) -> Parts:
+        """Return the programs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a stack is made of."""
+    """A stack on one box: both services with their database, and workers."""
 
     prefect_port: int
     mlflow_port: int
     n_workers: int
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return it as words, for the command of a supervisor in the background."""
+        return ("box", str(self.prefect_port), str(self.mlflow_port), str(self.n_workers))
+
+    @property
+    def ports(self) -> list[tuple[str, int]]:
+        """Return (service, port) of what will listen."""
+        return [("prefect", self.prefect_port), ("mlflow", self.mlflow_port)]
+
+    def database(self) -> AbstractContextManager[Database]:
+        """Return what has the home's database up for a block."""
+        return database_up(make=True)
+
+    def parts(self, database: Database) -> Parts:
+        """Return its programs."""
+        mark = {MARK: str(home())}
+        prefect = prefect_service(self.prefect_port, ui=True)
+        prefect = replace(prefect, env=prefect.env | database.settings | mark)
+        mlflow = mlflow_service(self.mlflow_port)
+        mlflow = replace(mlflow, env=mlflow.env | mark)
+        urls = {"prefect": prefect.url, "mlflow": mlflow.url}
+        env = environment_of(urls)
+        services: list[Program] = [prefect, mlflow]
+        if self.n_workers:  # else nothing starts
+            services += [inbox_program(env), notices_program(env)]
+        engines = engines_of(env) if self.n_workers else []
+        return Parts(urls, env, services, workers_of(self.n_workers, env), apply_program(env), engines)
+
+
+def engines_of(env: dict[str, str]) -> list[Program]:
+    """Return what hands runs to another engine of this host.
+
+    Args:
+        env: where it finds the servers.
+    """
+    return [slurm_program(env)] if is_here() else []
+
+
+def workers_of(number: int, env: dict[str, str]) -> dict[str, Program]:
+    """Return the workers of this host by name.
+
+    Args:
+        number: of them.
+        env: where they find the servers.
+    """
+    names = [host_name(), *(f"{host_name()}/{n}" for n in range(2, number + 1))]
+    return {name: worker_program(name, env) for name in names[:number]}
 
 
 class Supervisor:
@@ -66,10 +161,10 @@ class Supervisor:
         say: tells people, and the log, what happens.
     """
 
-    def __init__(self, plan: Plan, say: Say) -> None:
+    def __init__(self, plan: Planned, say: Say) -> None:
         self._plan, self._say = plan, say
         self._database = Database("sqlite", (), None)
-        self._urls: dict[str, str] = {}
+        self._parts = Parts({}, {}, [], {}, None)
         self._postgres = KeptPostgres()
         self._services: list[Child] = []
         self._workers: dict[str, Child] = {}  # by name
@@ -95,7 +190,7 @@ class Supervisor:
         _check_room()
         with _signals() as wait, only_one(self._say), ExitStack() as stack:
             self._check_ports()
-            self._database = stack.enter_context(database_up(make=True))
+            self._database = stack.enter_context(self._plan.database())
             for note in self._database.notes:
                 self._say(note)
             stack.callback(self._end)
@@ -107,40 +202,31 @@ class Supervisor:
                 self._say("asked to stop before all was up")
 
     def _check_ports(self) -> None:
-        ports = {"prefect": self._plan.prefect_port, "mlflow": self._plan.mlflow_port}
-        if len(set(ports.values())) < len(ports):
-            raise ConfigError(f"found port {self._plan.prefect_port} for both services, need two")
-        for name, port in ports.items():
-            check_port(port, name)  # both, before the first one takes its seconds to start
+        ports = [port for _, port in self._plan.ports]
+        if len(set(ports)) < len(ports):
+            raise ConfigError(f"found port {max(ports, key=ports.count)} for both services, need two")
+        for name, port in self._plan.ports:
+            check_port(port, name)  # all, before the first one takes its seconds to start
 
     def _start(self, wait: Wait) -> None:
-        mark = {MARK: str(home())}
-        prefect = prefect_service(self._plan.prefect_port, ui=True)
-        prefect = replace(prefect, env=prefect.env | self._database.settings | mark)
-        mlflow = mlflow_service(self._plan.mlflow_port)
-        mlflow = replace(mlflow, env=mlflow.env | mark)
-        self._urls = {"prefect": prefect.url, "mlflow": mlflow.url}
-        env = environment_of(self._urls)
-        self._services = [Child(prefect), Child(mlflow)]
-        if self._plan.n_workers:  # else nothing starts
-            self._services += [Child(inbox_program(env)), Child(notices_program(env))]
-        applying = Child(apply_program(env))
-        names = [host_name(), *(f"{host_name()}/{n}" for n in range(2, self._plan.n_workers + 1))]
-        self._workers = {name: Child(worker_program(name, env)) for name in names[: self._plan.n_workers]}
-        for child in (*self._services, applying):
+        self._parts = parts = self._plan.parts(self._database)
+        self._services = [Child(program) for program in parts.services]
+        self._workers = {name: Child(program) for name, program in parts.workers.items()}
+        applying = [Child(parts.applying)] if parts.applying else []
+        for child in (*self._services, *applying):
             child.start()
         # Each of them loads for seconds, so they are started at the same time.
-        self._await([self._services[0], applying], wait)
-        # It needs the pool, as workers do; its jobs outlive it, so no drain waits for it.
-        engines = [Child(slurm_program(env))] if self._plan.n_workers and is_here() else []
+        self._await([*self._services[:1], *applying], wait)
+        engines = [Child(program) for program in parts.engines]
         self._services += engines
         for child in (*engines, *self._workers.values()):
             child.start()
         self._await([*self._services, *self._workers.values()], wait)
-        withdraw(env["PREFECT_API_URL"])
+        withdraw(parts.env["PREFECT_API_URL"])
         deadline = time.monotonic() + START_LIMIT_S
-        while applying.code != 0:
-            check_start(applying.program, applying.code, deadline)
+        while any(child.code != 0 for child in applying):
+            for child in applying:
+                check_start(child.program, child.code, deadline)
             if wait(0.1):
                 raise _AskedToStop
         self._write()
@@ -160,7 +246,8 @@ class Supervisor:
         if (pids, self._woke) == self._written:
             return
         content = {
-            **self._urls,
+            **self._parts.urls,
+            **self._parts.known,
             "database": self._database.kind,
             "supervisor": os.getpid(),
             "pids": pids,
@@ -185,12 +272,12 @@ class Supervisor:
         if not self._announced:
             self._announced = True
             with suppress(ServiceError):  # a server that does not answer starts nothing either
-                announce(f"{self._urls['prefect']}/api")
+                announce(self._parts.env["PREFECT_API_URL"])
         self._tend(self._services)
 
     def _tend(self, children: Sequence[Child]) -> None:
         try:
-            news = [self._postgres.tend()] if self._database.kind == "postgres" else []
+            news = [self._postgres.tend()] if self._database.kept else []
             news += [child.tend() for child in children]
             for text in filter(None, news):
                 self._say(text)

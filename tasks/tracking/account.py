@@ -21,9 +21,6 @@ from tasks.base.workspace import storage_errors
 USER, SECRET, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 """MLflow's variables for those who ask."""
 
-CA_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
-"""MLflow's variable for the certificate of who signed the server's own."""
-
 LEAST_LENGTH = 12
 """Characters of a password, as MLflow has it."""
 

@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 WITHOUT_SERVERS = {
     "cli/test_cli.py",
     "cli/test_flow_help.py",
+    "lab/test_config.py",
+    "lab/test_files.py",
     "machine/test_doctor.py",
     "machine/test_kernels.py",
     "runs/test_flow_parameters.py",
