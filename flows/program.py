@@ -21,7 +21,7 @@ def own_program(program: ProgramParams) -> State[Any]:
     Returns:
         The state, which says the exit code.
     """
-    with on_device(program.device, "training") as slot:
+    with on_device(program.device, "training", program.n_devices) as slot:
         code = steps.run_program(program, slot)
     return Failed(message=f"exit code {code}", data=code) if code else Completed(message="exit code 0", data=code)
 

@@ -18,18 +18,19 @@ def execute(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGUMENT]...", help="python my_train.py --lr 0.1")],
     device: Annotated[str, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = "cuda",
+    n_devices: Annotated[int, typer.Option("--n-devices", "-n", min=1, help="GPUs that it needs at once")] = 1,
     when_busy: Annotated[WhenBusy, typer.Option(help="Wait for the device, or be refused at once")] = WhenBusy.wait,
     priority: Priority = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow; else the script's")] = None,
 ) -> None:
-    """Run a command of your own here, as you, on a slot: its GPU alone is visible, MLflow's autologging in its run.
+    """Run a command of your own here, as you, on a slot: its GPUs alone are visible, MLflow's autologging in its run.
 
     The exit code is the command's; 130 after Ctrl-C.
     """
     os.environ |= slot_wishes(when_busy.value, priority)
     from tasks.programs.params import ProgramParams, name_of
 
-    program = ProgramParams(device=device, **_of_caller(context, words))
+    program = ProgramParams(device=device, n_devices=n_devices, **_of_caller(context, words))
     _run_here(program, name or name_of(program.words))
 
 

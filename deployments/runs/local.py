@@ -157,10 +157,12 @@ def exec_here(program: ProgramParams, run_name: str) -> int:
         run_name: in Prefect and MLflow.
 
     Raises:
+        ConfigError: it needs several devices, and names one.
         GpuError: this machine does not have the device, or it is taken and TRAINYARD_WHEN_BUSY is `refuse`.
         KeyboardInterrupt: it was stopped; `gpu_pools.stopping.asked` says by what.
     """
     resolve_device(program.device, get_probe())
+    check_device_count({"program": vars(program)})
     with _beginning("your command") as api, uncollected():
         make_prefect_home()
         from flows.program import own_program, own_session

@@ -14,6 +14,7 @@ class ProgramParams(Params):
     command: Annotated[str, Field(description="As it was typed, without what looks like a secret")]
     folder: Annotated[str, Field(description="In which it runs")]
     device: Device = "cuda"
+    n_devices: Annotated[int, Field(ge=1, description="That it needs at once, of one host")] = 1
     words: Annotated[tuple[str, ...], Field(min_length=1, exclude=True, repr=False)]
     environment: Annotated[dict[str, str], Field(exclude=True, repr=False)]
 

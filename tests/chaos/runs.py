@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
+from gpu_pools.slots.lease import report_progress, run_locks
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.stopping import pause
 from tasks.run.stop_request import exit_for_resume, stop_asked
@@ -52,6 +53,26 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
     while time.monotonic() < begin + seconds:
         pause(TICK_S)
         write(path, span | {"last": time.monotonic()})
+    write(path, span | {"last": time.monotonic(), "end": True})
+
+
+@flow(name="several")
+def several(folder: str, train: dict[str, int | str], seconds: float = 1.0) -> None:
+    """Hold slots for some seconds as a training on several GPUs does: with a child, and word of how long it takes."""
+    run, ends = os.environ["PREFECT__FLOW_RUN_ID"], time.monotonic() + seconds
+    path = Path(folder) / "spans" / f"{run}-{os.getpid()}.json"
+    path.parent.mkdir(exist_ok=True)
+    slots = [Path(slot).name for slot in os.environ["TRAINYARD_LEASE"].splitlines()]
+    child = subprocess.Popen(["sleep", "3600"], pass_fds=run_locks())
+    begin = time.monotonic()
+    span = {"run": run, "pid": os.getpid(), "slots": slots, "begin": begin, "last": begin, "end": False}
+    span |= {"on": os.environ["TRAINYARD_ON"], "visible": os.environ["CUDA_VISIBLE_DEVICES"], "child": child.pid}
+    report_progress(0, 10, seconds)
+    while time.monotonic() < ends:
+        write(path, span | {"last": time.monotonic()})
+        pause(TICK_S)
+    child.kill()
+    child.wait()
     write(path, span | {"last": time.monotonic(), "end": True})
 
 

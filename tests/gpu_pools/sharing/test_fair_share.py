@@ -126,3 +126,8 @@ def test_a_start_counts_before_the_server_tells_of_it():
 def test_nobody_has_a_share_of_nothing():
     assert shares([], NOW) == {}
     assert Share() == Share(0.0, 0.0)
+
+
+def test_each_gpu_of_a_run_counts():
+    one, three = (shares([use(device=device)], NOW)["anna"].gpu_s for device in ("cuda:0", "cuda:0,cuda:1,cuda:3"))
+    assert three == pytest.approx(3 * one)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -188,3 +189,14 @@ def test_what_is_wrong_is_said(text, said):
     with pytest.raises(ConfigError) as caught:
         read_settings()
     assert said in str(caught.value)
+
+
+def test_a_run_on_several_gpus_needs_as_many_slots_and_has_their_hours():
+    rules, wide = "quotas: {each: {slots: 2}}", replace(asks("w"), n_devices=2)
+    assert decide(rules, [wide]) == {"w": Start}
+    text = "anna: 0 of 2 GPU slots taken (quota); this run needs 3"
+    assert decide(rules, [replace(wide, n_devices=3)]) == {"w": text}
+    elsewhere = use(1, device="cuda:0,cuda:1", host="boxb", state="RUNNING")
+    said = "anna: 2 of 2 GPU slots taken (quota): boxb/cuda:0 has there; boxb/cuda:1 has there"
+    assert decide(rules, [asks("a")], elsewhere) == {"a": said}
+    assert week_use_s([elsewhere], NOW) == 2 * HOUR

@@ -16,10 +16,12 @@ def _home(tmp_path, monkeypatch):
 def test_entries_come_back_as_written():
     first = Ledger("one")
     first.write(ENTRY)
-    first.write(ENTRY.but(run_id="r2", ending="cancel"))
+    wide = ENTRY.but(run_id="r2", ending="cancel", tag="cuda:0,cuda:2", more=("GPU-3",))
+    first.write(wide)
     first.remove("r1")
     first.close()
-    assert Ledger("one").entries() == [ENTRY.but(run_id="r2", ending="cancel")]
+    assert Ledger("one").entries() == [wide]
+    assert (ENTRY.uuids, wide.uuids, ENTRY.but(uuid="").uuids) == (("GPU-1",), ("GPU-1", "GPU-3"), ())
 
 
 def test_a_name_is_held_once():

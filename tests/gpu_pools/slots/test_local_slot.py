@@ -14,7 +14,7 @@ from gpu_pools.placement import order
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Queue
 from gpu_pools.slots import local_slot, turns
-from gpu_pools.slots.lease import Holder, acquire, holders
+from gpu_pools.slots.lease import Holder, acquire, holders, run_locks
 from gpu_pools.slots.local_slot import on_device, refuse_if_taken
 from gpu_pools.slots.waiters import Announcement
 from tasks.base.errors import GpuBusyError, GpuError
@@ -65,6 +65,32 @@ def test_a_taken_device_is_refused_with_the_holders_name(monkeypatch):
     monkeypatch.setenv("TRAINYARD_WHEN_BUSY", "refuse")
     with take("GPU-simulated-0"), pytest.raises(GpuBusyError, match="cuda:0 is training other of anna@boxa since"):
         sees("cuda:0")
+
+
+@flow
+def sees_several(n_devices: int) -> tuple[str, str, int, str]:
+    with on_device("cuda", "training", n_devices) as slot:
+        on, same = os.environ["TRAINYARD_ON"], "its locks" if run_locks() == slot.locks else "others"
+        return os.environ["CUDA_VISIBLE_DEVICES"], on, len(holders()), same
+
+
+def test_the_block_sees_several_devices_and_holds_a_slot_on_each():
+    assert sees_several(2) == ("GPU-simulated-0,GPU-simulated-1", "cuda:0,cuda:1", 2, "its locks")
+    assert holders() == []
+    with pytest.raises(GpuError, match="found 2 GPUs on .*, need 3 for n_devices 3"):
+        sees_several(3)
+
+
+def test_it_waits_for_the_last_of_several_and_says_so(monkeypatch):
+    lease, said = take("GPU-simulated-1"), []
+
+    def pause(_):
+        said.append(state_of_newest().message)
+        lease.release()
+
+    monkeypatch.setattr(local_slot, "pause", pause)
+    assert sees_several(2)[2] == 2
+    assert said[0].startswith("gathers 2 GPUs: cuda:0 is kept for it; cuda:1 is training other of anna@boxa since")
 
 
 @flow

@@ -150,3 +150,14 @@ def test_a_process_without_a_slot_has_nothing_to_tell(monkeypatch):
 )
 def test_people_read_it_in_a_sentence(use, said):
     assert use.sentence() == said
+
+
+def test_of_several_gpus_the_energy_is_summed_and_the_share_is_their_mean(tmp_path, slot):
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps({f"cuda:{n}": {"utilisation_percent": percent} for n, percent in enumerate((50, 100))}))
+    slots = [replace(HOLDER, since=time.time(), uuid=f"GPU-simulated-{n}", device=f"cuda:{n}") for n in (0, 1)]
+    with SlotMeter(slots, SimulatedProbe(2, path), every_s=0.02) as meter:
+        time.sleep(0.5)
+    assert meter.use().gpu_busy_share == pytest.approx(0.75)
+    assert meter.use().energy_wh == pytest.approx((180 + 300) * 0.5 / 3600, rel=0.2)
+    assert meter.use().held_s == pytest.approx(0.5, abs=0.2)

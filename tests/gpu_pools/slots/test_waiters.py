@@ -23,6 +23,7 @@ RUN = Waiting(
     memory_source="measured in 2 runs",
     recent_use_s=3600.0,
     served=900.0,
+    n_devices=4,
 )
 BOTH = ("terminal", "worker")
 WAITS = """

@@ -234,3 +234,12 @@ def test_a_wrong_period_is_refused(host):
             read_settings()
     settings_path().write_text("idle:\n  training: {report: never}\n")
     assert read_settings().idle.training.report is None
+
+
+def test_a_run_on_several_gpus_is_in_use_while_one_of_them_computes(tmp_path):
+    state, now = tmp_path / "state.json", [0.0]
+    activity = Activity(SimulatedProbe(2, state), [simulated(0).uuid, simulated(1).uuid], lambda: now[0])
+    now[0] = 100.0
+    assert activity.idle_s([]) == 100.0
+    state.write_text(json.dumps({"cuda:1": {"utilisation_percent": 7}}))
+    assert activity.idle_s([]) == 0.0

@@ -5,14 +5,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gpu_pools.bookings.booking import Booking
+from gpu_pools.bookings.booking import Booking, upcoming
 from gpu_pools.bookings.reader import BookingReader
 from gpu_pools.bookings.store import BookingStore
 from gpu_pools.process import run_setup
 from gpu_pools.sharing.settings import SettingsReader, settings_path
 from gpu_pools.slots import slot_files
 from gpu_pools.slots.lease import SlotProgress, holders, lock_dir
-from gpu_pools.worker.overstays import Overstays
+from gpu_pools.worker.overstays import Overstays, overstayed
+from tests.gpu_pools.worker.monitored import new_entry
 
 ZONE = ZoneInfo("UTC")
 
@@ -107,3 +108,11 @@ def test_a_booking_that_is_over_disturbs_nobody(prefect, host, book, overstays):
     book(host.now - 7200)
     overstays.look()
     assert not run_setup.stop_file(run_id).exists()
+
+
+def test_a_run_on_several_devices_is_in_the_way_on_each_of_them():
+    start = datetime.fromtimestamp(1000, ZONE)
+    (time,) = upcoming([Booking("a1", "boxa", "cuda:2", "carl", start, 3600.0)], 1500.0, 1500.0)
+    entry = new_entry("r").but(tag="cuda:0,cuda:2")
+    assert overstayed(entry, [time]) == time
+    assert overstayed(entry.but(tag="cuda:0,cuda:22"), [time]) is None

@@ -101,3 +101,16 @@ def test_of_a_run_that_reaches_beyond_a_time_its_part_counts():
     assert not within([account()], 0.0, 1600.0)
     (going,) = within([account(ended=None, state="RUNNING", ran_s=2400.0)], 2800.0, 4000.0)
     assert going.ran_s == 1200.0
+
+
+def test_each_gpu_of_a_run_has_its_hours_and_its_part_of_the_energy():
+    wide = account(device="cuda:0,cuda:2", host="boxb")
+    assert (wide.device, wide.ran_s, wide.gpu_hours) == ("boxb/cuda:0,cuda:2", 3600.0, 2.0)
+    assert [(one.name, one.gpu_hours, one.energy_wh) for one in sums([wide], "device")] == [
+        ("boxb/cuda:0", 1.0, 125.0),
+        ("boxb/cuda:2", 1.0, 125.0),
+    ]
+    (by_owner,) = sums([wide], "owner")
+    assert (by_owner.runs, by_owner.hours, by_owner.gpu_hours) == (1, 1.0, 2.0)
+    assert all(chosen([wide], device=device) for device in ("cuda", "cuda:2", "boxb/cuda:0"))
+    assert not chosen([wide], device="cuda:1")
