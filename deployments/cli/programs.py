@@ -18,7 +18,7 @@ def execute(
     context: typer.Context,
     words: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGUMENT]...", help="python my_train.py --lr 0.1")],
     device: Annotated[str, typer.Option(help="cpu, cuda (the least loaded GPU), cuda:0 ...")] = "cuda",
-    n_devices: Annotated[int, typer.Option("--n-devices", "-n", min=1, help="GPUs that it needs at once")] = 1,
+    n_devices: Annotated[int, typer.Option("--devices", "-n", min=1, help="GPUs that it needs at once")] = 1,
     when_busy: Annotated[WhenBusy, typer.Option(help="Wait for the device, or be refused at once")] = WhenBusy.wait,
     priority: Priority = None,
     name: Annotated[str | None, typer.Option(help="Of the run in Prefect and MLflow; else the script's")] = None,

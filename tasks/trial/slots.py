@@ -49,7 +49,7 @@ def kept_off(where: Place, host: HostState, queues: Queues) -> CheckResult:
     with ExitStack() as more:  # than one training may be allowed: those slots are taken for this moment
         for _ in range(limit + 1):
             (decision,) = place([asks], host.devices(queues), host=host.name, now=time.time())
-            taken = host.take(asks, where.uuid, queues)
+            taken = host.take(asks, [where.uuid], queues)
             if taken is None:
                 break
             more.enter_context(taken)

@@ -33,6 +33,17 @@ def made(tmp_path_factory):
         yield running
 
 
+@pytest.fixture(autouse=True)
+def _ends(request):
+    """Cancel what a test of the shared yard has left, so that the next one finds all GPUs free."""
+    yield
+    if "made" in request.fixturenames:
+        yard = request.getfixturevalue("made")
+        for run_id in (run_id for run_id, state in yard.states().items() if state["type"] not in FINAL):
+            yard.cancel(run_id)
+        yard.until(lambda: all(state["type"] in FINAL for state in yard.states().values()), 90, "all are cancelled")
+
+
 def submit(made: Yard, n_devices: int, seconds: float, queue: str = "cuda.training", **variables: Any) -> str:
     train = {"n_devices": n_devices, "device": "cuda"}
     parameters = {"folder": str(made.home), "train": train, "seconds": seconds}
@@ -49,9 +60,9 @@ def says(made: Yard, run_id: str, words: str) -> Any:
 
 def command(made: Yard, *words: str) -> str:
     argv = [sys.executable, "-m", "deployments.cli.app", *words]
-    # Not all are well: no server of MLflow's is up here, which `yard status` tells with its exit code.
     done = subprocess.run(argv, env=made.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def kill(*pids: int) -> None:
@@ -84,8 +95,8 @@ def test_commands_show_all_its_gpus(made):
     run = submit(made, 2, 300)
     made.until(made.begun(run), 60, "it begins")
     on = made.of(run)[0]["on"]
-    status = command(made, "status")
-    assert status.count("runs    training: ") == 2, status
+    devices = command(made, "devices")
+    assert devices.count("runs    training: ") == 2, devices
     made.until(lambda: on in command(made, "runs"), 30, "yard runs shows both")
     assert on in command(made, "show", run)
     assert command(made, "top", "--once").count("epoch 0 of 10") >= 2

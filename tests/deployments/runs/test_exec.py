@@ -69,6 +69,18 @@ def test_a_command_sees_its_gpu_and_its_mlflow_run_and_hands_on_its_exit_code(ho
     assert "s3cret" not in json.dumps(found.to_dictionary()) + yard("show", "mine", "--json")
 
 
+def test_a_command_may_have_several_gpus_of_which_it_names_none(home):
+    run = started(home, sys.executable, "-c", PROBE, "0", device="cuda", flags=("-n", "2"))
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    seen = json.loads(out)
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["TRAINYARD_ON"]) == ("GPU-simulated-0,GPU-simulated-1", "cuda:0,cuda:1")
+    assert holders() == []
+    run = started(home, "true", flags=("-n", "2"))
+    assert "found program.device=cuda:1 with program.n_devices=2, need cuda, or HOST/cuda" in run.communicate()[1]
+    assert run.returncode == 1
+
+
 def test_the_example_of_the_page_fills_its_mlflow_run(home):
     script, command = re.search(r"```python\n(.*?)```.*?^    yard exec (.*?)$", PAGE.read_text(), re.S | re.M).groups()
     (home / "my_train.py").write_text(script)
