@@ -216,8 +216,9 @@ def _free_from(run: Waiting, device: DeviceState, facts: _Facts) -> End | None:
         return None
     ends = [end_of(holder, facts.now) for holder in device.holders if holder.kind == kind]
     ends += [end_of_new(one, facts.now) for one in starting if one.queue.kind == kind]
+    n_over = len(ends) - device.limits[kind]
     # Where a slot is free, but not what a rule asks for, all have to leave.
-    return nth_end(ends, len(ends) - device.limits[kind] + 1 if len(ends) >= device.limits[kind] else len(ends))
+    return nth_end(ends, n_over + 1 if n_over >= 0 else len(ends)) if ends else None
 
 
 def _without(device: DeviceState, kind: Kind) -> DeviceState:

@@ -11,7 +11,7 @@ from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
-from gpu_pools.placement.queues import Kind, Queue, parse_queue
+from gpu_pools.placement.queues import Kind, Queue, device_tags, parse_queue
 from gpu_pools.placement.rules import Policy
 from gpu_pools.placement.sentences import Sentences
 from gpu_pools.placement.waiting import WaitList
@@ -164,7 +164,8 @@ class Scheduler:
     def _note_gap(self, run: Run, kind: Kind) -> None:
         freed, entry = self._monitor.freed_at(run.id), self._monitor.get(run.id)
         if freed is not None and entry is not None:
-            self.gaps.note(entry.tag, kind, self._clock() - max(freed, run.since))
+            for tag in device_tags(entry.tag):
+                self.gaps.note(tag, kind, self._clock() - max(freed, run.since))
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = [self._without_kept(device) for device in self._host.devices(queues)]
