@@ -111,9 +111,9 @@ def hold_mlflow_run(
     tags = {"device": f"{where} ({gpu.name})" if gpu else where, FLOW_RUN: run_key()}
     opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
     with _logged(opened, folder) as (tracker, log):
-        watch = ForeignWatch(tracker, log, probe, gpu.uuid) if gpu else nullcontext()
-        uuids = [holder.uuid for holder in own_holders()] if gpu else []
-        with SystemSampler(tracker, probe, uuids or [gpu.uuid] if gpu else []), watch:
+        uuids = [holder.uuid for holder in own_holders()] or [gpu.uuid] if gpu else []
+        watch = ForeignWatch(tracker, log, probe, uuids) if uuids else nullcontext()
+        with SystemSampler(tracker, probe, uuids), watch:
             yield tracker, log
 
 

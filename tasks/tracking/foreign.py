@@ -1,4 +1,4 @@
-"""Watches for other programs on a run's GPU, and notes them in its log and in MLflow."""
+"""Watches for other programs on a run's GPUs, and notes them in its log and in MLflow."""
 
 import contextvars
 import logging
@@ -6,7 +6,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,7 +36,7 @@ class ForeignWatch:
         tracker: Tracker,
         log: logging.Logger | logging.LoggerAdapter[Any],
         probe: Probe,
-        gpu_uuid: str,
+        gpu_uuids: Sequence[str],
         *,
         every_s: float = 30.0,
     ) -> None:
@@ -44,11 +45,11 @@ class ForeignWatch:
         Args:
             tracker: gets metrics and tag; its `step_ended` says when an epoch ends.
             log: gets the warnings.
-            probe: reads the GPU.
-            gpu_uuid: the run's own GPU.
+            probe: reads the GPUs.
+            gpu_uuids: the run's own GPUs.
             every_s: seconds between two looks within an epoch.
         """
-        self._tracker, self._log, self._probe, self._uuid, self._every_s = tracker, log, probe, gpu_uuid, every_s
+        self._tracker, self._log, self._probe, self._uuids, self._every_s = tracker, log, probe, gpu_uuids, every_s
         self._ended: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # steps; None: the block
         self._told = {found["who"]: int(found["mib"]) for found in _ENTRY.finditer(tracker.logged_tag(TAG))}
         self._last: dict[str, float] = {}  # what the last look gave
@@ -92,17 +93,22 @@ class ForeignWatch:
     def _look(self) -> None:
         self._looked_at, self._last = time.monotonic(), {}
         try:
-            found = intruders.beside_me(self._probe, self._uuid)
+            found = [intruders.beside_me(self._probe, uuid) for uuid in self._uuids]
         except (GpuError, StorageError) as exc:
             if not self._failed:
                 self._log.warning("who else computes on the GPU is not known for now: %s", exc)
             self._failed = True
             return
         self._failed = False
-        if found.certain:
-            self._last = {NUMBER: len(found.seen), MEMORY: sum(process.memory_mib or 0 for process in found.seen)}
+        seen = [process for one in found for process in one.seen]
+        if all(one.certain for one in found):
+            n_processes = len({process.pid for process in seen})  # one may compute on several GPUs
+            self._last = {NUMBER: n_processes, MEMORY: sum(process.memory_mib or 0 for process in seen)}
         self._most = {key: max(value, self._most.get(key, 0)) for key, value in self._last.items()} or self._most
-        self._tell({_who(process): process.memory_mib or 0 for process in found.seen})
+        used = Counter[str]()
+        for process in seen:
+            used[_who(process)] += process.memory_mib or 0
+        self._tell(used)
 
     def _tell(self, seen: Mapping[str, int]) -> None:
         for who in seen.keys() - self._told.keys():

@@ -60,7 +60,7 @@ def watched(tmp_path, busy):
     def opened(probe=None):
         tracker = Tracker.open(tmp_path / "run", "foreign", "r", {})
         probe = probe or SimulatedProbe(1, tmp_path / "state.json")
-        return tracker, ForeignWatch(tracker, logging.getLogger("run"), probe, GPU, every_s=0.05)
+        return tracker, ForeignWatch(tracker, logging.getLogger("run"), probe, [GPU], every_s=0.05)
 
     return opened
 
@@ -146,3 +146,15 @@ def test_a_gpu_that_falls_off_the_bus_is_told_of_once_and_ends_nothing(watched, 
         time.sleep(0.3)
     assert rows(tracker, NUMBER) == []
     assert caplog.text.count("is not known for now: found no GPU GPU-simulated-0") == 1
+
+
+def test_a_stranger_on_several_of_the_runs_gpus_is_one_with_all_its_memory(tmp_path, busy, stranger):
+    process = {"pid": stranger, "user": "bob", "name": "python"}
+    state = {f"cuda:{n}": {"processes": [{**process, "memory_mib": mib}]} for n, mib in enumerate((200, 300))}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    probe, gpus = SimulatedProbe(2, tmp_path / "state.json"), [GPU, "GPU-simulated-1"]
+    tracker = Tracker.open(tmp_path / "run", "foreign", "r", {})
+    with tracker, ForeignWatch(tracker, logging.getLogger("run"), probe, gpus):
+        ended(tracker, 1)
+    assert (rows(tracker, NUMBER), rows(tracker, MEMORY)) == ([(1, 1)], [(1, 500)])
+    assert tracker.logged_tag(foreign.TAG) == f"pid {stranger} (bob, python train.py), 500 MiB"
