@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Postgres, gather
+from deployments.machine.slurm import SlurmFacts
 from deployments.machine.toolchain import Tools, faults, how_to_get_nvcc
 from deployments.stack.health import LOW_FREE_MIB
 from deployments.stack.supervisor import LEAST_FREE_MIB
@@ -67,6 +68,7 @@ def judge(machine: Machine) -> list[Check]:
         check_locks(machine.lock_dir, machine.lock_fault, machine.lock_note),
         *(check_port(listener) for listener in machine.ports),
         *check_background(machine.background),
+        *check_slurm(machine.slurm),
         *(Check("notices", "warning", fault, "`yard notices test` tries them") for fault in machine.notices),
         check_numba(machine.numba_cache),
         check_encoder(machine.encoder_fault),
@@ -244,6 +246,32 @@ def check_background(faults: Sequence[str] | None) -> list[Check]:
         return [Check("background", "ok", "the services behind Prefect's server do their work")]
     todo = "`yard down` and `yard up`; if that does not help, `make environment` for the versions that were tried"
     return [Check("background", "missing", "; ".join(faults), todo)]
+
+
+def check_slurm(slurm: SlurmFacts | None) -> list[Check]:
+    """Say whether `--on slurm` works; nothing where there is no Slurm."""
+    if slurm is None:
+        return []
+    if slurm.missing:
+        todo = "install the commands of your cluster's Slurm: apt-get install slurm-client munge"
+        return [Check("Slurm", "missing", f"no {', '.join(slurm.missing)} in PATH", todo)]
+    if not slurm.config:
+        todo = "copy the cluster's slurm.conf to /etc/slurm, or name it by SLURM_CONF"
+        return [Check("Slurm", "warning", "its commands are here, and no configuration", todo)]
+    if slurm.fault:
+        todo = "look at munged here and at slurmctld on its host: `scontrol ping`"
+        return [Check("Slurm", "missing", f"does not answer: {slurm.fault}", todo)]
+    n_nodes = len(slurm.nodes)
+    found = f"{n_nodes} node{'s' * (n_nodes != 1)}, {slurm.n_gpus} GPUs, by {slurm.config}"
+    if not slurm.n_gpus:
+        todo = "GresTypes=gpu and Gres=gpu:N in slurm.conf, File=/dev/nvidia[0-N] in gres.conf: no run on a GPU starts"
+        return [Check("Slurm", "warning", found, todo)]
+    if slurm.down:
+        return [Check("Slurm", "warning", f"{found}; down: {', '.join(slurm.down)}", "`sinfo -R` says why")]
+    if slurm.api:
+        todo = "other machines than this cannot reach it: docs/slurm.md says what the cluster needs"
+        return [Check("Slurm", "warning", f"{found}; Prefect is at {slurm.api}", todo)]
+    return [Check("Slurm", "ok", found)]
 
 
 def check_numba(folder: str | None) -> Check:

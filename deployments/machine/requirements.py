@@ -13,6 +13,7 @@ import pynvml
 
 from deployments.machine.accounts import open_to, other_people
 from deployments.machine.kernels import comes_built
+from deployments.machine.slurm import SlurmFacts, slurm_facts
 from deployments.machine.toolchain import Tools, find_tools, package_dir
 from deployments.services.database import choose
 from deployments.services.postgres import installed as postgres_programs
@@ -122,6 +123,7 @@ class Machine:
     encoder_fault: str
     lock_note: str = ""  # for whom the folder does not serve
     background: tuple[str, ...] | None = None  # what does not work behind Prefect's server; None: none is up
+    slurm: SlurmFacts | None = None  # None: there is none
     notices: tuple[str, ...] = ()  # what keeps them from being sent
 
 
@@ -156,6 +158,7 @@ def gather() -> Machine:
                 numba_cache=_numba_cache(),
                 encoder_fault=_encoder_fault(),
                 background=_background(),
+                slurm=slurm_facts(),
                 notices=tuple(notice_faults()),
                 torch=installed("torch"),
                 torch_fault=_import_fault(importing),  # last, when it has had its time

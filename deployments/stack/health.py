@@ -19,6 +19,7 @@ from deployments.stack.stack import known_stack, stack_record
 from deployments.stack.undone import undone
 from gpu_pools.names import worker_label
 from gpu_pools.placement.disk import read_disk
+from gpu_pools.slurm.request import HOST as SLURM
 from tasks.base.alive import supervisor
 from tasks.base.database import postgres_record, uses_postgres
 from tasks.base.errors import ConfigError, StorageError
@@ -194,5 +195,6 @@ def _of_server(
         faults.append(str(exc))
         return [], [], []
     here = {worker_label(name): pid for name, pid in record.get("workers", {}).items()}
+    here |= {name: pid for name, pid in record.get("pids", {}).items() if name == SLURM}  # looks after runs, too
     names = sorted({*here, *online})
     return [WorkerHealth(name, name in online, here.get(name)) for name in names], queues, bookings

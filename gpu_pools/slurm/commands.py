@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpu_pools.slurm.job_states import FORMAT, Job, parse_jobs
+from gpu_pools.slurm.job_states import FORMAT, NODE_FORMAT, Job, Node, parse_jobs, parse_nodes
 from tasks.base.errors import TrainyardError
 
 _LIMIT_S = 60.0  # Slurm's commands try again by themselves for some 20 s
@@ -71,6 +71,15 @@ class Slurm:
             SlurmAwayError: Slurm does not answer.
         """
         return parse_jobs(_call(["squeue", "--me", "--noheader", "--states=all", f"--format={FORMAT}"]).splitlines())
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes.
+
+        Raises:
+            SlurmAwayError: Slurm does not answer.
+            SlurmRefusedError: it answers something else.
+        """
+        return parse_nodes(_call(["sinfo", "--noheader", "--Node", f"--format={NODE_FORMAT}"]).splitlines())
 
     def cancel(self, job_id: str) -> None:
         """End a job: its processes get SIGTERM, and after Slurm's KillWait, usually 30 s, SIGKILL.

@@ -1,5 +1,6 @@
 """The states of Slurm's jobs, as squeue lists them, and what they mean for a run."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,9 @@ from typing import Final
 
 FORMAT: Final = "%i|%T|%r|%N|%S|%k"
 """What squeue is asked for: id, state, reason, nodes, (expected) start, comment."""
+
+NODE_FORMAT: Final = "%n|%G|%T"
+"""What sinfo is asked for: host, generic resources, state."""
 
 _ENDED: Final = frozenset(
     {
@@ -90,6 +94,33 @@ def _time(text: str) -> datetime | None:
         return datetime.fromisoformat(text)
     except ValueError:
         return None  # N/A
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as Slurm has it: its short name, how many GPUs it has, and whether it takes jobs."""
+
+    name: str
+    n_gpus: int
+    up: bool
+
+
+def parse_nodes(lines: Iterable[str]) -> list[Node]:
+    """Return the nodes in what sinfo prints with `NODE_FORMAT`, each once."""
+    found: dict[str, Node] = {}
+    for line in lines:
+        parts = line.strip().split("|")
+        if len(parts) == 3:
+            name, gres, state = parts
+            short = name.partition(".")[0]
+            found[short] = Node(short, _gpus(gres), not re.match(r"down|drain|fail|unknown|maint|inval", state))
+    return list(found.values())
+
+
+def _gpus(gres: str) -> int:
+    """Return how many GPUs `gpu:a100:4(S:0-1),gpu:2,shard:8` are."""
+    kinds = [kind.split(":") for kind in re.sub(r"\([^)]*\)", "", gres).split(",")]
+    return sum(int(words[-1]) for words in kinds if words[0] == "gpu" and words[-1].isdecimal())
 
 
 def sentence(job: Job) -> str:

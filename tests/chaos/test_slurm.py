@@ -169,7 +169,7 @@ def test_a_job_that_is_killed_with_all_its_processes_is_handed_over_again(made, 
     run = hold(8)
     made.until(made.begun(run), 60, "it runs")
     job = job_of(made, run)
-    for pid in (*workers_of(run), *made.marked(run)):
+    for pid in (*workers_of(run), made.pid(run)):
         os.kill(pid, signal.SIGKILL)
     made.until(lambda: job_of(made, run) not in (job, "None"), 60, "it has another job")
     made.until(made.is_(run, "COMPLETED"), 120, "it completes")

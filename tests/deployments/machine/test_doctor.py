@@ -17,6 +17,7 @@ from deployments.machine import doctor
 from deployments.machine.accounts import open_to, other_people
 from deployments.machine.doctor import Check, judge, lines
 from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
+from deployments.machine.slurm import SlurmFacts
 from deployments.machine.toolchain import Toolkit, Tools
 from tasks.base.alive import pid_file
 from tasks.base.password import make_password
@@ -302,3 +303,27 @@ def test_the_bounds_of_python_are_those_of_the_project():
     text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
     (first, last) = doctor.PYTHONS
     assert f'requires-python = ">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"' in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "word"),
+    [
+        (SlurmFacts(("sbatch",), "/etc/slurm/slurm.conf"), "missing", "sbatch"),
+        (SlurmFacts((), ""), "warning", "no configuration"),
+        (SlurmFacts((), "/c", "Unable to contact slurm controller"), "missing", "Unable to contact"),
+        (SlurmFacts((), "/c", nodes=("a", "b")), "warning", "2 nodes, 0 GPUs"),
+        (SlurmFacts((), "/c", nodes=("a",), n_gpus=4, down=("a",)), "warning", "down: a"),
+        (SlurmFacts((), "/c", nodes=("a",), n_gpus=4, api="http://127.0.0.1:4200/api"), "warning", "127.0.0.1"),
+        (SlurmFacts((), "/c", nodes=("a",), n_gpus=4), "ok", "1 node, 4 GPUs, by /c"),
+    ],
+)
+def test_what_is_wrong_with_slurm_is_said(facts, state, word):
+    found = one(replace(WELL, slurm=facts), "Slurm")
+    assert found.state == state
+    assert word in found.found
+    assert bool(found.todo) == (state != "ok")
+    assert not found.needed
+
+
+def test_without_slurm_nothing_is_said_of_it():
+    assert not [check for check in judge(WELL) if check.name == "Slurm"]

@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_pools.slurm.job_states import Job, parse_jobs, sentence
+from gpu_pools.slurm.job_states import Job, parse_jobs, parse_nodes, sentence
 
 LISTED = """\
 7|RUNNING|None|node[1-2]|2026-11-29T16:01:18|trainyard 1234 ab
@@ -55,3 +55,18 @@ def test_a_job_that_has_a_node_starts():
     assert not job("COMPLETING").over
     assert not job("SUSPENDED").over
     assert job("REQUEUED").waits
+
+
+def test_nodes_are_read_as_sinfo_prints_them():
+    nodes = parse_nodes(
+        [
+            "n1.lab|gpu:a100:4(S:0-1)|idle",
+            "n1.lab|gpu:a100:4(S:0-1)|idle",  # in a second partition
+            "n2|gpu:2,shard:8|drained*",
+            "n3|(null)|mixed",
+            "n4|gpu:a100:2,gpu:t4:1|allocated",
+        ]
+    )
+    assert [(node.name, node.n_gpus, node.up) for node in nodes] == [
+        *(("n1", 4, True), ("n2", 2, False), ("n3", 0, True), ("n4", 3, True))
+    ]
