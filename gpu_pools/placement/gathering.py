@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gpu_pools.names import whose
 from gpu_pools.placement.order import Waiting
-from gpu_pools.placement.wording import clock_text
+from gpu_pools.placement.wording import and_text, clock_text
 from gpu_pools.slots.slot_files import Holder
 
 GATHER_S = 4 * 3600.0
@@ -81,20 +81,27 @@ class Gathering:
     known: bool
     now: float
 
-    def against(self, run: Waiting, uuid: str, tag: str) -> str | None:
-        """Return "cuda:0 is kept for X of anna, which gathers 4 GPUs until about 14:40", or None: it may start there.
+    def keeps_from(self, run: Waiting, uuid: str) -> bool:
+        """Return whether a device is kept from a run of the same kind that is placed after the one that gathers.
 
         Args:
-            run: of the same kind, placed after the one that gathers, or that itself.
-            uuid, tag: of the device.
+            run: that, or the one that gathers.
+            uuid: of the device.
         """
-        if run.run_id == self.run.run_id or uuid not in self.kept:
-            return None
         left_s = left_of(run)
-        if left_s is not None and self.now + left_s <= self.until:
-            return None
-        who = whose(self.run.run_name, self.run.owner)
-        return f"{tag} is kept for {who}, which gathers {self.run.n_devices} GPUs{self._until_text(left_s is None)}"
+        ends_in_time = left_s is not None and self.now + left_s <= self.until
+        return run.run_id != self.run.run_id and uuid in self.kept and not ends_in_time
+
+    def sentence(self, run: Waiting, tags: Sequence[str]) -> str:
+        """Return "cuda:0 is kept for X of anna, which gathers 4 GPUs until about 14:40".
+
+        Args:
+            run: for which these are kept from it.
+            tags: of the devices, one at least.
+        """
+        who, advise = whose(self.run.run_name, self.run.owner), run.limit_s is None
+        kept = f"{and_text(tags)} {'is' if len(tags) == 1 else 'are'} kept for {who}"
+        return f"{kept}, which gathers {self.run.n_devices} GPUs{self._until_text(advise)}"
 
     def _until_text(self, advise: bool) -> str:
         if not self.known:

@@ -12,7 +12,7 @@ from gpu_pools.placement.gathering import End, Gathering, end_of, end_of_new, ga
 from gpu_pools.placement.order import Lines, Waiting, rank
 from gpu_pools.placement.probe import GpuProcess
 from gpu_pools.placement.queues import Kind, Queue
-from gpu_pools.placement.wording import describe
+from gpu_pools.placement.wording import and_text, describe
 from gpu_pools.slots.slot_files import UNKNOWN, Holder
 
 _VERBS: Mapping[Kind, str] = {
@@ -176,14 +176,19 @@ def _candidates(run: Waiting, facts: _Facts) -> list[DeviceState]:
 
 
 def _may_start(run: Waiting, device: DeviceState, facts: _Facts) -> bool:
-    return _has_room(device, run.queue.kind, facts) and _ruled_out(run, device, facts) is None
+    free = _has_room(device, run.queue.kind, facts) and not _is_kept(run, device, facts)
+    return free and _ruled_out(run, device, facts) is None
 
 
 def _ruled_out(run: Waiting, device: DeviceState, facts: _Facts) -> str | None:
-    """Return the first sentence of a rule against a run on a device, or for whom the device is kept."""
-    against = next(filter(None, (rule.against(run, device, facts.starting) for rule in facts.rules)), None)
+    """Return the first sentence of a rule against a run on a device."""
+    return next(filter(None, (rule.against(run, device, facts.starting) for rule in facts.rules)), None)
+
+
+def _is_kept(run: Waiting, device: DeviceState, facts: _Facts) -> bool:
+    """Return whether a device is kept for another run, which needs several."""
     gathering = facts.gathered.get(run.queue.kind)
-    return against or (gathering.against(run, device.uuid, device.tag) if gathering else None)
+    return gathering is not None and gathering.keeps_from(run, device.uuid)
 
 
 def _gather(run: Waiting, facts: _Facts) -> None:
@@ -290,7 +295,15 @@ def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Fact
     if run.n_devices > 1:
         return ""
     free = [device for device in candidates if _has_room(device, run.queue.kind, facts)]
-    return "; ".join(dict.fromkeys(filter(None, (_ruled_out(run, device, facts) for device in free))))
+    return "; ".join(_not_to_be_had(run, free, facts))
+
+
+def _not_to_be_had(run: Waiting, free: Sequence[DeviceState], facts: _Facts) -> list[str]:
+    """Return what keeps a run from devices that have a free slot: rules, and that some are kept for another run."""
+    ruled_out = {device.tag: text for device in free if (text := _ruled_out(run, device, facts))}
+    kept = [device.tag for device in free if device.tag not in ruled_out and _is_kept(run, device, facts)]
+    for_whom = [facts.gathered[run.queue.kind].sentence(run, kept)] if kept else []
+    return [*dict.fromkeys(ruled_out.values()), *for_whom]
 
 
 def _everywhere_against(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts) -> str:
@@ -303,24 +316,18 @@ def _several_text(run: Waiting, candidates: Sequence[DeviceState], facts: _Facts
     """Return why a run that needs several devices waits: which are free for it, and what becomes of the others."""
     kind, gathering = run.queue.kind, facts.gathered.get(run.queue.kind)
     gathers = gathering is not None and gathering.run.run_id == run.run_id
-    free = [device.tag for device in candidates if _may_start(run, device, facts)]
-    others = [
-        _ruled_out(run, device, facts) or f"{device.tag} is free"
-        if _has_room(device, kind, facts)
-        else _taken(device, kind, facts)
-        for device in candidates
-        if device.tag not in free
-    ]
-    parts = [f"{_and(free)} {'is' if len(free) == 1 else 'are'} {'kept for it' if gathers else 'free'}"] if free else []
+    having = [device for device in candidates if _has_room(device, kind, facts)]
+    free = [device.tag for device in having if _may_start(run, device, facts)]
+    parts = (
+        [f"{and_text(free)} {'is' if len(free) == 1 else 'are'} {'kept for it' if gathers else 'free'}"] if free else []
+    )
+    parts += _not_to_be_had(run, [device for device in having if device.tag not in free], facts)
+    parts += [_taken(device, kind, facts) for device in candidates if device not in having]
     text = f"{'gathers' if gathers else 'needs'} {run.n_devices} GPUs{'' if gathers else ' at once'}"
     if run.run_id in facts.too_late:
-        parts_of = rough(facts.too_late[run.run_id] - facts.now)
-        text += f", none of which is kept for it yet, as so many are expected to be free in about {parts_of} only"
-    return f"{text}: {'; '.join([*parts, *others])}"
-
-
-def _and(tags: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(tags[:-1]), tags[-1]]))
+        until = rough(facts.too_late[run.run_id] - facts.now)
+        text += f", none of which is kept for it yet, as so many are expected to be free in about {until} only"
+    return f"{text}: {'; '.join(parts)}"
 
 
 def _missing(run: Waiting, facts: _Facts) -> str:

@@ -1,6 +1,7 @@
 """How sentences name the runs that hold slots, and moments."""
 
 import time
+from collections.abc import Sequence
 
 from gpu_pools.names import NOBODY, whose
 from gpu_pools.slots.slot_files import UNKNOWN, Holder, SlotProgress
@@ -16,6 +17,11 @@ def describe(holder: Holder, now: float) -> str:
         parts.append(f"{holder.progress.unit} {holder.progress.epoch} of {holder.progress.n_epochs}")
         parts += _remaining(holder.progress, now)
     return ", ".join(parts)
+
+
+def and_text(words: Sequence[str]) -> str:
+    """Return words as a sentence has them: a, b and c; there is one at least."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def clock_text(moment: float, now: float) -> str:

@@ -83,6 +83,14 @@ def test_free_devices_are_kept_and_only_a_run_that_ends_in_time_starts_on_them()
     assert decisions["open"] == Wait("open", f"{kept}; with a time limit that ends before, a run may start")
 
 
+def test_devices_that_are_kept_for_the_same_run_are_told_of_together():
+    devices = [gpu(0), gpu(1), gpu(2), busy(3, 30 * MIN)]
+    decisions = decide([run("w", 4, waited=2 * MIN), run("next", 2, waited=MIN), run("a")], devices)
+    kept = "cuda:0, cuda:1 and cuda:2 are kept for run-w of anna@boxa, which gathers 4 GPUs until about 15:30"
+    assert decisions["a"].reason.startswith(kept)
+    assert decisions["next"].reason.startswith(f"needs 2 GPUs at once: {kept}; with a time limit that ends before")
+
+
 def test_what_a_run_has_spent_of_its_limit_before_counts():
     devices = [gpu(0), busy(1, 30 * MIN)]
     again = run("again", limit_s=HOUR, spent_s=40 * MIN)
