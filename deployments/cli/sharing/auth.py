@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +62,8 @@ def add(name: Name) -> None:
     """Add an account to MLflow; asks for its password, or reads it from a pipe."""
     from deployments.services.mlflow_accounts import add as create
 
-    create(_mlflow(), name, _secret(name))
+    with _noted("add", name):
+        create(_mlflow(), name, _secret(name))
     typer.echo(f"{name} can log in now: in the page, or by ~/.mlflow/credentials (docs/lab.md)")
 
 
@@ -68,7 +71,8 @@ def password(name: Name) -> None:
     """Change the password of an account of MLflow; asks for it, or reads it from a pipe."""
     from deployments.services.mlflow_accounts import change
 
-    change(_mlflow(), name, _secret(name))
+    with _noted("password", name):
+        change(_mlflow(), name, _secret(name))
     typer.echo(f"{name} has another password now")
 
 
@@ -76,8 +80,19 @@ def remove(name: Name) -> None:
     """Remove an account from MLflow; what it has logged stays."""
     from deployments.services.mlflow_accounts import remove as delete
 
-    delete(_mlflow(), name)
+    with _noted("remove", name):
+        delete(_mlflow(), name)
     typer.echo(f"{name} is gone")
+
+
+@contextmanager
+def _noted(act: str, name: str) -> Iterator[None]:
+    """Write the act of the block into the audit; whether it is allowed, MLflow says."""
+    from deployments.sharing.acts import Acts
+    from deployments.sharing.permissions import Target
+
+    with Acts(None, force=False, admins=()).act(act, Target("account", "", name)):
+        yield
 
 
 def _mlflow() -> "MlflowHttp":

@@ -27,6 +27,8 @@ def migrate(
     from deployments.lab.files import send_files
     from deployments.lab.migrate import move, sources
     from deployments.lab.plan import LabPlan
+    from deployments.sharing.acts import Acts
+    from deployments.sharing.permissions import Target
     from tasks.base.workspace import home
 
     plan = LabPlan.of_file(config, ["services"])
@@ -38,7 +40,8 @@ def migrate(
     def say(text: str) -> None:
         typer.echo(text, err=as_json)
 
-    with sources() as engines:
+    noted = Acts(None, force=False, admins=()).act("migrate", Target("home", "", str(home())), files.place)
+    with noted, sources() as engines:
         plan.check()
         plan.upgrade()
         sent = send_files(files, artifacts, say)

@@ -72,6 +72,9 @@ def test_people_have_accounts_of_their_own(closed):
     assert asked(closed.mlflow, f"anna:{ANNA}-3") == 200
     closed.yard("auth", "remove", "anna")
     assert asked(closed.mlflow, f"anna:{ANNA}-3") == 401
+    acts = json.loads(closed.yard("audit", "--format", "json"))
+    assert {("add", "done"), ("password", "done"), ("remove", "done")} <= {(one["act"], one["result"]) for one in acts}
+    assert ANNA not in json.dumps(acts)
 
 
 def test_a_new_password_in_the_file_counts_from_the_next_start(closed):
