@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.services.service import ServiceError
-from deployments.services.tls import PREFECT, trusted
+from deployments.services.tls import MLFLOW, PREFECT, trusted
 from gpu_pools.placement.queues import POOL, queue_or_none
 from gpu_pools.prefect_pages import read_pages
 from tasks.base.password import headers
@@ -83,7 +84,8 @@ def asking(url: str) -> Iterator[Ask]:
 
 def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
     if scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=10, context=trusted(PREFECT))
+        whose = PREFECT if os.environ.get(PREFECT.file) else MLFLOW
+        return http.client.HTTPSConnection(host, port, timeout=10, context=trusted(whose))
     return http.client.HTTPConnection(host, port, timeout=10)
 
 

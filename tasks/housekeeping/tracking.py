@@ -89,8 +89,9 @@ def own_store() -> str | None:
     uri = mlflow_api.tracking_uri().rstrip("/")
     if not uri.startswith(("http://", "https://")):
         return uri
-    record = home() / "services.json"
-    ours = read_json(record, StorageError).get("mlflow", "") if record.is_file() else ""
+    path = home() / "services.json"
+    record = read_json(path, StorageError) if path.is_file() else {}
+    ours = "" if "lab" in record else record.get("mlflow", "")  # a lab's database is not that of a home
     return mlflow_uri() if uri.replace("//localhost:", "//127.0.0.1:") == ours else None
 
 

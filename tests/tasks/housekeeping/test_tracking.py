@@ -13,6 +13,7 @@ from gpu_pools.process import run_setup
 from tasks.base.workspace import run_dir
 from tasks.housekeeping.params import KeepParams
 from tasks.housekeeping.rounds import go_round
+from tasks.housekeeping.tracking import own_store
 from tasks.tracking.mlflow_api import client
 
 HOUR = 3600.0
@@ -157,3 +158,13 @@ def test_a_store_of_another_home_is_left_alone_and_said(yard, monkeypatch):
     (first, second) = clean().notes
     assert first.startswith("dead_runs: not all was done")
     assert second == "deleted_runs: MLflow at http://127.0.0.1:9 is no store of this home: `mlflow gc` where it is"
+
+
+def test_a_lab_s_database_is_not_that_of_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://yard.lab:5443")
+    record = {"mlflow": "https://yard.lab:5443"}
+    (tmp_path / "services.json").write_text(json.dumps(record | {"lab": "/etc/trainyard/lab.yaml"}))
+    assert own_store() is None
+    (tmp_path / "services.json").write_text(json.dumps(record))
+    assert own_store() == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
