@@ -283,8 +283,8 @@ class Yard:
 
 
 def simulate(yard, jobs, hours):
-    """Let jobs (seconds, id, n_devices, lasts_s) come; look at every coming and end, and each minute."""
-    events = [(NOW + at, 0, job) for at, *job in jobs] + [(NOW + MIN * n, 1, None) for n in range(int(60 * hours))]
+    """Let jobs (seconds, id, n_devices, lasts_s) come; look at every coming, and every five minutes."""
+    events = [(NOW + at, 0, job) for at, *job in jobs] + [(NOW + 5 * MIN * n, 1, None) for n in range(int(12 * hours))]
     heapq.heapify(events)
     while events:
         yard.now, _, job = heapq.heappop(events)
