@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gpu_pools.names import whose
 from gpu_pools.placement.order import Waiting
-from gpu_pools.placement.wording import and_text, clock_text
+from gpu_pools.placement.wording import are_text, clock_text
 from gpu_pools.slots.slot_files import Holder
 
 GATHER_S = 4 * 3600.0
@@ -100,8 +100,8 @@ class Gathering:
             tags: of the devices, one at least.
         """
         who, advise = whose(self.run.run_name, self.run.owner), run.limit_s is None
-        kept = f"{and_text(tags)} {'is' if len(tags) == 1 else 'are'} kept for {who}"
-        return f"{kept}, which gathers {self.run.n_devices} GPUs{self._until_text(advise)}"
+        gathers = f"gathers {self.run.n_devices} GPUs{self._until_text(advise)}"
+        return f"{are_text(tags)} kept for {who}, which {gathers}"
 
     def _until_text(self, advise: bool) -> str:
         if not self.known:

@@ -11,17 +11,17 @@ from gpu_pools.placement.facts import Decision, DeviceState, Facts, Refuse, Rule
 from gpu_pools.placement.gathering import End, end_of, end_of_new, gather, nth_end
 from gpu_pools.placement.order import Lines, Waiting, rank
 from gpu_pools.placement.queues import Kind
-from gpu_pools.placement.wording import and_text, describe
+from gpu_pools.placement.wording import are_text, describe
 from gpu_pools.slots.slot_files import UNKNOWN
 
 __all__ = ["Decision", "DeviceState", "Refuse", "Rule", "Start", "Wait", "place"]
 
 _VERBS: Mapping[Kind, str] = {
-    "training": "is training",
-    "inference": "is running",
-    "preparation": "is preparing",
-    "pipeline": "is running",
-    "housekeeping": "is running",
+    "training": "training",
+    "inference": "running",
+    "preparation": "preparing",
+    "pipeline": "running",
+    "housekeeping": "running",
 }
 _SHOWN = 3  # holders named in a sentence
 
@@ -152,8 +152,8 @@ def _explain(left: Sequence[Waiting], facts: Facts) -> Iterator[Wait | Refuse]:
                 text = _several_text(run, candidates, facts)
             else:
                 if key not in taken:
-                    parts = [_taken(device, queue.kind, facts) for device in candidates]
-                    taken[key] = parts[0] if len(parts) == 1 else f"all GPUs are taken: {'; '.join(parts)}"
+                    text = "; ".join(_taken(candidates, queue.kind, facts))
+                    taken[key] = text if len(candidates) == 1 else f"all GPUs are taken: {text}"
                 text = taken[key]
             able = [device for device in candidates if facts.takes(device, queue.kind)]
             yield Wait(run.run_id, text + lines.behind(run, [device.tag for device in able or candidates]))
@@ -184,11 +184,9 @@ def _several_text(run: Waiting, candidates: Sequence[DeviceState], facts: Facts)
     gathers = gathering is not None and gathering.run.run_id == run.run_id
     having = [device for device in candidates if facts.has_room(device, kind)]
     free = [device.tag for device in having if facts.may_start(run, device)]
-    parts = (
-        [f"{and_text(free)} {'is' if len(free) == 1 else 'are'} {'kept for it' if gathers else 'free'}"] if free else []
-    )
+    parts = [f"{are_text(free)} {'kept for it' if gathers else 'free'}"] if free else []
     parts += _not_to_be_had(run, [device for device in having if device.tag not in free], facts)
-    parts += [_taken(device, kind, facts) for device in candidates if device not in having]
+    parts += _taken([device for device in candidates if device not in having], kind, facts)
     text = f"{'gathers' if gathers else 'needs'} {run.n_devices} GPUs{'' if gathers else ' at once'}"
     if run.run_id in facts.too_late:
         until = rough(facts.too_late[run.run_id] - facts.now)
@@ -208,20 +206,37 @@ def _missing(run: Waiting, facts: Facts) -> str:
     return f"found no {what} on {facts.host}; have: {have}"
 
 
-def _taken(device: DeviceState, kind: Kind, facts: Facts) -> str:
-    """Return why a device takes no run of a kind now."""
+def _taken(devices: Sequence[DeviceState], kind: Kind, facts: Facts) -> list[str]:
+    """Return why devices take no run of a kind now; those that one run has are told of together."""
+    tags_of: dict[str, list[str]] = {}
+    for device in devices:
+        sole = _sole_run(device, kind, facts)
+        tags_of.setdefault(sole or _shut(device, kind, facts), []).extend([device.tag] if sole else [])
+    return [f"{are_text(tags)} {_VERBS[kind]} {why}" if tags else why for why, tags in tags_of.items()]
+
+
+def _sole_run(device: DeviceState, kind: Kind, facts: Facts) -> str:
+    """Return the one run for which a device takes no other; empty: it is closed, or takes several."""
+    who = _runs(device, kind, facts)
+    return who[0] if len(who) == 1 == device.limits.get(kind) and facts.takes(device, kind) else ""
+
+
+def _runs(device: DeviceState, kind: Kind, facts: Facts) -> list[str]:
+    """Return the runs of a kind that a device has, or is about to have."""
+    starting = [run for run in facts.starting[device.uuid] if run.queue.kind == kind]
+    who = [describe(holder, facts.now) for holder in device.holders if holder.kind == kind]
+    return [*who, *(f"{whose(run.run_name, run.owner)}, which starts now" for run in starting)]
+
+
+def _shut(device: DeviceState, kind: Kind, facts: Facts) -> str:
+    """Return why a device takes no run of a kind now, where that is not one other run."""
     if name := facts.paused_by(device, kind):
         return f"queue {name} is paused"
     if device.fault:
         return f"{device.tag} does not answer: {device.fault}"
     if device.foreign:
         return _foreign(device)
-    limit = device.limits.get(kind, 0)
-    starting = [run for run in facts.starting[device.uuid] if run.queue.kind == kind]
-    who = [describe(holder, facts.now) for holder in device.holders if holder.kind == kind]
-    who += [f"{whose(run.run_name, run.owner)}, which starts now" for run in starting]
-    if limit == 1 and len(who) == 1:
-        return f"{device.tag} {_VERBS[kind]} {who[0]}"
+    limit, who = device.limits.get(kind, 0), _runs(device, kind, facts)
     rest = [f"{len(who) - _SHOWN} more"] if len(who) > _SHOWN else []
     text = f"the limit of {device.tag} {kind}s is {limit}"
     return f"{text}: {' and '.join(who[:_SHOWN] + rest)}" if who and limit > 0 else text

@@ -19,9 +19,11 @@ def describe(holder: Holder, now: float) -> str:
     return ", ".join(parts)
 
 
-def and_text(words: Sequence[str]) -> str:
-    """Return words as a sentence has them: a, b and c; there is one at least."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+def are_text(words: Sequence[str]) -> str:
+    """Return what a sentence begins with: a is; a, b and c are; there is one word at least."""
+    if len(words) == 1:
+        return f"{words[0]} is"
+    return f"{', '.join(words[:-1])} and {words[-1]} are"
 
 
 def clock_text(moment: float, now: float) -> str:

@@ -108,6 +108,14 @@ def test_the_run_that_gathers_says_what_it_has_and_what_it_waits_for():
     )
 
 
+def test_the_devices_of_one_run_are_told_of_together():
+    wide = [gpu(n, holders=(holder("wide", device=f"cuda:{n}"),)) for n in range(3)]
+    said = (
+        "all GPUs are taken: cuda:0, cuda:1 and cuda:2 are training wide of anna@boxa since 14:02; cuda:3 is training x"
+    )
+    assert decide([run("a")], [*wide, busy(3)])["a"].reason.startswith(said)
+
+
 def test_a_run_for_which_too_few_devices_will_be_free_keeps_none():
     devices = [gpu(0), busy(1, 12 * MIN), gpu(2, foreign=(BEN,))]
     decisions = decide([run("w", 3, waited=MIN), run("a")], devices)
