@@ -15,6 +15,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 from prefect.states import AwaitingRetry
 
+from gpu_pools import kubernetes
+from gpu_pools.device_count import device_count
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
 from gpu_pools.project_flows import full_names
@@ -109,15 +111,18 @@ def run_queued(
             variables["when_busy"] = "wait"
         if variables.get(ON) == HOST:
             queue = replace(queue, host=HOST)
-        deployed = _deployment_id(client, recipe.name)
+        in_pods = variables.get(ON) == kubernetes.POOL
+        deployed = _deployment_id(
+            client, [kubernetes.deployment_name(recipe.name)] if in_pods else full_names(recipe.name)
+        )
         started: list[Any] = [
             run_deployment(
                 deployed,
                 parameters=recipe.serialize_parameters(dict(parameters)),
                 flow_run_name=name,
-                work_queue_name=queue.name,
+                work_queue_name=None if in_pods else queue.name,
                 idempotency_key=f"{parent}-{recipe.name}-{number}",
-                job_variables={key: variables[key] for key in _INHERITED if key in variables},
+                job_variables=_job_variables(variables, queue, parameters),
                 timeout=0,
             )
             for number, parameters in enumerate(requests)
@@ -127,19 +132,28 @@ def run_queued(
         return [_wait(client, run) for run in started]
 
 
-def _deployment_id(client: SyncPrefectClient, flow: str) -> UUID:
-    """Return the deployment of a flow.
+def _job_variables(variables: Mapping[str, Any], queue: Queue, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job variables of a stage, from those of its pipeline."""
+    inherited = {key: variables[key] for key in _INHERITED if key in variables}
+    if variables.get(ON) != kubernetes.POOL:
+        return inherited
+    n_gpus = 0 if queue.device == "cpu" else device_count(parameters)
+    return {**inherited, **kubernetes.pod_variables(inherited, n_gpus)}
+
+
+def _deployment_id(client: SyncPrefectClient, names: Sequence[str]) -> UUID:
+    """Return the deployment that has the first of these names that there is.
 
     Raises:
         ConfigError: the server has none.
     """
-    names = full_names(flow)
     for name in names:
         try:
             return client.read_deployment_by_name(name).id
         except ObjectNotFound:
             continue
-    raise ConfigError(f"found no deployment {names[0]} on Prefect's server: `yard up` makes it")
+    maker = "python -m deployments.kubernetes" if names[0].endswith(f"/{kubernetes.POOL}") else "yard up"
+    raise ConfigError(f"found no deployment {names[0]} on Prefect's server: `{maker}` makes it")
 
 
 def failure_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:

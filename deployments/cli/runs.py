@@ -30,6 +30,7 @@ class Engine(StrEnum):
     """Whose GPUs a run is to have, where they are not the yard's own workers'."""
 
     slurm = "slurm"
+    kubernetes = "kubernetes"
 
 
 RUN_HELP = "Its id, the beginning of it, its name, or RUN/FLOW for a stage"

@@ -18,6 +18,8 @@ from deployments.api import Api, Json, NotFoundError
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
+from gpu_pools import kubernetes
+from gpu_pools.device_count import device_count
 from gpu_pools.names import asker, named_owner
 from gpu_pools.placement.queues import (
     POOL,
@@ -55,7 +57,7 @@ class Wishes:
         name: of the run.
         owner: user@host; None: who asks.
         at: not before then.
-        on: the engine that decides when and where it runs: `slurm`; None: the yard's own workers.
+        on: the engine that decides when and where it runs: `slurm`, `kubernetes`; None: the yard's own workers.
         job: what its job there asks for: cpus, memory, partition ...
     """
 
@@ -66,7 +68,7 @@ class Wishes:
     name: str | None = None
     owner: str | None = None
     at: datetime | None = None
-    on: Literal["slurm"] | None = None
+    on: Literal["slurm", "kubernetes"] | None = None
     job: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     if wishes.on is None:
         queue = place_on(api, default, given, wishes.device, sections)
     else:
-        queue = place_on_engine(api, default, given, wishes.device, sections)
+        queue = place_on_engine(api, default, given, wishes, sections)
     if wishes.name is not None and "track" in names:
         override(given, [f"track.run_name={json.dumps(wishes.name)}"])
     checked = check_parameters(flow, given)
@@ -124,7 +126,11 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
         "parameters": {name: _plain(value) for name, value in checked.items()},
         "job_variables": _variables(wishes, wishes.owner or named_owner({}, given) or asker()),
     }
-    if queue is not None:
+    if wishes.on == kubernetes.POOL and queue is not None:
+        n_gpus = 0 if queue.device == "cpu" else device_count(body["parameters"])
+        body["job_variables"] |= kubernetes.pod_variables(body["job_variables"], n_gpus)
+        deployment = _deployment_in_pods(api, flow_name)
+    elif queue is not None:
         body["work_queue_name"] = queue.name
     if wishes.at is not None:
         body["state"] = _booking(wishes.at)
@@ -255,6 +261,17 @@ def deployment_of(api: Api, flow_name: str) -> Json:
     raise ConfigError(f"found no deployment {names[0]} at {api.url}: `yard up` makes it")
 
 
+def _deployment_in_pods(api: Api, flow_name: str) -> Json:
+    name = kubernetes.deployment_name(flow_name)
+    try:
+        return dict(api.call("GET", f"/deployments/name/{name}"))
+    except NotFoundError as exc:
+        raise ConfigError(
+            f"found no deployment {name} at {api.url}: `python -m deployments.kubernetes` makes those of all flows "
+            "that compute"
+        ) from exc
+
+
 def place_on(api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]) -> Queue | None:
     """Put the device into the parameters and return the queue, None for the deployment's own.
 
@@ -279,19 +296,25 @@ def place_on(api: Api, default: Queue, parameters: Json, wish: str | None, secti
 
 
 def place_on_engine(
-    api: Api, default: Queue, parameters: Json, wish: str | None, sections: Sequence[str]
+    api: Api, default: Queue, parameters: Json, wishes: Wishes, sections: Sequence[str]
 ) -> Queue | None:
-    """Return Slurm's queue for a flow, None for a pipeline, whose stages go there; see `place_on`.
+    """Return the queue of another engine for a flow, None for a pipeline, whose stages go there; see `place_on`.
 
     Raises:
-        ConfigError: no Slurm is served, or a device is named that is Slurm's to choose.
+        ConfigError: the engine is not served, or a device is named that is the engine's to choose.
     """
+    wish = wishes.device
     asked = {section: wish or _device_of(parameters, section) for section in sections}
     for device in {wish, *asked.values()} - {None, "cuda", "cpu"}:
-        raise ConfigError(f"found device {device!r} with --on {HOST}, need cuda or cpu: Slurm chooses which one")
+        raise ConfigError(f"found device {device!r} with --on {wishes.on}, need cuda or cpu: it chooses which one")
     chosen = next(filter(None, [wish, *asked.values()]), default.device)
     override(parameters, [f"{section}.device={wish}" for section in sections if wish])
     kind: Kind = "training" if default.kind == "pipeline" else default.kind
+    if wishes.on == kubernetes.POOL:
+        if default.kind == "pipeline":
+            _deployment_in_pods(api, "train_classifier")  # with those of all stages
+            return None
+        return Queue(chosen, kind)
     queue = Queue(chosen, kind, HOST)
     if queue not in read_queues(api):
         raise ConfigError(
@@ -313,7 +336,7 @@ def _variables(wishes: Wishes, owner: str) -> Json:
         variables["when_busy"] = wishes.when_busy
     if wishes.on is not None:
         variables[ON] = wishes.on
-    variables |= _job(wishes.job)
+    variables |= _job(wishes)
     if wishes.priority is not None:
         variables["priority"] = wishes.priority
     if wishes.time_limit is not None:
@@ -322,11 +345,12 @@ def _variables(wishes: Wishes, owner: str) -> Json:
     return variables
 
 
-def _job(asked: Mapping[str, Any]) -> Json:
-    """Return what a job is to ask of Slurm, checked."""
-    if unknown := sorted(asked.keys() - set(FIELDS)):
-        raise ConfigError(f"found --job {unknown[0]}=..., need one of: {', '.join(FIELDS)}")
-    return request_of(asked).model_dump(exclude_unset=True)
+def _job(wishes: Wishes) -> Json:
+    """Return what a job is to ask its engine for, checked."""
+    known = kubernetes.FIELDS if wishes.on == kubernetes.POOL else FIELDS
+    if unknown := sorted(wishes.job.keys() - set(known)):
+        raise ConfigError(f"found --job {unknown[0]}=..., need one of: {', '.join(known)}")
+    return request_of(wishes.job).model_dump(exclude_unset=True)
 
 
 def _booking(at: datetime) -> Json:

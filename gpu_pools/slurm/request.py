@@ -14,7 +14,7 @@ HOST = "slurm"
 """What stands for the cluster where other devices have their host: `slurm/cuda` is any GPU that Slurm gives."""
 
 ON = "on"
-"""The job variable of a pipeline whose stages go to Slurm."""
+"""The job variable of a pipeline whose stages go to another engine: slurm, kubernetes."""
 
 ROOM_S = 300.0
 """What Slurm is asked for beyond a run's own time limit: to start its process, and to save its state at the end."""

@@ -56,7 +56,9 @@ class GpuProcessVariables(SlurmRequest, BaseVariables):
         default=None, description="Its folder is removed that long after its end: 12h, 7d. MLflow keeps the results."
     )
     owner: str | None = Field(default=None, description="Whose run it is, as others read it: user@host.")
-    on: Literal["slurm"] | None = Field(default=None, description="Of a pipeline: its stages are jobs of Slurm.")
+    on: Literal["slurm", "kubernetes"] | None = Field(
+        default=None, description="Of a pipeline: its stages are jobs of that engine."
+    )
     env: dict[str, str | None] = Field(
         default_factory=dict,
         title="Environment Variables",

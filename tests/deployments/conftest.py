@@ -40,6 +40,7 @@ WITHOUT_SERVERS = {
     "sharing/test_run_notices.py",
     "sharing/test_sending.py",
     "stack/test_background.py",
+    "test_kubernetes.py",
     "sweeps/test_record.py",
     "sweeps/test_results.py",
     "sweeps/test_space.py",
