@@ -164,7 +164,7 @@ def prefect_programs(ports: Sequence[int], page: str, settings: dict[str, str]) 
         # One alone: at the first start two would write the same types of blocks.
         first = {"PREFECT_API_BLOCKS_REGISTER_ON_START": str(port == ports[0]).lower()}
         programs.append(replace(one, argv=(*one.argv, "--no-services"), env=one.env | settings | first))
-    argv = module_command("deployments.services.prefect_server", "server", "services", "start")
+    argv = module_command("deployments.lab.behind")
     behind = prefect_service(ports[0], ui=True).env | settings | {"PREFECT_UI_URL": page, "PYTHONUNBUFFERED": "1"}
     return [*programs, Announcing("prefect-services", tuple(argv), behind, SERVICES_START)]
 

@@ -172,3 +172,25 @@ def test_secrets_are_in_no_command_line_and_no_log(lab):
     for secret in (*secrets, "yard-secret", "redis-secret", KEY[1]):
         assert secret not in words
         assert not [log for log in logs if secret in log]
+
+
+def test_a_redis_that_forgets_all_stops_neither_schedules_nor_events(lab):
+    """What Prefect keeps there of its services is lost: some would wait for ever for what is gone."""
+    with redis.Redis.from_url(lab.servers.redis.url) as store:
+        pid = store.info("server")["process_id"]
+    os.kill(pid, signal.SIGKILL)
+    log = lab.folder / "services" / "logs" / "prefect-services.log"
+    with process(["redis-server", str(lab.servers.folder / "redis.conf")], lab.servers.folder, "redis"):
+        assert wait_for(lambda: "Redis was restarted; begins anew" in log.read_text(errors="replace"), 60)
+        data = write_images(lab.folder / "again")
+        lab.yard("worker", "schedule", "split_images", f"data={data}", "--every", "17m")
+        asked = (
+            "SELECT count(*) FROM flow_run JOIN flow ON flow.id = flow_id "
+            "WHERE flow.name = 'split_images' AND auto_scheduled"
+        )
+        with lab.servers.connect("prefect") as connection:
+            assert wait_for(lambda: connection.execute(asked).fetchone()[0] > 0, 120)
+            (before,) = connection.execute("SELECT count(*) FROM events").fetchone()
+            lab.yard("worker", "submit", "split_images", f"data={data}", "--device", "cpu", "--watch")
+            more = "SELECT count(*) FROM events"
+            assert wait_for(lambda: connection.execute(more).fetchone()[0] > before, 30)
