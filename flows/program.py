@@ -36,6 +36,6 @@ def own_session(program: SessionParams) -> State[Any]:
     Returns:
         The state, which says how the session ended.
     """
-    with on_device(program.device, "training") as slot:
+    with on_device(program.device, "training", lasts_s=program.lasts) as slot:
         code, reason = steps.hold_session(program, slot)
     return Completed(message=reason or f"exit code {code}", data=0 if reason else code)

@@ -101,7 +101,7 @@ def own_priority(kind: Kind) -> int:
     return int(asked) if asked.isdecimal() and 1 <= int(asked) <= 10 else default_priority(kind)
 
 
-def _asks(host: HostState, device: str, kind: Kind, n_devices: int) -> Waiting:
+def _asks(host: HostState, device: str, kind: Kind, n_devices: int, lasts_s: float | None = None) -> Waiting:
     """Return what the running flow asks for."""
     queue = own_queue(host, device, kind)
     need = None if queue.device == CPU else MemoryForecasts(PoolClient(), time.time).of_own_run()
@@ -111,7 +111,7 @@ def _asks(host: HostState, device: str, kind: Kind, n_devices: int) -> Waiting:
         since=time.time(),
         owner=asker(),
         flow=_flow_id(),
-        limit_s=_left_s(),
+        limit_s=min((known for known in (_left_s(), lasts_s) if known is not None), default=None),
         memory_mib=need.mib if need else None,
         memory_source=need.source if need else "",
         n_devices=n_devices,
@@ -130,7 +130,7 @@ def _left_s() -> float | None:
 
 
 @contextmanager
-def on_device(device: str, kind: Kind, n_devices: int = 1) -> Iterator[LocalSlot]:
+def on_device(device: str, kind: Kind, n_devices: int = 1, *, lasts_s: float | None = None) -> Iterator[LocalSlot]:
     """Hold a slot for the block of a running flow, in which the process sees that one device as `cuda`, or none.
 
     With several devices it holds a slot on each of them, and sees them as cuda:0, cuda:1 and so on.
@@ -141,6 +141,7 @@ def on_device(device: str, kind: Kind, n_devices: int = 1) -> Iterator[LocalSlot
         device: `cpu`, `cuda` (the least loaded GPU) or `cuda:N`.
         kind: of the work.
         n_devices: that it needs at once; more than one of `cuda` alone.
+        lasts_s: the block ends after so many seconds at the latest; None: nobody knows.
 
     Raises:
         GpuError: there is no such device here, or not as many.
@@ -152,7 +153,7 @@ def on_device(device: str, kind: Kind, n_devices: int = 1) -> Iterator[LocalSlot
             yield LocalSlot()
         return
     host = own_host()
-    asks = _asks(host, device, kind, n_devices)
+    asks = _asks(host, device, kind, n_devices, lasts_s)
     with _slot(host, asks) as lease:
         _say_if_too_large(lease.holders)
         waited_s, place = time.time() - asks.since, (host.name, lease.tag)

@@ -94,6 +94,20 @@ def test_it_waits_for_the_last_of_several_and_says_so(monkeypatch):
 
 
 @flow
+def known_until(lasts_s: float | None) -> float | None:
+    with on_device("cuda:0", "training", lasts_s=lasts_s):
+        (found,) = holders()
+        return found.ends_by
+
+
+def test_who_says_how_long_the_block_lasts_at_the_most_has_a_known_end(monkeypatch):
+    assert known_until(None) is None
+    assert known_until(600.0) == pytest.approx(time.time() + 600, abs=20)
+    monkeypatch.setenv("TRAINYARD_DEADLINE", f"{time.time() + 60:.0f}")
+    assert known_until(600.0) == pytest.approx(time.time() + 60, abs=20)
+
+
+@flow
 def prepares(device: str) -> str:
     refuse_if_taken(device, "training")
     return "prepared"
