@@ -1,7 +1,7 @@
 """Keeps devices for a run that needs several at once, until as many are free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpu_pools.names import whose
 from gpu_pools.placement.order import Waiting
@@ -13,8 +13,9 @@ GATHER_S = 4 * 3600.0
 long as it has waited already: no device idles for longer than that, and every run is gathered for in the end."""
 
 _AS_LONG_AGAIN = 2.0
-"""A run of whose end nothing is known is taken to need so many times as long again as it has taken. Once is the usual
-guess; with twice, devices are not kept for ever where somebody just stays."""
+"""A run of whose end nothing is known is taken to need so many times as long again as it has taken, one that is late
+so many times as long again as it is late. Once is the usual guess; with twice, devices are not kept for ever where
+somebody just stays, or hangs."""
 
 _STEP_S = 600.0  # to which the moment is rounded up in sentences: each change is written on all that wait
 
@@ -40,11 +41,15 @@ def end_of(holder: Holder, now: float) -> End:
         now: Unix seconds.
     """
     far = holder.progress
-    said = [] if far is None or far.remaining_s is None else [far.updated + far.remaining_s]
-    ends = [*said, *([] if holder.ends_by is None else [holder.ends_by])]
-    if ends:
-        return End(max(now, min(ends)), True)
-    return End(now + _AS_LONG_AGAIN * max(0.0, now - holder.since), False)
+    said = None if far is None or far.remaining_s is None else far.updated + far.remaining_s
+    ends = [_from(moment, now) for moment in (said, holder.ends_by) if moment is not None]
+    return min(ends, key=lambda end: end.at) if ends else replace(_from(holder.since, now), known=False)
+
+
+def _from(moment: float, now: float) -> End:
+    """Return when an end comes that was expected at some moment; one that is late for long is not known any more."""
+    late_s = now - moment
+    return End(moment, True) if late_s <= 0 else End(now + _AS_LONG_AGAIN * late_s, late_s < _STEP_S)
 
 
 def end_of_new(run: Waiting, now: float) -> End:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_pools.placement.gathering import GATHER_S
+from gpu_pools.placement.gathering import GATHER_S, End, end_of
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Refuse, Start, Wait, place
 from gpu_pools.placement.queues import Queue
@@ -154,6 +154,19 @@ def test_a_device_of_a_holder_of_unknown_end_is_kept_for_while_that_is_new():
     )
     long_there = [gpu(0), busy(1, since=NOW - 2 * GATHER_S)]
     assert "a" in started(decide([run("w", 2, waited=MIN), run("a")], long_there))
+
+
+def test_nobody_waits_for_ever_for_a_run_that_hangs():
+    hangs = SlotProgress(3, 10, 60.0, NOW - HOUR)
+    devices = [gpu(0), gpu(1, holders=(holder(device="cuda:1", progress=hangs),))]
+    (held,) = devices[1].holders
+    assert end_of(held, NOW).at == NOW + 2 * 59 * MIN
+    assert not end_of(held, NOW).known
+    assert end_of(replace(held, ends_by=NOW + 5), NOW) == End(NOW + 5, True)
+    assert "a" not in started(decide([run("w", 2, waited=MIN), run("a")], devices))
+    later = NOW + 3 * HOUR
+    decisions = place([run("w", 2, waited=MIN), run("a")], devices, host="boxa", now=later)
+    assert Start("a", ("GPU-0",)) in decisions
 
 
 def test_devices_are_not_kept_for_longer_than_the_run_has_waited():
