@@ -122,7 +122,7 @@ def run_queued(
                 flow_run_name=name,
                 work_queue_name=None if in_pods else queue.name,
                 idempotency_key=f"{parent}-{recipe.name}-{number}",
-                job_variables=_job_variables(variables, queue, parameters),
+                job_variables=stage_variables(variables, queue, parameters),
                 timeout=0,
             )
             for number, parameters in enumerate(requests)
@@ -132,7 +132,7 @@ def run_queued(
         return [_wait(client, run) for run in started]
 
 
-def _job_variables(variables: Mapping[str, Any], queue: Queue, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def stage_variables(variables: Mapping[str, Any], queue: Queue, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job variables of a stage, from those of its pipeline."""
     inherited = {key: variables[key] for key in _INHERITED if key in variables}
     if variables.get(ON) != kubernetes.POOL:

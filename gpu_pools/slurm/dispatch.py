@@ -20,7 +20,7 @@ from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.process import run_setup
 from gpu_pools.slurm.closing import Closing
 from gpu_pools.slurm.commands import Slurm, SlurmAwayError, SlurmFullError, SlurmRefusedError
-from gpu_pools.slurm.hidden import without_secrets
+from gpu_pools.slurm.hidden import job_environment
 from gpu_pools.slurm.job_states import Job, sentence
 from gpu_pools.slurm.records import Record, Records
 from gpu_pools.slurm.request import HOST, job_name, request_of, sbatch_options
@@ -104,10 +104,10 @@ class SlurmDispatcher:
         try:
             if self._records:
                 self._follow()
-            due = [run for run in self._waitlist.read() if _is_ours(run)]
+            due = [run for run in self._waitlist.read() if is_ours(run)]
             telling = self._hand_over_what_waits(due)
         except SlurmAwayError:
-            due = due or [run for run in self._waitlist.read() if _is_ours(run)]
+            due = due or [run for run in self._waitlist.read() if is_ours(run)]
             new = [run for run in due if self._is_new(run)]
             telling = [(run, Wait(run.id, "waits for Slurm, which does not answer")) for run in new]
             self._sentences.tell(telling, {run.id for run in due})
@@ -135,6 +135,8 @@ class SlurmDispatcher:
             if job is not None:
                 self._seen[record.run_id] = job
             run = runs.get(record.run_id)
+            if run is not None and not is_ours(run):
+                run = None  # moved to another device while it waited
             if record.job_id is not None or run is None or run.state != "SCHEDULED":
                 self._settle(record, run, job)
 
@@ -266,11 +268,12 @@ class SlurmDispatcher:
         asked = sbatch_options(request_of(run.job_variables), queue, device_count(run.parameters), left_s)
         log = run_dir(run.id) / "slurm.log"
         own = [f"--job-name={job_name(run.name)}", f"--chdir={home()}", f"--output={log}", "--open-mode=append"]
-        env = without_secrets(os.environ) | {"TRAINYARD_HOME": str(home())}
+        env = job_environment(os.environ) | {"TRAINYARD_HOME": str(home())}
         return [*asked, *own, "--requeue", "--export=ALL"], env
 
 
-def _is_ours(run: Run) -> bool:
+def is_ours(run: Run) -> bool:
+    """Return whether a run is for Slurm; one that waits may be moved to another device."""
     queue = queue_or_none(run.queue)
     return queue is not None and queue.host == HOST
 

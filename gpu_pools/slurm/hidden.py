@@ -12,13 +12,19 @@ from tasks.base.workspace import home, storage_errors
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
 
 
-def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables whose names do not speak of a secret."""
-    return {name: value for name, value in env.items() if not _SECRET.search(name)}
+_OF_THIS_PLACE = re.compile(r"SLURM_(?!CONF$)|CUDA_VISIBLE_DEVICES$")
+
+
+def job_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a job inherits: no secret, nor what is true of the submitting process alone.
+
+    A service that is itself in a job of Slurm would pass on what that job has; and the GPU is Slurm's to name.
+    """
+    return {name: value for name, value in env.items() if not (_SECRET.search(name) or _OF_THIS_PLACE.match(name))}
 
 
 def hide(env: Mapping[str, str]) -> None:
-    """Write the other variables where jobs find them.
+    """Write the secrets where jobs find them.
 
     Raises:
         StorageError: they cannot be written.

@@ -27,9 +27,10 @@ from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slurm.hidden import hidden
 from gpu_pools.slurm.job_host import JobHost
 from gpu_pools.slurm.records import JobLedger
+from gpu_pools.slurm.request import HOST
 from gpu_pools.worker.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
-from tasks.base.errors import TrainyardError
+from tasks.base.errors import GpuError, TrainyardError
 from tasks.base.password import CLIENT, known_password
 
 logger = logging.getLogger("trainyard.slurm")
@@ -73,7 +74,7 @@ class JobRun:
 
     def __init__(self, run_id: str, job_id: str, client: PoolClient, signals: _Signals) -> None:
         self._run_id, self._client, self._signals = run_id, client, signals
-        self._host = JobHost(get_probe())
+        self._host = _host(run_id, client)
         self._ledger = JobLedger(job_id)
         self._kept = KeptSlots()
         # MLflow's library takes seconds, in which the GPU would be nobody's: the service that hands runs over tells it.
@@ -106,7 +107,7 @@ class JobRun:
         if self._monitor.get(self._run_id) is not None:
             return True
         run = self._client.by_id([self._run_id]).get(self._run_id)
-        if self._signals.ends or run is None or run.state != "SCHEDULED":
+        if self._signals.ends or run is None or run.state != "SCHEDULED" or parse_queue(run.queue).host != HOST:
             return False
         return self._start(run)
 
@@ -144,6 +145,15 @@ class JobRun:
             return None
         self._silent_since = None
         return answer
+
+
+def _host(run_id: str, client: PoolClient) -> JobHost:
+    """Return what Slurm gave; where it cannot be used, the run fails with the reason."""
+    try:
+        return JobHost(get_probe())
+    except GpuError as exc:
+        client.force(run_id, make_state(StateType.FAILED, "Failed", str(exc)))
+        raise
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ class JobHost(HostState):
 
     def __init__(self, probe: Probe, clock: Callable[[], float] = time.time) -> None:
         super().__init__(HOST, probe, clock)
+        if "CUDA_VISIBLE_DEVICES" not in os.environ:
+            self._gpus = {}  # Slurm gave none, or does not say which: then none is this job's
         # Where Slurm hides the other GPUs, the driver counts those that are left from 0; Slurm knows the real number.
         numbers = os.environ.get("SLURM_JOB_GPUS", "").split(",")
         if len(numbers) == len(self._gpus) and all(number.isdecimal() for number in numbers):

@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.states import Pending
 
-from flows.stages import hold_device, run_stage
+from flows.stages import hold_device, run_stage, stage_variables
 from gpu_pools.placement.queues import Queue
 
 
@@ -52,3 +52,24 @@ def test_a_part_that_failed_is_done_again_alone_and_waits_for_no_device(prefect_
         assert client.read_flow_run(run.id).state.is_completed()
     lines = ["computes with a slot", "tells with a slot", "tells without a slot"]
     assert (tmp_path / "notes").read_text().splitlines() == lines
+
+
+def test_a_stage_asks_its_engine_for_what_its_pipeline_was_given():
+    given = {
+        "owner": "anna@boxa",
+        "on": "slurm",
+        "cpus": 8,
+        "partition": "gpu",
+        "keep_files": "12h",
+        "time_limit": "1h",
+    }
+    found = stage_variables(given, Queue("cuda", "training"), {"train": {"n_devices": 2}})
+    assert found == {key: value for key, value in given.items() if key != "keep_files"}
+
+
+def test_a_stage_in_a_pod_has_the_gpus_of_its_parameters():
+    given = {"on": "kubernetes", "memory": "8G", "time_limit": "1h"}
+    parameters = {"train": {"n_devices": 2}}
+    training = stage_variables(given, Queue("cuda", "training"), parameters)
+    assert training == {**given, "gpus": 2, "seconds": 3900}
+    assert stage_variables(given, Queue("cpu", "preparation"), parameters)["gpus"] == 0

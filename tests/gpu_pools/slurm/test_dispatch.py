@@ -280,6 +280,19 @@ def test_a_paused_queue_hands_nothing_over(desk, prefect, slurm, add_run):
     assert prefect.state(run)[2] == f"queue {QUEUE} is paused"
 
 
+def test_a_run_that_is_moved_to_another_device_leaves_slurm(desk, prefect, slurm, add_run):
+    run = add_run()
+    desk.turn()
+    prefect.runs[run]["job_variables"] = {"queue": "cuda:1.training"}
+    prefect.set_state(run, "RUNNING")  # on the yard's own worker
+    desk.turn()
+    assert slurm.cancelled == ["1"]
+    slurm.move("1", "CANCELLED")
+    desk.turn(2)
+    assert prefect.state(run)[0] == "RUNNING"
+    assert list(slurm.found) == ["1"]
+
+
 def test_the_server_away_is_said_once(desk, prefect, slurm, add_run, caplog):
     add_run()
     desk.turn()

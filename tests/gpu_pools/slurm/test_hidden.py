@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_pools.slurm.hidden import hidden, hide, without_secrets
+from gpu_pools.slurm.hidden import hidden, hide, job_environment
 from tasks.base.errors import StorageError
 from tasks.base.workspace import home
 
@@ -20,9 +20,9 @@ def own_home(tmp_path, monkeypatch):
 
 
 def test_secrets_reach_a_job_by_a_file_alone():
-    assert without_secrets(ENV) == {"PATH": "/bin", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    assert job_environment(ENV) == {"PATH": "/bin", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
     hide(ENV)
-    assert hidden() == {name: ENV[name] for name in ENV.keys() - without_secrets(ENV).keys()}
+    assert hidden() == {name: ENV[name] for name in ENV.keys() - job_environment(ENV).keys()}
     assert (home() / "slurm" / "secrets").stat().st_mode & 0o777 == 0o600
 
 
@@ -42,3 +42,8 @@ def test_a_file_that_others_read_or_that_is_damaged_is_refused(damage):
     damage(home() / "slurm" / "secrets")
     with pytest.raises(StorageError, match="secrets"):
         hidden()
+
+
+def test_a_job_inherits_nothing_of_the_job_that_its_service_is_in():
+    env = {"SLURM_JOB_ID": "3", "SLURM_CONF": "/c", "CUDA_VISIBLE_DEVICES": "1", "SBATCH_PARTITION": "gpu"}
+    assert job_environment(env) == {"SLURM_CONF": "/c", "SBATCH_PARTITION": "gpu"}
