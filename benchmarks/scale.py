@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,17 @@ def processes(n: int, settings: dict[str, str]) -> Iterator[Client]:
 
 
 def cpu_s(*pids: int) -> float:
-    """Return the processor time that processes have taken with their children, seconds."""
-    trees = [[psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] for pid in pids]
-    times = [process.cpu_times() for tree in trees for process in tree]
-    return sum(one.user + one.system for one in times)
+    """Return the processor time that processes have taken with their children, also those that have ended, seconds."""
+    spent = 0.0
+    for pid in pids:
+        root = psutil.Process(pid)
+        times = root.cpu_times()
+        spent += times.user + times.system + times.children_user + times.children_system
+        for child in root.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, and counts for its parent then
+                times = child.cpu_times()
+                spent += times.user + times.system
+    return spent
 
 
 def prepare(client: Client) -> str:

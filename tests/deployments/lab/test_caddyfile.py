@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import ssl
 import subprocess
 import sys
 
@@ -12,60 +11,19 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from deployments.services.service import free_port
-from tests.deployments.closed_yard import ROOT, SMALL, closed_yard, write_images
-from tests.deployments.waiting import wait_for
-
-HOST = "127.0.0.2"  # a name that is no loopback name: the guard has to be told of it
-FILES = ROOT / "deployments" / "lab"
+from tests.deployments.closed_yard import SMALL, write_images
+from tests.deployments.lab.proxied import ANNA, proxied_yard, trusting
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ca")
-    subprocess.run(["sh", FILES / "certificates.sh", HOST, folder], check=True, capture_output=True)
-    return folder
+    return tmp_path_factory.mktemp("ca")
 
 
 @pytest.fixture(scope="module")
-def proxied(certificates, tmp_path_factory):
-    """A yard behind Caddy, and the environment of a person on another machine."""
-    prefect, mlflow = free_port(), free_port()
-    with closed_yard(TRAINYARD_ALLOWED_HOSTS=HOST) as yard:
-        environ = os.environ | {
-            "YARD_HOST": HOST,
-            "YARD_BIND": HOST,
-            "YARD_PORT": str(prefect),
-            "YARD_MLFLOW_PORT": str(mlflow),
-            "YARD_PREFECT": yard.prefect.removeprefix("http://"),
-            "YARD_MLFLOW": yard.mlflow.removeprefix("http://"),
-            "YARD_CERT": str(certificates / "yard.pem"),
-            "YARD_KEY": str(certificates / "yard.key"),
-            "XDG_DATA_HOME": str(tmp_path_factory.mktemp("caddy")),
-        }
-        command = ["caddy", "run", "--config", FILES / "Caddyfile", "--adapter", "caddyfile"]
-        with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as caddy:
-            try:
-                yard.yard("auth", "add", "anna", text="anna-has-a-long-one\n")
-                person = {
-                    "TRAINYARD_HOME": str(yard.home.parent / "annas"),
-                    "PREFECT_API_URL": f"https://{HOST}:{prefect}/api",
-                    "PREFECT_API_SSL_CERT_FILE": str(certificates / "ca.pem"),
-                    "PREFECT_API_AUTH_STRING": (yard.home / "password").read_text().strip(),
-                    "MLFLOW_TRACKING_URI": f"https://{HOST}:{mlflow}",
-                    "MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificates / "ca.pem"),
-                    "MLFLOW_TRACKING_USERNAME": "anna",
-                    "MLFLOW_TRACKING_PASSWORD": "anna-has-a-long-one",
-                }
-                page = person["PREFECT_API_URL"].removesuffix("/api")
-                wait_for(lambda: httpx.get(page, verify=trusting(certificates)).status_code == 200)
-                yield yard, person
-            finally:
-                caddy.terminate()
-
-
-def trusting(certificates):
-    return ssl.create_default_context(cafile=certificates / "ca.pem")
+def proxied(certificates):
+    with proxied_yard(certificates) as found:
+        yield found
 
 
 def test_a_run_is_submitted_followed_and_read_through_it(proxied, tmp_path):
@@ -131,7 +89,7 @@ def test_the_page_itself_may_write_and_another_one_may_not(proxied, certificates
     url = person[service]
     path, user = "/flows/count", person["PREFECT_API_AUTH_STRING"]
     if service == "MLFLOW_TRACKING_URI":
-        path, user = "/ajax-api/2.0/mlflow/runs/search", "anna:anna-has-a-long-one"
+        path, user = "/ajax-api/2.0/mlflow/runs/search", f"anna:{ANNA}"
     name, _, secret = user.partition(":")
     with httpx.Client(verify=trusting(certificates), auth=(name, secret)) as client:
         for origin, code in ((url.removesuffix("/api"), 200), ("https://elsewhere.invalid", 403)):
