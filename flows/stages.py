@@ -115,17 +115,18 @@ def run_queued(
         deployed = _deployment_id(
             client, [kubernetes.deployment_name(recipe.name)] if in_pods else full_names(recipe.name)
         )
+        as_json = [recipe.serialize_parameters(dict(parameters)) for parameters in requests]
         started: list[Any] = [
             run_deployment(
                 deployed,
-                parameters=recipe.serialize_parameters(dict(parameters)),
+                parameters=parameters,
                 flow_run_name=name,
                 work_queue_name=None if in_pods else queue.name,
                 idempotency_key=f"{parent}-{recipe.name}-{number}",
                 job_variables=stage_variables(variables, queue, parameters),
                 timeout=0,
             )
-            for number, parameters in enumerate(requests)
+            for number, parameters in enumerate(as_json)
         ]
         for run in started:
             _again(client, run)

@@ -73,7 +73,9 @@ class SlurmCluster:
         yield "SlurmdParameters=config_overrides"  # the node may claim more cores than this machine has
         node = f"NodeAddr=127.0.0.1 CPUs={n_cpus} RealMemory=64000 Gres=gpu:{self._n_gpus} State=UNKNOWN"
         yield f"NodeName={host} {node}"
-        yield f"PartitionName=gpus Nodes={host} Default=YES MaxTime=INFINITE State=UP PreemptMode=REQUEUE"
+        yield from ("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE")
+        yield f"PartitionName=gpus Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1"
+        yield f"PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10"
 
     def start(self) -> None:
         """Start what is not running, and wait until the node takes jobs."""

@@ -260,7 +260,7 @@ def check_slurm(slurm: SlurmFacts | None) -> list[Check]:
         return [Check("Slurm", "warning", "its commands are here, and no configuration", todo)]
     if slurm.fault:
         todo = "look at munged here and at slurmctld on its host: `scontrol ping`"
-        return [Check("Slurm", "missing", f"does not answer: {slurm.fault}", todo)]
+        return [Check("Slurm", "missing", slurm.fault, todo)]
     n_nodes = len(slurm.nodes)
     found = f"{n_nodes} node{'s' * (n_nodes != 1)}, {slurm.n_gpus} GPUs, by {slurm.config}"
     if not slurm.n_gpus:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from gpu_pools.names import host_name
 from gpu_pools.slurm.commands import Slurm, SlurmAwayError, SlurmRefusedError, config_file
+from gpu_pools.slurm.request import HOST
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -18,7 +19,7 @@ class SlurmFacts:
     Args:
         missing: of its commands.
         config: the file of its configuration; empty: none is found.
-        fault: why it does not answer; empty: it does.
+        fault: why it takes no runs from here; empty: it does.
         nodes: short names of its nodes.
         n_gpus: that its nodes have in all.
         down: names of the nodes that take no jobs.
@@ -40,10 +41,14 @@ def slurm_facts() -> SlurmFacts | None:
     config = config_file()
     if missing or not config:
         return SlurmFacts(missing, config) if config or not missing else None
+    if host_name() == HOST:
+        return SlurmFacts(
+            (), config, f"this host is called {HOST!r}, as the cluster's queues are: give it another name"
+        )
     try:
         nodes = Slurm().nodes()
     except (SlurmAwayError, SlurmRefusedError) as exc:
-        return SlurmFacts((), config, str(exc))
+        return SlurmFacts((), config, f"does not answer: {exc}")
     return SlurmFacts(
         *((), config, ""),
         nodes=tuple(node.name for node in nodes),

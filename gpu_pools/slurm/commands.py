@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpu_pools.names import host_name
 from gpu_pools.slurm.job_states import FORMAT, NODE_FORMAT, Job, Node, parse_jobs, parse_nodes
+from gpu_pools.slurm.request import HOST
 from tasks.base.errors import TrainyardError
 
 _LIMIT_S = 60.0  # Slurm's commands try again by themselves for some 20 s
@@ -40,8 +42,11 @@ def config_file() -> str:
 
 
 def is_here() -> bool:
-    """Return whether this machine hands jobs to a Slurm: its commands are installed, and it has a configuration."""
-    return shutil.which("sbatch") is not None and config_file() != ""
+    """Return whether this machine hands jobs to a Slurm: its commands are installed, and it has a configuration.
+
+    A host that is called as the cluster's queues are does not: its own devices would be taken for the cluster's.
+    """
+    return shutil.which("sbatch") is not None and config_file() != "" and host_name() != HOST
 
 
 class Slurm:

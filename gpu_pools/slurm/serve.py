@@ -40,10 +40,10 @@ def serve() -> None:
     Raises:
         ConfigError: another process does that for this home, no Slurm is here, or no server.
     """
-    if not is_here():
-        raise ConfigError("found no Slurm: need sbatch in PATH, and its configuration in /etc/slurm or SLURM_CONF")
     if host_name() == HOST:
         raise ConfigError(f"found a host called {HOST!r}, as the queues of the cluster are: give it another name")
+    if not is_here():
+        raise ConfigError("found no Slurm: need sbatch in PATH, and its configuration in /etc/slurm or SLURM_CONF")
     asked = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:

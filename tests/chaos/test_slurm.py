@@ -154,6 +154,20 @@ def test_a_requeued_run_goes_on_in_the_same_job(made, cluster, hold):
     made.until(made.is_(run, "COMPLETED"), 60, "it completes")
 
 
+def test_a_preempted_run_waits_for_its_better_and_goes_on(made, cluster, hold):
+    run = hold(12)
+    made.until(made.begun(run), 60, "it runs")
+    script = made.home / "urgent.sh"
+    script.write_text("#!/bin/sh\nsleep 15\n")
+    wanted = ("--partition=urgent", "--gres=gpu:2", "--mem=1G", f"--output={made.home}/urgent.log")
+    cluster.command("sbatch", *wanted, str(script))
+    made.until(made.is_(run, "SCHEDULED"), 60, "it waits")
+    made.until(lambda: made.state(run)["name"] == "Waiting", 20, "it says why")
+    made.until(made.begun(run, 2), 120, "it runs again")
+    made.until(made.is_(run, "COMPLETED"), 60, "it completes")
+    assert "crashed" not in [state.lower() for state in made.told(run)]
+
+
 def test_a_run_whose_process_is_killed_goes_on_on_its_gpu(made, hold):
     run = hold(8)
     made.until(made.begun(run), 60, "it runs")

@@ -310,7 +310,7 @@ def test_the_bounds_of_python_are_those_of_the_project():
     [
         (SlurmFacts(("sbatch",), "/etc/slurm/slurm.conf"), "missing", "sbatch"),
         (SlurmFacts((), ""), "warning", "no configuration"),
-        (SlurmFacts((), "/c", "Unable to contact slurm controller"), "missing", "Unable to contact"),
+        (SlurmFacts((), "/c", "does not answer: Unable to contact slurm controller"), "missing", "Unable to contact"),
         (SlurmFacts((), "/c", nodes=("a", "b")), "warning", "2 nodes, 0 GPUs"),
         (SlurmFacts((), "/c", nodes=("a",), n_gpus=4, down=("a",)), "warning", "down: a"),
         (SlurmFacts((), "/c", nodes=("a",), n_gpus=4, api="http://127.0.0.1:4200/api"), "warning", "127.0.0.1"),
