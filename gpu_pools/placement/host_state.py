@@ -192,6 +192,10 @@ class HostState:
         """Return whether runs of a queue are for this host."""
         return queue.host in {None, self.name}
 
+    def has_company(self, client: PoolClient) -> bool:
+        """Return whether another host has a worker that is online."""
+        return any(online for host, online in self._online(client).items() if host != self.name)
+
     def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
         online = self._online(client)

@@ -4,14 +4,18 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from gpu_pools.names import host_name
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.file_locks import try_lock
-from tasks.base.workspace import home, storage_errors, write_json
+from tasks.base.workspace import home, storage_errors, write_atomic, write_json
+
+_HOST = "host"
+"""The file in a worker's folder that has the name of its host."""
 
 Phase = Literal["claimed", "running", "closing"]
 Ending = Literal["cancel", "time limit", "stop"]
@@ -83,6 +87,7 @@ class Ledger:
         if lock is None:
             raise ConfigError(f"found a running worker called {name!r} in {home()}: give this one another --name")
         self._lock = lock
+        write_atomic(self.folder / _HOST, host_name().encode())
 
     def close(self) -> None:
         """Let another worker take the entries over."""
@@ -113,21 +118,51 @@ class Ledger:
         """
         return [_read(path) for path in sorted(self.folder.glob("*.json"))]
 
-    def take_over(self) -> list[Entry]:
-        """Move the entries of dead workers of this host here, and return them."""
-        return [entry for folder in self._others() for entry in self._move(folder)]
+    def lost(self, run_id: str) -> bool:
+        """Return whether a run is not in this ledger but in one of another host, which took it over."""
+        name = f"{run_id}.json"
+        if (self.folder / name).is_file():
+            return False
+        return any((folder / name).is_file() for folder, host in self._others() if host != host_name())
 
-    def _others(self) -> Iterator[Path]:
+    def take_over(self) -> list[Entry]:
+        """Move the entries of dead workers of this host here, and return them.
+
+        On a home that several hosts share, the runs of a worker that has died elsewhere go on there, and are the
+        business of that host's next worker.
+        """
+        return [
+            entry
+            for folder, host in self._others()
+            if host == host_name()
+            for entry in self._move(folder, lambda _: True)
+        ]
+
+    def take_over_from_hosts(self, is_gone: Callable[[str], bool], is_dead: Callable[[str], bool]) -> list[Entry]:
+        """Move the entries of hosts that are gone here, and return them.
+
+        Args:
+            is_gone: returns whether nothing has been heard of a host for long.
+            is_dead: returns whether no process of a run is left on any host.
+        """
+        others = [folder for folder, host in self._others() if host != host_name() and is_gone(host)]
+        return [entry for folder in others for entry in self._move(folder, is_dead)]
+
+    def _others(self) -> Iterator[tuple[Path, str]]:
+        """Yield the folders of other workers that have entries, each with its host."""
         for folder in sorted(self.folder.parent.iterdir()):
             if folder != self.folder and folder.is_dir() and any(folder.glob("*.json")):
-                yield folder
+                named = folder / _HOST  # a version before wrote none, and knew no other hosts
+                yield folder, named.read_text() if named.is_file() else host_name()
 
-    def _move(self, folder: Path) -> Iterator[Entry]:
+    def _move(self, folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
         lock = try_lock(folder / "lock")
         if lock is None:
             return  # its worker lives
         try:
             for path in sorted(folder.glob("*.json")):
+                if not is_wanted(path.stem):
+                    continue
                 target = self.folder / path.name
                 path.rename(target)
                 yield _read(target)

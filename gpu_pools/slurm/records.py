@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,4 +128,8 @@ class JobLedger(Ledger):
 
     def take_over(self) -> list[Entry]:
         """Return nothing: what other jobs have left is for others."""
+        return []
+
+    def take_over_from_hosts(self, is_gone: Callable[[str], bool], is_dead: Callable[[str], bool]) -> list[Entry]:
+        """Return nothing: Slurm starts the jobs of a node that is gone elsewhere."""
         return []

@@ -1,4 +1,4 @@
-"""Finds runs of this host that nobody looks after, because their worker is gone."""
+"""Finds runs that nobody looks after, because their worker is gone, or their host."""
 
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -26,7 +26,26 @@ class Orphans:
 
     def of_dead_workers(self) -> Iterator[MonitoredRun]:
         """Yield the runs of workers of this host that are gone; their entries are in this worker's ledger then."""
-        for entry in self._ledger.take_over():
+        return self._taken(self._ledger.take_over())
+
+    def of_dead_hosts(self) -> Iterator[MonitoredRun]:
+        """Yield the runs of hosts on this home that no worker has been heard of lately, and that have no process left.
+
+        A host that is only cut off from the server has processes that hold the locks of its runs, which are on the
+        home that all share: those stay its own.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
+        online: dict[str, bool] = {}
+        for name, is_online in self._client.workers().items():
+            host = name.partition(":")[0]
+            online[host] = is_online or online.get(host, False)
+        found = self._ledger.take_over_from_hosts(lambda host: not online.get(host, False), run_setup.run_is_dead)
+        return self._taken(found)
+
+    def _taken(self, entries: Iterable[Entry]) -> Iterator[MonitoredRun]:
+        for entry in entries:
             logger.info("takes over run %s (%s)", entry.run_id, entry.run_name)
             yield MonitoredRun(entry)
 

@@ -29,6 +29,7 @@ logger = logging.getLogger("trainyard.worker")
 
 _ORPHANS_EVERY_S = 20.0
 _TAKE_OVER_EVERY_S = 5.0
+_HOSTS_EVERY_S = 30.0
 _CANCELLED_EVERY_S = 1.0
 _SERVER_EVERY_S = 3.0
 _KEPT_S = 10.0  # a slot waits so long for the word of the server on whose run it was
@@ -68,6 +69,7 @@ class RunMonitor:
         self._duties: tuple[Callable[[], None], ...] = (
             # First, so that all that follows is done for the runs of a dead worker, too.
             Periodic(self._take_over, _TAKE_OVER_EVERY_S, clock),
+            Periodic(self._let_go, _TAKE_OVER_EVERY_S, clock),
             # Before it is seen who has exited: what died after its time was up is not started again.
             self._enforce_ends,
             self._find_exited,
@@ -83,6 +85,7 @@ class RunMonitor:
             self._announce,
             # Last: runs that have ended above are no longer among those that the server has as running.
             Periodic(self._find_orphans, _ORPHANS_EVERY_S, clock),
+            Periodic(self._find_dead_hosts, _HOSTS_EVERY_S, clock),
         )
 
     def entries(self) -> list[Entry]:
@@ -138,6 +141,18 @@ class RunMonitor:
 
     def _take_over(self) -> None:
         self._watch(self._orphans.of_dead_workers())
+
+    def _let_go(self) -> None:
+        """End what is left of runs that another host took over, when this one was taken for dead."""
+        for run in [run for run in self._runs.values() if self._ledger.lost(run.id)]:
+            text = "run %s (%s) was taken over by another host: what is left of it here ends"
+            logger.warning(text, run.id, run.entry.run_name)
+            run.kill()
+            self._free(run)
+            self._runs.pop(run.id)
+
+    def _find_dead_hosts(self) -> None:
+        self._watch(self._orphans.of_dead_hosts())
 
     def _watch(self, found: Iterable[MonitoredRun]) -> None:
         for run in found:

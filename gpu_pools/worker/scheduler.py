@@ -7,7 +7,7 @@ from dataclasses import replace
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools.placement.disk import read_disk
-from gpu_pools.placement.host_state import HostState, Queues
+from gpu_pools.placement.host_state import CPU, HostState, Queues
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
@@ -26,6 +26,7 @@ from tasks.base.errors import ConfigError, TrainyardError
 
 logger = logging.getLogger("trainyard.worker")
 
+_HEAD_START_S = 3.0  # that an idle host has before one that is full; a worker looks about every half second
 _STARTS_S = 2.0  # a turn starts no more runs after that long: who is cancelled or dies meanwhile waits for the next
 
 
@@ -63,6 +64,7 @@ class Scheduler:
         self._waited = Waited()
         self._policy = policy
         self.gaps = DispatchGaps()
+        self._devices: list[DeviceState] = []  # as the last decision saw them
         self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
@@ -134,6 +136,8 @@ class Scheduler:
             decided = self._decide(left, queues)
             room = self._host.pool_room(self._client, fresh=fresh)
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
+            later = {run.id for run, asks, _ in starts if self._is_left_to_others(asks)}
+            starts = [start for start in starts if start[0].id not in later]
             chosen = next(((run, asks, go.uuids) for run, asks, go in starts if room.take(asks.queue)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
@@ -144,11 +148,28 @@ class Scheduler:
         waits = self._reasons(decided, queues)
         if chosen is None:
             waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
-        held_up = {run.id for run, _, _ in starts} if chosen is None else set()
+        held_up = later | ({run.id for run, _, _ in starts} if chosen is None else set())
         self._notice.say([asks for run, asks, _ in decided if run.id not in held_up])
         for run, _ in waits:
             self._kept.forget(run.id)
         return waits
+
+    def _is_left_to_others(self, asks: Waiting) -> bool:
+        """Return whether a run that any host may start is left, for a moment, to a host with more free slots.
+
+        No host knows how busy the others are. The busier one is, the longer it lets a new run wait: an idle one is
+        first, and where all are busy the run has waited for longer than that anyway.
+        """
+        if asks.queue.host is not None or asks.lost or not self._host.has_company(self._client):
+            return False
+        return self._clock() - asks.since < _HEAD_START_S * self._busy_share(asks.queue)
+
+    def _busy_share(self, queue: Queue) -> float:
+        """Return the share of this host's slots for a kind of work that is held, in [0, 1]."""
+        devices = [device for device in self._devices if (device.tag == CPU) == (queue.device == CPU)]
+        n_slots = sum(device.limits.get(queue.kind, 0) for device in devices)
+        n_held = sum(holder.kind == queue.kind for device in devices for holder in device.holders)
+        return min(1.0, n_held / n_slots) if n_slots else 1.0
 
     def _start(self, run: Run, asks: Waiting, uuids: tuple[str, ...], queues: Queues) -> None:
         try:
@@ -168,7 +189,7 @@ class Scheduler:
                 self.gaps.note(tag, kind, self._clock() - max(freed, run.since))
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
-        devices = [self._without_kept(device) for device in self._host.devices(queues)]
+        devices = self._devices = [self._without_kept(device) for device in self._host.devices(queues)]
         starting = {holder.run_id for device in devices for holder in device.holders}  # by another process, just now
         runs = {run.id: (run, queue) for run, queue in mine if run.id not in starting}
         terminals = self._terminals.others({*runs, *starting})

@@ -38,6 +38,7 @@ def hold(folder: str, seconds: float = 1.0, child: bool = False) -> None:
     span = {
         "run": run,
         "pid": os.getpid(),
+        "host": os.uname().nodename,
         "slot": Path(os.environ["TRAINYARD_LEASE"]).name,
         "visible": os.environ["CUDA_VISIBLE_DEVICES"],
         "begin": begin,

@@ -30,9 +30,9 @@ CLASSIFICATION = {
 class Yard:
     """Start with `start`; stop with `stop`, which leaves no process."""
 
-    def __init__(self, home: Path, port: int, *, n_gpus: int = 2, **env: str) -> None:
-        self.home, self.port = home, port
-        self.api = f"http://127.0.0.1:{port}/api"
+    def __init__(self, home: Path, port: int, *, n_gpus: int = 2, address: str = "127.0.0.1", **env: str) -> None:
+        self.home, self.port, self.address = home, port, address
+        self.api = f"http://{address}:{port}/api"
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TRAINYARD_"))},
             "TRAINYARD_HOME": str(home),
@@ -60,7 +60,7 @@ class Yard:
 
     def start_server(self) -> None:
         """Start the server and wait until it answers."""
-        argv = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", "127.0.0.1"]
+        argv = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", self.address]
         with (self.home / "server.log").open("ab") as log:
             self.server = subprocess.Popen(
                 [*argv, "--port", str(self.port)], env=self.env, stdout=log, stderr=log, start_new_session=True

@@ -58,3 +58,36 @@ def test_an_entry_of_a_version_before_is_read_without_the_start_of_its_process()
     path = ledger.folder / "r1.json"
     path.write_text(path.read_text().replace('"identity": null', '"create_time": 1.5'))
     assert ledger.entries() == [ENTRY]
+
+
+@pytest.fixture
+def boxb(monkeypatch):
+    """The ledger of another host on the same home, whose worker is gone; it has the runs r1 and r2."""
+    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+    ledger = Ledger("boxb")
+    ledger.write(ENTRY)
+    ledger.write(ENTRY.but(run_id="r2"))
+    ledger.close()
+    monkeypatch.undo()
+    monkeypatch.setenv("TRAINYARD_HOME", str(ledger.folder.parent.parent))
+    return ledger
+
+
+def test_the_runs_of_another_hosts_worker_stay_its_own_until_the_host_is_gone(boxb):
+    heir = Ledger("boxa")
+    assert heir.take_over() == []
+    assert heir.take_over_from_hosts(lambda host: host != "boxb", lambda _: True) == []
+    assert heir.take_over_from_hosts(lambda host: host == "boxb", lambda run_id: run_id == "r2") == [
+        ENTRY.but(run_id="r2")
+    ]
+    assert not heir.lost("r2")
+    assert heir.lost("r1")  # of a run that was here once, and is in the ledger of boxb
+    assert not heir.lost("r3")  # nobody's
+
+
+def test_the_runs_of_a_worker_that_lives_are_not_taken_however_long_nobody_heard_of_its_host(boxb, monkeypatch):
+    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+    living = Ledger("boxb")
+    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxa")
+    assert Ledger("boxa").take_over_from_hosts(lambda _: True, lambda _: True) == []
+    living.close()

@@ -1,0 +1,158 @@
+"""Several hosts in one, each with its own network, name, processes, locks, GPUs and clock; the home is shared."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.yard import ROOT, Yard
+
+SERVER, MOVED = "10.77.0.1", "10.77.0.2"
+"""Addresses that the server has, one after the other; hosts know it by name."""
+NAME = "server.lab"
+WORKER = (sys.executable, "-m", "gpu_pools.worker.serve")
+CLOCK = Path(__file__).with_name("clock.c")
+
+
+def run(*command: str) -> None:
+    """Run a command of the system, which must succeed."""
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class Host:
+    """A network namespace on the bridge of the lab.
+
+    Args:
+        name: of the host.
+        number: from 0; its last two digits of the address.
+        home: of the lab.
+        ahead_s: seconds that its clock is ahead.
+    """
+
+    def __init__(self, name: str, number: int, home: Path, ahead_s: int = 0) -> None:
+        self.name, self._home = name, home
+        self._namespace, self._link = f"yard-{os.getpid()}-{name}", f"yv{os.getpid() % 10**6}{number}"
+        self._names = Path("/etc/netns") / self._namespace / "hosts"
+        self._address = f"10.77.0.{10 + number}/24"
+        self.env = {
+            "TRAINYARD_LOCK_DIR": str(home / f"locks-{name}"),
+            "TRAINYARD_SIMULATED_STATE": str(home / f"gpus-{name}.json"),
+            "PREFECT_HOME": str(home / f"prefect-{name}"),
+        }
+        if ahead_s:
+            library = home / "clock.so"
+            run("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(CLOCK), "-ldl")
+            self.env |= {"LD_PRELOAD": str(library), "CLOCK_AHEAD_S": str(ahead_s)}
+
+    def make(self, bridge: str) -> None:
+        """Make the namespace and its cable to the bridge."""
+        run("ip", "netns", "add", self._namespace)
+        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
+        run("ip", "link", "set", self._link, "master", bridge, "up")
+        run("ip", "-n", self._namespace, "addr", "add", self._address, "dev", "eth0")
+        for device in ("eth0", "lo"):
+            run("ip", "-n", self._namespace, "link", "set", device, "up")
+        self._names.parent.mkdir(parents=True, exist_ok=True)
+        self.knows(SERVER)
+
+    def knows(self, address: str) -> None:
+        """Give the server's name another address."""
+        # In place: processes of the host have this very file mounted.
+        self._names.write_text(f"127.0.0.1 localhost {self.name}\n{address} {NAME}\n")
+
+    def plug(self, *, cable: bool) -> None:
+        """Put the cable in, or pull it out."""
+        run("ip", "link", "set", self._link, "up" if cable else "down")
+
+    def command(self, *words: str) -> list[str]:
+        """Return what boots this host with a command; killed, the host and all on it is gone at once."""
+        boot = 'hostname "$0"; "$@"; sleep infinity'
+        spaces = ["unshare", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
+        return ["ip", "netns", "exec", self._namespace, *spaces, "sh", "-c", boot, self.name, *words]
+
+    def remove(self) -> None:
+        """Remove the namespace; its cable goes with it."""
+        subprocess.run(["ip", "netns", "del", self._namespace], check=False, capture_output=True)
+        self._names.unlink(missing_ok=True)
+        if self._names.parent.is_dir():
+            self._names.parent.rmdir()
+
+
+class Lab(Yard):
+    """A server on a bridge, and a worker on each of some hosts."""
+
+    def __init__(self, home: Path, port: int, hosts: Sequence[Host]) -> None:
+        super().__init__(home, port, address=SERVER)
+        self.hosts = {host.name: host for host in hosts}
+        self._bridge = f"yb{os.getpid() % 10**6}"
+
+    def make(self) -> None:
+        """Make bridge and hosts."""
+        run("ip", "link", "add", self._bridge, "type", "bridge")
+        for address in (SERVER, MOVED):
+            run("ip", "addr", "add", f"{address}/24", "dev", self._bridge)
+        run("ip", "link", "set", self._bridge, "up")
+        for host in self.hosts.values():
+            host.make(self._bridge)
+
+    def start_host(self, name: str) -> None:
+        """Boot a host with a worker."""
+        self.workers[name] = self._start(name, self.hosts[name].command(*WORKER))
+
+    def _start(self, name: str, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+        env = {**self.env, **self.hosts[name].env, "PREFECT_API_URL": f"http://{NAME}:{self.port}/api"}
+        with (self.home / f"worker-{name}.log").open("wb") as log:
+            return subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+
+    def init(self, name: str) -> psutil.Process:
+        """Return the first process of a host that is up."""
+        (init,) = psutil.Process(self.workers[name].pid).children()
+        return init
+
+    def kill_worker(self, name: str) -> None:
+        """Kill the worker of a host, and nothing else there."""
+        (worker,) = [each for each in self.init(name).children() if WORKER[-1] in each.cmdline()]
+        worker.kill()
+
+    def start_worker_again(self, name: str) -> "subprocess.Popen[bytes]":
+        """Start a worker on a host that is up; it ends with the host."""
+        spaces = ["nsenter", "--target", str(self.init(name).pid), "--uts", "--pid", "--mount", "--net"]
+        return self._start(name, [*spaces, *WORKER])
+
+    def move_server(self) -> None:
+        """Start the server at another address, with the same database."""
+        self.kill(self.server)
+        self.address = MOVED
+        self.api = f"http://{MOVED}:{self.port}/api"
+        self.http.base_url = self.api
+        self.start_server()
+        for host in self.hosts.values():
+            host.knows(MOVED)
+
+    def remove(self) -> None:
+        """Stop everything, and leave nothing of the network."""
+        self.stop()
+        for host in self.hosts.values():
+            host.remove()
+        subprocess.run(["ip", "link", "del", self._bridge], check=False, capture_output=True)
+
+
+@contextmanager
+def lab(home: Path, port: int) -> Iterator[Lab]:
+    """Run a lab for the block: boxa and boxb with two GPUs each; the clock of boxb is four minutes ahead."""
+    made = Lab(home, port, [Host("boxa", 0, home), Host("boxb", 1, home, ahead_s=240)])
+    try:
+        made.make()
+        made.start_server()
+        for name in made.hosts:
+            made.start_host(name)
+        for name in made.hosts:
+            made.until(lambda name=name: made.serves(name), 240, f"the worker of {name} serves")
+        made.deploy_runs()
+        yield made
+    finally:
+        made.remove()
