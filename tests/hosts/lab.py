@@ -1,6 +1,7 @@
 """Several hosts in one, each with its own network, name, processes, locks, GPUs and clock; the home is shared."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from deployments.services.service import free_port
 from tests.chaos.yard import ROOT, Yard
 
 SERVER, MOVED = "10.77.0.1", "10.77.0.2"
@@ -88,7 +90,25 @@ class Lab(Yard):
     def __init__(self, home: Path, port: int, hosts: Sequence[Host]) -> None:
         super().__init__(home, port, address=SERVER)
         self.hosts = {host.name: host for host in hosts}
+        self._tracking: subprocess.Popen[bytes] | None = None
         self._bridge = f"yb{os.getpid() % 10**6}"
+
+    def start_mlflow(self) -> None:
+        """Start MLflow beside Prefect's server, for workers that are started from now on."""
+        port, folder = free_port(), self.home / "mlflow"
+        folder.mkdir()
+        self.mlflow = f"http://{self.address}:{port}"
+        self.env["MLFLOW_TRACKING_URI"] = f"http://{NAME}:{port}"
+        where = [
+            "--backend-store-uri",
+            f"sqlite:///{folder}/mlflow.db",
+            "--artifacts-destination",
+            str(folder / "files"),
+        ]
+        address = ["--host", self.address, "--port", str(port), "--allowed-hosts", "*"]
+        with (self.home / "mlflow.log").open("wb") as log:
+            command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", *where, *address]
+            self._tracking = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def make(self) -> None:
         """Make bridge and hosts."""
@@ -136,6 +156,9 @@ class Lab(Yard):
     def remove(self) -> None:
         """Stop everything, and leave nothing of the network."""
         self.stop()
+        if self._tracking is not None:
+            os.killpg(self._tracking.pid, signal.SIGKILL)
+            self._tracking.wait()
         for host in self.hosts.values():
             host.remove()
         subprocess.run(["ip", "link", "del", self._bridge], check=False, capture_output=True)
@@ -147,6 +170,7 @@ def lab(home: Path, port: int) -> Iterator[Lab]:
     made = Lab(home, port, [Host("boxa", 0, home), Host("boxb", 1, home, ahead_s=240)])
     try:
         made.make()
+        made.start_mlflow()
         made.start_server()
         for name in made.hosts:
             made.start_host(name)

@@ -1,8 +1,6 @@
 """Several hosts on one server and one home: who runs where, and what becomes of runs whose host is cut off or dies."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from deployments.services.service import free_port
 from tests.chaos.yard import Yard
-from tests.hosts.lab import NAME, Lab, lab
+from tests.hosts.lab import lab
 from tests.samples import SMALL_TRAINING, write_bands
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
@@ -113,6 +111,28 @@ def test_the_runs_of_a_host_that_dies_go_on_elsewhere_unless_they_are_its_own(ma
     made.until(made.is_(free, "CANCELLED"), 60, "the other one is cancelled")
 
 
+def test_the_metrics_of_a_training_that_was_cut_off_arrive_later_each_once(made, tmp_path):
+    for part in ("train", "val", "test"):
+        write_bands(tmp_path / part)
+    made.deploy_classification()
+    train = {**SMALL_TRAINING, "num_epochs": 60, "batch_size": 4, "device": "boxa/cuda"}
+    run = made.submit("train_classifier", "boxa.cuda:0.training", {"dataset": str(tmp_path), "train": train})
+    rows = made.home / "runs" / run / "training" / "journal.jsonl"
+    made.until(lambda: _epochs(rows) >= 3, 180, "some epochs are over")
+    made.hosts["boxa"].plug(cable=False)
+    before = _epochs(rows)
+    made.until(lambda: _epochs(rows) >= min(60, before + 10), 120, "it trains on")
+    made.hosts["boxa"].plug(cable=True)
+    made.until(made.is_(run, "COMPLETED"), 240, "it is done")
+    client = mlflow.MlflowClient(made.mlflow)
+    experiment = client.get_experiment_by_name("classification")
+    assert experiment is not None
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(tracked.info.run_id, "loss/train")
+    assert [metric.step for metric in history] == list(range(1, 61))
+    assert tracked.info.status == "FINISHED"
+
+
 def test_runs_and_workers_follow_a_server_that_moves(made):
     runs = [made.hold(f"{host}.cuda:0.training", 20) for host in ("boxa", "boxb")]
     for run in runs:
@@ -122,52 +142,6 @@ def test_runs_and_workers_follow_a_server_that_moves(made):
     for run in (*runs, late):
         made.until(made.is_(run, "COMPLETED"), 180, "all are done")
         assert len(made.of(run)) == 1
-
-
-def test_the_metrics_of_a_training_that_was_cut_off_arrive_later_each_once(made: Lab, tmp_path_factory):
-    home = tmp_path_factory.mktemp("tracked")
-    port, log = free_port(), (home / "mlflow.log").open("wb")
-    words = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]
-    address = ["--host", made.address, "--port", str(port), "--allowed-hosts", "*"]
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words, *address], stdout=log, stderr=log)
-    uri = f"http://{made.address}:{port}"
-    try:
-        made.until(lambda: _answers(f"{uri}/health"), 240, "MLflow answers")
-        for part in ("train", "val", "test"):
-            write_bands(home / "data" / part)
-        made.deploy_classification()
-        parameters = {
-            "dataset": str(home / "data"),
-            "train": {**SMALL_TRAINING, "num_epochs": 60, "batch_size": 4, "device": "boxa/cuda"},
-        }
-        run = made.submit(
-            "train_classifier", "boxa.cuda:0.training", parameters, env={"MLFLOW_TRACKING_URI": f"http://{NAME}:{port}"}
-        )
-        rows = made.home / "runs" / run / "training" / "journal.jsonl"
-        made.until(lambda: _epochs(rows) >= 3, 180, "some epochs are over")
-        made.hosts["boxa"].plug(cable=False)
-        before = _epochs(rows)
-        made.until(lambda: _epochs(rows) >= min(60, before + 10), 120, "it trains on")
-        made.hosts["boxa"].plug(cable=True)
-        made.until(made.is_(run, "COMPLETED"), 240, "it is done")
-        client = mlflow.MlflowClient(uri)
-        (tracked,) = client.search_runs([client.get_experiment_by_name("classification").experiment_id])
-        history = client.get_metric_history(tracked.info.run_id, "loss/train")
-        assert [metric.step for metric in history] == list(range(1, 61))
-        assert tracked.info.status == "FINISHED"
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
-
-
-def _answers(url: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _epochs(journal: Path) -> int:

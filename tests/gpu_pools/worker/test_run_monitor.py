@@ -1,6 +1,7 @@
 """Every run is brought to its end: whatever ends it, whoever is away meanwhile, in one order of duties."""
 
 import json
+import os
 import signal
 import time
 
@@ -284,3 +285,53 @@ def test_the_server_is_told_once_where_a_process_is(prefect, host):
     assert prefect.runs[run_id]["infrastructure_pid"] == f"{host.ledger.place}:{process.pid}"
     assert prefect.runs[run_id]["labels"]["trainyard.device"] == "cpu"
     assert prefect.requests.count(("PATCH", f"/flow_runs/{run_id}")) == 1
+
+
+@pytest.fixture
+def boxb(monkeypatch):
+    """The ledger of a host on the same home that has gone, with a run of each queue given to the function."""
+
+    def make(*run_ids: str) -> Ledger:
+        monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+        ledger = Ledger("boxb")
+        for run_id in run_ids:
+            ledger.write(new_entry(run_id, "cuda.training", pid=os.getpid(), identity="of another boot"))
+        ledger.close()
+        monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxa")
+        return ledger
+
+    return make
+
+
+def test_the_runs_of_a_host_that_is_gone_start_again_or_are_cancelled(prefect, host, boxb):
+    run_id, cancelled, alive = prefect.add_run(), prefect.add_run("CANCELLING"), prefect.add_run()
+    boxb(run_id, cancelled, alive)
+    prefect.workers = [{"name": "boxb:two", "status": "ONLINE"}]
+    host.tick()
+    assert prefect.state(run_id)[0] == "RUNNING"  # only one of its workers is gone
+    prefect.workers = [{"name": "boxb:two", "status": "OFFLINE"}]
+    lock = run_setup.lock_run(alive)  # as a process of it has, wherever that is
+    host.now += 31
+    host.tick()
+    host.tick()
+    assert prefect.state(run_id)[:2] == ("SCHEDULED", "Waiting")
+    assert "attempt 2 of 4: the process was gone" in prefect.state(run_id)[2]
+    assert prefect.state(cancelled)[0] == "CANCELLED"
+    assert prefect.state(alive)[0] == "RUNNING"
+    os.close(lock)
+
+
+def test_what_another_host_took_over_meanwhile_ends_here_without_a_word(prefect, host, monkeypatch):
+    run_id = prefect.add_run()
+    process = host.start(run_id, slot=True)
+    entry = host.ledger.entries()[0]
+    host.ledger.remove(run_id)
+    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+    heir = Ledger("boxb")
+    heir.write(entry)
+    monkeypatch.undo()
+    host.now += 6
+    host.tick()
+    assert process.wait(10) == -signal.SIGKILL
+    assert (host.monitor.entries(), prefect.state(run_id)[0]) == ([], "RUNNING")
+    assert heir.entries() == [entry]
