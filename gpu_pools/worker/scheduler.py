@@ -162,7 +162,8 @@ class Scheduler:
         """
         if asks.queue.host is not None or asks.lost or not self._host.has_company(self._client):
             return False
-        return self._clock() - asks.since < _HEAD_START_S * self._busy_share(asks.queue)
+        share = self._busy_share(asks.queue)
+        return share > 0 and self._clock() - asks.since < _HEAD_START_S * share
 
     def _busy_share(self, queue: Queue) -> float:
         """Return the share of this host's slots for a kind of work that is held, in [0, 1]."""
