@@ -251,7 +251,7 @@ def test_a_run_that_any_host_may_start_is_left_to_an_idle_one_for_a_moment(prefe
     second = prefect.add_run("SCHEDULED", expected_start_time=due())
     dispatcher.tick()
     assert started == [first]  # one of two slots is held: half of three seconds
-    assert prefect.state(second)[2] is None
+    assert not prefect.state(second)[2]
     host.now += 1.6
     dispatcher.tick()
     assert started == [first, second]
