@@ -21,6 +21,7 @@ from gpu_pools.placement.probe import Device, GpuProcess, Probe, visible
 from gpu_pools.placement.queues import (
     KINDS,
     POOL,
+    SLURM,
     UNCOUNTED,
     Kind,
     Queue,
@@ -194,7 +195,7 @@ class HostState:
 
     def has_company(self, client: PoolClient) -> bool:
         """Return whether another host has a worker that is online."""
-        return any(online for host, online in self._online(client).items() if host != self.name)
+        return any(online for host, online in self._online(client).items() if host not in (self.name, SLURM))
 
     def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""

@@ -15,6 +15,9 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 POOL = "gpu"
 POOL_TYPE = "gpu-process"
 
+SLURM = "slurm"
+"""Stands for a host in the names of queues whose runs are Slurm's to start."""
+
 MOVED = "queue"
 """The job variable of a run that was moved: the queue that it waits in since."""
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gpu_pools.placement.queues import Queue
+from gpu_pools.placement.queues import SLURM, Queue
 from tasks.base.errors import ConfigError
 
-HOST = "slurm"
+HOST = SLURM
 """What stands for the cluster where other devices have their host: `slurm/cuda` is any GPU that Slurm gives."""
 
 ON = "on"

@@ -266,7 +266,8 @@ def test_a_run_for_this_host_is_left_to_nobody(prefect, dispatcher, started, hos
 
 
 def test_a_host_without_company_leaves_nothing_to_others(prefect, dispatcher, started, host):
-    prefect.workers = [{"name": "boxb", "status": "OFFLINE"}, {"name": "boxa", "status": "ONLINE"}]
+    online = [{"name": name, "status": "ONLINE"} for name in ("boxa", "boxa:two", "slurm")]
+    prefect.workers = [{"name": "boxb", "status": "OFFLINE"}, *online]
     due = datetime.fromtimestamp(host.now, UTC).isoformat()
     runs = [prefect.add_run("SCHEDULED", expected_start_time=due) for _ in range(2)]
     dispatcher.tick()
