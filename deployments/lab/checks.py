@@ -82,6 +82,7 @@ def check_database(config: DatabaseConfig, name: str, heads: Mapping[str, bool])
             password=secret_of(config.password_file) or None,
             dbname=name,
             connect_timeout=_PATIENCE_S,
+            sslmode="require" if config.tls else "prefer",
         ) as connection:
             yield from _inside(connection, where, name, heads)
     except psycopg.OperationalError as exc:
@@ -98,6 +99,8 @@ def _no_connection(said: str, config: DatabaseConfig, name: str) -> str:
         )
     if f'database "{name}" does not exist' in said:
         return f"{where} has no database {name}: `CREATE DATABASE {name} OWNER {config.user}` makes it"
+    if "server does not support SSL" in said:
+        return f"{where} encrypts nothing, and the settings say tls: true: switch ssl on there"
     if "pg_hba.conf" in said:
         return f"{where} lets user {config.user} of this host not into {name}: its pg_hba.conf needs a line for that"
     return f"{where} does not answer: {said.strip().splitlines()[0] if said.strip() else 'no reason given'}"
@@ -175,6 +178,8 @@ def check_redis(config: RedisConfig) -> Iterator[str]:
         yield f"{where} refuses: another password than in {config.password_file or 'no password_file'}"
     except redis.RedisError as exc:
         yield f"{where} does not answer: {_line(exc)}"
+    except OSError as exc:  # the file of certificates
+        yield f"{where} cannot be held against {config.certificates}: {exc}"
 
 
 def check_files(config: FilesConfig) -> Iterator[str]:

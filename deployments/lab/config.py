@@ -29,6 +29,7 @@ class DatabaseConfig(Params):
     address: Address
     user: Name = "yard"
     password_file: SecretFile = None
+    tls: Annotated[bool, Field(description="Whether every connection has to be encrypted")] = False
     prefect: Annotated[Name, Field(description="Prefect's database")] = "prefect"
     mlflow: Annotated[Name, Field(description="MLflow's database, in which its accounts are, too")] = "mlflow"
 
@@ -46,7 +47,9 @@ class DatabaseConfig(Params):
         """Return SQLAlchemy's URL of a database, with the password in it: for environments alone."""
         secret = secret_of(self.password_file)
         login = f"{quote(self.user)}:{quote(secret, safe='')}" if secret else quote(self.user)
-        return f"postgresql+{driver}://{login}@{self.address}/{database}"
+        # Each driver has its own word for it.
+        tls = {"asyncpg": "?ssl=require", "psycopg": "?sslmode=require"}[driver] if self.tls else ""
+        return f"postgresql+{driver}://{login}@{self.address}/{database}{tls}"
 
 
 class RedisConfig(Params):
@@ -54,6 +57,7 @@ class RedisConfig(Params):
 
     address: Address
     password_file: SecretFile = None
+    certificates: Annotated[Path | None, Field(description="Encrypted, and held against this ca.pem")] = None
     number: Annotated[int, Field(ge=0, le=1023, description="Of its database")] = 0
 
     @property
@@ -61,7 +65,9 @@ class RedisConfig(Params):
         """Return its URL, with the password in it: for environments alone."""
         secret = secret_of(self.password_file)
         login = f":{quote(secret, safe='')}@" if secret else ""
-        return f"redis://{login}{self.address}/{self.number}"
+        if self.certificates is None:
+            return f"redis://{login}{self.address}/{self.number}"
+        return f"rediss://{login}{self.address}/{self.number}?ssl_ca_certs={quote(str(self.certificates))}"
 
 
 class FilesConfig(Params):
@@ -175,7 +181,7 @@ def _from_folder(config: LabConfig, folder: Path) -> LabConfig:
         "auth": folder / config.auth,
         "certificates": config.certificates and folder / config.certificates,
         "database": _placed(config.database, "password_file", folder),
-        "redis": _placed(config.redis, "password_file", folder),
+        "redis": _placed(_placed(config.redis, "password_file", folder), "certificates", folder),
         "files": _placed(config.files, "key_file", folder),
     }
     return config.model_copy(update=changed)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,6 +101,7 @@ def check() -> Health:
     for name, service in services.items():
         if not service.healthy:
             faults.append(_sick(record, name, service))
+    faults += _dead_processes(record)
     database = _database(record)
     if record and not database["up"]:
         faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
@@ -142,6 +144,13 @@ def _elsewhere(api: str) -> Health:
     free_mib = shutil.disk_usage(home() if home().exists() else home().parent).free // 2**20
     known = (services, workers, queues)
     return Health(not faults, faults, str(home()), None, {}, free_mib, *known, bookings=bookings)
+
+
+def _dead_processes(record: dict[str, Any]) -> Iterator[str]:
+    """Yield which of a lab's processes is gone: behind a proxy the others answer for it."""
+    for program, number in record.get("pids", {}).items() if "lab" in record else ():
+        if identity(number) is None:
+            yield f"{program} is being started again; the end of {log_file(program)}:\n{tail(log_file(program), 5)}"
 
 
 def _down(record: dict[str, Any], pid: int | None) -> str:

@@ -45,19 +45,20 @@ class Servers:
 
 
 @contextmanager
-def lab_servers(*, s3: bool = True, statements: bool = False) -> Iterator[Servers]:
+def lab_servers(*, s3: bool = True, statements: bool = False, certificates: Path | None = None) -> Iterator[Servers]:
     """Have them up for the block, with empty databases `prefect` and `mlflow` and an empty bucket.
 
     Args:
         s3: whether there is an S3 server.
         statements: whether PostgreSQL counts its statements (pg_stat_statements).
+        certificates: a folder of certificates.sh, with which PostgreSQL and Redis encrypt.
     """
     folder = Path(tempfile.mkdtemp(prefix="trainyard-lab-"))
     folder.chmod(0o755)  # PostgreSQL's user must get in
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        database = stack.enter_context(_postgres(folder, statements))
-        redis = stack.enter_context(_redis(folder))
+        database = stack.enter_context(_postgres(folder, statements, certificates))
+        redis = stack.enter_context(_redis(folder, certificates))
         files = stack.enter_context(_s3(folder)) if s3 else FilesConfig(place=f"s3://{BUCKET}/none")
         yield Servers(folder, database, redis, files)
 
@@ -85,7 +86,7 @@ def process(command: list[str], folder: Path, name: str, **options: Any) -> Iter
 
 
 @contextmanager
-def _postgres(folder: Path, statements: bool) -> Iterator[DatabaseConfig]:
+def _postgres(folder: Path, statements: bool, certificates: Path | None) -> Iterator[DatabaseConfig]:
     versions, user, port = installed(), server_user(), free_port()
     assert user is not None
     programs = versions[max(versions, key=int)]
@@ -100,10 +101,15 @@ def _postgres(folder: Path, statements: bool) -> Iterator[DatabaseConfig]:
     subprocess.run([*init, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True, **who)
     options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 300}
     options |= {"shared_preload_libraries": "pg_stat_statements"} if statements else {"fsync": "off"}  # of a test's own
+    if certificates:
+        for name in ("yard.pem", "yard.key"):
+            shutil.copy(certificates / name, data / name)
+            os.chown(data / name, user.uid, user.gid)
+        options |= {"ssl": "on", "ssl_cert_file": "yard.pem", "ssl_key_file": "yard.key"}
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     with process([str(programs / "postgres"), "-D", str(data), *words], folder, "postgres", **who):
         secret = _file(folder / "postgres-secret", "yard-secret")
-        config = DatabaseConfig(address=f"127.0.0.1:{port}", password_file=secret)
+        config = DatabaseConfig(address=f"127.0.0.1:{port}", password_file=secret, tls=certificates is not None)
 
         def ready() -> bool:
             try:
@@ -125,14 +131,20 @@ def _postgres(folder: Path, statements: bool) -> Iterator[DatabaseConfig]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[RedisConfig]:
+def _redis(folder: Path, certificates: Path | None) -> Iterator[RedisConfig]:
     import redis
 
     port = free_port()
     settings = folder / "redis.conf"
-    settings.write_text(f'bind 127.0.0.1\nport {port}\nsave ""\nrequirepass redis-secret\ndir {folder}\n')
+    listens = f"port {port}"
+    if certificates:
+        files = f"tls-cert-file {certificates}/yard.pem\ntls-key-file {certificates}/yard.key\n"
+        listens = f"port 0\ntls-port {port}\ntls-auth-clients no\ntls-ca-cert-file {certificates}/ca.pem\n{files}"
+    settings.write_text(f'bind 127.0.0.1\n{listens}\nsave ""\nrequirepass redis-secret\ndir {folder}\n')
     with process(["redis-server", str(settings)], folder, "redis"):
-        config = RedisConfig(address=f"127.0.0.1:{port}", password_file=_file(folder / "redis-secret", "redis-secret"))
+        secret = _file(folder / "redis-secret", "redis-secret")
+        ca_file = certificates / "ca.pem" if certificates else None
+        config = RedisConfig(address=f"127.0.0.1:{port}", password_file=secret, certificates=ca_file)
 
         def ready() -> bool:
             try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import redis
 
 from deployments.lab.checks import (
     check_database,
@@ -14,9 +15,11 @@ from deployments.lab.checks import (
     mlflow_heads,
     prefect_heads,
 )
+from deployments.lab.plan import prefect_settings
 from deployments.services.service import free_port
 from tests.deployments.closed_yard import ROOT
-from tests.deployments.lab.servers import lab_servers
+from tests.deployments.lab.servers import lab_servers, process
+from tests.deployments.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,31 @@ def test_wrong_passwords(servers, heads):
     assert "refuses: another password than in no password_file" in one(check_redis(none))
 
 
+def test_a_server_that_does_not_encrypt(servers, heads):
+    database = changed(servers.database, tls=True)
+    assert "encrypts nothing, and the settings say tls: true" in one(check_database(database, "prefect", heads))
+    closed = changed(servers.redis, certificates=servers.folder / "none.pem")
+    assert f"Redis at {servers.redis.address}" in one(check_redis(closed))
+
+
+def test_connections_that_are_encrypted(tmp_path, heads):
+    folder = tmp_path / "ca"
+    subprocess.run(["sh", ROOT / "deployments" / "lab" / "certificates.sh", "127.0.0.1", folder], check=True)
+    with lab_servers(s3=False, certificates=folder) as servers:
+        assert servers.redis.url.startswith("rediss://")
+        assert [*check_redis(servers.redis)] == []
+        assert [*check_database(servers.database, "prefect", heads)] == []
+        environ = os.environ | {"TRAINYARD_HOME": str(tmp_path)} | prefect_settings(servers.database, servers.redis)
+        words = ["-m", "deployments.services.prefect_server", "server", "database", "upgrade", "--yes"]
+        subprocess.run([sys.executable, *words], env=environ, check=True, capture_output=True, cwd=ROOT)
+        behind = [sys.executable, "-m", "deployments.lab.behind"]
+        with process(behind, tmp_path, "behind", env=environ, cwd=ROOT), servers.connect("prefect") as connection:
+            begun = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND usename = 'yard'"
+            assert wait_for(lambda: connection.execute(begun).fetchone()[0] > 1, 60)
+            with redis.Redis.from_url(servers.redis.url) as store:
+                assert wait_for(lambda: store.exists("prefect:runs:monitor_worker_health"), 60)
+
+
 def test_a_database_that_is_missing_or_closed(servers, heads):
     assert "has no database nowhere: `CREATE DATABASE nowhere OWNER yard` makes it" in one(
         check_database(servers.database, "nowhere", heads)
@@ -89,8 +117,6 @@ def test_a_bucket_that_is_missing_or_not_writable(servers):
 
 
 def test_redis_that_forgets(servers):
-    import redis
-
     with redis.Redis.from_url(servers.redis.url) as store:
         store.config_set("maxmemory", "10mb")
         store.config_set("maxmemory-policy", "allkeys-lru")

@@ -43,6 +43,14 @@ def test_paths_are_taken_from_its_folder_and_secrets_are_quoted(lab, tmp_path):
     assert read_config(lab(WHOLE), ["worker"]).here == ("worker",)
 
 
+def test_connections_may_be_encrypted(lab, tmp_path):
+    text = WHOLE.replace("password_file: postgres", "password_file: postgres, tls: true")
+    config = read_config(lab(text.replace("number: 2", "certificates: ca.pem")))
+    assert config.database.url("asyncpg", "prefect").endswith("@db.lab:5432/prefect?ssl=require")
+    assert config.database.url("psycopg", "mlflow").endswith("@db.lab:5432/mlflow?sslmode=require")
+    assert config.redis.url == f"rediss://:r%3As@redis.lab:6379/0?ssl_ca_certs={tmp_path}/ca.pem"
+
+
 def test_a_worker_needs_nothing_of_the_services(lab):
     config = read_config(lab(WORKER))
     assert config.database is None
