@@ -66,6 +66,7 @@ def test_every_queue_of_the_host_has_its_default_limit(api):
         "cpu.inference": 4,
         "cpu.preparation": 2,
         "cpu.pipeline": 16,
+        "cpu.housekeeping": 1,
         "default": None,  # Prefect's own
     }
 

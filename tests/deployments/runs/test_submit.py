@@ -21,7 +21,7 @@ from deployments.stack.draining import announce, withdraw
 from gpu_pools.names import asker, host_name
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError, StorageError, TrainyardError
 
-HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda:0", "cuda:1")]
+HERE = [f"{host_name()}/{tag}" for tag in ("cpu", "cuda", "cuda:0", "cuda:1")]
 ALL_TRAINING = ", ".join(sorted(["boxb/cuda:1", "cpu", "cuda", "cuda:0", "cuda:1", *HERE]))
 
 
