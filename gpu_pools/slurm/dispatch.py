@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -280,5 +281,4 @@ def is_ours(run: Run) -> bool:
 
 def _script(run_id: str) -> str:
     """Return what a job runs; the shell makes way for Python, so that Slurm's signals reach it alone."""
-    words = module_command("gpu_pools.slurm.job", run_id)
-    return "#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + "\n"
+    return f"#!/bin/sh\nexec {shlex.join(module_command('gpu_pools.slurm.job', run_id))}\n"
