@@ -42,8 +42,9 @@ def traces(card):
 def server(folder, port):
     """MLflow's server as the yard runs it."""
     command = [sys.executable, "-m", "deployments.services.mlflow_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'db'}", "--default-artifact-root", (folder / "a").as_uri()]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stderr=subprocess.DEVNULL)
+    command += ["--default-artifact-root", (folder / "a").as_uri()]
+    environ = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder / 'db'}"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while True:
