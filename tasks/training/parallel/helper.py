@@ -28,7 +28,7 @@ def main() -> None:
     """Take part in the training that the input describes."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process stops, and this one with it
         signal.signal(ignored, signal.SIG_IGN)
-    task = json.load(sys.stdin)
+    task = json.loads(sys.stdin.read())
     rank, size = int(task["rank"]), int(task["size"])
     store = open_store(Path(task["store"]), size)
     try:

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from gpu_pools.process.run_process import command_line
 from tasks.base.errors import TrainyardError
 from tasks.base.progress import Note
 from tasks.classification.params import TrainParams
@@ -20,6 +23,7 @@ from tasks.run.checkpoint import load_tensors
 from tasks.training.events import BatchDone, EpochDone
 from tests.samples import after, run_until
 
+ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
 SMALL = {
     "model": "resnet18",
@@ -58,8 +62,9 @@ def epochs(events) -> list:
     return [event.metrics for event in events if isinstance(event, EpochDone)]
 
 
-def helpers() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children(recursive=True) if "parallel.helper" in " ".join(each.cmdline())]
+def helpers(of: int | None = None) -> list[psutil.Process]:
+    children = psutil.Process(of).children(recursive=True)
+    return [each for each in children if "tasks.training.parallel.helper" in command_line(each)]
 
 
 def test_two_processes_leave_what_one_does_and_another_number_goes_on(dataset, tmp_path):
@@ -118,13 +123,14 @@ for event in session.run():
 
 @pytest.mark.parametrize("who", ["helper", pytest.param("first", marks=pytest.mark.long)])
 def test_a_kill_of_one_process_ends_all_and_the_training_goes_on(dataset, tmp_path, who):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(dataset)], stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # the script and the helper import the tests' parameters
+    command = [sys.executable, "-c", SCRIPT, str(dataset)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
         while int(process.stdout.readline()) < 2:
             pass
-        children = psutil.Process(process.pid).children(recursive=True)
-        (helper,) = [child for child in children if "parallel.helper" in " ".join(child.cmdline())]
+        (helper,) = helpers(process.pid)
         helper.kill() if who == "helper" else process.kill()
         process.stdout.read()
     assert process.returncode == -signal.SIGKILL
