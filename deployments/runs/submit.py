@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,9 +122,12 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     if urlsplit(api.url).hostname in {"127.0.0.1", "localhost", "::1"}:  # else its disks may be others than these
         check_data(checked.get("data", checked.get("dataset")))
         check_room(flow, checked)
+    plain = {name: _plain(value) for name, value in checked.items()}
+    if wishes.on is None and device_count(plain) > 1:
+        _check_host_has(api, device_count(plain), _host_of(queue, plain, sections))
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
-        "parameters": {name: _plain(value) for name, value in checked.items()},
+        "parameters": plain,
         "job_variables": _variables(wishes, wishes.owner or named_owner({}, given) or asker()),
     }
     if wishes.on == kubernetes.POOL and queue is not None:
@@ -244,6 +248,29 @@ def find_device(queues: Mapping[Queue, Json], asked: str, kind: Kind) -> Queue:
         have = ", ".join(sorted(shown)) or "none"
         raise GpuError(f"found no device {asked!r} for {kind}, have: {have}")
     return queue
+
+
+def _host_of(queue: Queue | None, parameters: Json, sections: Sequence[str]) -> str | None:
+    """Return the host whose GPUs a run wants; None: any host's."""
+    if queue is not None:
+        return queue.host
+    asked = (_device_of(parameters, section) for section in sections)
+    return next((parse_device(device)[0] for device in asked if device), None)
+
+
+def _check_host_has(api: Api, n_devices: int, host: str | None) -> None:
+    """Refuse a run that needs more GPUs at once than a host of the yard has, now and not after hours of preparation.
+
+    Raises:
+        GpuError: both numbers.
+    """
+    if host == HOST:
+        return  # Slurm knows what it has
+    own = [queue for queue in read_queues(api) if queue.host and queue.device.startswith("cuda:")]
+    have = Counter(queue.host for queue in own if queue.kind == "training" and host in (None, queue.host))
+    if n_devices > max(have.values(), default=0):
+        found = ", ".join(f"{n} on {name}" for name, n in sorted(have.items(), key=str)) or "none"
+        raise GpuError(f"found GPUs: {found}; need {n_devices} of one host for n_devices {n_devices}")
 
 
 def deployment_of(api: Api, flow_name: str) -> Json:

@@ -92,6 +92,26 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(yard, images,
     assert count(yard) == before
 
 
+@pytest.mark.parametrize("flow", ["train_classifier", "classification"])
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["train.n_devices=3"], f"1 on boxb, 2 on {host_name()}"),
+        (["train.n_devices=2", "--device", f"{host_name()}/cuda"], ""),
+        (["train.n_devices=3", "--device", f"{host_name()}/cuda"], f"2 on {host_name()}"),
+        (["train.n_devices=2"], ""),
+    ],
+)
+def test_more_gpus_than_a_host_has_are_refused_before_anything_is_prepared(yard, images, flow, words, found):
+    data = "dataset=images" if flow == "train_classifier" else "data=images"
+    if not found:
+        assert submitted(yard, flow, data, *words)["parameters"]["train"]["n_devices"] == 2
+        return
+    with pytest.raises(GpuError) as caught:
+        submitted(yard, flow, data, *words)
+    assert str(caught.value) == f"found GPUs: {found}; need 3 of one host for n_devices 3"
+
+
 # What it is given.
 
 
