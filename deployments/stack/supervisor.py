@@ -222,14 +222,28 @@ class Supervisor:
         for child in (*engines, *self._workers.values()):
             child.start()
         self._await([*self._services, *self._workers.values()], wait)
-        withdraw(parts.env["PREFECT_API_URL"])
         deadline = time.monotonic() + START_LIMIT_S
+        self._withdraw(parts.env["PREFECT_API_URL"], deadline, wait)
         while any(child.code != 0 for child in applying):
             for child in applying:
                 check_start(child.program, child.code, deadline)
             if wait(0.1):
                 raise _AskedToStop
         self._write()
+
+    def _withdraw(self, url: str, deadline: float, wait: Wait) -> None:
+        """Take back what an earlier stack said when it drained.
+
+        A proxy before the services may need some seconds more than they do until it takes them for started.
+        """
+        while True:
+            try:
+                return withdraw(url)
+            except ServiceError:
+                if time.monotonic() > deadline:
+                    raise
+            if wait(0.5):
+                raise _AskedToStop
 
     def _await(self, children: Sequence[Child], wait: Wait) -> None:
         deadline = time.monotonic() + START_LIMIT_S

@@ -160,7 +160,7 @@ def test_events_go_through_redis_into_postgres(lab):
     assert any("events" in name for name in streams), streams
     with lab.servers.connect("prefect") as connection:
         asked = "SELECT count(*) FROM events WHERE event = 'prefect.flow-run.Completed'"
-        assert wait_for(lambda: connection.execute(asked).fetchone()[0] > 0, 30)
+        assert wait_for(lambda: connection.execute(asked).fetchone()[0] > 0, 120)
 
 
 def test_secrets_are_in_no_command_line_and_no_log(lab):
