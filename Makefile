@@ -17,7 +17,7 @@ demo: environment  ## train on signals made on the spot, then a splat of a video
 	@$(BIN)/yard demo
 
 # Two processes of one thread each: two of two threads each would wait for one another, see docs/performance.md.
-test: environment lint  ## lint, types and every test that needs no GPU (about 13 minutes on 2 cores)
+test: environment lint  ## lint, types and every test that needs no GPU (about 10 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not long and not yard and not gpu"
 
 test-chaos: environment  ## 24 runs on a real server and two workers, all killed at random (2 minutes; part of test-yard)
