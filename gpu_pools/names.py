@@ -61,6 +61,15 @@ def worker_label(name: str) -> str:
     return host if name == host else f"{host}:{name.removeprefix(f'{host}/')}"
 
 
+def by_host(workers: Mapping[str, bool]) -> dict[str, bool]:
+    """Return, of workers as `worker_label` names them and whether each is online, the hosts and whether one is."""
+    hosts: dict[str, bool] = {}
+    for name, online in workers.items():
+        host = name.partition(":")[0]
+        hosts[host] = online or hosts.get(host, False)
+    return hosts
+
+
 def asker() -> str:
     """Return who asks: TRAINYARD_OWNER, else user@host of who runs this; inside a run, its owner."""
     if named := os.environ.get(OWNER, "").strip():

@@ -12,6 +12,7 @@ import psutil
 
 from gpu_pools.device_count import device_count
 from gpu_pools.job_variables import known_limit_s, owner_of, priority_of
+from gpu_pools.names import by_host
 from gpu_pools.placement import intruders
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.placement.gathering import left_of
@@ -248,11 +249,7 @@ class HostState:
         """Return the hosts that have, or had, a worker (HOST or HOST:NAME), and whether one is online."""
         if self._clock() - self._workers[0] >= _WORKERS_EVERY_S:
             self._workers = (self._clock(), client.workers())
-        hosts = {self.name: True}
-        for name, online in self._workers[1].items():
-            host = name.partition(":")[0]
-            hosts[host] = online or hosts.get(host, False)
-        return hosts
+        return by_host(self._workers[1]) | {self.name: True}
 
     def asks(self, run: Run, queue: Queue) -> Waiting:
         """Return a waiting run as placement wants it."""

@@ -1,21 +1,9 @@
 """The service that hands runs to Slurm: `python -m gpu_pools.slurm.serve`; `yard up` starts it where sbatch is."""
 
-import logging
 import os
 import signal
-import sys
 import threading
-import time
 from types import FrameType
-from typing import Any
-
-import httpx
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_REQUEST_TIMEOUT,
-    PREFECT_CLIENT_MAX_RETRIES,
-    temporary_settings,
-)
 
 from gpu_pools.names import host_name
 from gpu_pools.placement.queues import POOL_TYPE
@@ -25,13 +13,10 @@ from gpu_pools.slurm.dispatch import HEARTBEAT_S, QUEUES, SlurmDispatcher
 from gpu_pools.slurm.hidden import hide
 from gpu_pools.slurm.records import Records
 from gpu_pools.slurm.request import HOST
-from gpu_pools.worker.serve import GpuProcessWorker
-from tasks.base.errors import ConfigError, TrainyardError
-from tasks.base.home import make_home
-from tasks.base.password import CLIENT, known_password
+from gpu_pools.worker.serve import GpuProcessWorker, as_program, once_answered
+from tasks.base.errors import ConfigError
 
 _TICK_S = 0.5
-_START_LIMIT_S = 60.0
 
 
 def serve() -> None:
@@ -64,38 +49,22 @@ def serve() -> None:
 
 
 def _prepare(client: PoolClient, asked: threading.Event) -> None:
-    """Make the queues that are missing; waits for a server that is about to start."""
-    deadline = time.monotonic() + _START_LIMIT_S
-    while not asked.is_set():
-        try:
-            client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
-            known = {queue.name for queue in client.queues()}
-            for queue in QUEUES:
-                if queue.name not in known:
-                    client.create_queue(queue.name, None)
-            client.heartbeat(HOST, HEARTBEAT_S)
-            return
-        except httpx.HTTPError as exc:
-            if time.monotonic() > deadline:
-                url = os.environ.get("PREFECT_API_URL", "PREFECT_API_URL, which is not set")
-                raise ConfigError(f"found no Prefect server within {_START_LIMIT_S:.0f} s at {url}: {exc}") from exc
-            asked.wait(1)
+    """Make the queues that are missing, and say that the service lives."""
+
+    def make() -> None:
+        client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
+        known = {queue.name for queue in client.queues()}
+        for queue in QUEUES:
+            if queue.name not in known:
+                client.create_queue(queue.name, None)
+        client.heartbeat(HOST, HEARTBEAT_S)
+
+    once_answered(make, asked.wait)
 
 
 def main() -> None:
     """Serve the queues of Slurm."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
-    try:
-        make_home()
-        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
-            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known
-        with temporary_settings(settings):
-            serve()
-    except TrainyardError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(1)
+    as_program(serve)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 
+from gpu_pools.names import by_host
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.prefect_client import PoolClient, Run
 from gpu_pools.process import run_setup
@@ -37,10 +38,7 @@ class Orphans:
         Raises:
             httpx.HTTPError: the server does not answer.
         """
-        online: dict[str, bool] = {}
-        for name, is_online in self._client.workers().items():
-            host = name.partition(":")[0]
-            online[host] = is_online or online.get(host, False)
+        online = by_host(self._client.workers())
         found = self._ledger.take_over_from_hosts(lambda host: not online.get(host, False), run_setup.run_is_dead)
         return self._taken(found)
 

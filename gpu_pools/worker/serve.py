@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal
 
@@ -161,39 +162,61 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
 
 
 def _prepare(client: PoolClient, host: HostState) -> None:
-    """Make pool and queues where they are missing; waits for a server that is about to start."""
+    """Make pool and queues where they are missing."""
+
+    def make() -> None:
+        client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
+        host.ensure_queues(client)
+
+    once_answered(make, time.sleep)
+
+
+def once_answered(ask: Callable[[], None], pause: Callable[[float], object]) -> None:
+    """Ask Prefect's server, again while one that is about to start does not answer.
+
+    Args:
+        ask: raises httpx.HTTPError where it does not answer.
+        pause: waits so many seconds; something true ends it all.
+
+    Raises:
+        ConfigError: it has not answered for a minute.
+    """
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         try:
-            client.ensure_pool(POOL_TYPE, GpuProcessWorker.get_default_base_job_template())
-            host.ensure_queues(client)
-            return
+            return ask()
         except httpx.HTTPError as exc:
             if time.monotonic() > deadline:
                 url = os.environ.get("PREFECT_API_URL", "PREFECT_API_URL, which is not set")
                 raise ConfigError(f"found no Prefect server within {START_LIMIT_S} s at {url}: {exc}") from exc
-            time.sleep(1)
+        if pause(1):
+            return None
+
+
+def as_program(serve: Callable[[], None]) -> None:
+    """Run a service of the pool as a program: with the log of its own, the password it knows, and errors as a line."""
+    # Here, not at the service's start: Prefect reads its settings when it is imported.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        # The next tick asks again, and until then the other runs are looked after.
+        settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
+        make_home()
+        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
+            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its runs inherit it
+        with temporary_settings(settings):
+            serve()
+    except TrainyardError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:
     """Serve the pool `gpu`."""
     parser = argparse.ArgumentParser(description=f"Runs the flow runs of the work pool `{POOL}` on this host.")
     parser.add_argument("--name", default=host_name(), help="of the worker, as Prefect's pages show it")
-    # Here, not at the worker's start: Prefect reads its settings when it is imported.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     name = parser.parse_args().name
-    try:
-        # The next tick asks again, and until then the other runs of this host are looked after.
-        settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
-        make_home()
-        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
-            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its runs inherit it
-        with temporary_settings(settings):
-            serve(name)
-    except TrainyardError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(1)
+    as_program(lambda: serve(name))
 
 
 if __name__ == "__main__":
