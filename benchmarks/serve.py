@@ -13,9 +13,11 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import psutil
 
@@ -30,8 +32,8 @@ from tasks.vision_language.params import GateParams
 from tasks.vision_language.tiny_model import make_tiny_model
 
 CHAT = "/v1/chat/completions"
-N_TOKENS = 60
-ROUNDS = 7
+N_TOKENS = 300  # a third of a second, so that a moment of another process does not decide a round
+ROUNDS = 15
 LIMIT = 3
 
 
@@ -40,38 +42,64 @@ def body(model: str, n_tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": messages, "max_tokens": n_tokens, "seed": 0, **more}
 
 
-async def answer(url: str, model: str) -> tuple[float, float, int]:
-    """Return seconds to the first text, seconds in all, and tokens."""
-    begun, first, tokens = time.perf_counter(), 0.0, 0
-    async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
-        async with client.stream("POST", url + CHAT, json=body(model, N_TOKENS, stream=True)) as response:
-            assert response.status_code == 200, await response.aread()
-            async for line in response.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                choices = json.loads(line[6:])["choices"]
-                if choices and choices[0]["delta"].get("content"):
+async def answer(client: aiohttp.ClientSession, url: str, model: str) -> tuple[float, str]:
+    """Return seconds to the first text, and the text."""
+    begun, first, texts, finish = time.perf_counter(), 0.0, [], None
+    async with client.post(url + CHAT, json=body(model, N_TOKENS, stream=True)) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            for choice in json.loads(line[6:])["choices"]:
+                finish = choice.get("finish_reason") or finish
+                if text := choice["delta"].get("content"):
                     first = first or time.perf_counter() - begun
-                    tokens += 1
-    return first, time.perf_counter() - begun, tokens
+                    texts.append(text)
+    assert finish == "length", f"need {N_TOKENS} tokens of each answer, found an end by {finish}"
+    return first, "".join(texts)
 
 
-async def pace(url: str, model: str, n_clients: int) -> tuple[float, float]:
-    """Return tokens a second of so many clients at once, and the median time to the first text."""
-    begun = time.perf_counter()
-    rows = await asyncio.gather(*(answer(url, model) for _ in range(n_clients)))
-    return sum(row[2] for row in rows) / (time.perf_counter() - begun), statistics.median(row[0] for row in rows)
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What so many clients at once see of one side."""
+
+    tokens_per_s: float
+    first_s: float  # to the first text, the clients' median
+    cpu_s: float  # of this process, a request: the client's own, and the gate's where it is asked
+    texts: frozenset[str]
 
 
-async def compare(engine: str, model: str, gate: str, n_clients: int) -> tuple[float, float]:
-    """Return the gate's tokens/s over the engine's, and its added time to first token, ms; medians of paired rounds."""
-    ratios, added = [], []
-    for number in range(ROUNDS):
-        alone, through = await pace(engine, model, n_clients), await pace(gate, "tiny", n_clients)
-        if number:  # the first one warms up
-            ratios.append(through[0] / alone[0])
-            added.append((through[1] - alone[1]) * 1000)
-    return statistics.median(ratios), statistics.median(added)
+async def ask_at_once(client: aiohttp.ClientSession, url: str, model: str, n_clients: int) -> Round:
+    begun, before = time.perf_counter(), time.process_time()
+    rows = await asyncio.gather(*(answer(client, url, model) for _ in range(n_clients)))
+    took_s, cpu_s = time.perf_counter() - begun, time.process_time() - before
+    first_s = statistics.median(first for first, _ in rows)
+    return Round(n_clients * N_TOKENS / took_s, first_s, cpu_s / n_clients, frozenset(text for _, text in rows))
+
+
+async def compare(engine: str, model: str, gate: str, n_clients: int) -> dict[str, Any]:
+    """Return the gate beside the engine alone: medians of rounds, each of both sides, the first side in turn."""
+    sides = {"alone": (engine, model), "through": (gate, "tiny")}
+    rounds: list[dict[str, Round]] = []
+    # One client for all: what it costs to make one is on neither side.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as client:
+        for number in range(ROUNDS + 1):
+            order = list(sides) if number % 2 else list(reversed(sides))
+            rounds.append({name: await ask_at_once(client, *sides[name], n_clients) for name in order})
+    del rounds[0]  # it warms up
+    ratio = statistics.median(each["through"].tokens_per_s / each["alone"].tokens_per_s for each in rounds)
+    added_s = statistics.median(each["through"].first_s - each["alone"].first_s for each in rounds)
+    pace = statistics.median(each["alone"].tokens_per_s for each in rounds)
+    cpu_ms = {name: 1000 * statistics.median(each[name].cpu_s for each in rounds) for name in sides}
+    same = len({text for each in rounds for side in each.values() for text in side.texts}) == 1
+    print(f"{n_clients} clients: {ratio:.3f} of the engine's {pace:.0f} tokens/s, first token {added_s * 1000:+.1f} ms")
+    print("  processor time of a request: " + ", ".join(f"{name} {value:.1f} ms" for name, value in cpu_ms.items()))
+    return {
+        f"ratio_{n_clients}": round(ratio, 3),
+        f"added_first_token_ms_{n_clients}": round(added_s * 1000, 1),
+        f"added_cpu_ms_{n_clients}": round(cpu_ms["through"] - cpu_ms["alone"], 1),
+        f"same_answers_{n_clients}": same,
+    }
 
 
 async def four_at_once(gate: str) -> dict[str, Any]:
@@ -133,9 +161,9 @@ async def measure(engine_url: str, pid: int, model: str, listener: socket.socket
     async with listening(gate.app, listener) as url:
         found: dict[str, Any] = await four_at_once(url)
         for n_clients in (1, LIMIT):
-            ratio, added = await compare(engine_url, model, url, n_clients)
-            found |= {f"ratio_{n_clients}": round(ratio, 3), f"added_first_token_ms_{n_clients}": round(added, 1)}
-            print(f"{n_clients} clients: {ratio:.3f} of the engine's tokens/s, first token {added:+.1f} ms", flush=True)
+            found |= await compare(engine_url, model, url, n_clients)
+    await gate.engine.close()
+    found = {"ratio": min(found["ratio_1"], found[f"ratio_{LIMIT}"]), **found}
     params = GateParams(time_limit_s=2, wait_s=3600)
     gate = Gate(Engine(engine_url, model, asks_usage=False), "tiny", LIMIT, params, PrepareParams())
     async with listening(gate.app, open_socket("127.0.0.1", 0)) as url:
@@ -143,6 +171,7 @@ async def measure(engine_url: str, pid: int, model: str, listener: socket.socket
         before = rss_mib()
         await storm(url, n_requests)
         rests = await engine_rests(pid)
+        await gate.engine.close()
         found |= {"requests": n_requests, "generations_left": 0 if rests else 1, "slots_left": LIMIT - gate.turns.taken}
         found |= {"rss_grown_mib": round(rss_mib() - before, 1)}
     return found

@@ -88,10 +88,10 @@ class Watch:
         self._first: float | None = None
         self._pieces = 0
 
-    def said(self) -> None:
-        """Note that text has come."""
-        self._pieces += 1
-        if self._first is None:
+    def said(self, n_pieces: int) -> None:
+        """Note that so many pieces of text have come."""
+        self._pieces += n_pieces
+        if self._first is None and n_pieces:
             self._first = time.monotonic()
             self._counters.first_token_s.observe(self._first - self._begun)
             self._counters.first_times.append(self._first - self._begun)

@@ -137,8 +137,7 @@ class Door:
         async for piece in pieces:
             usage = piece.usage or usage
             if piece.text or piece.thought or piece.finish:
-                if piece.text or piece.thought:
-                    watch.said()
+                watch.said(piece.n)
                 if data := form.piece(piece, first=not reply.begun):
                     await reply.events(data)
         await reply.events(form.last(watch.ended(usage)))
@@ -151,8 +150,7 @@ class Door:
             usage, finish = piece.usage or usage, piece.finish or finish
             texts.append(piece.text)
             thoughts.append(piece.thought)
-            if piece.text or piece.thought:
-                watch.said()
+            watch.said(piece.n)
         answer = Piece("".join(texts), "".join(thoughts), finish)
         await reply.document(200, form.whole(answer, watch.ended(usage)), {})
 

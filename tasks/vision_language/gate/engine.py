@@ -1,17 +1,24 @@
 """Asks the engine behind the gate, and reads its answer as it comes."""
 
+import asyncio
+import io
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import httpx
+import aiohttp
 
 from tasks.vision_language.gate.refusal import Refusal
 
 _CONNECT_S = 5.0
+_HEALTH_S = 2.0
 _MAX_ERROR_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 2**20
+_PAUSE_S = 0.02  # no reader sees more than 50 steps a second; each costs the gate and the client as much as reading it
+_DONE = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +30,14 @@ class Piece:
         thought: of what a reasoning model thinks before it.
         finish: why it ended, in the last piece: `stop` or `length`.
         usage: numbers of tokens, where the engine counted them.
+        n: of how many of the engine's pieces with text or thought it is made.
     """
 
     text: str = ""
     thought: str = ""
     finish: str | None = None
     usage: dict[str, int] = field(default_factory=dict)
+    n: int = 0
 
 
 class Engine:
@@ -41,14 +50,22 @@ class Engine:
     """
 
     def __init__(self, url: str, model: str, *, asks_usage: bool) -> None:
-        self._model, self._asks_usage = model, asks_usage
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        timeout = httpx.Timeout(None, connect=_CONNECT_S)  # the gate limits the time of the whole request
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+        self._url, self._model, self._asks_usage = url, model, asks_usage
+
+    @cached_property
+    def _client(self) -> aiohttp.ClientSession:
+        """Return what belongs to the event loop that asks first."""
+        # A connection for each request: one that is kept may just be closed by the engine.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        # The gate limits the time of the whole request.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        return aiohttp.ClientSession(
+            self._url, connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     @asynccontextmanager
     async def answer(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[Piece]]:
@@ -63,39 +80,45 @@ class Engine:
         asked = {**body, "model": self._model, "stream": True}
         if self._asks_usage:
             asked["stream_options"] = {"include_usage": True}
+        data, headers = io.BytesIO(json.dumps(asked).encode()), {"Content-Type": "application/json"}
         try:
-            async with self._client.stream("POST", "/v1/chat/completions", json=asked) as response:
-                if response.status_code != 200:
+            async with self._client.post(
+                "/v1/chat/completions", data=data, headers=headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
                     raise await _refused(response)
-                yield _pieces(response)
-        except httpx.HTTPError as exc:
+                yield _pieces(response.content)
+        except aiohttp.ClientError as exc:
             raise _gone(f"{type(exc).__name__}: {exc}") from exc
 
     async def healthy(self) -> bool:
         """Return whether it answers within two seconds."""
         try:
-            response = await self._client.get("/health", timeout=2)
-            if response.status_code == 404:
-                response = await self._client.get("/v1/models", timeout=2)
-        except httpx.HTTPError:
+            async with asyncio.timeout(_HEALTH_S):
+                status = await self._status("/health")
+                return (await self._status("/v1/models") if status == 404 else status) == 200
+        except (aiohttp.ClientError, TimeoutError):
             return False
-        return response.status_code == 200
+
+    async def _status(self, path: str) -> int:
+        async with self._client.get(path, allow_redirects=False) as response:
+            return response.status
 
 
 def _gone(why: str) -> Refusal:
     return Refusal(502, f"the engine behind this server does not answer ({why[:300]})", "engine_failed")
 
 
-async def _refused(response: httpx.Response) -> Refusal:
+async def _refused(response: aiohttp.ClientResponse) -> Refusal:
     data = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         data += chunk
         if len(data) > _MAX_ERROR_BYTES:
             break
     said = " ".join(_sentence(data).split())[:500]
-    if 400 <= response.status_code < 500:
+    if 400 <= response.status < 500:
         return Refusal(400, f"the engine refuses the request: {said}", "engine_refused")
-    return _gone(f"{response.status_code}: {said}")
+    return _gone(f"{response.status}: {said}")
 
 
 def _sentence(data: bytes) -> str:
@@ -111,32 +134,68 @@ def _sentence(data: bytes) -> str:
     return found if isinstance(found, str) else text
 
 
-async def _pieces(response: httpx.Response) -> AsyncIterator[Piece]:
-    ended = False
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line[5:].strip()
-        if data == "[DONE]":
-            return
-        piece = _piece(data)
+async def _pieces(content: aiohttp.StreamReader) -> AsyncIterator[Piece]:
+    """Yield what is said: the first text at once, later what comes within 20 ms in one."""
+    ended, over = False, asyncio.Event()
+    content.on_eof(over.set)
+    async for events in _events(content):
+        piece, fault = _joined(events)
         ended = ended or piece.finish is not None
         yield piece
+        if fault is not None:
+            raise fault
+        if events[-1] == _DONE:
+            return
+        if piece.n:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_S):
+                    await over.wait()
     if not ended:
         raise _gone("its answer breaks off")
 
 
-def _piece(data: str) -> Piece:
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    """Yield the data of server-sent events, of all that have come meanwhile."""
+    rest, data = b"", b"\n"
+    while data:
+        data = await content.readany()
+        lines = (rest + data).split(b"\n")
+        rest = lines.pop() if data else b""
+        if len(rest) > _MAX_LINE_BYTES:
+            raise _gone(f"a line of its answer has more than {_MAX_LINE_BYTES} bytes")
+        if events := [line[5:].strip() for line in lines if line.startswith(b"data:")]:
+            yield events
+
+
+def _joined(events: Sequence[bytes]) -> tuple[Piece, Refusal | None]:
+    """Return what events say in one, up to the first that is wrong, and what is wrong with that."""
+    pieces: list[Piece] = []
+    fault = None
+    try:
+        for data in events:
+            if data != _DONE:
+                pieces.append(_piece(data))
+    except Refusal as refusal:
+        fault = refusal
+    usage: dict[str, int] = {}
+    finish = None
+    for piece in pieces:
+        usage, finish = piece.usage or usage, piece.finish or finish
+    text, thought = "".join(piece.text for piece in pieces), "".join(piece.thought for piece in pieces)
+    return Piece(text, thought, finish, usage, sum(piece.n for piece in pieces)), fault
+
+
+def _piece(data: bytes) -> Piece:
     try:
         said = json.loads(data)
         if "error" in said:
-            raise _gone(_sentence(data.encode()))
+            raise _gone(_sentence(data))
         usage = {name: int(n) for name, n in (said.get("usage") or {}).items() if name.endswith("tokens")}
         if not said.get("choices"):
             return Piece(usage=usage)
         choice = said["choices"][0]
         delta = choice.get("delta") or {}
         text, thought = delta.get("content") or "", delta.get("reasoning_content") or ""
-        return Piece(str(text), str(thought), choice.get("finish_reason"), usage)
+        return Piece(str(text), str(thought), choice.get("finish_reason"), usage, int(bool(text or thought)))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
-        raise _gone(f"it says {data[:100]!r}") from exc
+        raise _gone(f"it says {data[:100].decode(errors='replace')!r}") from exc

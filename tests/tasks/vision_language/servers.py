@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,14 @@ def gate_before(engine_url: str, model: str = MODEL, limit: int = 3, **params: A
     """Yield a gate and its URL."""
     engine = Engine(engine_url, model, asks_usage=False)
     gate = Gate(engine, MODEL, limit, GateParams(**params), PrepareParams())
-    with in_thread(lambda: listening(gate.app, open_socket("127.0.0.1", 0))) as url:
+
+    @asynccontextmanager
+    async def served() -> AsyncIterator[str]:
+        async with listening(gate.app, open_socket("127.0.0.1", 0)) as url:
+            yield url
+        await engine.close()
+
+    with in_thread(served) as url:
         yield gate, url
 
 
