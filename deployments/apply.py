@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from deployments.inbox.places import make_inbox
+from deployments.notices.channels import ensure_channels
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import data_parameter, device_sections
 from deployments.runs.prefect_http import asking
 from deployments.services.programs import POOL_IS_THERE
 from deployments.services.service import START_LIMIT_S, ServiceError, healthy
-from deployments.sharing.channels import ensure_channels
 from gpu_pools.names import ADMINS_VARIABLE, BOOKING_HOURS_VARIABLE, host_name
 from gpu_pools.placement.probe import get_probe, visible
 from gpu_pools.placement.queues import POOL, POOL_TYPE, Queue, device_queue, host_queues
@@ -208,7 +208,7 @@ async def ensure_notices(client: Any) -> None:
     Raises:
         ConfigError: the settings of the yard cannot be read.
     """
-    from deployments.sharing.notice_block import YardNotice
+    from deployments.notices.notice_block import YardNotice
 
     await YardNotice.register_type_and_schema(client=client)
     with asking(os.environ["PREFECT_API_URL"]) as call:

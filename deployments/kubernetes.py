@@ -17,7 +17,7 @@ from gpu_pools.kubernetes import POOL, POOL_TYPE, pod_variables
 from gpu_pools.placement.queues import parse_queue
 from gpu_pools.project_flows import flow_of
 from tasks.base.errors import ConfigError, TrainyardError
-from tasks.base.password import CLIENT, known_password
+from tasks.base.servers.password import CLIENT, known_password
 
 TEMPLATE = Path(__file__).with_name("lab") / "kubernetes" / "base-job-template.json"
 

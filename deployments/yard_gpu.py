@@ -19,7 +19,7 @@ from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import Kind, default_priority
 from gpu_pools.process.process_label import process_label
 from tasks.base.errors import ConfigError, GpuError
-from tasks.base.password import CLIENT
+from tasks.base.servers.password import CLIENT
 
 _CUDA_NOT_INITIALISED = 3  # CUresult
 _KIND: Kind = "training"

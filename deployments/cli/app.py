@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, top, upload
-from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
-from deployments.cli.run_names import complete_run
 from deployments.cli.sharing import audit, auth, bookings, changes, history, limits, migrate, notices, shares
+from deployments.cli.terminal.flow_help import FlowArgument, FlowCommand, complete_parameter
+from deployments.cli.terminal.run_names import complete_run
 from deployments.machine.environment import prepare_environment, version
 from deployments.sweeps import command as sweeps
 from gpu_pools.placement.queues import parse_duration

@@ -38,7 +38,7 @@ def doctor(
         return
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.machine.doctor import examine, lines
 
     checks = examine()
@@ -51,7 +51,7 @@ def doctor(
 
 
 def _try(device: str, as_json: bool) -> None:
-    from deployments.cli.tables import console, print_json
+    from deployments.cli.terminal.tables import console, print_json
     from deployments.trial import print_report, try_here
 
     report = try_here(device)
@@ -78,7 +78,7 @@ def build(
 
 
 def _build(target: "Target", n_jobs: int) -> None:
-    from deployments.cli.tables import duration
+    from deployments.cli.terminal.tables import duration
     from deployments.machine.kernels import build, build_log
     from tasks.run.display import bars
 
@@ -92,7 +92,7 @@ def _build(target: "Target", n_jobs: int) -> None:
 
 def status(as_json: Json = False) -> None:
     """Show which kernels are built, and whether each GPU of this host has its own."""
-    from deployments.cli.tables import duration, print_json
+    from deployments.cli.terminal.tables import duration, print_json
     from deployments.machine.kernels import all_built
     from gpu_pools.kernels import built, target_for
     from gpu_pools.placement.probe import get_probe

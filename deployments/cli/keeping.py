@@ -77,7 +77,7 @@ def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
     from deployments.api import connect
-    from deployments.cli.tables import console, print_json, runs_table
+    from deployments.cli.terminal.tables import console, print_json, runs_table
     from deployments.lifecycle.pins import pinned_runs
     from deployments.runs.find import make_rows
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployments.cli.flow_help import FlowArgument, FlowCommand, complete_parameter
-from deployments.cli.run_names import complete_run
+from deployments.cli.terminal.flow_help import FlowArgument, FlowCommand, complete_parameter
+from deployments.cli.terminal.run_names import complete_run
 from tasks.base.errors import ConfigError
 from tasks.base.workspace import home
 
@@ -114,7 +114,7 @@ def runs(
     """List runs: what runs, what waits, what has ended (the newest first), then what is put down for later."""
     from dataclasses import asdict
 
-    from deployments.cli.tables import console, print_json, runs_table
+    from deployments.cli.terminal.tables import console, print_json, runs_table
     from deployments.runs.find import RUNNING, WAITING, list_runs
     from deployments.runs.own_records import only_here, server_or_records
 
@@ -144,8 +144,8 @@ def runs(
 
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show everything about a run."""
-    from deployments.cli.details import read_details
-    from deployments.cli.tables import print_details, print_json
+    from deployments.cli.terminal.details import read_details
+    from deployments.cli.terminal.tables import print_details, print_json
     from deployments.runs.find import children, make_rows
     from deployments.runs.own_records import found_anywhere
 
@@ -164,7 +164,7 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Print the log of a run and its parts, in the order of time."""
-    from deployments.cli.tables import log_line, print_json
+    from deployments.cli.terminal.tables import log_line, print_json
     from deployments.runs import watch
     from deployments.runs.find import children, make_rows, read_logs
     from deployments.runs.own_records import found_anywhere
@@ -238,7 +238,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _tell_submitted(api: "Api", run: dict[str, Any], as_json: bool) -> None:
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.runs.find import make_rows
     from deployments.stack.draining import drain_note
 

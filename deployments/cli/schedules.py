@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployments.cli.flow_help import FlowCommand, complete_flow, complete_parameter
+from deployments.cli.terminal.flow_help import FlowCommand, complete_flow, complete_parameter
 from tasks.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _show(rows: "list[ScheduleRow]", as_json: bool) -> None:
 
     from rich.table import Table
 
-    from deployments.cli.tables import clock, console, print_json
+    from deployments.cli.terminal.tables import clock, console, print_json
 
     if as_json:
         print_json([asdict(row) for row in rows])

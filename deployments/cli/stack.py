@@ -62,7 +62,7 @@ def up(
     from deployments.stack.daemon import log_line, start_detached
     from deployments.stack.pidfile import refuse_second
     from deployments.stack.supervisor import Plan, Planned, Supervisor, check_host
-    from tasks.base.password import make_password
+    from tasks.base.servers.password import make_password
 
     check_host("--host", host)
     if password:
@@ -132,7 +132,7 @@ def _reach() -> str:
 def _access() -> str:
     """Return who gets in."""
     from deployments.machine.accounts import asks_for_password, open_to, other_people
-    from tasks.base.password import password_file
+    from tasks.base.servers.password import password_file
     from tasks.tracking.account import settings_file
 
     if asks_for_password():
@@ -156,7 +156,7 @@ def down(
 
 def status(as_json: Json = False) -> None:
     """Say whether all is well, what works behind Prefect's pages as well; the exit code is 0 only then."""
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.stack.health import check
 
     health = check()
@@ -175,7 +175,7 @@ def devices(as_json: Json = False) -> None:
 
 def _print_devices(as_json: bool = False) -> None:
     from deployments.api import connect
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.machine.devices import device_views, lines
     from deployments.runs.prefect_http import queue_counts
     from deployments.services.service import ServiceError
@@ -201,7 +201,7 @@ def _print_devices(as_json: bool = False) -> None:
 
 
 def _when(booking: "BookingRow") -> str:
-    from deployments.cli.tables import clock
+    from deployments.cli.terminal.tables import clock
 
     begin, end = clock(booking.begin), clock(booking.end)
     return f"until {end}" if booking.now else f"from {begin} to {end[-5:] if begin[:-5] == end[:-5] else end}"

@@ -22,7 +22,7 @@ def sync(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")] = False,
 ) -> None:
     """Send MLflow what runs of this home have kept while it was away; exit code 0: nothing is left to send."""
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.runs.sync import sync as send
 
     outcomes: list[Outcome] = []

@@ -23,7 +23,7 @@ def upload(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")] = False,
 ) -> None:
     """Send data to the yard at MLFLOW_TRACKING_URI, where it becomes a run; cut off, the same command goes on."""
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.inbox.parcel import describe
     from deployments.inbox.sending import await_run, send, where
     from deployments.runs.submit import gather_parameters

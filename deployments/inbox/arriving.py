@@ -38,7 +38,7 @@ from deployments.runs.flow_list import entrypoints
 from deployments.services.service import ServiceError
 from gpu_pools.periodic import Periodic
 from tasks.base.errors import ConfigError, DatasetError, StorageError, TrainyardError
-from tasks.base.password import CLIENT, password
+from tasks.base.servers.password import CLIENT, password
 from tasks.base.workspace import home, storage_errors, write_atomic
 
 logger = logging.getLogger("trainyard.inbox")

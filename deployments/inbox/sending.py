@@ -11,7 +11,7 @@ from deployments.inbox.mlflow_http import MlflowHttp
 from deployments.inbox.parcel import MANIFEST, Manifest, cut
 from deployments.services.service import ServiceError
 from tasks.base.errors import ConfigError, DatasetError
-from tasks.base.password import CLIENT, password
+from tasks.base.servers.password import CLIENT, password
 
 SENDING, SENT, TAKEN, REFUSED = "sending", "sent", "taken", "rejected"
 """States of an upload, in its tag: the first two are set by who sends, the others by the yard."""

@@ -15,7 +15,7 @@ from typing import Any
 from deployments.lab.config import DatabaseConfig, FilesConfig, LabConfig, RedisConfig, secret_of
 from deployments.services.tls import MLFLOW, PREFECT, Variables, trusted
 from tasks.base.errors import ConfigError
-from tasks.base.password import basic, password
+from tasks.base.servers.password import basic, password
 from tasks.tracking.account import account, account_file, settings_file
 
 LEAST_POSTGRES = 14

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from tasks.base.errors import ConfigError
 from tasks.base.outside import PARAMETER_BYTES, parse_yaml, read_text
 from tasks.base.params import Params
-from tasks.base.password import secret_text
+from tasks.base.servers.password import secret_text
 
 Role = Literal["services", "worker", "inbox"]
 

@@ -13,9 +13,9 @@ from deployments.lab.checks import mlflow_heads, prefect_heads
 from deployments.lab.config import DatabaseConfig
 from deployments.services.shared_postgres import postgres_up
 from gpu_pools.names import host_name
-from tasks.base.alive import supervisor
-from tasks.base.database import postgres_record, uses_postgres
 from tasks.base.errors import ConfigError, StorageError
+from tasks.base.servers.alive import supervisor
+from tasks.base.servers.database import postgres_record, uses_postgres
 from tasks.base.workspace import home
 
 MARK = "trainyard_migration"

@@ -27,8 +27,8 @@ from deployments.stack.pidfile import MARK
 from deployments.stack.stack import environment_of
 from deployments.stack.supervisor import Parts, engines_of, workers_of
 from tasks.base.errors import ConfigError
-from tasks.base.guard import HOSTS, LOOPBACKS, listed
-from tasks.base.password import FOLDER
+from tasks.base.servers.guard import HOSTS, LOOPBACKS, listed
+from tasks.base.servers.password import FOLDER
 from tasks.base.startup import module_command
 from tasks.base.workspace import home
 

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Iterable
 
 from deployments.stack.stack import known_stack
-from tasks.base.password import password
+from tasks.base.servers.password import password
 
 _FIRST_UID, _LAST_UID = 1000, 59999  # of people, as Debian and Red Hat give them
 _NO_SHELL = {"nologin", "false", "sync", "halt", "shutdown"}

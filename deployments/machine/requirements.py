@@ -15,18 +15,18 @@ from deployments.machine.accounts import open_to, other_people
 from deployments.machine.kernels import comes_built
 from deployments.machine.slurm import SlurmFacts, slurm_facts
 from deployments.machine.toolchain import Tools, find_tools, package_dir
+from deployments.notices.notice_report import notice_faults
 from deployments.services.database import choose
 from deployments.services.postgres import installed as postgres_programs
 from deployments.services.postgres import load, server_user
-from deployments.sharing.notice_report import notice_faults
 from deployments.stack.background import background_faults
 from deployments.stack.stack import LOOPBACK, ServiceError, known_stack
 from gpu_pools.kernels import built, installed, target_for
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.slots.lease import holders
 from gpu_pools.slots.slot_files import lock_dir
-from tasks.base.database import forced_kind, postgres_record
 from tasks.base.errors import ConfigError, GpuError, StorageError, TrainyardError
+from tasks.base.servers.database import forced_kind, postgres_record
 from tasks.base.workspace import allowed_roots, home
 
 PORTS = {"prefect": 4200, "mlflow": 5000}

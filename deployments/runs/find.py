@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.cli.progress import RunProgress, read_progress
+from deployments.cli.terminal.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called
 from gpu_pools.placement.queues import QueueError, parse_queue, queue_of

@@ -16,8 +16,8 @@ from deployments.services.database import database_up
 from deployments.services.postgres import load
 from deployments.stack.stack import known_stack, running_stack
 from gpu_pools.slots.slot_files import is_locked
-from tasks.base.database import uses_postgres
 from tasks.base.errors import ConfigError, StorageError
+from tasks.base.servers.database import uses_postgres
 from tasks.base.workspace import home, run_path
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from deployments.services.service import ServiceError
 from deployments.services.tls import MLFLOW, PREFECT, trusted
 from gpu_pools.placement.queues import POOL, queue_or_none
 from gpu_pools.prefect_pages import read_pages
-from tasks.base.password import headers
+from tasks.base.servers.password import headers
 from tasks.tracking.account import account_headers
 
 _WAITING = ["SCHEDULED"]

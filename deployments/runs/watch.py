@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.api import Api, Json
-from deployments.cli.tables import console, duration, log_line, progress_text, state
+from deployments.cli.terminal.tables import console, duration, log_line, progress_text, state
 from deployments.runs.find import LogTail, RunRow, children, make_rows
 
 EXIT_CODES = {"COMPLETED": 0, "CANCELLED": 130}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deployments.services.postgres import create, installed, server_user
 from deployments.services.shared_postgres import postgres_up
-from tasks.base.database import Kind, forced_kind, postgres_record
 from tasks.base.errors import StorageError
+from tasks.base.servers.database import Kind, forced_kind, postgres_record
 from tasks.base.workspace import home
 
 _PREFECT_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from deployments.services.mlflow_pages import opened_on_training
 from deployments.services.service import check_closed
 from tasks.base.errors import StorageError, TrainyardError
-from tasks.base.guard import Guard
+from tasks.base.servers.guard import Guard
 from tasks.tracking.account import LEAST_LENGTH, account, account_file, server_settings
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"

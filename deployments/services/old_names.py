@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from gpu_pools.project_flows import OLD_NAME, deployment_names
-from tasks.base.guard import Scope
+from tasks.base.servers.guard import Scope
 
 _OLD_PATH = re.compile(rf"(?P<before>/api/deployments/name/(?P<flow>[^/]+)/){OLD_NAME}/?")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from deployments.services.service import ServiceError
-from tasks.base.database import database_file, postgres_record
 from tasks.base.errors import StorageError
 from tasks.base.home import make_home
+from tasks.base.servers.database import database_file, postgres_record
 from tasks.base.workspace import home, storage_errors, write_atomic, write_json
 
 DATABASES = ("prefect", "mlflow")

@@ -19,8 +19,8 @@ from typing import Any
 from deployments.services.old_names import by_new_name, renaming
 from deployments.services.service import LOOPBACK, check_closed
 from tasks.base.errors import ConfigError
-from tasks.base.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
-from tasks.base.password import SERVER
+from tasks.base.servers.guard import HOSTS, ORIGINS, Guard, Receive, Scope, Send, listed
+from tasks.base.servers.password import SERVER
 from tasks.base.startup import uncollected
 
 with uncollected():
@@ -51,7 +51,7 @@ def guard_server() -> None:
     """Put the guard before every server that Prefect makes in this process; twice does no harm."""
     from prefect.server.api import server
 
-    import_module("deployments.sharing.notice_block")  # with which the automations of its notices send
+    import_module("deployments.notices.notice_block")  # with which the automations of its notices send
     make = server.create_app
     if hasattr(make, "__wrapped__"):
         return

@@ -5,10 +5,10 @@ from pathlib import Path
 from deployments.services.mlflow_server import BACKEND
 from deployments.services.service import LOOPBACK, Announcing, Service
 from gpu_pools.slurm.request import HOST as SLURM
-from tasks.base.database import mlflow_uri
-from tasks.base.guard import HOSTS, ORIGINS, listed
-from tasks.base.password import CLIENT, SERVER, password
 from tasks.base.project_files import project_file
+from tasks.base.servers.database import mlflow_uri
+from tasks.base.servers.guard import HOSTS, ORIGINS, listed
+from tasks.base.servers.password import CLIENT, SERVER, password
 from tasks.base.startup import module_command
 from tasks.base.workspace import home
 
@@ -19,7 +19,7 @@ INBOX_SERVES = "inbox serves"
 """Printed by `deployments.inbox.serve` at its start."""
 
 NOTICES_SERVE = "notices are sent from"
-"""Printed by `deployments.sharing.notice_service` at its start."""
+"""Printed by `deployments.notices.notice_service` at its start."""
 
 _PREFECT_SETTINGS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
@@ -106,7 +106,7 @@ def inbox_program(env: dict[str, str]) -> Announcing:
 
 def notices_program(env: dict[str, str]) -> Announcing:
     """Return what tells people what happens to their runs, by Prefect's automations."""
-    return Announcing("notices", tuple(module_command("deployments.sharing.notice_service")), env, NOTICES_SERVE)
+    return Announcing("notices", tuple(module_command("deployments.notices.notice_service")), env, NOTICES_SERVE)
 
 
 def slurm_program(env: dict[str, str]) -> Announcing:

@@ -1,1 +1,1 @@
-"""What people who share a yard see and tell of each other: accounts, notices, the audit."""
+"""What people who share a yard change and may change: acts and their audit, bookings, accounts, permissions."""

@@ -14,8 +14,8 @@ from gpu_pools.sharing.settings import read_settings
 from gpu_pools.sharing.standing import Standing, standings
 from gpu_pools.sharing.usage import WINDOW_S, Use, read_uses
 from tasks.accounts.account import Account, Result, accounts_of
-from tasks.base.database import uses_postgres
 from tasks.base.errors import ConfigError, TrackingError
+from tasks.base.servers.database import uses_postgres
 from tasks.base.workspace import home
 
 

@@ -18,7 +18,7 @@ from deployments.services.service import log_file, server_time
 from deployments.stack.service_log import failing
 from deployments.stack.stack import stack_record
 from deployments.stack.undone import GRACE, undone
-from tasks.base.guard import LOOPBACKS
+from tasks.base.servers.guard import LOOPBACKS
 
 
 def named_server(record: dict[str, Any]) -> str | None:

@@ -15,10 +15,10 @@ from deployments.lab.plan import LabPlan
 from deployments.services.service import ServiceError, log_file, tail
 from deployments.stack.pidfile import Say, refuse_second
 from deployments.stack.supervisor import Plan, Planned, Supervisor
-from tasks.base.alive import supervisor
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.home import make_home
 from tasks.base.processes import identity
+from tasks.base.servers.alive import supervisor
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from deployments.api import connect
 from deployments.inbox.report import inbox_report
+from deployments.notices.notice_report import notice_faults
 from deployments.runs.prefect_http import QueueCount, ask, asking, online_workers, queue_counts
 from deployments.runs.sync import count_unsent
 from deployments.services.service import ServiceError, healthy, log_file, server_time, tail
 from deployments.services.shared_postgres import postgres_keeper
 from deployments.sharing.bookings import BookingRow, next_of_each
-from deployments.sharing.notice_report import notice_faults
 from deployments.stack.background import local_faults, named_server, unguarded
 from deployments.stack.draining import drain_note
 from deployments.stack.stack import known_stack, stack_record
@@ -21,10 +21,10 @@ from deployments.stack.undone import undone
 from gpu_pools.names import worker_label
 from gpu_pools.placement.disk import read_disk
 from gpu_pools.slurm.request import HOST as SLURM
-from tasks.base.alive import supervisor
-from tasks.base.database import postgres_record, uses_postgres
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.processes import identity
+from tasks.base.servers.alive import supervisor
+from tasks.base.servers.database import postgres_record, uses_postgres
 from tasks.base.workspace import home
 
 LOW_FREE_MIB = 1024

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from deployments.stack.stack import services_file, stack_record
-from tasks.base.alive import pid_file, read_pid, supervisor
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.file_locks import file_lock
 from tasks.base.processes import has_variable, identity, others
+from tasks.base.servers.alive import pid_file, read_pid, supervisor
 from tasks.base.workspace import home, write_json
 
 MARK = "TRAINYARD_STACK"

@@ -13,9 +13,9 @@ from deployments.services.programs import mlflow_service, prefect_service
 from deployments.services.service import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
 from deployments.services.shared_api import SharedApi, share_api
 from deployments.services.tls import MLFLOW, PREFECT
-from tasks.base.alive import supervisor
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import CLIENT, FOLDER, known_password, password
+from tasks.base.servers.alive import supervisor
+from tasks.base.servers.password import CLIENT, FOLDER, known_password, password
 from tasks.base.workspace import home
 from tasks.tracking.account import account, account_variables, let_in
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.cli.flow_help import FlowCommand, complete_flow, complete_parameter
 from deployments.cli.runs import Priority
+from deployments.cli.terminal.flow_help import FlowCommand, complete_flow, complete_parameter
 from tasks.base.errors import ConfigError
 
 _TRIALS = 20

@@ -13,7 +13,7 @@ from types import FrameType
 
 from rich.live import Live
 
-from deployments.cli.tables import console
+from deployments.cli.terminal.tables import console
 from deployments.watching.picture import EVERY_S, ServerWatch, ask_server, picture
 from deployments.watching.screen import draw
 

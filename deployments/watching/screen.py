@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.tables import duration, progress_text, runs_table
+from deployments.cli.terminal.tables import duration, progress_text, runs_table
 from deployments.machine.devices import DeviceView
 from deployments.watching.picture import Picture, Slots
 from gpu_pools.names import whose

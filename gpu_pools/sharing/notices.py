@@ -1,4 +1,4 @@
-"""Leaves word of what people are to be told; a service of `yard up` sends it (deployments/sharing)."""
+"""Leaves word of what people are to be told; a service of `yard up` sends it (deployments/notices)."""
 
 import json
 import logging

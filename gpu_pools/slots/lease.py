@@ -2,9 +2,9 @@
 
 A run has a slot on each of its devices, most runs one. A slot has two lock files. `<uuid>.<kind>.<number>.worker` is
 held by the worker that placed the run and dies with it; `.run` is held by the run's process and by those it hands it
-to. The slot is free when both are. After a death the worker frees its own (`_end` in `gpu_pools.worker.run_monitor`),
-or keeps it for a run that starts again (`gpu_pools.slots.kept_slots`). A lock belongs to the open file description, so
-a stopped process keeps it, a killed one loses it, and no clock is involved.
+to. The slot is free when both are. After a death the worker frees its own (`gpu_pools.worker.monitor.run_monitor`), or
+keeps it for a run that starts again (`gpu_pools.slots.kept_slots`). A lock belongs to the open file description, so a
+stopped process keeps it, a killed one loses it, and no clock is involved.
 """
 
 import os

@@ -12,8 +12,8 @@ from gpu_pools.prefect_client import Run
 from gpu_pools.process import run_setup
 from gpu_pools.slots.ledger import Entry
 from gpu_pools.slurm.records import job_folder
-from gpu_pools.worker.final_state import Outcome
-from gpu_pools.worker.mlflow_end import MlflowEnd, mlflow_status
+from gpu_pools.worker.monitor.final_state import Outcome
+from gpu_pools.worker.monitor.mlflow_end import MlflowEnd, mlflow_status
 from tasks.base.workspace import home, write_json
 
 _TO_CLOSE = "closing"

@@ -26,8 +26,8 @@ from gpu_pools.slurm.job_states import Job, sentence
 from gpu_pools.slurm.records import Record, Records
 from gpu_pools.slurm.request import HOST, job_name, request_of, sbatch_options
 from gpu_pools.slurm.verdict import Verdict, judge
+from gpu_pools.worker.monitor.set_final_state import set_final_state
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
-from gpu_pools.worker.set_final_state import set_final_state
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, run_dir

@@ -28,10 +28,10 @@ from gpu_pools.slurm.hidden import hidden
 from gpu_pools.slurm.job_host import JobHost
 from gpu_pools.slurm.records import JobLedger
 from gpu_pools.slurm.request import HOST
-from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import GpuError, TrainyardError
-from tasks.base.password import CLIENT, known_password
+from tasks.base.servers.password import CLIENT, known_password
 
 logger = logging.getLogger("trainyard.slurm")
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from gpu_pools.prefect_client import Run
 from gpu_pools.slurm.job_states import OUT_OF_TIME, TAKEN_BACK, Job
-from gpu_pools.worker.final_state import MAX_RETRIES, FinalState
+from gpu_pools.worker.monitor.final_state import MAX_RETRIES, FinalState
 
 Act = Literal["leave", "cancel job", "forget", "hand over", "set state"]
 

@@ -13,7 +13,7 @@ from gpu_pools.watching.backlog import BacklogReader
 from gpu_pools.watching.collector import YardCollector
 from gpu_pools.watching.state import WorkerState
 from tasks.base.errors import ConfigError
-from tasks.base.guard import HOSTS, ORIGINS, Guard, listed
+from tasks.base.servers.guard import HOSTS, ORIGINS, Guard, listed
 
 logger = logging.getLogger("trainyard.worker")
 

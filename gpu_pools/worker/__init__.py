@@ -1,1 +1,1 @@
-"""The worker of a host: starts runs, watches them, and sets their final state."""
+"""The worker of a host: takes runs from their queues, finds slots for them, and starts them."""

@@ -21,11 +21,11 @@ from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
 from gpu_pools.watching.state import WorkerState, worker_state
-from gpu_pools.worker.catch_up import CatchUp
-from gpu_pools.worker.idle_slots import IdleSlots
-from gpu_pools.worker.intruder_tags import IntruderTags
-from gpu_pools.worker.overstays import Overstays
-from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.monitor.catch_up import CatchUp
+from gpu_pools.worker.monitor.idle_slots import IdleSlots
+from gpu_pools.worker.monitor.intruder_tags import IntruderTags
+from gpu_pools.worker.monitor.overstays import Overstays
+from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.scheduler import Scheduler
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import StorageError

@@ -20,7 +20,7 @@ from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.turns import Turns
 from gpu_pools.slots.waiters import Announcement
 from gpu_pools.watching.gaps import DispatchGaps
-from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import ConfigError, TrainyardError
 

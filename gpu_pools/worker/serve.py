@@ -34,7 +34,7 @@ from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.home import make_home
-from tasks.base.password import CLIENT, known_password
+from tasks.base.servers.password import CLIENT, known_password
 
 logger = logging.getLogger("trainyard.worker")
 

@@ -16,8 +16,8 @@ from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Entry, Ledger
+from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.permitted import own_entrypoint, run_environment
-from gpu_pools.worker.run_monitor import RunMonitor
 from tasks.base.errors import TrainyardError
 from tasks.base.processes import identity
 from tasks.base.workspace import run_dir

@@ -1,1 +1,1 @@
-"""Errors, files, locks, parameters and settings that all other packages use; imports none of them."""
+"""Errors, files, locks, parameters and processes, which all other packages use; imports none of them."""

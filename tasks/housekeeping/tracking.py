@@ -14,9 +14,9 @@ from mlflow.tracking._tracking_service.utils import _get_store
 
 from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
-from tasks.base.database import mlflow_uri
 from tasks.base.errors import StorageError
 from tasks.base.outside import read_json
+from tasks.base.servers.database import mlflow_uri
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text

@@ -15,8 +15,8 @@ from gpu_pools.slots.activity import Activity
 from gpu_pools.slots.lease import own_holders
 from gpu_pools.slots.local_slot import LocalSlot
 from gpu_pools.stopping import look
-from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrainyardError
+from tasks.base.servers.database import mlflow_uri
 from tasks.base.workspace import storage_errors
 from tasks.programs.attended import run_attended
 from tasks.programs.params import ProgramParams, SessionParams

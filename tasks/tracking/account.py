@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import (
+from tasks.base.servers.password import (
     auth_folder,
     basic,
     is_own,

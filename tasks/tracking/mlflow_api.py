@@ -17,9 +17,9 @@ from mlflow.telemetry import set_telemetry_client
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.base.database import mlflow_uri
 from tasks.base.errors import TrackingError
 from tasks.base.file_locks import file_lock
+from tasks.base.servers.database import mlflow_uri
 from tasks.base.workspace import home
 from tasks.tracking.account import let_in
 from tasks.tracking.journal import Card, Journal

@@ -3,8 +3,8 @@
 Training never waits for MLflow and loses nothing to its outages; a run that was killed goes on in the same
 MLflow run. An outage at the start is waited for some seconds. One during the training is a warning, and what is in the
 journal is sent when it is over. Where MLflow is still away at the end, the run ends all the same: its journal is sent
-by whoever comes next, the worker (`gpu_pools.worker.catch_up`) or `yard sync`. What waits lies in the folder of the
-step, TRAINYARD_HOME/runs/RUN/STEP: the rows in `journal.jsonl`, the files in `outbox/`.
+by whoever comes next, the worker (`gpu_pools.worker.monitor.catch_up`) or `yard sync`. What waits lies in the folder of
+the step, TRAINYARD_HOME/runs/RUN/STEP: the rows in `journal.jsonl`, the files in `outbox/`.
 """
 
 import json

@@ -15,8 +15,8 @@ import httpx
 
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, TrainyardError
-from tasks.base.guard import listed
 from tasks.base.processes import end_child
+from tasks.base.servers.guard import listed
 from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors
 

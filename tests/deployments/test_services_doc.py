@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from deployments.cli.details import read_details
+from deployments.cli.terminal.details import read_details
 from deployments.runs.find import RunRow
 
 PAGE = (Path(__file__).parents[2] / "docs" / "services.md").read_text()

@@ -128,7 +128,7 @@ def one(flow: str, parameters: dict[str, Any], chance: random.Random) -> list[An
     """Start a run, end it at a random moment; return what became of it."""
     import torch
 
-    from gpu_pools.worker.final_state import final_state
+    from gpu_pools.worker.monitor.final_state import final_state
 
     run_id, way, moment = str(uuid.UUID(int=chance.getrandbits(128))), chance.choice(list(WAYS)), chance.random()
     moment *= LONGEST_S

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import torch
 
-from tasks.base.database import mlflow_uri
 from tasks.base.progress import finish
+from tasks.base.servers.database import mlflow_uri
 from tasks.base.workspace import open_table, staged, storage_errors, write_json
 from tasks.classification.data import split
 from tasks.classification.data.augment import augmenting

@@ -20,7 +20,7 @@ from deployments.runs.prefect_http import asking
 from deployments.services.service import Service
 from deployments.stack.background import unguarded
 from deployments.stack.stack import free_port, mlflow_service, prefect_service, running
-from tasks.base.password import make_password, password
+from tasks.base.servers.password import make_password, password
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(600)]
 

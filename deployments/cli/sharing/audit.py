@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployments.cli.run_names import complete_run
+from deployments.cli.terminal.run_names import complete_run
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,7 +36,7 @@ def audit(
     from dataclasses import asdict
     from datetime import UTC, datetime, timedelta
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.sharing.audit import ActRow, chosen, known_acts
     from deployments.sharing.audit_file import read_lines
     from deployments.sharing.permissions import ME
@@ -76,7 +76,7 @@ def _events(begin: "datetime") -> "list[Json]":
 def _show(rows: "list[ActRow]") -> None:
     from rich.table import Table
 
-    from deployments.cli.tables import clock, console
+    from deployments.cli.terminal.tables import clock, console
 
     table = Table(*_COLUMNS, box=None)
     for row in rows:

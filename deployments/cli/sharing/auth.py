@@ -29,7 +29,7 @@ def init(
 ) -> None:
     """Make the passwords of Prefect and MLflow, in files that you alone can read; what is there stays."""
     from tasks.base.home import make_home
-    from tasks.base.password import FOLDER
+    from tasks.base.servers.password import FOLDER
     from tasks.tracking.account import make_secrets
 
     if folder is not None:
@@ -47,7 +47,7 @@ def users(as_json: Json = False) -> None:
     """List who may log in to MLflow."""
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.services.mlflow_accounts import accounts
 
     found = accounts(_mlflow())

@@ -43,7 +43,7 @@ def list_all(context: typer.Context, as_json: Json = False) -> None:
         return
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.sharing import bookings
 
     with bookings.yard_api() as api:
@@ -83,7 +83,7 @@ def change(
 def _show(rows: "list[BookingRow]") -> None:
     from rich.table import Table
 
-    from deployments.cli.tables import console
+    from deployments.cli.terminal.tables import console
 
     if not rows:
         typer.echo("nothing is booked")

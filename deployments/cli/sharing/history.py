@@ -45,7 +45,7 @@ def history(
     """Say who ran what where, how long it waited and ran, its energy and memory, and what came of it; then the sums."""
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.runs.own_records import server_or_records
     from deployments.sharing.history import read_accounts, since_time
     from tasks.accounts.account import chosen, sums
@@ -89,7 +89,7 @@ def report(
 
 
 def _print(accounts: "Sequence[Account]", added: "Sequence[Sum]", by: str) -> None:
-    from deployments.cli.tables import console
+    from deployments.cli.terminal.tables import console
     from tasks.accounts.account import total
 
     out = console()
@@ -102,7 +102,7 @@ def _runs_table(accounts: "Sequence[Account]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from deployments.cli.tables import duration
+    from deployments.cli.terminal.tables import duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "name", "flow", "owner", "device", "began"):
@@ -124,7 +124,7 @@ def _runs_table(accounts: "Sequence[Account]") -> "Table":
 def _sums_table(added: "Sequence[Sum]", by: str) -> "Table":
     from rich.table import Table
 
-    from deployments.cli.tables import duration
+    from deployments.cli.terminal.tables import duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(by, overflow="fold")

@@ -29,7 +29,7 @@ def limit(
         _limit_served(device, assignments, as_json, force)
         return
     from deployments.api import connect
-    from deployments.cli.tables import console, limits_table, print_json
+    from deployments.cli.terminal.tables import console, limits_table, print_json
     from deployments.runs import run_actions
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import Target
@@ -61,7 +61,7 @@ def _is_device(text: str) -> bool:
 
 
 def _limit_served(wanted: str, numbers: list[str], as_json: bool, force: bool) -> None:
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.runs.served_models import find_served, set_requests_at_once
     from deployments.sharing.acts import Acts
     from deployments.sharing.permissions import Target

@@ -23,7 +23,7 @@ def migrate(
     """
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.lab.files import send_files
     from deployments.lab.migrate import move, sources
     from deployments.lab.plan import LabPlan

@@ -17,8 +17,8 @@ def notices(context: typer.Context, as_json: Json = False) -> None:
         return
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
-    from deployments.sharing.notice_report import n_waiting, notice_faults, recipient_rows
+    from deployments.cli.terminal.tables import print_json
+    from deployments.notices.notice_report import n_waiting, notice_faults, recipient_rows
     from gpu_pools.sharing.settings import read_settings, settings_path
 
     rows, faults = recipient_rows(read_settings().notices), notice_faults()
@@ -43,9 +43,9 @@ def try_out(
     who: Annotated[str | None, typer.Argument(metavar="[OWNER|RECIPIENT]", help="All of them without one")] = None,
 ) -> None:
     """Send a message to each recipient now, and say what its server answered; not by way of Prefect."""
-    from deployments.sharing.messages import SendError
-    from deployments.sharing.sending import send
-    from deployments.sharing.trying import chosen, try_message
+    from deployments.notices.messages import SendError
+    from deployments.notices.sending import send
+    from deployments.notices.trying import chosen, try_message
     from gpu_pools.sharing.settings import read_settings
     from tasks.base.errors import ConfigError
 

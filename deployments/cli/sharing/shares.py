@@ -16,7 +16,7 @@ def shares(
     """Say who had how much of the GPUs lately, who is next among equal priorities, and what is left of quotas."""
     from dataclasses import asdict
 
-    from deployments.cli.tables import print_json
+    from deployments.cli.terminal.tables import print_json
     from deployments.sharing.history import read_standings
 
     rows = read_standings(owner)
@@ -31,7 +31,7 @@ def shares(
 def _show(rows: "list[Standing]") -> None:
     from rich.table import Table
 
-    from deployments.cli.tables import console
+    from deployments.cli.terminal.tables import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("who", overflow="fold")

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tasks.base.errors import ConfigError
-from tasks.base.guard import HOSTS, LOOPBACKS, ORIGINS, App, Guard, Receive, Scope, Send, headers_of, listed
+from tasks.base.servers.guard import HOSTS, LOOPBACKS, ORIGINS, App, Guard, Receive, Scope, Send, headers_of, listed
 from tasks.images.params import PrepareParams
 from tasks.vision_language.gate.answers import OpenAi, Plain
 from tasks.vision_language.gate.chat_page import PATHS, page_routes

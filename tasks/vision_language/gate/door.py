@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
-from tasks.base.guard import Receive, Scope, Send, headers_of
+from tasks.base.servers.guard import Receive, Scope, Send, headers_of
 from tasks.vision_language.gate.answers import Form, event
 from tasks.vision_language.gate.counters import LEFT, Counters, Watch
 from tasks.vision_language.gate.engine import Engine, Piece

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 
 from tasks.base.errors import ConfigError
-from tasks.base.guard import App
+from tasks.base.servers.guard import App
 
 _END_S = 3
 

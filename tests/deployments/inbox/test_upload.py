@@ -22,7 +22,7 @@ from deployments.inbox.serve import Inbox
 from deployments.inbox.settling import Settling
 from deployments.services.service import ServiceError
 from tasks.base.errors import ConfigError, DatasetError
-from tasks.base.password import CLIENT, make_password, password
+from tasks.base.servers.password import CLIENT, make_password, password
 from tests.deployments.inbox.drops import images, zipped
 from tests.deployments.inbox.test_inbox import FLOW, runs
 

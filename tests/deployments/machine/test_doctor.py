@@ -19,9 +19,9 @@ from deployments.machine.doctor import Check, judge, lines
 from deployments.machine.requirements import Gpu, Gsplat, Listener, Machine, Postgres, listeners, lock_note, unwritable
 from deployments.machine.slurm import SlurmFacts
 from deployments.machine.toolchain import Toolkit, Tools
-from tasks.base.alive import pid_file
-from tasks.base.password import make_password
 from tasks.base.processes import identity
+from tasks.base.servers.alive import pid_file
+from tasks.base.servers.password import make_password
 
 YARD = Path(sys.executable).parent / "yard"
 H200 = Gpu("cuda:0", "NVIDIA H200", "9.0", 143771, simulated=False)

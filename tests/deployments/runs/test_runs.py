@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from deployments.api import NotFoundError, connect
 from deployments.cli.app import app
-from deployments.cli.details import folder_of
+from deployments.cli.terminal.details import folder_of
 from deployments.runs.find import LogTail, find_run, list_runs, make_rows, read_logs
 from deployments.stack.stack import ServiceError, free_port
 from gpu_pools.names import host_name

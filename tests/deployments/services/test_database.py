@@ -7,8 +7,8 @@ import pytest
 
 from deployments.services.database import choose, n_sqlite_runs
 from deployments.services.postgres import installed, server_user
-from tasks.base.database import database_file, mlflow_uri
 from tasks.base.errors import ConfigError, StorageError
+from tasks.base.servers.database import database_file, mlflow_uri
 
 has_postgres = pytest.mark.skipif(not installed() or server_user() is None, reason="no PostgreSQL on this machine")
 

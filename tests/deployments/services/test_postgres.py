@@ -20,8 +20,8 @@ from deployments.services.postgres import PORT, create, installed, load, server_
 from deployments.services.service import ServiceError
 from deployments.services.shared_postgres import postgres_keeper, postgres_up
 from deployments.stack.child import KeptPostgres
-from tasks.base.database import database_file, mlflow_uri, postgres_record
 from tasks.base.errors import StorageError
+from tasks.base.servers.database import database_file, mlflow_uri, postgres_record
 from tests.deployments.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not installed() or server_user() is None, reason="no PostgreSQL on this machine")

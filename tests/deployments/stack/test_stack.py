@@ -30,10 +30,10 @@ from deployments.stack.stack import (
     stack_record,
 )
 from deployments.stack.supervisor import LEAST_FREE_MIB, Plan, Supervisor
-from tasks.base.alive import pid_file, supervisor
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import make_password
 from tasks.base.processes import identity
+from tasks.base.servers.alive import pid_file, supervisor
+from tasks.base.servers.password import make_password
 from tests.deployments.waiting import wait_for
 
 YARD = Path(sys.executable).parent / "yard"

@@ -9,7 +9,7 @@ from gpu_pools.slurm.commands import Slurm, SlurmAwayError, SlurmFullError, Slur
 from gpu_pools.slurm.dispatch import SlurmDispatcher
 from gpu_pools.slurm.job_states import Job
 from gpu_pools.slurm.records import Records
-from tasks.base.password import CLIENT
+from tasks.base.servers.password import CLIENT
 from tasks.base.workspace import home
 
 QUEUE = "slurm.cuda.training"

@@ -3,7 +3,7 @@ import pytest
 from gpu_pools.prefect_client import Run
 from gpu_pools.slurm.job_states import Job
 from gpu_pools.slurm.verdict import judge
-from gpu_pools.worker.final_state import MAX_RETRIES
+from gpu_pools.worker.monitor.final_state import MAX_RETRIES
 
 
 def run(state, message=""):

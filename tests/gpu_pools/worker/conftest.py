@@ -8,8 +8,8 @@ from gpu_pools.placement.host_state import HostState
 from gpu_pools.placement.probe import get_probe
 from gpu_pools.process.warm_process import WarmProcess
 from gpu_pools.slots.ledger import Ledger
-from gpu_pools.worker import catch_up, mlflow_end
 from gpu_pools.worker.dispatch import Dispatcher
+from gpu_pools.worker.monitor import catch_up, mlflow_end
 from tests.gpu_pools.worker.monitored import Host
 
 _WRITE_DOWN = "import pathlib, sys; pathlib.Path(sys.argv[1], 'told').write_text(sys.argv[2])"

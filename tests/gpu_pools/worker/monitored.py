@@ -11,7 +11,7 @@ from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Holder, Lease, acquire
 from gpu_pools.slots.ledger import Entry, Ledger
-from gpu_pools.worker.run_monitor import RunMonitor
+from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from tasks.base.processes import identity
 from tasks.base.workspace import run_dir
 

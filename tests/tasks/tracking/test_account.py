@@ -6,10 +6,10 @@ import stat
 
 import pytest
 
-from tasks.base.alive import pid_file
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.password import basic, password
 from tasks.base.processes import identity
+from tasks.base.servers.alive import pid_file
+from tasks.base.servers.password import basic, password
 from tasks.tracking.account import (
     account,
     account_headers,
