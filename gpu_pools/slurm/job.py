@@ -2,21 +2,12 @@
 
 import logging
 import os
-import select
-import signal
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 import httpx
 from prefect.client.schemas.objects import StateType
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_REQUEST_TIMEOUT,
-    PREFECT_CLIENT_MAX_RETRIES,
-    temporary_settings,
-)
 
 from gpu_pools.device_count import device_count
 from gpu_pools.names import host_name
@@ -29,37 +20,15 @@ from gpu_pools.slurm.job_host import JobHost
 from gpu_pools.slurm.records import JobLedger
 from gpu_pools.slurm.request import HOST
 from gpu_pools.worker.monitor.run_monitor import RunMonitor
+from gpu_pools.worker.program import StopSignals, as_program, log_to_stdout
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import GpuError, TrainyardError
-from tasks.base.servers.password import CLIENT, known_password
 
 logger = logging.getLogger("trainyard.slurm")
 
 _TICK_S = 1.0
 _PATIENCE_S = 300.0  # with a server that is away before the run has begun
 _STILL_HELD_S = 90.0  # a process of an earlier attempt may hold the run so long
-
-
-class _Signals:
-    """Notes that Slurm ends the job, and wakes the loop then and at the end of a process."""
-
-    def __init__(self) -> None:
-        self.ends = False
-        self._read, write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_end)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-
-    def _on_end(self, signum: int, frame: FrameType | None) -> None:
-        self.ends = True
-
-    def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or at a signal."""
-        if select.select([self._read], [], [], seconds)[0]:
-            os.read(self._read, 4096)
 
 
 class JobRun:
@@ -72,7 +41,7 @@ class JobRun:
         signals: of this process.
     """
 
-    def __init__(self, run_id: str, job_id: str, client: PoolClient, signals: _Signals) -> None:
+    def __init__(self, run_id: str, job_id: str, client: PoolClient, signals: StopSignals) -> None:
         self._run_id, self._client, self._signals = run_id, client, signals
         self._host = _host(run_id, client)
         self._ledger = JobLedger(job_id)
@@ -94,12 +63,12 @@ class JobRun:
 
     def _turn(self) -> bool:
         """Do what is to be done now; return whether there will be more."""
-        if self._signals.ends and self._monitor.get(self._run_id) is not None:
+        if self._signals.asked and self._monitor.get(self._run_id) is not None:
             self._monitor.request_end(self._run_id, "stop", "Slurm ends its job")
         more = self._tell(self._look)
         if more is None:  # the server is away
             begun = self._monitor.get(self._run_id) is not None
-            return begun or (not self._signals.ends and time.monotonic() - (self._silent_since or 0) < _PATIENCE_S)
+            return begun or (not self._signals.asked and time.monotonic() - (self._silent_since or 0) < _PATIENCE_S)
         return more
 
     def _look(self) -> bool:
@@ -107,7 +76,7 @@ class JobRun:
         if self._monitor.get(self._run_id) is not None:
             return True
         run = self._client.by_id([self._run_id]).get(self._run_id)
-        if self._signals.ends or run is None or run.state != "SCHEDULED" or parse_queue(run.queue).host != HOST:
+        if self._signals.asked or run is None or run.state != "SCHEDULED" or parse_queue(run.queue).host != HOST:
             return False
         return self._start(run)
 
@@ -158,25 +127,18 @@ def _host(run_id: str, client: PoolClient) -> JobHost:
 
 def main() -> None:
     """Run what Slurm was handed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stdout()
     job_id = os.environ.get("SLURM_JOB_ID", "")
     if len(sys.argv) != 2 or not job_id:
         print("error: found no job of Slurm: sbatch starts this, for the run that it names", file=sys.stderr)
         sys.exit(2)
-    signals = _Signals()
+    signals = StopSignals()
     given = os.environ.get("SLURM_JOB_GPUS") or "none"
     logger.info("Slurm job %s on %s, GPU %s, run %s", job_id, host_name(), given, sys.argv[1])
-    settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
-    try:
-        os.environ |= hidden()  # its run inherits them
-        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
-            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known
-        with temporary_settings(settings):
-            JobRun(sys.argv[1], job_id, PoolClient(), signals).work()
-    except TrainyardError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(1)
+    as_program(
+        lambda: JobRun(sys.argv[1], job_id, PoolClient(), signals).work(),
+        prepare=lambda: os.environ.update(hidden()),  # its run inherits them
+    )
 
 
 if __name__ == "__main__":

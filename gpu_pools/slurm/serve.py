@@ -13,7 +13,8 @@ from gpu_pools.slurm.dispatch import HEARTBEAT_S, QUEUES, SlurmDispatcher
 from gpu_pools.slurm.hidden import hide
 from gpu_pools.slurm.records import Records
 from gpu_pools.slurm.request import HOST
-from gpu_pools.worker.serve import GpuProcessWorker, as_program, once_answered
+from gpu_pools.worker.program import as_program, once_answered
+from gpu_pools.worker.serve import GpuProcessWorker
 from tasks.base.errors import ConfigError
 
 _TICK_S = 0.5

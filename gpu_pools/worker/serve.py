@@ -2,22 +2,9 @@
 
 import argparse
 import logging
-import os
-import select
-import signal
-import sys
 import time
-from collections.abc import Callable
-from types import FrameType
 from typing import Any, Literal
 
-import httpx
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_REQUEST_TIMEOUT,
-    PREFECT_CLIENT_MAX_RETRIES,
-    temporary_settings,
-)
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field
 
@@ -32,14 +19,11 @@ from gpu_pools.slurm.request import SlurmRequest
 from gpu_pools.watching.exporter import Exporter, metrics_port
 from gpu_pools.worker.dispatch import Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
-from tasks.base.errors import ConfigError, TrainyardError
-from tasks.base.home import make_home
-from tasks.base.servers.password import CLIENT, known_password
+from gpu_pools.worker.program import StopSignals, as_program, once_answered
 
 logger = logging.getLogger("trainyard.worker")
 
 TICK_S = 0.5
-START_LIMIT_S = 60
 _CLOSING_S = 15.0  # a worker that stops waits so long for MLflow to be told; the next one goes on with that
 
 
@@ -91,34 +75,6 @@ class GpuProcessWorker(BaseWorker[BaseJobConfiguration, GpuProcessVariables, Bas
         serve(host_name() if self.name.startswith(type(self).__name__) else self.name)
 
 
-class _Signals:
-    """Counts the requests to stop, and wakes the loop at each and at the end of every child."""
-
-    def __init__(self) -> None:
-        self.drain = 0
-        self.now = False
-        self._read, write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_drain)
-        signal.signal(signal.SIGUSR1, self._on_now)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-
-    def _on_drain(self, signum: int, frame: FrameType | None) -> None:
-        self.drain += 1
-        self.now = self.now or self.drain > 1
-
-    def _on_now(self, signum: int, frame: FrameType | None) -> None:
-        self.drain, self.now = max(1, self.drain), True
-
-    def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or at a signal."""
-        if select.select([self._read], [], [], seconds)[0]:
-            os.read(self._read, 4096)
-
-
 def serve(name: str, *, tick_s: float = TICK_S) -> None:
     """Run what the pool has for this host until asked to stop; then wait for what runs, or put it back.
 
@@ -127,7 +83,7 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
         GpuError: the GPUs cannot be read.
     """
     port = metrics_port(name)
-    signals = _Signals()
+    signals = StopSignals()
     client = PoolClient()
     host = HostState(host_name(), get_probe(), forecast=MemoryForecasts(client, time.time).of_run)
     ledger = Ledger(name.replace("/", "-"))
@@ -143,7 +99,7 @@ def serve(name: str, *, tick_s: float = TICK_S) -> None:
         if signals.now and not stopping:
             stopping = draining = True
             dispatcher.stop_runs()
-        elif signals.drain and not draining:
+        elif signals.asked and not draining:
             draining = True
             dispatcher.drain()
             print(f"waits for {len(dispatcher.active)} runs; a second signal puts them back", flush=True)
@@ -169,46 +125,6 @@ def _prepare(client: PoolClient, host: HostState) -> None:
         host.ensure_queues(client)
 
     once_answered(make, time.sleep)
-
-
-def once_answered(ask: Callable[[], None], pause: Callable[[float], object]) -> None:
-    """Ask Prefect's server, again while one that is about to start does not answer.
-
-    Args:
-        ask: raises httpx.HTTPError where it does not answer.
-        pause: waits so many seconds; something true ends it all.
-
-    Raises:
-        ConfigError: it has not answered for a minute.
-    """
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        try:
-            return ask()
-        except httpx.HTTPError as exc:
-            if time.monotonic() > deadline:
-                url = os.environ.get("PREFECT_API_URL", "PREFECT_API_URL, which is not set")
-                raise ConfigError(f"found no Prefect server within {START_LIMIT_S} s at {url}: {exc}") from exc
-        if pause(1):
-            return None
-
-
-def as_program(serve: Callable[[], None]) -> None:
-    """Run a service of the pool as a program: with the log of its own, the password it knows, and errors as a line."""
-    # Here, not at the service's start: Prefect reads its settings when it is imported.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        # The next tick asks again, and until then the other runs are looked after.
-        settings: dict[Any, Any] = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10}
-        make_home()
-        if known := known_password(os.environ.get("PREFECT_API_URL", "")):
-            settings[PREFECT_API_AUTH_STRING] = os.environ[CLIENT] = known  # its runs inherit it
-        with temporary_settings(settings):
-            serve()
-    except TrainyardError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        sys.exit(1)
 
 
 def main() -> None:
