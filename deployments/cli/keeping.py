@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli.runs import RunArguments
-from deployments.cli.sharing.changes import Everything, Flow, Force, Owner, Yes, agreed, check_choice
+from deployments.cli.sharing.choice import Choice, with_choice
 from tasks.base.errors import ConfigError
 
 
@@ -15,43 +15,32 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@with_choice
 def pin(
     runs: RunArguments = None,
     listed: Annotated[bool, typer.Option("--list", help="Those that are pinned")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Of --list: one JSON document, as `yard runs`")] = False,
-    everything: Everything = False,
-    flow: Flow = None,
-    owner: Owner = None,
-    force: Force = False,
-    yes: Yes = False,
+    *,
+    choice: Choice,
 ) -> None:
     """Keep runs: housekeeping removes nothing of them, neither files nor records."""
-    chosen = bool(runs or everything or flow or owner)
-    if chosen == listed or (as_json and not listed):
+    if bool(runs or choice.chooses) == listed or (as_json and not listed):
         raise ConfigError("found neither a run nor --list, or both, need one of them")
     if listed:
         _list(as_json)
         return
-    check_choice(runs, everything or flow or owner)
-    _set_each(runs, True, flow, owner, force=force, yes=yes)
+    choice.check(runs)
+    _set_each(runs, True, choice)
 
 
-def unpin(
-    runs: RunArguments = None,
-    everything: Everything = False,
-    flow: Flow = None,
-    owner: Owner = None,
-    force: Force = False,
-    yes: Yes = False,
-) -> None:
+@with_choice
+def unpin(runs: RunArguments = None, *, choice: Choice) -> None:
     """Let housekeeping treat runs as any others."""
-    check_choice(runs, everything or flow or owner)
-    _set_each(runs, False, flow, owner, force=force, yes=yes)
+    choice.check(runs)
+    _set_each(runs, False, choice)
 
 
-def _set_each(
-    runs: list[str] | None, pinned: bool, flow: str | None, owner: str | None, *, force: bool, yes: bool
-) -> None:
+def _set_each(runs: list[str] | None, pinned: bool, choice: Choice) -> None:
     from deployments.api import connect
     from deployments.lifecycle.pins import runs_to_set, set_pinned
     from deployments.runs.run_actions import on_each
@@ -61,9 +50,9 @@ def _set_each(
     so = "is pinned: nothing of it is removed" if pinned else "is not pinned: it goes when its time is over"
     verb = "pin" if pinned else "unpin"
     with connect() as api:
-        acts = Acts.of(api, force=force)
+        acts = Acts.of(api, force=choice.force)
         if runs is None:
-            runs = agreed(acts, verb, runs_to_set(api, pinned, flow=flow, owner=owner), yes)
+            runs = choice.agreed(acts, verb, runs_to_set(api, pinned, flow=choice.flow, owner=choice.owner))
 
         def change(run: dict[str, Any]) -> None:
             with acts.act(verb, run_target(run)):

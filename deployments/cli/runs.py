@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployments.cli.terminal.flow_help import FlowArgument, FlowCommand, complete_parameter
+from deployments.cli.terminal.flow_help import FlowArgument, FlowCommand, ValuesArgument
 from deployments.cli.terminal.run_names import complete_run
 from tasks.base.errors import ConfigError
 from tasks.base.workspace import home
@@ -49,12 +49,7 @@ def slot_wishes(when_busy: str, priority: int | None) -> dict[str, str]:
 
 def submit(
     flow: FlowArgument,
-    values: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3", autocompletion=complete_parameter
-        ),
-    ] = None,
+    values: ValuesArgument = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="YAML with the parameters; RFUAV's keys work")
     ] = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployments.cli.terminal.flow_help import FlowCommand, complete_flow, complete_parameter
+from deployments.cli.terminal.flow_help import FlowCommand, ValuesArgument, complete_flow
 from tasks.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ def schedule(
     flow: Annotated[
         str | None, typer.Argument(metavar="[FLOW]", help="Lists all without one", autocompletion=complete_flow)
     ] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3", autocompletion=complete_parameter
-        ),
-    ] = None,
+    values: ValuesArgument = None,
     cron: Annotated[str | None, typer.Option(help='"0 2 * * *": every night at two')] = None,
     every: Annotated[str | None, typer.Option(help="30m, 1h, 7d: from now on")] = None,
     timezone: Annotated[str | None, typer.Option(help="Europe/Berlin; this host's without it")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli.runs import Priority
-from deployments.cli.terminal.flow_help import FlowCommand, complete_flow, complete_parameter
+from deployments.cli.terminal.flow_help import FlowCommand, ValuesArgument, complete_flow
 from tasks.base.errors import ConfigError
 
 _TRIALS = 20
@@ -16,12 +16,7 @@ def sweep(
     flow: Annotated[
         str | None, typer.Argument(metavar="[FLOW]", help="One of the flows below", autocompletion=complete_flow)
     ] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=VALUE]...", help="What all trials share: data=/images", autocompletion=complete_parameter
-        ),
-    ] = None,
+    values: ValuesArgument = None,
     space: Annotated[Path | None, typer.Option(help="YAML of what is searched, see docs/sweeps.md")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="YAML with what all trials share")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="As NAME=VALUE above")] = None,
@@ -45,6 +40,8 @@ def sweep(
     force: Annotated[bool, typer.Option("--force", help="Cancel one of somebody else, too; it is noted")] = False,
 ) -> None:
     """Search the parameters of a flow: each trial is a run in its queue, bad ones are ended early.
+
+    All trials share what NAME=VALUE says.
 
     A sweep that was cut off (Ctrl-C, kill -9, power) goes on by `yard sweep --resume NAME`.
     """

@@ -120,3 +120,9 @@ FlowArgument = Annotated[
     str,
     typer.Argument(help="One of the flows below", autocompletion=complete_flow),
 ]
+ValuesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=VALUE]...", help="data=/images train.num_epochs=3", autocompletion=complete_parameter
+    ),
+]
