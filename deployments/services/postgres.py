@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,15 +33,6 @@ _MAJOR = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """Who the server runs as: never root, which PostgreSQL refuses."""
-
-    uid: int
-    gid: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
     """A PostgreSQL of one home.
 
@@ -48,13 +40,13 @@ class Cluster:
         data: its folder, which nobody but `user` can read.
         programs: folder of initdb and postgres.
         major: version.
-        user: it runs as.
+        user: it runs as, never root, which PostgreSQL refuses.
     """
 
     data: Path
     programs: Path
     major: str
-    user: User
+    user: pwd.struct_passwd
 
     @property
     def sockets(self) -> Path:
@@ -62,7 +54,7 @@ class Cluster:
         beside = self.data.parent / "socket"
         if len(str(beside)) <= _LONGEST_SOCKET_FOLDER:
             return beside
-        return Path(f"/tmp/trainyard-{self.user.uid}-{sha256(bytes(self.data)).hexdigest()[:10]}")
+        return Path(f"/tmp/trainyard-{self.user.pw_uid}-{sha256(bytes(self.data)).hexdigest()[:10]}")
 
     def url(self, driver: str, database: str) -> str:
         """Return SQLAlchemy's URL of a database."""
@@ -99,15 +91,12 @@ def _major(folder: Path) -> str | None:
     return found[1] if (found := _MAJOR.search(said)) else None
 
 
-def server_user() -> User | None:
+def server_user() -> pwd.struct_passwd | None:
     """Return who the server would run as; None where PostgreSQL could not: a user without a name."""
     uid = os.geteuid()
     for wanted in ["postgres", "nobody"] if uid == 0 else [uid]:
-        try:
-            entry = pwd.getpwnam(wanted) if isinstance(wanted, str) else pwd.getpwuid(wanted)
-        except KeyError:
-            continue
-        return User(entry.pw_uid, entry.pw_gid, entry.pw_name)
+        with suppress(KeyError):
+            return pwd.getpwnam(wanted) if isinstance(wanted, str) else pwd.getpwuid(wanted)
     return None
 
 
@@ -148,7 +137,7 @@ def create() -> Cluster:
     with storage_errors(making):
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True, mode=0o700)
-        os.chown(making, user.uid, user.gid)
+        os.chown(making, user.pw_uid, user.pw_gid)
     init = ("initdb", "-D", str(making), "--username=postgres", "--encoding=UTF8", "--locale=C", "--data-checksums")
     _call(cluster, init)
     owned = "".join(f"CREATE DATABASE {name} OWNER {ROLE};\n" for name in DATABASES)
@@ -174,7 +163,7 @@ def record(cluster: Cluster) -> None:
         write_json(database_file(), fields)
 
 
-def _place(user: User) -> Path:
+def _place(user: pwd.struct_passwd) -> Path:
     """Return the folder for data and socket: in the home, or elsewhere if the user cannot get there."""
     inside = home() / "postgres"
     _let_in(user)
@@ -189,22 +178,22 @@ def _place(user: User) -> Path:
             folder.chmod(0o755)
         (outside / "home").write_text(f"{home()}\n")  # whose it is, for whoever tidies up there
         if not _reaches(user, outside):
-            raise StorageError(f"user {user.name}, who runs PostgreSQL, cannot get into {inside} nor {outside}")
+            raise StorageError(f"user {user.pw_name}, who runs PostgreSQL, cannot get into {inside} nor {outside}")
         return outside
 
 
-def _let_in(user: User) -> None:
+def _let_in(user: pwd.struct_passwd) -> None:
     """Give root's home, which is closed to others, to the group of the server's user, who has to get through it."""
     found = make_home().stat()
-    if os.geteuid() == 0 and found.st_uid == found.st_gid == 0 and user.name == "postgres":
-        os.chown(home(), -1, user.gid)
+    if os.geteuid() == 0 and found.st_uid == found.st_gid == 0 and user.pw_name == "postgres":
+        os.chown(home(), -1, user.pw_gid)
 
 
-def _reaches(user: User, folder: Path) -> bool:
+def _reaches(user: pwd.struct_passwd, folder: Path) -> bool:
     """Return whether a user gets into a folder; asked as that user, since only the kernel knows every rule."""
-    if user.uid == os.geteuid():
+    if user.pw_uid == os.geteuid():
         return True
-    ids = {"user": user.uid, "group": user.gid, "extra_groups": []}
+    ids = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     return subprocess.run(["test", "-x", folder], cwd="/", check=False, **ids).returncode == 0  # type: ignore[call-overload]
 
 
@@ -216,7 +205,7 @@ def _call(cluster: Cluster, argv: Sequence[str], text: str = "") -> None:
         ServiceError: it fails; with its words.
     """
     user = cluster.user
-    ids = {} if user.uid == os.geteuid() else {"user": user.uid, "group": user.gid, "extra_groups": []}
+    ids = {} if user.pw_uid == os.geteuid() else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
         done = subprocess.run(
             [cluster.programs / argv[0], *argv[1:]],
@@ -231,7 +220,7 @@ def _call(cluster: Cluster, argv: Sequence[str], text: str = "") -> None:
         )
     except PermissionError as exc:
         raise ServiceError(
-            f"user {user.name} may not run {exc.filename}: TRAINYARD_DATABASE=sqlite does without"
+            f"user {user.pw_name} may not run {exc.filename}: TRAINYARD_DATABASE=sqlite does without"
         ) from exc
     words = done.stderr.strip()
     if any(full in words for full in _FULL):
@@ -255,7 +244,7 @@ def server_command(cluster: Cluster) -> list[str]:
     owner = pwd.getpwuid(os.geteuid()).pw_name
     # Not in the data: its user could put a link in their place, which root would write through.
     write_atomic(beside / "pg_hba.conf", b"local all all peer map=yard\n")
-    names = "".join(f'yard "{name}" {role}\n' for name in {owner, cluster.user.name} for role in (ROLE, "postgres"))
+    names = "".join(f'yard "{name}" {role}\n' for name in {owner, cluster.user.pw_name} for role in (ROLE, "postgres"))
     write_atomic(beside / "pg_ident.conf", names.encode())
     settings = {
         "listen_addresses": "",
@@ -278,8 +267,8 @@ def _make_sockets(cluster: Cluster) -> None:
     with storage_errors(folder):
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700)
-            os.chown(folder, user.uid, user.gid)
+            os.chown(folder, user.pw_uid, user.pw_gid)
         found = folder.lstat()
     # In /tmp anybody may have made it before us.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or found.st_mode & 0o077:
-        raise ServiceError(f"found {folder} open to others, need a folder of {user.name} alone: remove it")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.pw_uid or found.st_mode & 0o077:
+        raise ServiceError(f"found {folder} open to others, need a folder of {user.pw_name} alone: remove it")

@@ -46,7 +46,7 @@ def main() -> None:
         if not sole:
             return
         cluster = load()
-        user = f"--user={cluster.user.uid}:{cluster.user.gid}" if cluster.user.uid != os.geteuid() else ""
+        user = f"--user={cluster.user.pw_uid}:{cluster.user.pw_gid}" if cluster.user.pw_uid != os.geteuid() else ""
         command = module_command("gpu_pools.process.parent_death", "--signal=INT", *filter(None, [user]))
         process = subprocess.Popen([*command, *server_command(cluster)], cwd="/", stdin=subprocess.DEVNULL)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -95,8 +95,8 @@ def _postgres(folder: Path, statements: bool, certificates: Path | None) -> Iter
     chosen = folder / "super"
     chosen.write_text("super-secret")
     for path in (data, chosen):
-        os.chown(path, user.uid, user.gid)
-    who: Any = {"user": user.uid, "group": user.gid, "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
+        os.chown(path, user.pw_uid, user.pw_gid)
+    who: Any = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
     init = [programs / "initdb", "-D", data, "--username=postgres", f"--pwfile={chosen}", "--auth=scram-sha-256"]
     subprocess.run([*init, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True, **who)
     options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": 300}
@@ -104,7 +104,7 @@ def _postgres(folder: Path, statements: bool, certificates: Path | None) -> Iter
     if certificates:
         for name in ("yard.pem", "yard.key"):
             shutil.copy(certificates / name, data / name)
-            os.chown(data / name, user.uid, user.gid)
+            os.chown(data / name, user.pw_uid, user.pw_gid)
         options |= {"ssl": "on", "ssl_cert_file": "yard.pem", "ssl_key_file": "yard.key"}
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     with process([str(programs / "postgres"), "-D", str(data), *words], folder, "postgres", **who):
