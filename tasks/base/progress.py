@@ -1,4 +1,4 @@
-"""A type for work that reports its progress: a generator of (done, total) that returns the result."""
+"""How work reports its progress: a generator of (done, total) that returns the result, or events."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -7,6 +7,15 @@ from typing import TypeVar
 R = TypeVar("R")
 Steps = Generator[tuple[int, int], None, R]
 """Yields (done, total); its return value is the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a piece of work is, as an event among others."""
+
+    work: str  # its name in a bar: "frames", "matches", "read train"
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)

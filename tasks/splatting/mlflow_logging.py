@@ -7,9 +7,10 @@ from typing import Any
 import cv2
 
 from gpu_pools.slots.lease import report_progress
+from tasks.base.progress import Progress
 from tasks.base.workspace import read_step_info, write_atomic
 from tasks.run.recorder import Recorder
-from tasks.splatting.fit.fit_events import Done, Event, ImagesRead, Measurement, MeasurementDone, StepsDone
+from tasks.splatting.fit.fit_events import Done, Event, Measurement, MeasurementDone, StepsDone
 from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.tracking.mlflow_names import stem_as_name
 from tasks.tracking.tracker import Tracker
@@ -49,8 +50,8 @@ class FitRecorder(Recorder[FitSession, MeasurementDone]):
 
     def handle(self, event: Event) -> None:
         """Pass on progress, a measurement or the end."""
-        if isinstance(event, ImagesRead):
-            self.bars.move("images", event.done, event.total)
+        if isinstance(event, Progress):
+            self.bars.move(event.work, event.done, event.total)
         elif isinstance(event, StepsDone):
             self.step_done(event.step, event.max_steps, f"{event.steps_per_s:.1f} steps/s  {self._caption}")
             report_progress(event.step, event.max_steps, event.seconds_left, "step")  # to those who wait

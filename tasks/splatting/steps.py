@@ -14,7 +14,7 @@ from gpu_pools.kernels import EXTENSIONS
 from gpu_pools.placement.disk import check_fits, together
 from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import allowed_path, read_step_info, run_dir, write_json, write_step_info
 from tasks.run import mlflow_run, step_context
 from tasks.run.display import Bars, bars
@@ -77,15 +77,10 @@ def scene_of(run: str) -> Path:
 
 def follow(events: Iterable[Any], shown: Bars, page: Page, log: Logger) -> Any:
     """Show every event of a preparation and return the last one, its report."""
-    from tasks.splatting import stage_events
-    from tasks.splatting.results import export
-
     event: Any = None
     for event in events:
-        if isinstance(event, stage_events.StageProgress | export.ExportProgress):
-            shown.move(
-                event.stage if isinstance(event, stage_events.StageProgress) else "export", event.done, event.total
-            )
+        if isinstance(event, Progress):
+            shown.move(event.work, event.done, event.total)
             page.progress(event.done / max(1, event.total))
         elif isinstance(event, Note):
             log.warning(event.text)

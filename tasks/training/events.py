@@ -15,15 +15,6 @@ class BatchDone:
     n_batches: int
 
 
-@dataclass(frozen=True, slots=True)
-class FilesRead:
-    """Progress of a look at the files of a subset, before the training begins."""
-
-    subset: str
-    done: int
-    total: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochBasics:
     """What every training says of an epoch."""

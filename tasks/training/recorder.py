@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from gpu_pools.slots.lease import report_progress
+from tasks.base.progress import Progress
 from tasks.run.recorder import Recorder
-from tasks.training.events import BatchDone, EpochBasics, EpochDone, FilesRead
+from tasks.training.events import BatchDone, EpochBasics, EpochDone
 from tasks.training.session import FolderSession
 
 T = TypeVar("T", bound=FolderSession[Any, Any, Any])
@@ -44,10 +45,10 @@ class EpochRecorder(Recorder[T, EpochDone[M]]):
         fields = dataclasses.asdict(metrics)
         return {key: fields[name] for name, key in {**self.KEYS, **PACE_KEYS}.items()}
 
-    def handle(self, event: FilesRead | BatchDone | EpochDone[M]) -> None:
+    def handle(self, event: Progress | BatchDone | EpochDone[M]) -> None:
         """Pass on progress or an epoch."""
-        if isinstance(event, FilesRead):
-            self.bars.move(f"read {event.subset}", event.done, event.total)
+        if isinstance(event, Progress):
+            self.bars.move(event.work, event.done, event.total)
         elif isinstance(event, BatchDone):
             total = self.session.params.num_epochs * event.n_batches
             self.step_done((event.epoch - 1) * event.n_batches + event.batch, total, self._caption)

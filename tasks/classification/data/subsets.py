@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.base.progress import Progress
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.digests import known_digests
 from tasks.classification.data.keeping import choose
@@ -12,7 +13,6 @@ from tasks.classification.data.samples import Samples
 from tasks.classification.data.subset_images import SubsetImages
 from tasks.images.files import in_threads
 from tasks.training.batches import Batches
-from tasks.training.events import FilesRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ def load_subsets(
     return parts, choice.why
 
 
-def reading(parts: Mapping[str, LoadedSubset], n_workers: int) -> Iterator[FilesRead]:
+def reading(parts: Mapping[str, LoadedSubset], n_workers: int) -> Iterator[Progress]:
     """Read the files whose content is not known, so that the digests of all are; yield per file."""
     for name, part in parts.items():
         unknown = part.images.unknown()
         for number, _ in enumerate(in_threads(part.images.look_at, unknown, n_workers), 1):
-            yield FilesRead(name, number, len(unknown))
+            yield Progress(f"read {name}", number, len(unknown))
 
 
 def digest_of(parts: Mapping[str, LoadedSubset]) -> str:

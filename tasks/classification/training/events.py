@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.base.progress import Note
-from tasks.training.events import BatchDone, EpochBasics, EpochDone, FilesRead
+from tasks.base.progress import Note, Progress
+from tasks.training.events import BatchDone, EpochBasics, EpochDone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class EpochMetrics(EpochBasics):
     best_acc: float  # highest val_acc so far
 
 
-Event = Note | FilesRead | BatchDone | EpochDone[EpochMetrics]
+Event = Note | Progress | BatchDone | EpochDone[EpochMetrics]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

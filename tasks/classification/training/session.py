@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tasks.base.errors import ConfigError, StopAsked
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import write_json
 from tasks.classification.data.cache import ResizeCache
 from tasks.classification.data.samples import check_num_classes, order_classes, read_classes, read_subset
@@ -17,7 +17,7 @@ from tasks.classification.training.events import EpochMetrics, Event
 from tasks.classification.training.train import Trainer
 from tasks.run.checkpoint import save_tensors
 from tasks.training.batches import MEAN, STD, Batches
-from tasks.training.events import BatchDone, FilesRead
+from tasks.training.events import BatchDone
 from tasks.training.optim import copy_to_average
 from tasks.training.precision import Precision, choose_precision
 from tasks.training.session import FolderSession
@@ -59,7 +59,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
         self.parts, why = load_subsets(samples, cache, self.params.num_epochs, self.params.n_processes)
         yield Note(why)
 
-    def _looked(self, progress: Iterator[FilesRead]) -> Iterator[Event]:
+    def _looked(self, progress: Iterator[Progress]) -> Iterator[Event]:
         for event in progress:
             yield event
             if self._stop_asked():

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from tasks.base.progress import Progress
 from tasks.recognition.dataset import name_of
 from tasks.recognition.detector.training.events import EpochMetrics
 from tasks.recognition.detector.training.scenes import joint_digest
 from tasks.recognition.detector.training.session import DetectorSession
 from tasks.tracking.mlflow_names import as_name
-from tasks.training.events import FilesRead
 from tasks.training.recorder import EpochRecorder
 
 TABLE_COLUMNS = ("epoch", "train_loss", "map50", "map", "learning_rate", "best_map")
@@ -32,7 +32,7 @@ class DetectorRecorder(EpochRecorder[DetectorSession, EpochMetrics]):
 
     def can_describe(self, event: Any) -> bool:
         """Return true once the first look at the files is over."""
-        return not isinstance(event, FilesRead) and len(self.session.scenes) == 2
+        return not isinstance(event, Progress) and len(self.session.scenes) == 2
 
     def describe(self) -> None:
         """Record the scenes that are trained and validated on."""

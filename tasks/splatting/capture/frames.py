@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import staged
 from tasks.images.images import write_jpeg
 from tasks.images.video import TimedImage, VideoInfo, decode, probe
@@ -18,9 +18,8 @@ from tasks.splatting.capture.pixels import JPEG_QUALITY, shrunk
 from tasks.splatting.capture.sharpness import Grey, ImageQuality, look, same_view
 from tasks.splatting.params import FramesParams
 from tasks.splatting.resume_point import FRAMES_TABLE
-from tasks.splatting.stage_events import StageProgress
 
-FrameEvent = StageProgress | Note | FramesReport
+FrameEvent = Progress | Note | FramesReport
 
 MAX_FRAMES = 5000
 
@@ -56,7 +55,7 @@ def extract_frames(source: Path, folder: Path, params: FramesParams) -> Iterator
 
 def _extract_from_video(
     source: Path, target: Path, params: FramesParams
-) -> Generator[StageProgress | Note, None, FramesReport]:
+) -> Generator[Progress | Note, None, FramesReport]:
     info = probe(source)
     n_taken, notes = n_windows(info, params)
     yield from (Note(text) for text in notes)
@@ -75,10 +74,10 @@ def _extract_from_video(
             if image.time_s >= (window + 0.5) * width_s - 0.5 * info.duration_s / info.n_packets:
                 choice.offer(image, window)
         if n_decoded % _PROGRESS_EVERY == 0:
-            yield StageProgress("frames", min(n_decoded, info.n_packets), info.n_packets)
+            yield Progress("frames", min(n_decoded, info.n_packets), info.n_packets)
     choice.close()
     check_enough(choice.rows, len(choice.names), source)
-    yield StageProgress("frames", info.n_packets, info.n_packets)
+    yield Progress("frames", info.n_packets, info.n_packets)
     yield from (Note(text) for text in _what_is_missing(info, n_decoded, last_s, n_taken, choice))
     return FramesReport(target / IMAGES, tuple(choice.names), tuple(choice.rows))
 

@@ -11,14 +11,13 @@ from PIL import Image
 
 from tasks.base.errors import DatasetError, ImageError
 from tasks.base.outside import open_file
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import allowed_link
 from tasks.images.images import IMAGE_SUFFIXES, LARGEST_BYTES, read_bytes, read_rgb
 from tasks.splatting.capture.frame_table import IMAGES, FrameRow, FramesReport, check_enough
 from tasks.splatting.capture.pixels import JPEG_QUALITY, anonymous, shrunk
 from tasks.splatting.capture.sharpness import look
 from tasks.splatting.params import FramesParams
-from tasks.splatting.stage_events import StageProgress
 from tasks.tracking.mlflow_names import stem_as_name
 
 INPUT = "input"
@@ -62,9 +61,7 @@ def _part(text: str) -> tuple[int, int, str]:
     return (0, int(text), "") if text.isdecimal() else (1, 0, text.lower())
 
 
-def extract_photos(
-    source: Path, target: Path, params: FramesParams
-) -> Generator[StageProgress | Note, None, FramesReport]:
+def extract_photos(source: Path, target: Path, params: FramesParams) -> Generator[Progress | Note, None, FramesReport]:
     """Write the photographs of `source` to `target`/images; what is yielded is progress and what to know.
 
     Raises:
@@ -86,7 +83,7 @@ def extract_photos(
             yield Note(f"left out: {exc}")
             continue
         rows.append(_take(index, path, rgb, target / IMAGES, params.max_side))
-        yield StageProgress("frames", index + 1, len(taken))
+        yield Progress("frames", index + 1, len(taken))
     chosen = tuple(row.name for row in rows if row.chosen)
     check_enough(rows, len(chosen), source)
     yield from (Note(f"left out, {row.reason}: {row.name}") for row in rows if not row.chosen)

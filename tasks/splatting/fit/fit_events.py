@@ -10,17 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 
 End = Literal["finished", "deadline"]
-
-
-@dataclass(frozen=True, slots=True)
-class ImagesRead:
-    """Progress of reading the images."""
-
-    done: int
-    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +77,7 @@ class Done:
     result: FitResult
 
 
-Event = Note | ImagesRead | StepsDone | MeasurementDone | Done
+Event = Note | Progress | StepsDone | MeasurementDone | Done
 
 
 def row_of(measured: MeasurementDone) -> dict[str, Any]:

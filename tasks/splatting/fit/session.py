@@ -15,7 +15,7 @@ import torch
 from gpu_pools.placement.disk import check_fits
 from gpu_pools.stopping import never
 from tasks.base.errors import StopAsked
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import write_atomic, write_json
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
 from tasks.run.resume_point import FINISHED
@@ -24,7 +24,6 @@ from tasks.splatting.fit.fit_events import (
     Done,
     Event,
     FitResult,
-    ImagesRead,
     Measurement,
     MeasurementDone,
     StepsDone,
@@ -154,7 +153,7 @@ class FitSession:
             if not shots.fits:
                 yield Note(f"{len(shots)} images do not fit into the memory set aside: they are read as they come")
             for n in shots.read():
-                yield ImagesRead(before + n, total)
+                yield Progress("images", before + n, total)
                 if self._stop_asked():
                     raise StopAsked("stopped while reading the images, as asked")
 

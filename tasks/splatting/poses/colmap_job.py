@@ -11,10 +11,9 @@ from pathlib import Path
 
 from tasks.base.errors import ConfigError, DatasetError, ImageError, StorageError
 from tasks.base.processes import end_child
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.startup import module_command
 from tasks.base.workspace import storage_errors, write_json
-from tasks.splatting.stage_events import StageProgress
 
 FEATURES, MATCHES, MODELS, FACTS, UNDISTORTED = "features.db", "matches.db", "models", "facts.json", "undistorted"
 """What each stage leaves in the folder of the poses."""
@@ -58,7 +57,7 @@ def read_job(path: Path) -> ColmapJob:
     return ColmapJob(**{**values, **lists, "groups": tuple(map(tuple, values["groups"]))})
 
 
-def run_colmap(job: ColmapJob) -> Iterator[StageProgress | Note]:
+def run_colmap(job: ColmapJob) -> Iterator[Progress | Note]:
     """Yield how far COLMAP is and what to know until all stages are done; closing the generator ends COLMAP.
 
     What COLMAP itself prints is added to colmap.log in the job's folder. The thread that takes the first value has to
@@ -91,8 +90,8 @@ def run_colmap(job: ColmapJob) -> Iterator[StageProgress | Note]:
                 if "note" in said:
                     yield Note(said["note"])
                     continue
-                event = StageProgress(**said)
-                stage = event.stage
+                event = Progress(**said)
+                stage = event.work
                 yield event
         code = process.wait()
     finally:

@@ -23,7 +23,7 @@ class Reporter:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Say how far a stage is."""
-        self._say({"stage": stage, "done": min(done, total), "total": total})
+        self._say({"work": stage, "done": min(done, total), "total": total})
 
     def note(self, text: str) -> None:
         """Say what a person should read."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tasks.base.errors import DatasetError
 from tasks.base.outside import open_file
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import storage_errors, write_json
 from tasks.images.images import read_rgb
 from tasks.splatting.capture.photos import photographs
@@ -21,9 +21,8 @@ from tasks.splatting.params import PosesParams
 from tasks.splatting.poses.colmap_job import FACTS, FEATURES, MATCHES, MODELS, UNDISTORTED, ColmapJob, run_colmap
 from tasks.splatting.poses.pose_check import check_poses
 from tasks.splatting.poses.pose_facts import Facts, ModelFacts, PoseReport, facts_from
-from tasks.splatting.stage_events import StageProgress
 
-PoseEvent = StageProgress | Note | PoseReport
+PoseEvent = Progress | Note | PoseReport
 
 ASKED = "asked.json"
 """What the stages in the folder are made from; the folder itself is whole with its last stage only."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.base.errors import DatasetError
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import MADE_WITH, copy_whole, replacing, staged
 from tasks.splatting.params import ExportParams
 from tasks.splatting.render.cameras import Camera
@@ -21,17 +21,9 @@ from tasks.splatting.results.videos import MAX_DEPTH_MAPS, Drawer, some, write_c
 from tasks.splatting.results.viewer import MAX_GAUSSIANS, write_viewer
 
 ARCHIVE = "splat.zip"
+_EXPORT = "export"  # the name of the progress: of a file, a frame of a video, a depth map
 PACKED_ALREADY = {".spz", ".mp4", ".png", ".jpg"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a ZIP can name: the same files give the same archive
-
-
-@dataclass(frozen=True, slots=True)
-class ExportProgress:
-    """How far the export is."""
-
-    file: str  # the one that is being written, relative to the folder
-    done: int  # pieces of work: a file, a frame of a video, a depth map
-    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +37,7 @@ class Exported:
     n_left_out: int  # not finite
 
 
-ExportEvent = ExportProgress | Note | Exported
+ExportEvent = Progress | Note | Exported
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +63,7 @@ def draw_all(
     *,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     antialiased: bool = False,
-) -> Iterator[ExportProgress]:
+) -> Iterator[Progress]:
     """Write the videos and depth maps that `params` asks for, yielding progress: all of an export that needs a device.
 
     Args:
@@ -95,8 +87,8 @@ def draw_all(
     n_maps = min(len(cameras), MAX_DEPTH_MAPS) if params.depth_maps else 0
     total = n_videos * _n_frames(params) + n_maps
     with staged(folder) as tmp:
-        for done, name in enumerate(_drawn(drawer, cameras, params, tmp), start=1):
-            yield ExportProgress(name, done, total)
+        for done, _ in enumerate(_drawn(drawer, cameras, params, tmp), start=1):
+            yield Progress(_EXPORT, done, total)
 
 
 def export_all(
@@ -135,13 +127,13 @@ def export_all(
     export = Export(kept, tuple(cameras), params, drawn, background, antialiased, near_plane, title)
     total = 3 + params.spz + params.gltf + params.viewer + (drawn is not None)
     with staged(folder) as tmp:
-        for done, name in enumerate(_files(export, tmp), start=1):
-            yield ExportProgress(name, done, total)
+        for done, _ in enumerate(_files(export, tmp), start=1):
+            yield Progress(_EXPORT, done, total)
         if params.viewer and len(kept) > MAX_GAUSSIANS:
             yield Note(f"viewer.html shows {MAX_GAUSSIANS} of {len(kept)} Gaussians, those that are seen most")
         files = tuple(sorted(path.relative_to(tmp).as_posix() for path in tmp.rglob("*") if path.is_file()))
         write_archive(tmp, files, tmp / ARCHIVE)
-        yield ExportProgress(ARCHIVE, total, total)
+        yield Progress(_EXPORT, total, total)
     yield Exported(folder, folder / ARCHIVE, files, len(kept), n_left_out)
 
 

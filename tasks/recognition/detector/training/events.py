@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tasks.base.progress import Note
-from tasks.training.events import BatchDone, EpochBasics, EpochDone, FilesRead
+from tasks.base.progress import Note, Progress
+from tasks.training.events import BatchDone, EpochBasics, EpochDone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,4 +17,4 @@ class EpochMetrics(EpochBasics):
     best_map: float  # highest `map` so far
 
 
-Event = Note | FilesRead | BatchDone | EpochDone[EpochMetrics]
+Event = Note | Progress | BatchDone | EpochDone[EpochMetrics]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.base.errors import StopAsked
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.base.workspace import write_json
 from tasks.recognition.detector.networks import Detector, build
 from tasks.recognition.detector.training.events import EpochMetrics, Event
@@ -17,7 +17,7 @@ from tasks.recognition.detector.training.trainer import Trainer
 from tasks.recognition.detector.weights import model_config, start_weights
 from tasks.recognition.params import DETECTOR_FREE_TO_CHANGE, DetectorParams
 from tasks.run.checkpoint import save_tensors
-from tasks.training.events import BatchDone, FilesRead, columns_of
+from tasks.training.events import BatchDone, columns_of
 from tasks.training.optim import copy_to_average
 from tasks.training.precision import Precision, choose_precision
 from tasks.training.session import FolderSession
@@ -59,7 +59,7 @@ class DetectorSession(FolderSession[DetectorParams, Trainer, EpochMetrics]):
         for name, found in images.items():
             self.scenes[name] = scenes = Scenes(found, size, keep=keep)
             for done in scenes.look(self.params.n_workers):
-                yield FilesRead(name, done, len(scenes))
+                yield Progress(f"read {name}", done, len(scenes))
         if not keep:
             yield Note("the decoded images take more than a quarter of the free memory: they are decoded each time")
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, Interrupted
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.classification.grading.answers import load_model
 from tasks.classification.grading.temperature import fit_temperature
 from tasks.classification.params import TrainParams
 from tasks.classification.training.forward import predict
 from tasks.classification.training.session import TrainingSession
-from tasks.training.events import BatchDone, EpochDone, FilesRead
+from tasks.training.events import BatchDone, EpochDone
 from tasks.training.rng_state import generator_states, set_generator_states
 from tests.samples import after, run_until
 
@@ -108,8 +108,8 @@ def test_a_signal_in_the_validation_keeps_the_batches_before_it(session, tmp_pat
 
 def test_a_stop_asked_for_while_files_are_read_leaves_the_checkpoint(session, tmp_path):
     run_until(session(), after(1, BatchDone))
-    seen = run_until(session(), after(3, FilesRead))
-    assert sum(isinstance(event, FilesRead) for event in seen) == 3
+    seen = run_until(session(), after(3, Progress))
+    assert sum(isinstance(event, Progress) for event in seen) == 3
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     list(session().run())
     assert (tmp_path / "run" / "best.pt").is_file()

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.images.images import read_rgb
 from tasks.splatting.capture.frame_table import FramesReport, read_table
 from tasks.splatting.capture.frames import extract_frames
 from tasks.splatting.params import FramesParams
 from tasks.splatting.resume_point import FRAMES_TABLE
-from tasks.splatting.stage_events import StageProgress
 from tests.tasks.splatting.videos import HEIGHT, WIDTH, panned, wall, write_video
 
 WALL = wall()
@@ -165,9 +164,7 @@ def test_the_table_tells_of_every_picture_looked_at(tmp_path):
 
 def test_progress_grows_to_the_end(tmp_path):
     source = write_video(tmp_path / "a.mp4", 60, moving)
-    steps = [
-        e for e in extract_frames(source, tmp_path / "out", FramesParams(n_frames=5)) if isinstance(e, StageProgress)
-    ]
+    steps = [e for e in extract_frames(source, tmp_path / "out", FramesParams(n_frames=5)) if isinstance(e, Progress)]
     assert [step.done for step in steps] == [25, 50, 60]
     assert {step.total for step in steps} == {60}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.run.checkpoint import save_tensors
 from tasks.run.resume_point import FINISHED
-from tasks.splatting.fit.fit_events import ImagesRead, MeasurementDone, StepsDone
+from tasks.splatting.fit.fit_events import MeasurementDone, StepsDone
 from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, FitSession
 from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
@@ -61,7 +61,7 @@ def test_a_session_stopped_when_asked_and_resumed_ends_with_the_same_gaussians(s
 
 
 def test_a_session_asked_to_stop_while_reading_stops_there(session):
-    seen = run_until(session(), after(3, ImagesRead))
+    seen = run_until(session(), after(3, Progress))
     assert [event.done for event in seen] == [1, 2, 3]
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tasks.base.errors import DatasetError
+from tasks.base.progress import Progress
 from tasks.images.images import read_rgb, write_jpeg
 from tasks.splatting.capture.inputs import adopt
 from tasks.splatting.demo.render import make_room, render
@@ -23,7 +24,6 @@ from tasks.splatting.poses.find import find_poses
 from tasks.splatting.poses.pose_facts import PoseReport
 from tasks.splatting.poses.scene_report import write_pose_report
 from tasks.splatting.poses.similarity import align
-from tasks.splatting.stage_events import StageProgress
 from tasks.tracking.dead_run_cleanup import remove_partial_files
 
 N = 12
@@ -80,13 +80,13 @@ def test_undistorted_pictures_have_the_size_of_their_cameras(found):
 
 
 def test_progress_of_every_stage_grows_to_its_end(found):
-    steps = [event for event in found[0] if isinstance(event, StageProgress)]
-    assert list(dict.fromkeys(step.stage for step in steps)) == ["features", "matches", "poses", "undistort"]
+    steps = [event for event in found[0] if isinstance(event, Progress)]
+    assert list(dict.fromkeys(step.work for step in steps)) == ["features", "matches", "poses", "undistort"]
     for stage, total in (("features", N), ("matches", N), ("poses", N), ("undistort", N)):
-        done = [step.done for step in steps if step.stage == stage]
+        done = [step.done for step in steps if step.work == stage]
         assert done == sorted(done)
         assert done[-1] == total
-        assert {step.total for step in steps if step.stage == stage} == {total}
+        assert {step.total for step in steps if step.work == stage} == {total}
 
 
 def test_nothing_unfinished_is_left(found):
@@ -106,7 +106,7 @@ def test_finished_stages_are_not_done_again(found, pictures):
 def test_other_parameters_begin_anew(found, pictures, tmp_path):
     subprocess.run(["cp", "-r", f"{found[1]}/.", str(tmp_path / "poses")], check=True)
     events = find_poses(pictures, tmp_path / "poses", PARAMS.model_copy(update={"max_features": 512}), True)
-    assert next(events).stage == "features"
+    assert next(events).work == "features"
     assert not (tmp_path / "poses" / MODELS).exists()
     events.close()
 
@@ -243,7 +243,7 @@ def test_points_that_lack_are_triangulated_from_the_known_cameras(cameras, pictu
     events = list(adopt(pictures, tmp_path, 640, PARAMS))
     (pictures / "transforms.json").unlink()
     report, scene = events[-1], read_scene(events[-1].scene)
-    steps = [event.stage for event in events if isinstance(event, StageProgress)]
+    steps = [event.work for event in events if isinstance(event, Progress)]
     assert list(dict.fromkeys(steps)) == ["features", "matches", "points", "undistort"]
     assert report.points == len(scene.points) > 300
     assert 2 < report.track_length < N

@@ -5,9 +5,9 @@ import zipfile
 import pytest
 
 from tasks.base.errors import DatasetError
-from tasks.base.progress import Note
+from tasks.base.progress import Note, Progress
 from tasks.splatting.params import ExportParams
-from tasks.splatting.results.export import Exported, ExportProgress, draw_all, export_all, write_archive
+from tasks.splatting.results.export import Exported, draw_all, export_all, write_archive
 from tasks.splatting.results.ply import read_ply
 from tests.tasks.splatting.export_scene import rasterizer, ring, splat
 
@@ -35,11 +35,11 @@ def test_everything_lies_in_the_folder_and_in_the_zip(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "out"]
 
     assert [event.done for event in drawing] == list(range(1, 8))
-    assert drawing[-1] == ExportProgress("depth", 7, 7)  # 2 videos of 2 frames, 3 maps
-    progress = [event for event in before if isinstance(event, ExportProgress)]
+    assert drawing[-1] == Progress("export", 7, 7)  # 2 videos of 2 frames, 3 maps
+    progress = [event for event in before if isinstance(event, Progress)]
     assert len(progress) == len(before)  # no notes
     assert [event.done for event in progress] == list(range(1, progress[-1].total + 1))
-    assert progress[-1] == ExportProgress("splat.zip", 7, 7)  # 6 files, and what was drawn
+    assert progress[-1] == Progress("export", 7, 7)  # 6 files, and what was drawn
 
 
 def test_only_the_ply_and_the_cameras_are_always_written(tmp_path):
@@ -62,7 +62,7 @@ def test_each_switch_is_its_file(tmp_path, field, file):
     assert isinstance(result, Exported)
     assert file in result.files
     last = before[-1]
-    assert isinstance(last, ExportProgress)
+    assert isinstance(last, Progress)
     assert last.done == last.total
     assert not drawing or drawing[-1].done == drawing[-1].total
 
