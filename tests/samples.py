@@ -1,5 +1,6 @@
 """Small data and models that tests of several packages use."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,36 @@ def write_bands(root: Path) -> Path:
     return root
 
 
+def small_classification(n_epochs: int) -> dict[str, Any]:
+    """Return parameters of a classification of the bands on a GPU, which registers no model."""
+    return {
+        "split": {"train_ratio": 0.5, "val_ratio": 0.25},
+        "augment": {"enabled": False},
+        "train": {**SMALL_TRAINING, "num_epochs": n_epochs, "device": "cuda"},
+        "track": {"experiment": "bands"},
+        "evaluate": {"register_model": False},
+    }
+
+
+def write_subsets(root: Path, side: int, **counts: int) -> Path:
+    """Write subsets of noise that is tinted in class a and b otherwise; return the folder.
+
+    Args:
+        root: gets a folder for each subset.
+        side: of the images, pixels.
+        counts: images of each class, by subset.
+    """
+    rng = np.random.default_rng(0)
+    for subset, count in counts.items():
+        for number, i in itertools.product((0, 1), range(count)):
+            path = root / subset / "ab"[number] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 150, (side, side, 3), dtype=np.uint8)
+            image[..., number] += 100
+            cv2.imwrite(str(path), image)
+    return root
+
+
 def write_weights(folder: Path) -> Path:
     """Write an untrained model with its configuration; return the file of its weights."""
     torch.manual_seed(0)
@@ -59,6 +90,16 @@ def run_until(session: Any, stops: Callable[[list[Any]], bool]) -> list[Any]:
         for event in session.run():
             seen.append(event)
     return seen
+
+
+def finished(make: Callable[[], Any]) -> tuple[Any, Any]:
+    """Return a session that has trained to its end, and another one of its folder that has read what it left."""
+    done = make()
+    list(done.run())
+    again = make()
+    assert again.finished
+    again.load_finished()
+    return done, again
 
 
 def after(n: int, kind: type) -> Callable[[list[Any]], bool]:

@@ -15,7 +15,7 @@ from deployments.services.service import free_port
 from gpu_pools.slots import lease
 from gpu_pools.slots.slot_files import Holder
 from tests.chaos.yard import FINAL, ROOT, Yard
-from tests.samples import SMALL_TRAINING, write_bands
+from tests.samples import small_classification, write_bands
 from tests.slurm_cluster import slurm_cluster
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
@@ -282,16 +282,8 @@ def test_a_pipeline_goes_on_from_its_checkpoint_in_the_same_mlflow_run(made, clu
     write_bands(tmp_path / "bands")
     made.start_worker("one")
     made.until(lambda: made.serves("one"), 120, "a worker for the pipeline serves")
-    shared = {
-        "split": {"train_ratio": 0.5, "val_ratio": 0.25},
-        "augment": {"enabled": False},
-        "train": {**SMALL_TRAINING, "num_epochs": 40, "device": "cuda"},
-        "track": {"experiment": "bands"},
-        "evaluate": {"register_model": False},
-    }
-    run = made.submit(
-        "classification", "cpu.pipeline", {**shared, "data": str(tmp_path / "bands")}, on="slurm", **SMALL
-    )
+    parameters = {**small_classification(40), "data": str(tmp_path / "bands")}
+    run = made.submit("classification", "cpu.pipeline", parameters, on="slurm", **SMALL)
     training = made.home / "runs" / run / "training"
     made.until(lambda: (training / "checkpoint.pt").exists() or made.is_(run, *FINAL)(), 240, "it has a checkpoint")
     jobs = cluster.command("squeue", "--noheader", "--format=%i %j").splitlines()

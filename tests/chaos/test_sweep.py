@@ -13,7 +13,7 @@ import pytest
 
 from deployments.services.service import free_port
 from tests.chaos.yard import ROOT, Yard, yard
-from tests.samples import SMALL_TRAINING, write_bands
+from tests.samples import small_classification, write_bands
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
@@ -22,13 +22,6 @@ train.learning_rate: {low: 1e-6, high: 1e-2, log: true}
 train.batch_size: {low: 2, high: 8, step: 2}
 train.optimizer: {choices: [adam, sgd]}
 """
-SHARED = {
-    "split": {"train_ratio": 0.5, "val_ratio": 0.25},
-    "augment": {"enabled": False},
-    "train": {**SMALL_TRAINING, "num_epochs": 20, "device": "cuda"},
-    "track": {"experiment": "bands"},
-    "evaluate": {"register_model": False},
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_bands(folder / "bands")
     (folder / "space.yaml").write_text(SPACE)
-    (folder / "shared.yaml").write_text(json.dumps({**SHARED, "data": str(folder / "bands")}))
+    (folder / "shared.yaml").write_text(json.dumps({**small_classification(20), "data": str(folder / "bands")}))
     return folder
 
 

@@ -29,16 +29,16 @@ WITHOUT_SERVERS = {
     "lab/test_files.py",
     "machine/test_doctor.py",
     "machine/test_kernels.py",
+    "notices/test_messages.py",
+    "notices/test_notices_doc.py",
+    "notices/test_receipts.py",
+    "notices/test_run_notices.py",
+    "notices/test_sending.py",
     "runs/test_flow_parameters.py",
     "runs/test_local.py",
     "runs/test_sync.py",
     "services/test_guard.py",
     "services/test_old_names.py",
-    "sharing/test_messages.py",
-    "sharing/test_notices_doc.py",
-    "sharing/test_receipts.py",
-    "sharing/test_run_notices.py",
-    "sharing/test_sending.py",
     "stack/test_background.py",
     "test_kubernetes.py",
     "sweeps/test_record.py",
@@ -109,11 +109,7 @@ class Yard:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the API of a server as `yard up` leaves it, on a host with two GPUs; a queue of another host."""
     home = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+    with server_environment(home) as patch:
         patch.setenv("TRAINYARD_SIMULATE_GPUS", "2")
         patch.setenv("PREFECT_SERVER_METRICS_ENABLED", "true")  # docs/services.md shows where they are
         for name in ("LATE_RUNS", "SCHEDULER", "TRIGGERS", "EVENT_PERSISTER"):  # would work beside the tests
@@ -166,6 +162,17 @@ def champion(tracking: str) -> str:
     store.create_model_version("classification", f"{run.info.artifact_uri}/config", run_id)
     store.set_registered_model_alias("classification", "champion", "1")
     return run_id
+
+
+@contextmanager
+def server_environment(home: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The environment of a server of a home and of nothing else, for the block, which may set more."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TRAINYARD_HOME", str(home))
+        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+        yield patch
 
 
 @contextmanager

@@ -13,19 +13,15 @@ from deployments.services.service import ServiceError
 from deployments.stack.stack import free_port, prefect_service, running
 from tasks.base.errors import ConfigError
 from tasks.base.project_files import project_file
+from tests.deployments.conftest import server_environment
 
 SPEC = yaml.safe_load(project_file("prefect.yaml").read_text())["deployments"]
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    (home / "prefect").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(home))
-        patch.setenv("PREFECT_HOME", str(home / "prefect"))
+def api(server_home):
+    with server_environment(server_home) as patch:
         patch.setenv("TRAINYARD_SIMULATE_GPUS", "1")
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         service = prefect_service(free_port(), ui=False)
         patch.setenv("PREFECT_API_URL", f"{service.url}/api")
         with running(service), temporary_settings({PREFECT_API_URL: f"{service.url}/api"}):

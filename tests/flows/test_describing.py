@@ -30,17 +30,14 @@ from tasks.vision_language.describe.params import (
     ReadParams,
 )
 from tasks.vision_language.describe.questions import find_questions
-from tasks.vision_language.tiny_model import make_tiny_model
+from tests.tasks.vision_language.yard_serve import make_model
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    make_tiny_model(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -187,26 +184,40 @@ def yard(home, *words, **options):
     )
 
 
+@pytest.fixture
+def begin(tmp_path, tiny, pets):
+    """Return a function that starts `yard run describe` on so many images; it returns the home and the process."""
+
+    def begin(n_images, *settings):
+        images, home = tmp_path / "many", tmp_path / "home"
+        images.mkdir()
+        for i in range(n_images):
+            os.link(pets / "cat" / f"{i % 4}.png", images / f"{i:03}.png")
+        words = ["--data", images, "--device", "cpu"]
+        for setting in ("ask.prompt=What?", f"ask.model={tiny}", *settings):
+            words += ["--set", setting]
+        return home, yard(home, "run", "describe", *words)
+
+    return begin
+
+
+def wait_for_lines(home, process, n):
+    deadline = time.monotonic() + 200
+    while len(lines_of(home)) < n:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def lines_of(home):
     return [line for path in home.glob("runs/*/description/asked.jsonl") for line in path.read_text().splitlines()]
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path, tiny, pets):
-    images = tmp_path / "many"
-    images.mkdir()
-    for i in range(120):
-        os.link(pets / "cat" / f"{i % 4}.png", images / f"{i:03}.png")
-    home = tmp_path / "home"
-    words = ["--data", images, "--device", "cpu", "--set", "ask.prompt=What?", "--set", f"ask.model={tiny}"]
-    words += ["--set", "ask.batch_size=2", "--set", "ask.max_tokens=40", "--set", "track.traces=30"]
-    process = yard(home, "run", "describe", *words)
+def test_a_run_that_is_killed_goes_on_without_asking_twice(begin):
+    home, process = begin(120, "ask.batch_size=2", "ask.max_tokens=40", "track.traces=30")
     try:
-        deadline = time.monotonic() + 200
-        while len(lines_of(home)) < 20:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_lines(home, process, 20)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -229,20 +240,10 @@ def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path, tiny, pets)
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_a_run_between_two_batches(tmp_path, tiny, pets):
-    images = tmp_path / "many"
-    images.mkdir()
-    for i in range(200):
-        os.link(pets / "cat" / f"{i % 4}.png", images / f"{i:03}.png")
-    home = tmp_path / "home"
-    words = ["--data", images, "--device", "cpu", "--set", "ask.prompt=What?", "--set", f"ask.model={tiny}"]
-    process = yard(home, "run", "describe", *words, "--set", "ask.batch_size=1", "--set", "ask.max_tokens=200")
+def test_ctrl_c_ends_a_run_between_two_batches(begin):
+    home, process = begin(200, "ask.batch_size=1", "ask.max_tokens=200")
     try:
-        deadline = time.monotonic() + 200
-        while len(lines_of(home)) < 3:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_lines(home, process, 3)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     finally:

@@ -24,23 +24,14 @@ from tasks.recognition.params import (
     IndexParams,
     MethodParams,
     RecognitionTrackParams,
-    RenderParams,
 )
 from tasks.tracking import mlflow_api
+from tests.tasks.recognition.small_rendering import SMALL_RENDERING
 
-RENDER = RenderParams(
-    view_size=48,
-    train_views=8,
-    val_views=4,
-    test_views=4,
-    distractor_views=4,
-    n_distractors=2,
-    scene_size=96,
-    train_scenes=8,
-    val_scenes=4,
-    test_scenes=4,
-    n_workers=1,
-)
+RENDER = SMALL_RENDERING.model_copy(
+    update={"train_views": 8, "val_views": 4, "test_views": 4, "distractor_views": 4,
+            "train_scenes": 8, "val_scenes": 4, "test_scenes": 4}
+)  # fmt: skip
 DETECTOR = DetectorParams(device="cpu", image_size=96, num_epochs=1, batch_size=4, precision="fp32", n_workers=1)
 INDEX = IndexParams(device="cpu", image_size=48, num_epochs=1, batch_size=8, precision="fp32", n_workers=1)
 PARTS = ("flange_4_holes", "nut", "tee")

@@ -37,17 +37,10 @@ DROP = """([base64, name, type]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine() -> Iterator[FakeEngine]:
     with fake_engine() as engine:
         yield engine
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(engine):
-    engine.asked.clear()
-    yield
-    until(lambda: engine.running == 0)
 
 
 @contextmanager

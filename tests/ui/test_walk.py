@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from deployments.services.service import free_port
-from tasks.vision_language.tiny_model import make_tiny_model
+from tests.tasks.vision_language.yard_serve import make_model
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(900)]
 
@@ -224,8 +224,7 @@ def test_a_run_of_three_attempts_shows_the_last_one_and_a_cancelled_one_says_so(
 
 
 def test_a_question_about_images_is_asked_by_its_form_and_answered_on_the_runs_page(stack, dataset, page, tmp_path):
-    (model := tmp_path / "tiny").mkdir()
-    make_tiny_model(model)
+    model = make_model(tmp_path / "tiny")
     prefect, asked = stack.urls["prefect"], "calm-or-loud"
     found = httpx.post(f"{prefect}/api/deployments/filter", json={}, timeout=60).json()
     deployment = next(each["id"] for each in found if each["name"] == "describe-images")

@@ -19,17 +19,10 @@ from tests.tasks.vision_language.yard_serve import ENGINE, YARD, address, ends, 
 TOKEN = "a-word-of-some-length"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine():
     with fake_engine() as engine:
         yield engine
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(engine):
-    engine.asked.clear()
-    yield
-    until(lambda: engine.running == 0)
 
 
 @pytest.fixture

@@ -64,12 +64,14 @@ def lab(tmp_path_factory):
         ports = [free_port() for _ in range(3)]
         first = next(port for port in range(20_000, 30_000, 7) if all(is_free(port + n) for n in (0, 1)))
         subprocess.run(["sh", FILES / "certificates.sh", HOST, folder / "ca"], check=True, capture_output=True)
-        (folder / "lab.yaml").write_text(
-            f"""
+        shared = f"""
 prefect: https://{HOST}:{ports[0]}/api
 mlflow: https://{HOST}:{ports[1]}
-auth: auth
 certificates: ca/ca.pem
+"""
+        (folder / "lab.yaml").write_text(
+            f"""{shared}
+auth: auth
 database: {{address: "{servers.database.address}", password_file: {servers.database.password_file}}}
 redis: {{address: "{servers.redis.address}", password_file: {servers.redis.password_file}}}
 files: {{place: {servers.files.place}, endpoint: "{servers.files.endpoint}", key_file: {servers.files.key_file}}}
@@ -77,15 +79,7 @@ first_port: {first}
 mlflow_port: {ports[2]}
 """
         )
-        (folder / "worker.yaml").write_text(
-            f"""
-prefect: https://{HOST}:{ports[0]}/api
-mlflow: https://{HOST}:{ports[1]}
-auth: copied
-certificates: ca/ca.pem
-here: [worker]
-"""
-        )
+        (folder / "worker.yaml").write_text(f"{shared}auth: copied\nhere: [worker]\n")
         environ = os.environ | {
             "YARD_HOST": HOST,
             "YARD_BIND": HOST,

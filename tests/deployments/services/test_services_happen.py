@@ -11,6 +11,7 @@ import pytest
 
 from deployments.stack.stack import free_port, prefect_service, running
 from deployments.stack.undone import undone
+from tests.deployments.conftest import server_environment
 from tests.deployments.rest import rest
 from tests.deployments.waiting import wait_for
 
@@ -46,10 +47,7 @@ SOON_S = 120  # on a busy machine
 @pytest.fixture(scope="module")
 def api(server_home):
     """The address of a server as `yard up` starts it, with services that come round sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(server_home))
-        patch.setenv("PREFECT_HOME", str(server_home / "prefect"))
-        patch.delenv("PREFECT_API_URL", raising=False)
+    with server_environment(server_home):
         service = prefect_service(free_port(), ui=True)
         # After the yard's own settings, which switch the late runs off.
         service.env.update({f"PREFECT_SERVER_SERVICES_{name}": value for name, value in QUICK.items()})

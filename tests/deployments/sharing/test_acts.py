@@ -55,6 +55,11 @@ def written(run):
     return [(line["act"], line["result"], line["force"]) for line in read_lines()[0] if line["target"] == run["id"]]
 
 
+def outcomes(*names):
+    """Return who has done what, in order: of each act that has ended these fields of its line."""
+    return [tuple(line[name] for name in ("who", *names)) for line in read_lines()[0] if line["result"] != "asked"]
+
+
 ACTS = [
     ("cancel", [], None),
     ("delete", ["--yes"], "COMPLETED"),
@@ -102,8 +107,7 @@ def test_limits_are_the_admins_where_there_are_any(yard, as_who):
     assert json.loads(as_who("ben@boxa", "limit", "cuda:1", "--json"))[1]["limit"] == 2
     as_who("ben@boxa", "limit", "cuda:1", "training=3", "--force")
     as_who("carl@boxa", "limit", "cuda:1", "training=1")
-    lines = [(line["who"], line["result"], line["details"]) for line in read_lines()[0] if line["result"] != "asked"]
-    assert lines == [
+    assert outcomes("result", "details") == [
         ("ben@boxa", "done", "training=2"),
         ("ben@boxa", "refused", "training=3"),
         ("ben@boxa", "done", "training=3"),
@@ -132,8 +136,7 @@ def test_schedules_are_their_makers_or_the_admins(yard, as_who):
         as_who("carl@boxa", "schedule", "--pause", made["id"])
     finally:
         as_who("ben@boxa", "schedule", "--remove", made["id"], "--force")
-    acts = [(line["who"], line["act"], line["result"]) for line in read_lines()[0] if line["result"] != "asked"]
-    assert acts == [
+    assert outcomes("act", "result") == [
         ("anna@boxa", "schedule", "done"),
         ("ben@boxa", "pause", "refused"),
         ("carl@boxa", "pause", "done"),

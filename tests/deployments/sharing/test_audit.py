@@ -13,16 +13,13 @@ from deployments.services.programs import prefect_service
 from deployments.services.service import free_port, running
 from deployments.sharing.audit import PAGE, ActRow, known_acts
 from deployments.sharing.audit_file import append
-from tests.deployments.conftest import connected
+from tests.deployments.conftest import connected, server_environment
 
 
 @pytest.fixture(scope="module")
 def api(server_home):
     """A server that keeps events, as that of `yard up` does, with a queue and a deployment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINYARD_HOME", str(server_home))
-        patch.setenv("PREFECT_HOME", str(server_home / "prefect"))
-        patch.delenv("PREFECT_API_URL", raising=False)
+    with server_environment(server_home):
         with running(prefect_service(free_port(), ui=False)) as service, connected(f"{service.url}/api") as api:
             api.call("POST", "/work_pools/", {"name": "gpu", "type": "gpu-process"})
             for name in ("cuda:1.training", "boxb.cuda:1.training"):

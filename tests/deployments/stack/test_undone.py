@@ -15,6 +15,7 @@ import pytest
 from deployments.runs.prefect_http import online_workers
 from deployments.stack.stack import free_port, prefect_service, running
 from deployments.stack.undone import undone
+from tests.deployments.conftest import server_environment
 from tests.deployments.rest import rest
 from tests.deployments.waiting import wait_for
 
@@ -34,11 +35,7 @@ LATER = timedelta(minutes=10)  # when undone work is looked for
 @pytest.fixture(scope="module")
 def call(server_home):
     """How to ask a server whose services do not come round, as if they had died or hung."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-            patch.delenv(name, raising=False)
-        patch.setenv("TRAINYARD_HOME", str(server_home))
-        patch.setenv("PREFECT_HOME", str(server_home / "prefect"))
+    with server_environment(server_home) as patch:
         for name in OFF:
             patch.setenv(f"PREFECT_SERVER_SERVICES_{name}_ENABLED", "false")
         service = prefect_service(free_port(), ui=False)

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import replace
 
 import psutil
@@ -15,10 +13,12 @@ from gpu_pools.slots import lease, slot_files
 from gpu_pools.slots.lease import Holder, SlotProgress, acquire, holders, report_progress
 from tasks.base.errors import StorageError
 from tasks.base.file_locks import lock
+from tests.gpu_pools.slots.killing import SLEEP, kill, until
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 GPU = "GPU-0"
 ANNA = Holder("r1", "rfuav", "anna@boxa", "cuda:0", GPU, "training", -1, os.getpid(), 1700000000.0, None)
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 # Takes a slot, starts a process that holds the run's lock, hands it over, says its pid, and stays.
 WORKER = """
@@ -32,53 +32,6 @@ lease.hand_over()
 print(run.pid, flush=True)
 time.sleep(60)
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Return a folder of locks of the test's own."""
-    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
-    monkeypatch.delenv("TRAINYARD_LEASE", raising=False)
-    monkeypatch.delenv("TRAINYARD_LEASE_RUN", raising=False)
-    return tmp_path / "locks"
-
-
-@pytest.fixture
-def start():
-    """Yield a function that starts a process with pipes; at the end it and all it started are killed."""
-    with ExitStack() as stack:
-
-        def call(*argv, **options):
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-            process = stack.enter_context(subprocess.Popen([*map(str, argv)], **pipes, **options))
-            stack.callback(kill_tree, process.pid)
-            return process
-
-        yield call
-
-
-def kill_tree(pid):
-    try:
-        root = psutil.Process(pid)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        kill(process.pid)
-
-
-def kill(pid, number=signal.SIGKILL):
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def until(condition, wait_s=10.0):
-    deadline = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def take(limit=1, kind="training", uuid=GPU, holder=ANNA):

@@ -14,9 +14,9 @@ from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Holder, acquire, acquire_all, holders, own_holders, report_progress, run_locks
 from gpu_pools.slots.slot_files import SlotProgress
 from tasks.base.errors import StorageError
-from tests.gpu_pools.slots.test_lease import SLEEP, kill, start, until
+from tests.gpu_pools.slots.killing import SLEEP, kill, until
 
-__all__ = ["start"]
+pytestmark = pytest.mark.usefixtures("folder")
 
 ANNA = Holder("r1", "rfuav", "anna@boxa", "cuda:0", "GPU-0", "training", -1, os.getpid(), 1700000000.0, None)
 
@@ -47,15 +47,6 @@ child = subprocess.Popen(sys.argv[1:], pass_fds=run_locks(), stdout=subprocess.D
 print(len(run_locks()), child.pid, flush=True)
 time.sleep(60)
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Return a folder of locks of the test's own."""
-    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(tmp_path / "locks"))
-    monkeypatch.delenv("TRAINYARD_LEASE", raising=False)
-    monkeypatch.delenv("TRAINYARD_LEASE_RUN", raising=False)
-    return tmp_path / "locks"
 
 
 def on(*indices, holder=ANNA, limit=1):

@@ -177,11 +177,8 @@ def test_what_slurm_refuses_fails_with_its_words(desk, prefect, slurm, add_run):
     slurm.fault = SlurmRefusedError("Requested node configuration is not available")
     run = add_run()
     desk.turn()
-    assert prefect.state(run) == (
-        "FAILED",
-        "Failed",
-        "Slurm refuses the run: Requested node configuration is not available",
-    )
+    told = "Slurm refuses the run: Requested node configuration is not available"
+    assert prefect.state(run) == ("FAILED", "Failed", told)
 
 
 def test_a_run_waits_while_its_user_has_as_many_jobs_as_it_may(desk, prefect, slurm, add_run):
@@ -256,11 +253,8 @@ def test_slurms_time_limit_is_shown_as_what_it_is(desk, prefect, slurm, add_run)
     prefect.set_state(run, "RUNNING")
     slurm.move("1", "TIMEOUT")
     desk.turn()
-    assert prefect.state(run) == (
-        "FAILED",
-        "TimedOut",
-        "Slurm job 1 was stopped by Slurm at its time limit; what it saved is kept",
-    )
+    told = "Slurm job 1 was stopped by Slurm at its time limit; what it saved is kept"
+    assert prefect.state(run) == ("FAILED", "TimedOut", told)
 
 
 def test_a_run_that_does_not_want_to_wait_is_refused_with_slurms_reason(desk, prefect, slurm, add_run):

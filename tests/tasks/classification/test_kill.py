@@ -4,28 +4,18 @@ import json
 import random
 from collections import Counter
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
 from tests.runners import ends_of
+from tests.samples import write_subsets
 
 N_EPOCHS, N_BATCHES = 4, 6
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 12), ("val", 4)):
-        for number, name in enumerate(("a", "b")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(n):
-                image = rng.integers(0, 150, (32, 32, 3), dtype=np.uint8)
-                image[..., number] += 100
-                cv2.imwrite(str(root / part / name / f"{i}.png"), image)
-    return root
+    return write_subsets(tmp_path_factory.mktemp("data"), 32, train=12, val=4)
 
 
 def training(home, name):

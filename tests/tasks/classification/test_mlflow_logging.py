@@ -1,11 +1,8 @@
 """A training as MLflow and the page of its step hold it, through a restart."""
 
-import itertools
 import json
 import logging
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -23,6 +20,7 @@ from tasks.run.display import bars
 from tasks.tracking import mlflow_api
 from tasks.tracking.tracker import Tracker
 from tasks.training.events import EpochDone
+from tests.samples import write_subsets
 
 
 class Table:
@@ -40,12 +38,7 @@ class Table:
 
 @pytest.fixture
 def dataset(tmp_path):
-    rng = np.random.default_rng(0)
-    for part, name, i in itertools.product(("train", "val"), ("a", "b"), range(2)):
-        path = tmp_path / "data" / part / name / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    return tmp_path / "data"
+    return write_subsets(tmp_path / "data", 32, train=2, val=2)
 
 
 def test_after_a_kill_between_saving_and_logging_no_epoch_is_missing(tmp_path, dataset, monkeypatch):

@@ -118,10 +118,11 @@ def in_thread(make: Any) -> Iterator[Any]:
 
 @contextmanager
 def fake_engine() -> Iterator[FakeEngine]:
-    """Yield an engine."""
+    """Yield an engine, for whom nothing may be left to answer at the end."""
     engine = FakeEngine()
     with in_thread(lambda: listening(engine.app(), open_socket("127.0.0.1", 0))) as engine.url:
         yield engine
+        until(lambda: engine.running == 0)
 
 
 @contextmanager

@@ -33,6 +33,15 @@ def entries(host) -> dict[str, str]:
     return {path.stem: json.loads(path.read_text())["phase"] for path in host.ledger.folder.glob("*.json")}
 
 
+def assert_ended_after(host, process, seconds: float, number: int, slack_s: float = 0.1) -> None:
+    """Hold that a process lives until its time is over, is ended by a signal then, and that the monitor sees it."""
+    host.tick(seconds - slack_s)
+    assert process.poll() is None
+    host.tick(2 * slack_s)
+    assert process.wait(10) == -number
+    host.tick()
+
+
 def test_a_run_that_has_said_how_it_ended_is_forgotten(prefect, host):
     run_id = prefect.add_run()
     process = host.start(run_id, ("true",), slot=True)
@@ -100,22 +109,14 @@ def test_a_run_that_does_not_end_when_asked_is_killed(prefect, host):
     time.sleep(0.2)  # until the shell ignores the signal
     prefect.set_state(run_id, "CANCELLING")
     host.tick()
-    host.tick(INTERRUPT_S - 0.1)
-    assert process.poll() is None
-    host.tick(0.2)
-    assert process.wait(10) == -signal.SIGKILL
-    host.tick()
+    assert_ended_after(host, process, INTERRUPT_S, signal.SIGKILL)
     assert prefect.state(run_id)[0] == "CANCELLED"
 
 
 def test_a_run_over_its_time_limit_times_out(prefect, host):
     run_id = prefect.add_run()
     process = host.start(run_id, limit_s=10.0, spent_s=4.0)
-    host.tick(5.9)
-    assert process.poll() is None
-    host.tick(0.2)
-    assert process.wait(10) == -signal.SIGTERM
-    host.tick()
+    assert_ended_after(host, process, 6, signal.SIGTERM)
     assert prefect.state(run_id)[:2] == ("FAILED", "TimedOut")
     assert prefect.state(run_id)[2].startswith("stopped after 10 s, its time limit")
 
@@ -164,11 +165,7 @@ def test_a_process_may_send_what_is_left_after_its_last_state_but_not_for_ever(p
     process = host.start(run_id)
     prefect.set_state(run_id, "COMPLETED")
     host.tick()
-    host.tick(59)
-    assert process.poll() is None
-    host.tick(4)
-    assert process.wait(10) == -signal.SIGTERM
-    host.tick()
+    assert_ended_after(host, process, 61, signal.SIGTERM, slack_s=2)
     assert prefect.state(run_id)[0] == "COMPLETED"
 
 

@@ -1,6 +1,5 @@
 """A training in several processes: what it leaves, how it ends when one of them fails, and how it goes on."""
 
-import itertools
 import json
 import os
 import signal
@@ -8,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,7 +18,7 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.session import TrainingSession
 from tasks.run.checkpoint import load_tensors
 from tasks.training.events import BatchDone, EpochDone
-from tests.samples import after, run_until
+from tests.samples import after, run_until, write_subsets
 
 ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
@@ -41,14 +38,7 @@ SMALL = {
 
 @pytest.fixture
 def dataset(tmp_path):
-    rng = np.random.default_rng(0)
-    for part, number, i in itertools.product(("train", "val"), (0, 1), range(9)):
-        path = tmp_path / "data" / part / "ab"[number] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = rng.integers(0, 150, (64, 64, 3), dtype=np.uint8)
-        image[..., number] += 100
-        cv2.imwrite(str(path), image)
-    return tmp_path / "data"
+    return write_subsets(tmp_path / "data", 64, train=9, val=9)
 
 
 def session(dataset, folder, **values) -> TrainingSession:

@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from tasks.classification.training.forward import predict
 from tasks.classification.training.session import TrainingSession
 from tasks.training.events import BatchDone, EpochDone
 from tasks.training.rng_state import generator_states, set_generator_states
-from tests.samples import after, run_until
+from tests.samples import after, run_until, write_subsets
 
 SMALL = {
     "model": "mobilenet_v3_small",
@@ -34,14 +33,7 @@ SMALL = {
 
 @pytest.fixture
 def dataset(tmp_path):
-    rng = np.random.default_rng(0)
-    for part, number, i in itertools.product(("train", "val"), (0, 1), range(4)):
-        path = tmp_path / "data" / part / "ab"[number] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = rng.integers(0, 150, (32, 32, 3), dtype=np.uint8)
-        image[..., number] += 100
-        cv2.imwrite(str(path), image)
-    return tmp_path / "data"
+    return write_subsets(tmp_path / "data", 32, train=4, val=4)
 
 
 @pytest.fixture

@@ -11,22 +11,8 @@ import pytest
 from tasks.base.errors import DatasetError
 from tasks.base.progress import finish
 from tasks.recognition.demo.parts import make_demo_parts
-from tasks.recognition.params import RenderParams
 from tasks.recognition.render.rendering import render_views, rendering
-
-SMALL = RenderParams(
-    view_size=48,
-    train_views=3,
-    val_views=1,
-    test_views=1,
-    distractor_views=1,
-    n_distractors=2,
-    scene_size=96,
-    train_scenes=3,
-    val_scenes=1,
-    test_scenes=1,
-    n_workers=1,
-)
+from tests.tasks.recognition.small_rendering import SMALL_RENDERING
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def meshes(tmp_path_factory) -> Path:
 def render(meshes: Path, target: Path, **changes: object) -> dict[str, bytes]:
     """Return all files, by their path."""
     target.mkdir()
-    finish(rendering(meshes, target, SMALL.model_copy(update=changes)))
+    finish(rendering(meshes, target, SMALL_RENDERING.model_copy(update=changes)))
     return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
@@ -89,11 +75,11 @@ def test_annotations_fit_their_masks(files):
 
 
 def test_new_parts_are_rendered_alone(meshes, tmp_path):
-    rows = finish(render_views(meshes / "clevis.stl", tmp_path, 2, SMALL, first=10))
+    rows = finish(render_views(meshes / "clevis.stl", tmp_path, 2, SMALL_RENDERING, first=10))
     assert [row["name"] for row in rows] == ["clevis"]
     assert sorted(path.name for path in (tmp_path / "clevis").iterdir()) == ["00000.jpg", "00001.jpg"]
 
 
 def test_a_part_and_a_distractor_have_different_names(meshes, tmp_path):
     with pytest.raises(DatasetError, match="among the parts and among the distractors"):
-        finish(rendering(meshes, tmp_path, SMALL.model_copy(update={"distractors": meshes})))
+        finish(rendering(meshes, tmp_path, SMALL_RENDERING.model_copy(update={"distractors": meshes})))

@@ -16,7 +16,7 @@ from tasks.splatting.fit.session import CAMERAS, EXPOSURES, GAUSSIANS, METRICS, 
 from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.gaussians import Gaussians
-from tests.samples import after, run_until
+from tests.samples import after, finished, run_until
 from tests.tasks.splatting.fit_scene import make_scene
 
 SMALL = {"preset": "quick", "max_steps": 80, "cap_max": 400, "test_every": 4, "eval_every": 30, "device": "cpu"}
@@ -83,11 +83,7 @@ def test_the_folder_of_a_finished_fit_holds_what_people_use(session, tmp_path):
 
 
 def test_a_finished_fit_is_read_again_as_it_was(session):
-    made = session()
-    list(made.run())
-    again = session()
-    assert again.finished
-    again.load_finished()
+    made, again = finished(session)
     assert again.result == made.result
     assert [(row.metrics, row.timestamp_ms) for row in again.history] == [
         (row.metrics, row.timestamp_ms) for row in made.history

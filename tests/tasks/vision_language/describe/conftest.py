@@ -8,16 +8,13 @@ import pytest
 import torch
 
 from tasks.vision_language.describe.model import Asker, load_model
-from tasks.vision_language.tiny_model import make_tiny_model
+from tests.tasks.vision_language.yard_serve import make_model
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Return the folder of a tiny model."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    make_tiny_model(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -26,16 +26,10 @@ from tests.tasks.vision_language.servers import fake_engine, gate_before, until
 TOKEN = "a-word-of-some-length"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine():
     with fake_engine() as engine:
         yield engine
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(engine):
-    yield
-    until(lambda: engine.running == 0)
 
 
 def picture() -> bytes:

@@ -15,16 +15,14 @@ from PIL import Image
 
 from deployments.services.service import free_port
 from tests.tasks.vision_language.servers import gate_before, until
+from tests.tasks.vision_language.yard_serve import make_model
 
 START_S = 120
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    from tasks.vision_language.tiny_model import make_tiny_model
-
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_model(folder)
+    folder = make_model(tmp_path_factory.mktemp("models") / "tiny")
     port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--device", "cpu"]
     process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -6,6 +6,7 @@ import torch
 from tasks.base.errors import ConfigError, StopAsked
 from tasks.recognition.index.training.session import IndexSession
 from tasks.training.events import BatchDone, EpochDone
+from tests.samples import finished
 
 
 @pytest.fixture
@@ -61,11 +62,7 @@ def test_a_checkpoint_of_other_parameters_is_refused(session):
 
 
 def test_what_was_finished_is_read_again(session):
-    first = session()
-    list(first.run())
-    again = session()
-    assert again.finished
-    again.load_finished()
+    first, again = finished(session)
     assert again.history == first.history
 
 
