@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployments.cli.terminal.flow_help import FlowCommand, ValuesArgument, complete_flow
+from deployments.cli.terminal.flow_help import FlowCommand, MaybeFlowArgument, ValuesArgument
 from tasks.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def schedule(
-    flow: Annotated[
-        str | None, typer.Argument(metavar="[FLOW]", help="Lists all without one", autocompletion=complete_flow)
-    ] = None,
+    flow: MaybeFlowArgument = None,
     values: ValuesArgument = None,
     cron: Annotated[str | None, typer.Option(help='"0 2 * * *": every night at two')] = None,
     every: Annotated[str | None, typer.Option(help="30m, 1h, 7d: from now on")] = None,
@@ -33,7 +31,7 @@ def schedule(
     force: Annotated[bool, typer.Option("--force", help="One of somebody else, or of the yard; it is noted")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")] = False,
 ) -> None:
-    """Start a flow at set times; list what is scheduled; switch it off and on, remove it."""
+    """Start a flow at set times; list what is scheduled, without a flow; switch it off and on, remove it."""
     from deployments.api import connect
     from deployments.lifecycle import schedules
     from deployments.runs.submit import gather_parameters

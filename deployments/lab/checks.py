@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.lab.config import DatabaseConfig, FilesConfig, LabConfig, RedisConfig, secret_of
+from deployments.lab.files import s3_client
 from deployments.services.tls import MLFLOW, PREFECT, Variables, trusted
-from tasks.base.errors import ConfigError
 from tasks.base.servers.password import basic, password
 from tasks.tracking.account import account, account_file, settings_file
 
@@ -217,29 +217,6 @@ def _no_bucket(exc: Any, config: FilesConfig, where: str) -> str:
         doing = {"PutObject": "write", "GetObject": "read", "DeleteObject": "delete"}.get(what, "see")
         return f"{where} lets the key in {config.key_file} not {doing} in {config.place}"
     return f"{where} refuses {what} in {config.place}: {_line(exc)}"
-
-
-def s3_client(config: FilesConfig) -> Any:
-    """Return a client of the bucket's server.
-
-    Raises:
-        ConfigError: the package is missing.
-    """
-    try:
-        import boto3
-        import botocore.config
-    except ImportError as exc:
-        raise ConfigError("found no package boto3, need it for files in S3: install the extra `lab`") from exc
-    name, secret = config.key or (None, None)
-    patience = {"connect_timeout": _PATIENCE_S, "read_timeout": 4 * _PATIENCE_S, "retries": {"total_max_attempts": 1}}
-    return boto3.client(
-        "s3",
-        endpoint_url=config.endpoint,
-        aws_access_key_id=name,
-        aws_secret_access_key=secret,
-        region_name=config.region,
-        config=botocore.config.Config(**patience),
-    )
 
 
 def check_prefect(config: LabConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Sends the files of this home's runs into a lab's bucket; cut off, it goes on."""
+"""A lab's bucket, and how the files of this home's runs get into it; cut off, that goes on."""
 
 import hashlib
 from collections.abc import Callable
@@ -6,11 +6,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.lab.checks import s3_client
 from deployments.lab.config import FilesConfig
-from tasks.base.errors import StorageError
+from tasks.base.errors import ConfigError, StorageError
 
 _DIGEST = "sha256"
+_PATIENCE_S = 5
+
+
+def s3_client(config: FilesConfig) -> Any:
+    """Return a client of the bucket's server.
+
+    Raises:
+        ConfigError: the package is missing.
+    """
+    try:
+        import boto3
+        import botocore.config
+    except ImportError as exc:
+        raise ConfigError("found no package boto3, need it for files in S3: install the extra `lab`") from exc
+    name, secret = config.key or (None, None)
+    patience = {"connect_timeout": _PATIENCE_S, "read_timeout": 4 * _PATIENCE_S, "retries": {"total_max_attempts": 1}}
+    return boto3.client(
+        "s3",
+        endpoint_url=config.endpoint,
+        aws_access_key_id=name,
+        aws_secret_access_key=secret,
+        region_name=config.region,
+        config=botocore.config.Config(**patience),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,19 @@ _OWN = ("alembic_version", "alembic_version_auth", MARK)
 _HISTORY = {"prefect": ("flow_run", "flow", "deployment"), "mlflow": ("runs", "registered_models")}
 """Tables of each database that are empty in a lab nobody has used."""
 
+_LINKS = sa.text(
+    """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY conname
+    """
+)
+_COUNTED = sa.text(
+    """
+    SELECT table_name, column_name, pg_get_serial_sequence(quote_ident(table_name), column_name)
+    FROM information_schema.columns WHERE table_schema = 'public'
+    """
+)
+
 Rows = dict[str, int]
 
 
@@ -146,12 +159,7 @@ def _copy_all(
 ) -> Rows:
     known = {table.name: table for table in _tables(name)}
     from_names, to_names = set(sa.inspect(here).get_table_names()), set(sa.inspect(there).get_table_names())
-    links = there.execute(
-        sa.text(
-            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
-            "WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY conname"
-        )
-    ).all()
+    links = there.execute(_LINKS).all()
     # Rows point at one another in circles: their order is free while nothing is held against anything.
     for table, link, _ in links:
         there.execute(sa.text(f'ALTER TABLE {table} DROP CONSTRAINT "{link}"'))
@@ -232,12 +240,7 @@ def _fitting(value: Any, artifacts: Path) -> Any:
 
 def _go_on_counting(there: sa.Connection) -> None:
     """Let the numbers that PostgreSQL gives itself begin behind those that are there."""
-    owned = there.execute(
-        sa.text(
-            "SELECT table_name, column_name, pg_get_serial_sequence(quote_ident(table_name), column_name) AS counter "
-            "FROM information_schema.columns WHERE table_schema = 'public'"
-        )
-    ).all()
+    owned = there.execute(_COUNTED).all()
     for table, column, counter in owned:
         if counter is not None:
             most = f'SELECT setval(:counter, coalesce((SELECT max("{column}") FROM "{table}"), 0) + 1, false)'

@@ -77,6 +77,30 @@ class Part(StrEnum):
     ask = "ask"
 
 
+_LOOK_AT = {
+    Part.signals: """
+  Prefect   the run's timeline, its epoch table, the link to MLflow and the summary under Artifacts
+  MLflow    experiment `demo`: curves by section under Model metrics; confusion matrix, worst mistakes and
+            samples under Artifacts > report; the model and why it is champion under Models
+Your own images: yard run classification --data FOLDER --device cpu --set train.pretrained=false""",
+    Part.scene: """
+  Prefect   the poses, the table of measurements and the summary under Artifacts
+  MLflow    experiment `demo-splat`: PSNR and SSIM on held-out views under Model metrics, those views beside
+            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat
+            viewer.html to walk through the scene; it opens in any browser, without a network
+Your own video: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick""",
+    Part.recognition: """
+  Prefect   the parts, the epoch tables of detector and index, and the summary under Artifacts
+  MLflow    experiment `demo-recognition`: mean average precision and recall under Model metrics; scenes
+            with boxes, precision-recall curves and the confusion of similar parts under Artifacts > report
+Your own parts: yard run recognition --data FOLDER_OF_MESHES --device cpu""",
+    Part.ask: """
+  MLflow    experiment `demo-ask`: the answers as a table and beside their pictures under Artifacts, each
+            question under Traces; experiment `serving`: what the server did
+Your own model: yard serve FOLDER_OF_A_MODEL --device cuda:0; its address is a page to ask in""",
+}
+"""What to look at after a part of the demo: where there, and how to do the same with data of one's own."""
+
 _BY_DEFAULT = (Part.signals, Part.scene)  # the third takes three times as long as both, the last one talks nonsense
 
 
@@ -93,7 +117,8 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
             command = module_command("deployments.cli.app", "demo", part.value, "--folder", str(target))
             if code := subprocess.run(command, check=False).returncode:
                 raise SystemExit(code)
-    elif part is Part.signals:
+        return
+    if part is Part.signals:
         _run_signals(target)
     elif part is Part.scene:
         _run_scene(target)
@@ -101,20 +126,13 @@ def run_demo(folder: Path | None, part: Part | None) -> None:
         _run_recognition(target)
     else:
         _run_questions(target / "ask")
+    Console().print(f"\nWhat to look at, after `yard up`:{_LOOK_AT[part]}", highlight=False, soft_wrap=True)
 
 
 def _run_signals(target: Path) -> None:
     if not (target / "images").is_dir():
         _make_signals(target)
     print_outcome(run_here("classification", {**SIGNALS, "data": str(target / "images")}, run_name="demo"))
-    _say(
-        "\nWhat to look at, after `yard up`:\n"
-        "  Prefect   the run's timeline, its epoch table, the link to MLflow and the summary under Artifacts\n"
-        "  MLflow    experiment `demo`: curves by section under Model metrics; confusion matrix, worst mistakes and\n"
-        "            samples under Artifacts > report; the model and why it is champion under Models\n"
-        "Your own images: yard run classification --data FOLDER --device cpu"
-        " --set train.pretrained=false\n"
-    )
 
 
 def _run_scene(target: Path) -> None:
@@ -125,14 +143,6 @@ def _run_scene(target: Path) -> None:
         Console(stderr=True).print("filming a small room that does not exist, along a known path", highlight=False)
         make_demo_video(video.parent, seed=0)
     print_outcome(run_here("splatting", {**SCENE, "data": str(video)}, run_name="demo-splat"))
-    _say(
-        "\nWhat to look at, after `yard up`:\n"
-        "  Prefect   the poses, the table of measurements and the summary under Artifacts\n"
-        "  MLflow    experiment `demo-splat`: PSNR and SSIM on held-out views under Model metrics, those views beside\n"
-        "            the truth as images, the camera path under Artifacts > poses, and under Artifacts > splat\n"
-        "            viewer.html to walk through the scene; it opens in any browser, without a network\n"
-        "Your own video: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set train.preset=quick"
-    )
 
 
 def _run_recognition(target: Path) -> None:
@@ -146,13 +156,6 @@ def _run_recognition(target: Path) -> None:
         with staged(strangers) as folder:
             make_unknown_parts(folder)
     print_outcome(run_here("recognition", {**RECOGNITION, "data": str(meshes)}, run_name="demo-parts"))
-    _say(
-        "\nWhat to look at, after `yard up`:\n"
-        "  Prefect   the parts, the epoch tables of detector and index, and the summary under Artifacts\n"
-        "  MLflow    experiment `demo-recognition`: mean average precision and recall under Model metrics; scenes\n"
-        "            with boxes, precision-recall curves and the confusion of similar parts under Artifacts > report\n"
-        "Your own parts: yard run recognition --data FOLDER_OF_MESHES --device cpu"
-    )
 
 
 def _run_questions(target: Path) -> None:
@@ -169,12 +172,6 @@ def _run_questions(target: Path) -> None:
     _ask_served(model, sorted(pictures.iterdir()))
     _tell("asks about every picture of the folder")
     print_outcome(run_here("describe", _with_model(model, pictures), run_name="demo-ask"))
-    _say(
-        "\nWhat to look at, after `yard up`:\n"
-        "  MLflow    experiment `demo-ask`: the answers as a table and beside their pictures under Artifacts, each\n"
-        "            question under Traces; experiment `serving`: what the server did\n"
-        "Your own model: yard serve FOLDER_OF_A_MODEL --device cuda:0; its address is a page to ask in"
-    )
 
 
 def _with_model(model: Path, pictures: Path) -> dict[str, Any]:
@@ -199,10 +196,6 @@ def _ask_served(model: Path, pictures: list[Path]) -> None:
 
 def _tell(text: str) -> None:
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _make_signals(target: Path) -> None:

@@ -268,12 +268,7 @@ def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
         state=str(run["state_name"] or ""),
         since=_since(run, kind),
         message=_sentence(run, state),
-        epoch=far.epoch,
-        n_epochs=far.n_epochs,
-        percent=far.percent,
-        remaining_s=far.remaining_s,
-        last_epoch=far.last_epoch,
-        unit=far.unit,
+        **{name: value for name, value in asdict(far).items() if name != "device"},
         **_slot_use(run),
     )
 

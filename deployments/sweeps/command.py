@@ -6,16 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from deployments.cli.runs import Priority
-from deployments.cli.terminal.flow_help import FlowCommand, ValuesArgument, complete_flow
+from deployments.cli.terminal.flow_help import FlowCommand, MaybeFlowArgument, ValuesArgument
 from tasks.base.errors import ConfigError
 
 _TRIALS = 20
 
 
 def sweep(
-    flow: Annotated[
-        str | None, typer.Argument(metavar="[FLOW]", help="One of the flows below", autocompletion=complete_flow)
-    ] = None,
+    flow: MaybeFlowArgument = None,
     values: ValuesArgument = None,
     space: Annotated[Path | None, typer.Option(help="YAML of what is searched, see docs/sweeps.md")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="YAML with what all trials share")] = None,

@@ -1,17 +1,8 @@
 """Adds up what a run takes of a GPU's energy, from samples of the GPU."""
 
-from dataclasses import dataclass
-
 from gpu_pools.placement.devices import GpuSample
 
 _J_PER_WH = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    at: float
-    sample: GpuSample
-    n_sharing: int
 
 
 class EnergyMeter:
@@ -21,7 +12,7 @@ class EnergyMeter:
     """
 
     def __init__(self) -> None:
-        self._last: _Look | None = None
+        self._last: tuple[float, GpuSample, int] | None = None
         self._joules: float | None = None
 
     @property
@@ -37,22 +28,23 @@ class EnergyMeter:
             sample: of the GPU.
             n_sharing: runs that hold the GPU, this one included.
         """
-        last, self._last = self._last, _Look(at, sample, max(n_sharing, 1))
+        last, self._last = self._last, (at, sample, max(n_sharing, 1))
         if last is None:
             return
-        drawn = _drawn(last, self._last)
+        began, before, n_bearing = last
+        drawn = _drawn(before, sample, at - began)
         if drawn is not None:
-            self._joules = (self._joules or 0.0) + drawn / last.n_sharing
+            self._joules = (self._joules or 0.0) + drawn / n_bearing
 
 
-def _drawn(before: _Look, now: _Look) -> float | None:
-    """Return the joules between two looks: by the GPU's counter, else by the mean of its power."""
-    counted = _difference(before.sample.energy_j, now.sample.energy_j)
+def _drawn(before: GpuSample, now: GpuSample, seconds: float) -> float | None:
+    """Return the joules between two samples: by the GPU's counter, else by the mean of its power."""
+    counted = _difference(before.energy_j, now.energy_j)
     if counted is not None:
         return counted
-    if before.sample.power_w is None or now.sample.power_w is None:
+    if before.power_w is None or now.power_w is None:
         return None
-    return (before.sample.power_w + now.sample.power_w) / 2 * (now.at - before.at)
+    return (before.power_w + now.power_w) / 2 * seconds
 
 
 def _difference(before: float | None, now: float | None) -> float | None:

@@ -4,7 +4,6 @@ MLflow stores this file beside the weights and runs it where the model is loaded
 nothing of this project needs to be installed there.
 """
 
-import base64
 import json
 from pathlib import Path
 from types import ModuleType
@@ -48,9 +47,7 @@ class ServedClassifier(PythonModel):
         """Return one row per image: class, probability, and the probabilities of all classes in their order.
 
         Args:
-            context: unused.
             model_input: the column `image` holds files as bytes (over REST: as base64).
-            params: unused.
 
         Raises:
             ValueError: a row holds no image.
@@ -74,13 +71,7 @@ class ServedClassifier(PythonModel):
         )
 
     def _tensor(self, content: Any, row: int) -> Tensor:
-        try:
-            data = base64.b64decode(content) if isinstance(content, str) else bytes(content)
-            image = self.decoding.decode_sized(data, self.size)
-        except (self.decoding.UndecodableError, ValueError, TypeError) as exc:
-            raise ValueError(
-                f"found no image in row {row}, need the bytes of an image file in column 'image' ({exc})"
-            ) from exc
+        image = self.decoding.decode_cell(content, row, self.size)
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, S, S)
         return (pixels - self.mean) / self.std
 

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_pools.placement.disk import parse_size, size_text
@@ -21,15 +20,6 @@ _TEMPORARY = re.compile(r"\..+\.[A-Za-z0-9_]{8,16}|.+\.tmp(-wal|-shm|-journal)?"
 """As `tasks.base.workspace` and the cache name what they have not finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    """A file of the cache: when it was used last, Unix seconds, and the bytes that it takes."""
-
-    used: float
-    bytes: int
-    path: Path
-
-
 def remove_temporary(house: House, receipt: Receipt) -> None:
     """Remove temporary files that were not written for a while, in the cache and in the folders of dead runs."""
     limit_s = parse_duration(house.keep.temporary)
@@ -42,16 +32,15 @@ def remove_temporary(house: House, receipt: Receipt) -> None:
 
 def shrink_cache(house: House, receipt: Receipt) -> None:
     """Remove what was not used for longest, until the cache has its size; a line for each of its folders."""
-    limit, found = parse_size(house.keep.cache), sorted(_cached(house), key=lambda one: one.used)
-    too_much = sum(one.bytes for one in found) - limit
+    limit, found = parse_size(house.keep.cache), sorted(_cached(house))
+    too_much = sum(n_bytes for _, n_bytes, _ in found) - limit
     freed: dict[Path, tuple[int, int, float]] = {}
-    for one in found:
-        if too_much <= 0 or house.now - one.used < _IN_USE_S:
+    for used, taken, path in found:
+        if too_much <= 0 or house.now - used < _IN_USE_S:
             break
-        n_files, n_bytes, _ = freed.get(top := _folder_of(one.path), (0, 0, 0.0))
-        gone = house.remover.remove(one.path)
-        freed[top] = (n_files + 1, n_bytes + gone, one.used)
-        too_much -= one.bytes
+        n_files, n_bytes, _ = freed.get(top := _folder_of(path), (0, 0, 0.0))
+        freed[top] = (n_files + 1, n_bytes + house.remover.remove(path), used)
+        too_much -= taken
     for folder, (n_files, n_bytes, used) in freed.items():
         why = f"more than {size_text(limit)}; not used for {age_text(house.now - used)} or longer"
         what = f"{folder.relative_to(home())}: {n_files} file{'s' * (n_files > 1)}"
@@ -74,7 +63,8 @@ def _of_runs(house: House) -> Iterator[Path]:
             yield from left
 
 
-def _cached(house: House) -> Iterator[_Cached]:
+def _cached(house: House) -> Iterator[tuple[float, int, Path]]:
+    """Yield of each file of the cache when it was used last, Unix seconds, the bytes that it takes, and its path."""
     for folder, _, names in os.walk(home() / "cache"):
         for path in (Path(folder, name) for name in names):
             try:
@@ -82,7 +72,7 @@ def _cached(house: House) -> Iterator[_Cached]:
             except FileNotFoundError:
                 continue
             if path not in house.remover.gone:  # of a dry run
-                yield _Cached(max(found.st_atime, found.st_mtime), found.st_blocks * 512, path)
+                yield (max(found.st_atime, found.st_mtime), found.st_blocks * 512, path)
 
 
 def _folder_of(path: Path) -> Path:

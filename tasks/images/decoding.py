@@ -3,9 +3,11 @@
 A copy of this file is kept with every model in MLflow and used there, so it imports nothing of this project.
 """
 
+import base64
 import io
 import struct
 import zlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -155,3 +157,23 @@ def decode_sized(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> NDArra
         UndecodableError: as `decode`.
     """
     return resize_rgb(decode(data, max_pixels, min_side=size), size)
+
+
+def decode_cell(cell: Any, row: int, size: int | None = None) -> NDArray[np.uint8]:
+    """Return the image in a cell of the table that a served model gets, (H, W, 3) uint8 RGB.
+
+    Args:
+        cell: the content of a file, as bytes or, over REST, as base64.
+        row: of the table, for the message.
+        size: as `decode_sized`; None: as it is.
+
+    Raises:
+        ValueError: it holds no image.
+    """
+    try:
+        data = base64.b64decode(cell) if isinstance(cell, str) else bytes(cell)
+        return decode(data) if size is None else decode_sized(data, size)
+    except (UndecodableError, ValueError, TypeError) as exc:
+        raise ValueError(
+            f"found no image in row {row}, need the bytes of an image file in column 'image' ({exc})"
+        ) from exc

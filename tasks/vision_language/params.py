@@ -8,6 +8,7 @@ from pydantic import Field
 from tasks.base.params import Device, NoneText, Owner, Params
 
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smhd]$", description="90s, 30m, 4h or 2d")]
+MaybeDuration = Annotated[Duration | None, NoneText]
 
 ImageHost = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?$")]
 
@@ -24,11 +25,10 @@ class ServeParams(Params):
             "speaks OpenAI's chat API, in which {model}, {host} and {port} stand for their values",
         ),
     ] = "transformers"
-    lasts: Annotated[Duration | None, NoneText, Field(description="Ends then, whoever asks; empty: never")] = None
-    idle: Annotated[Duration | None, NoneText, Field(description="Ends after so long without a request")] = "30m"
+    lasts: Annotated[MaybeDuration, Field(description="Ends then, whoever asks; empty: never")] = None
+    idle: Annotated[MaybeDuration, Field(description="Ends after so long without a request")] = "30m"
     give_way: Annotated[
-        Duration | None,
-        NoneText,
+        MaybeDuration,
         Field(description="Ends after so long without a request where a run of higher priority waits for its slot"),
     ] = "5m"
     start_limit: Annotated[Duration, Field(description="For the engine to be ready")] = "10m"

@@ -120,6 +120,10 @@ FlowArgument = Annotated[
     str,
     typer.Argument(help="One of the flows below", autocompletion=complete_flow),
 ]
+MaybeFlowArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[FLOW]", help="One of the flows below", autocompletion=complete_flow),
+]
 ValuesArgument = Annotated[
     list[str] | None,
     typer.Argument(

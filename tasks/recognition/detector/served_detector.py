@@ -1,10 +1,8 @@
 """The detector that MLflow serves: encoded images in, boxes with names and scores out.
 
-MLflow stores this file beside the weights and runs it where the detector is loaded, so nothing is pickled, and
-nothing of this project needs to be installed there.
+MLflow keeps this file with the weights. It needs nothing of this project where it runs, and nothing is pickled.
 """
 
-import base64
 import json
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +44,6 @@ class ServedDetector(PythonModel):
         """Return one row per image: boxes (left, top, right, bottom in pixels of the image), names, scores.
 
         Args:
-            context: unused.
             model_input: the column `image` holds files as bytes (over REST: as base64).
             params: `threshold`, the least score; empty: the one that was best on scenes for validation.
 
@@ -57,22 +54,13 @@ class ServedDetector(PythonModel):
         files = list(model_input["image"])
         rows: list[dict[str, Any]] = []
         for start in range(0, len(files), _BATCH):
-            images = [self._pixels(content, start + i) for i, content in enumerate(files[start : start + _BATCH])]
+            batch = files[start : start + _BATCH]
+            images = [self.decoding.decode_cell(content, start + i) for i, content in enumerate(batch)]
             squares = np.stack([self.squaring.squared(image, self.size) for image in images])
             with torch.inference_mode():
                 found = self.network.find(torch.from_numpy(squares).permute(0, 3, 1, 2).to(self.device).float() / 255)
             rows += [self._row(each, image, threshold) for each, image in zip(found, images, strict=True)]
         return pd.DataFrame(rows, index=model_input.index, columns=["boxes", "names", "scores"])
-
-    def _pixels(self, content: Any, row: int) -> NDArray[np.uint8]:
-        try:
-            data = base64.b64decode(content) if isinstance(content, str) else bytes(content)
-            pixels: NDArray[np.uint8] = self.decoding.decode(data)
-        except (self.decoding.UndecodableError, ValueError, TypeError) as exc:
-            raise ValueError(
-                f"found no image in row {row}, need the bytes of an image file in column 'image' ({exc})"
-            ) from exc
-        return pixels
 
     def _row(self, found: dict[str, Any], image: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
         height, width = image.shape[:2]

@@ -1,10 +1,8 @@
 """The index that MLflow serves: encoded images in, parts, nearest views and poses out.
 
-MLflow stores this file beside the index and runs it where the model is loaded, so nothing is pickled, and nothing of
-this project needs to be installed there.
+MLflow keeps this file with the index. It needs nothing of this project where it runs, and nothing is pickled.
 """
 
-import base64
 import json
 from pathlib import Path
 from types import ModuleType
@@ -57,9 +55,7 @@ class ServedIndex(PythonModel):
         the rotation of the nearest one of that part: a quaternion w, x, y, z, part frame -> camera frame.
 
         Args:
-            context: unused.
             model_input: the column `image` holds files as bytes (over REST: as base64).
-            params: unused.
 
         Raises:
             ValueError: a row holds no image.
@@ -88,13 +84,7 @@ class ServedIndex(PythonModel):
         return {"part": part, "score": float(found.score), "nearest": nearest, "rotation": rotation}
 
     def _pixels(self, content: Any, row: int) -> Tensor:
-        try:
-            data = base64.b64decode(content) if isinstance(content, str) else bytes(content)
-            image = self.decoding.decode_sized(data, self.config["image_size"])
-        except (self.decoding.UndecodableError, ValueError, TypeError) as exc:
-            raise ValueError(
-                f"found no image in row {row}, need the bytes of an image file in column 'image' ({exc})"
-            ) from exc
+        image = self.decoding.decode_cell(content, row, self.config["image_size"])
         return torch.from_numpy(image).permute(2, 0, 1)  # (3, S, S) uint8
 
 

@@ -1,15 +1,14 @@
 """Fits a gain and an offset for each image, for cameras whose exposure changes."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from tasks.splatting.fit.per_image import PerImage
 
 REGULARISATION = 1e-2  # on squared differences from no change; holds the mean of all images, which nothing else does
 
 
-class Exposures:
+class Exposures(PerImage):
     """Affine colour per training image, fitted along with the Gaussians.
 
     Source: affine per image as in the authors' own exposure compensation (upstream graphdeco-inria
@@ -24,7 +23,7 @@ class Exposures:
     def __init__(self, n: int, rate: float, device: torch.device) -> None:
         self._identity = torch.eye(3, 4, device=device)
         self.affine = self._identity.repeat(n, 1, 1).requires_grad_()  # (n, 3, 4)
-        self._optimizer = torch.optim.Adam([self.affine], lr=rate)
+        super().__init__("affine", self.affine, rate)
 
     def apply(self, colors: Tensor, index: int) -> Tensor:
         """Return (H, W, 3) as image `index` was exposed."""
@@ -33,25 +32,6 @@ class Exposures:
     def penalty(self, index: int) -> Tensor:
         """Return what is added to the loss for an image."""
         return REGULARISATION * (self.affine[index] - self._identity).square().mean()
-
-    def step(self) -> None:
-        """Take one step from the gradients, and drop them."""
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def drop_gradients(self) -> None:
-        """Forget the gradients of an attempt that failed."""
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all there is."""
-        return {"affine": self.affine.detach(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        with torch.no_grad():
-            self.affine.copy_(state["affine"])
-        self._optimizer.load_state_dict(dict(state["optimizer"]))
 
 
 def exposed(colors: Tensor, affine: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
 """Fits small corrections of the camera poses along with the Gaussians."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from tasks.splatting.fit.per_image import PerImage
 from tasks.splatting.render.cameras import Camera
 
 FINAL = 0.01  # the learning rate at the last step, as a share of the first one
 
 
-class PoseCorrections:
+class PoseCorrections(PerImage):
     """A turn and a shift per training image.
 
     The turn is two columns of a rotation, made orthonormal (arXiv:1812.07035), the shift is in the camera's own axes.
@@ -31,7 +31,7 @@ class PoseCorrections:
         self.values = torch.zeros(len(cameras), 9, device=device, requires_grad=True)  # shift, then the 6 of the turn
         self._last_row = torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=device)  # sent once: sending waits for the GPU
         self._rate = rate
-        self._optimizer = torch.optim.Adam([self.values], lr=rate, weight_decay=decay)
+        super().__init__("values", self.values, rate, decay)
 
     def pose(self, index: int) -> Tensor:
         """Return world to camera of an image, (4, 4) float32, differentiable."""
@@ -39,19 +39,14 @@ class PoseCorrections:
         correction = torch.cat([torch.cat([turn, shift[:, None]], 1), self._last_row])
         return correction @ self._given[index].float()
 
-    def step(self, progress: float) -> None:
+    def step(self, progress: float = 0.0) -> None:
         """Take one step from the gradients, and drop them.
 
         Args:
             progress: share of all steps that is done, in [0, 1]; the rate falls with it.
         """
         self._optimizer.param_groups[0]["lr"] = self._rate * FINAL**progress
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def drop_gradients(self) -> None:
-        """Forget the gradients of an attempt that failed."""
-        self._optimizer.zero_grad(set_to_none=True)
+        super().step()
 
     @torch.no_grad()
     def corrected(self, cameras: Sequence[Camera]) -> list[Camera]:
@@ -63,16 +58,6 @@ class PoseCorrections:
             matrix[:3, :3], matrix[:3, 3] = turn, shift
             moved.append(replace(camera, world_to_camera=(matrix @ self._given[index]).cpu().numpy()))
         return moved
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is fitted."""
-        return {"values": self.values.detach(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        with torch.no_grad():
-            self.values.copy_(state["values"])
-        self._optimizer.load_state_dict(dict(state["optimizer"]))
 
 
 def rigid(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,19 +23,9 @@ from deployments.runs.watch import RunSnapshot, Story, panels
 YARD = Path(sys.executable).parent / "yard"
 WAITS = "cuda:0 is training rfuav of anna@boxa since 14:02, epoch 3 of 30, about 25 min more"
 WAITING = RunRow(
-    id="1f",
-    short="1f",
-    name="rfuav",
-    flow="train_classifier",
-    owner="ben@boxa",
-    device="cuda",
-    queue="cuda.training",
-    priority=5,
-    type="SCHEDULED",
-    state="Waiting",
-    since="2026-11-23T10:00:00Z",
-    message=WAITS,
-)
+    "1f", "1f", "rfuav", "train_classifier", "ben@boxa", "cuda", "cuda.training", 5,
+    "SCHEDULED", "Waiting", "2026-11-23T10:00:00Z", WAITS,
+)  # fmt: skip
 RUNNING = replace(WAITING, type="RUNNING", state="Running", message="", device="cuda:0")
 PIPELINE = replace(RUNNING, id="2f", name="both", flow="classification", device="cpu")
 

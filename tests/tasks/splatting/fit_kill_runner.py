@@ -22,21 +22,10 @@ from tests.tasks.splatting.fit_scene import make_scene
 def attempt(scene: Scene, folder: Path, strategy: str, kill_at: int, seed: int) -> None:
     """Fit, the state going to disk at every event, until the n-th image is to be drawn; 0: to the end."""
     params = SplatParams(
-        preset="quick",
-        device="cpu",
-        strategy=strategy,
-        max_steps=150,
-        cap_max=400,
-        test_every=4,
-        eval_every=40,
-        refine_start=10,
-        refine_every=20,
-        refine_stop=140,
-        reset_every=65,
-        random_bkgd=True,
-        exposure_opt=True,
-        pose_opt=True,
-    )
+        preset="quick", device="cpu", strategy=strategy, max_steps=150, cap_max=400, test_every=4, eval_every=40,
+        refine_start=10, refine_every=20, refine_stop=140, reset_every=65,
+        random_bkgd=True, exposure_opt=True, pose_opt=True,
+    )  # fmt: skip
     torch.rand(seed)  # every process starts with other numbers; the seed of the run must win
     left = [kill_at]
     draw = CpuRasterizer(num_threads=1)

@@ -20,15 +20,9 @@ NOTHING = "nothing"
 
 def plain_grades(grades: Grades) -> dict[str, Any]:
     """Return grades as JSON takes them, without the curves."""
+    numbers = ("map50", "map", "precision", "recall", "f1", "threshold", "n_images", "n_parts")
     return {
-        "map50": grades.map50,
-        "map": grades.map,
-        "precision": grades.precision,
-        "recall": grades.recall,
-        "f1": grades.f1,
-        "threshold": grades.threshold,
-        "n_images": grades.n_images,
-        "n_parts": grades.n_parts,
+        **{name: getattr(grades, name) for name in numbers},
         "per_part": {name: dataclasses.asdict(part) for name, part in grades.per_part.items()},
         "confusion": {"names": [*grades.per_part, NOTHING], "rows": grades.confusion.tolist()},
     }
