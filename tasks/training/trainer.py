@@ -106,8 +106,14 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         return self.stopping.stopped or self.epoch > self.params.num_epochs
 
     @abstractmethod
-    def _backward(self, group: Group, steps_per_epoch: int) -> None:
-        """Leave the gradient of the mean loss of a group of batches, and add to the sums of the epoch."""
+    def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
+        """Leave the gradient of the mean loss of a group of batches, and add to the sums of the epoch.
+
+        Args:
+            group: the first one is batch number `self.batch` of the epoch.
+            sizes: images of each batch in all processes together.
+            steps_per_epoch: optimiser steps.
+        """
 
     @abstractmethod
     def _summed_loss(self) -> Tensor:
@@ -154,7 +160,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
             yield metrics
 
     def _train_epoch(self, train: Batches) -> Iterator[BatchDone]:
-        n_batches = len(train)
+        sizes, n_batches = train.sizes, len(train)
         steps_per_epoch = -(-n_batches // self._accumulate)
         self.model.train()
         group: list[tuple[Tensor, Tensor]] = []
@@ -164,7 +170,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
             if len(group) < self._accumulate and number < n_batches:
                 continue
             self.ranks.reseed(self.params.seed, self.step)
-            self._backward(group, steps_per_epoch)
+            self._backward(group, sizes[self.batch : number], steps_per_epoch)
             group.clear()
             self._update(learning_rate(self.params, self.step, steps_per_epoch))
             self.batch = number

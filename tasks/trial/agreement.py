@@ -54,8 +54,7 @@ def by_our_step(model: nn.Module, images: Tensor, labels: Tensor, device: torch.
     params = TrainParams(model="resnet18", pretrained=False, batch_size=len(labels), image_size=_SIDE, precision="fp32")
     trainer = Trainer(model, N_CLASSES, params, device, "fp32")
     trainer.model.train()
-    trainer._sizes = [len(labels)]
-    trainer._backward([(images.to(device), labels.to(device))], steps_per_epoch=1)
+    trainer._backward([(images.to(device), labels.to(device))], [len(labels)], steps_per_epoch=1)
     loss = float(trainer._sums[0]) / len(labels)
     return loss, [_gradient(parameter).cpu() for parameter in trainer.model.parameters()]
 

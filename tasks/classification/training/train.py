@@ -1,7 +1,7 @@
 """Trains a classifier: weighted and mixed losses, graded on images that are not trained on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -63,7 +63,6 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
         self._grader = Grader(n_classes)
         self._n_classes = n_classes
         self._weights: Tensor | None = None  # of the classes in the loss
-        self._sizes: list[int] = []  # of the batches of an epoch, in images
         self.best_temperature: float | None = None  # by which the best weights' confidence is to be softened
 
     def join(self, ranks: Ranks) -> None:
@@ -83,24 +82,24 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
         """
         if self.params.class_weights == "balanced":
             self._weights = balanced_weights(train.labels, self._n_classes).to(self.device)
-        self._sizes = train.sizes
         yield from self._epochs(lambda: train, lambda: self._grade(val))
 
-    def _backward(self, group: Group, steps_per_epoch: int) -> None:
+    def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
         share = -(-self.params.batch_size // self.ranks.size)  # of a batch, in images
 
         def attempt(n_pieces: int) -> Tensor:
             sums, size = torch.zeros_like(self._sums), -(-share // n_pieces)
             pieces = [
-                (number, images, labels, part)
-                for number, (images, labels) in enumerate(group, self.batch)
+                (number, n_images, images, labels, part)
+                for number, (n_images, (images, labels)) in enumerate(zip(sizes, group, strict=True), self.batch)
                 for part in _parts(len(labels), size)
             ]
-            for which, (number, images, labels, part) in enumerate(pieces, 1):
+            for which, (number, n_images, images, labels, part) in enumerate(pieces, 1):
                 # Gradients are averaged over processes, and are to be those of the mean over the batches of the step.
-                scale = self.ranks.size / (len(group) * self._sizes[number])
+                scale = self.ranks.size / (len(group) * n_images)
+                draws = self._draws(number, n_images, part)
                 with self._gradients(exchanged=which == len(pieces)):
-                    sums += self._backward_piece(images[part], labels[part], scale, *self._draws(number, part))
+                    sums += self._backward_piece(images[part], labels[part], scale, *draws)
             return sums
 
         self._sums += self.ranks.add_up(self._in_pieces(attempt, group[0][0], share))
@@ -111,9 +110,12 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
             return nullcontext()
         return self._forward.no_sync()
 
-    def _draws(self, number: int, part: slice) -> tuple[np.random.Generator, np.ndarray]:
-        """Return the generator of a piece of a batch, and which of its images are mirrored, however batches are cut."""
-        n, seed = self._sizes[number], (self.params.seed, self.epoch, number)
+    def _draws(self, number: int, n: int, part: slice) -> tuple[np.random.Generator, np.ndarray]:
+        """Return the generator of a piece of a batch of n images, and which of the piece's images are mirrored.
+
+        Both are the same however batches are cut.
+        """
+        seed = (self.params.seed, self.epoch, number)
         begin = self.ranks.bounds(n)[0] + part.start
         rng = np.random.default_rng((*seed, 0))
         mirrored = rng.random(n) < 0.5 if self.params.horizontal_flip else np.zeros(n, bool)

@@ -83,7 +83,7 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
             rows.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
         return [{name: value.to(self.device, non_blocking=True) for name, value in row.items()} for row in rows]
 
-    def _backward(self, group: Group, steps_per_epoch: int) -> None:
+    def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
         ((images, numbers),) = group
         assert self._scenes is not None, "run comes first"
         targets = self._targets(numbers.cpu(), self._scenes)

@@ -1,6 +1,6 @@
 """Trains an embedding on views that are altered anew in every epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Trainer(TensorTrainer[Recogniser, IndexParams, EpochMetrics]):
             pin=self.device.type == "cuda",
         )
 
-    def _backward(self, group: Group, steps_per_epoch: int) -> None:
+    def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
         ((images, labels),) = group
         # From the start, a margin would hold all vectors at one place: no direction is then better than another.
         rise = _MARGIN_RISE * self.params.num_epochs * steps_per_epoch
