@@ -1,6 +1,7 @@
 """Logs a training and its grading to MLflow: metrics, tables, images and files."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from tasks.classification.grading.answers import (
 from tasks.classification.grading.evaluate import TestReport, report_metrics
 from tasks.classification.params import EvaluateParams
 from tasks.classification.serving import log_classifier
-from tasks.classification.training.events import EpochMetrics
+from tasks.classification.training.events import EpochMetrics, read_history
 from tasks.classification.training.session import TrainingSession
 from tasks.images.images import encode_jpeg, read_rgb
 from tasks.tracking import registry
@@ -130,7 +131,6 @@ def keep_answers(
     training: Path,
     device: torch.device,
     *,
-    config: Mapping[str, Any],
     model_name: str | None,
     cache: Path,
     log: Callable[[str], None],
@@ -141,11 +141,11 @@ def keep_answers(
         dataset: as prepared.
         training: its folder, finished.
         device: to compute on.
-        config: of the model.
         model_name: whose champion is asked; None: nobody's.
         cache: folder for shrunk images.
         log: told why the champion could not be asked; the report asks it then.
     """
+    config = model_config(training)
     (training / CHAMPION).unlink(missing_ok=True)
     model = load_model(training / "best.pt", config)
     answers = answer(model, config, graded_samples(dataset, config["classes"]), device, cache=cache)
@@ -159,6 +159,12 @@ def keep_answers(
         return
     if theirs is not None:
         theirs.keep(training / CHAMPION)
+
+
+def model_config(training: Path) -> dict[str, Any]:
+    """Return the configuration of the model of a training that has ended."""
+    config: dict[str, Any] = json.loads((training / "config.json").read_text())
+    return config
 
 
 def log_training(training: Path, tracker: Tracker) -> None:
@@ -181,8 +187,6 @@ def grade_and_log(
     tracker: Tracker,
     params: EvaluateParams,
     *,
-    config: Mapping[str, Any],
-    history: list[dict[str, Any]],
     model_name: str,
     cache: Path,
     log: Callable[[str], None],
@@ -192,9 +196,9 @@ def grade_and_log(
     if part != "test":
         log("the data has no test part: graded on val, which the best epoch was chosen on, so the metrics are too good")
     tracker.tag("graded_on", part)
-    classes = config["classes"]
+    config, history = model_config(training), read_history(training / "history.csv")
     answers = read_answers(training / ANSWERS, dataset)
-    report = report_on(answers, dataset, classes, params)
+    report = report_on(answers, dataset, config["classes"], params)
     write_images(report, history, dataset, training / "report")
     best = max(history, key=lambda row: (row["val_acc"], -row["val_loss"]))
     tracker.artifact(training / "report", "report")

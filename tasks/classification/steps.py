@@ -1,6 +1,5 @@
 """The Prefect tasks of the classification pipeline."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -252,9 +251,8 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
             session = TrainingSession(data, folder, params, device, cache=cache, clock_ms=now_ms, stop_asked=stop_asked)
             with Page("training", "Training", columns=TABLE_COLUMNS) as page, bars() as shown:
                 TrainingRecorder(session, tracker, page, shown, log).run()
-            config = json.loads((folder / "config.json").read_text())
             name = track.experiment if grading.register_model else None
-            keep_answers(data, folder, device, config=config, model_name=name, cache=cache, log=log.warning)
+            keep_answers(data, folder, device, model_name=name, cache=cache, log=log.warning)
     except StopAsked as exc:
         logger().info("%s", exc)
         exit_for_resume()
@@ -268,28 +266,25 @@ def report(dataset: Path, run: str, params: EvaluateParams, track: TrackParams, 
 
     Where MLflow is away, what needs its answer is postponed.
     """
-    from tasks.classification.mlflow_logging import copy_results, grade_and_log, log_training, summary
-    from tasks.classification.training.events import read_history
+    from tasks.classification.mlflow_logging import copy_results, grade_and_log, log_training, model_config, summary
 
     training = step_context.finished_training(run, FINISHED)
     with mlflow_run.reopen_mlflow_run(training) as (tracker, log):
         show_link("mlflow-run", tracker.url, "Curves, metrics and files in MLflow")
         log_training(training, tracker)
-        config = json.loads((training / "config.json").read_text())
         graded, decision = grade_and_log(
             allowed_path(dataset),
             training,
             tracker,
             params,
-            config=config,
-            history=read_history(training / "history.csv"),
             model_name=track.experiment,
             cache=cache_dir("."),
             log=log.warning,
         )
         parameters = {"dataset": dataset, "run": run, "evaluate": params, "track": track, "save_path": save_path}
         later = settle_postponed(run, tracker.postponed, "report_classifier", parameters, log)
-        text = summary(graded, decision, config["model"], tracker.url) + later + mlflow_run.slot_line(tracker)
+        text = summary(graded, decision, model_config(training)["model"], tracker.url)
+        text += later + mlflow_run.slot_line(tracker)
         show_markdown("summary", text, "The result on the test part")
         tracker.tag("mlflow.note.content", text)
         log.info("test accuracy %.2f %%", 100 * graded.grades.accuracy)

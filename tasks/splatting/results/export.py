@@ -48,7 +48,6 @@ class Export:
     cameras: tuple[Camera, ...]
     params: ExportParams
     drawn: Path | None
-    background: tuple[float, float, float]
     antialiased: bool
     near_plane: float
     title: str
@@ -61,7 +60,6 @@ def draw_all(
     params: ExportParams,
     folder: Path,
     *,
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     antialiased: bool = False,
 ) -> Iterator[Progress]:
     """Write the videos and depth maps that `params` asks for, yielding progress: all of an export that needs a device.
@@ -72,7 +70,6 @@ def draw_all(
         rasterizer: draws.
         params: which files to write.
         folder: replaced when all is written, and not before; nothing is left when the work ends early.
-        background: RGB in [0, 1] behind the splat.
         antialiased: as it was fitted.
 
     Raises:
@@ -82,7 +79,7 @@ def draw_all(
     kept = _finite(gaussians, cameras, folder)
     device = gaussians.means.device
     on_device = Gaussians(**{name: tensor.to(device) for name, tensor in kept.tensors().items()})
-    drawer = Drawer(on_device, rasterizer, background, antialiased)
+    drawer = Drawer(on_device, rasterizer, antialiased=antialiased)
     n_videos = params.turntable + params.camera_path
     n_maps = min(len(cameras), MAX_DEPTH_MAPS) if params.depth_maps else 0
     total = n_videos * _n_frames(params) + n_maps
@@ -98,7 +95,6 @@ def export_all(
     folder: Path,
     *,
     drawn: Path | None = None,
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     antialiased: bool = False,
     near_plane: float = 0.01,
     title: str = "Splat",
@@ -111,7 +107,6 @@ def export_all(
         params: which files to write.
         folder: replaced when all is written, and not before; nothing is left when the work ends early.
         drawn: folder of `draw_all`, whose files go in; None: none.
-        background: RGB in [0, 1] behind the splat.
         antialiased: as it was fitted.
         near_plane: as it was fitted, world units.
         title: of the viewer's page.
@@ -124,7 +119,7 @@ def export_all(
     n_left_out = len(gaussians) - len(kept)
     if n_left_out:
         yield Note(f"{n_left_out} of {len(gaussians)} Gaussians are not finite and left out")
-    export = Export(kept, tuple(cameras), params, drawn, background, antialiased, near_plane, title)
+    export = Export(kept, tuple(cameras), params, drawn, antialiased, near_plane, title)
     total = 3 + params.spz + params.gltf + params.viewer + (drawn is not None)
     with staged(folder) as tmp:
         for done, _ in enumerate(_files(export, tmp), start=1):
@@ -204,7 +199,6 @@ def _files(export: Export, folder: Path) -> Iterator[str]:
             kept,
             export.cameras,
             folder / "viewer.html",
-            background=export.background,
             antialiased=export.antialiased,
             near_plane=export.near_plane,
             title=export.title,

@@ -1,6 +1,5 @@
 """A training as MLflow and the page of its step hold it, through a restart."""
 
-import json
 import logging
 
 import pytest
@@ -14,7 +13,6 @@ from tasks.classification.mlflow_logging import (
     log_training,
 )
 from tasks.classification.params import EvaluateParams, TrainParams
-from tasks.classification.training.events import read_history
 from tasks.classification.training.session import TrainingSession
 from tasks.run.display import bars
 from tasks.tracking import mlflow_api
@@ -77,16 +75,13 @@ def test_a_training_is_graded_registered_and_decided_on_once(tmp_path, dataset, 
     for _ in range(2):  # the second time as after a crash behind the decision
         with Tracker.open(folder, "graded", "r", {}) as tracker, bars() as shown:
             TrainingRecorder(session, tracker, Table(), shown, logging.getLogger("quiet")).run()
-            config = json.loads((folder / "config.json").read_text())
-            keep_answers(dataset, folder, cpu, config=config, model_name="graded", cache=cache, log=said.append)
+            keep_answers(dataset, folder, cpu, model_name="graded", cache=cache, log=said.append)
             log_training(folder, tracker)
             report, decision = grade_and_log(
                 dataset,
                 folder,
                 tracker,
                 EvaluateParams(),
-                config=config,
-                history=read_history(folder / "history.csv"),
                 model_name="graded",
                 cache=cache,
                 log=said.append,
