@@ -65,12 +65,7 @@ def open_mlflow_run(
     """Hold the MLflow run of a training, its device and its log file for the block.
 
     Args:
-        folder: of the training; what restarts in it goes on in the same MLflow run.
-        parameters: all that the run records.
-        wanted: the device that was asked for.
-        experiment: of MLflow.
-        name: of the run.
-        free: parameters, by their names with dots, that may change between a crash and the restart.
+        folder, parameters, wanted, experiment, name, free: as of `hold_mlflow_run`.
         last: the MLflow run ends with the block; else it stays open for the next step.
     """
     import torch

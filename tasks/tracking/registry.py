@@ -18,13 +18,7 @@ CHAMPION = "champion"
 
 
 def register(
-    model_name: str,
-    run_id: str,
-    model_uri: str,
-    *,
-    tags: Mapping[str, str] | None = None,
-    description: str = "",
-    uri: str | None = None,
+    model_name: str, run_id: str, model_uri: str, *, tags: Mapping[str, str] | None = None, uri: str | None = None
 ) -> int:
     """Make a logged model a version of a registered one; return its number. Again: the same number.
 
@@ -32,8 +26,7 @@ def register(
         model_name: made when missing.
         run_id: the run it comes from.
         model_uri: from `served_models.log_served_model`.
-        tags: and
-        description: written on the version, also on one that is there.
+        tags: written on the version, also on one that is there.
         uri: of MLflow; empty: `tracking_uri()`.
 
     Raises:
@@ -55,7 +48,7 @@ def register(
             model = client.get_logged_model(model_uri.removeprefix("models:/"))
             found = client.create_model_version(model_name, model.artifact_location, run_id, model_id=model.model_id)
     number = int(found.version)
-    annotate(model_name, number, tags=tags, description=description, uri=uri)
+    annotate(model_name, number, tags=tags, uri=uri)
     return number
 
 

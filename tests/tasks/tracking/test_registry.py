@@ -25,12 +25,12 @@ def logged(client, experiment):
 
 def test_a_model_is_registered_once_per_run(client, logged):
     first, second = logged(), logged()
-    assert register("once", *first, description="a", tags={"accuracy": "0.9"}) == 1
-    assert register("once", *first, description="b") == 1
+    assert register("once", *first, tags={"accuracy": "0.9"}) == 1
+    assert register("once", *first, tags={"network": "b"}) == 1
     assert register("once", *second) == 2
     assert len(client.search_model_versions("name = 'once'")) == 2
     version = client.get_model_version("once", "1")
-    assert (version.description, version.tags, version.run_id) == ("b", {"accuracy": "0.9"}, first[0])
+    assert (version.tags, version.run_id) == ({"accuracy": "0.9", "network": "b"}, first[0])
 
 
 def test_without_a_model_or_an_alias_there_is_no_champion(logged):
