@@ -24,9 +24,11 @@ if not HAS_GPU:  # our kernels in Triton, interpreted: the same operations lane 
 # Whoever runs the tests in the background of a shell has Ctrl-C ignored, and every process they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Slots of its own: the tests must neither wait for the yard of this machine nor keep it waiting.
-os.environ["TRAINYARD_LOCK_DIR"] = tempfile.mkdtemp(prefix="trainyard-test-locks-")
-atexit.register(shutil.rmtree, os.environ["TRAINYARD_LOCK_DIR"], ignore_errors=True)
+# Slots and a home of its own: the tests must neither wait for the yard of this machine nor keep it waiting, and a test
+# that names no home must not leave one in the checkout.
+for _name in ("TRAINYARD_LOCK_DIR", "TRAINYARD_HOME"):
+    os.environ[_name] = tempfile.mkdtemp(prefix="trainyard-test-")
+    atexit.register(shutil.rmtree, os.environ[_name], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

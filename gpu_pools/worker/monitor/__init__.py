@@ -1,1 +1,1 @@
-"""Watches the runs of a host: asks them to end, frees their slots, and tells Prefect and MLflow how they ended."""
+"""Watches the runs of a host: asks them to end, frees their slots, and tells how they ended."""

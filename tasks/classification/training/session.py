@@ -63,7 +63,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
         for event in progress:
             yield event
             if self._stop_asked():
-                raise StopAsked(f"stopped while reading the images of {event.subset}, as asked")
+                raise StopAsked("stopped while reading the images, as asked")
 
     @property
     def digests_known(self) -> bool:

@@ -63,13 +63,12 @@ def test_an_entry_of_a_version_before_is_read_without_the_start_of_its_process()
 @pytest.fixture
 def boxb(monkeypatch):
     """The ledger of another host on the same home, whose worker is gone; it has the runs r1 and r2."""
-    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
-    ledger = Ledger("boxb")
-    ledger.write(ENTRY)
-    ledger.write(ENTRY.but(run_id="r2"))
-    ledger.close()
-    monkeypatch.undo()
-    monkeypatch.setenv("TRAINYARD_HOME", str(ledger.folder.parent.parent))
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+        ledger = Ledger("boxb")
+        ledger.write(ENTRY)
+        ledger.write(ENTRY.but(run_id="r2"))
+        ledger.close()
     return ledger
 
 

@@ -273,7 +273,8 @@ OPENS = {"read_text", "read_bytes", "fromfile", "imread", "memmap", "VideoCaptur
 OPENS_OF = {"Image.open", "torch.load", "np.load", "av.open", "json.load", "yaml.load", "yaml.safe_load", "pd.read_csv"}
 OWN = """
     accounts: report steps
-    base: alive database file_locks memory outside password processes workspace
+    base: file_locks memory outside processes workspace
+    base/servers: alive database password
     classification: mlflow_logging models served_model steps
     classification/data: cache disk_need
     classification/grading: answers

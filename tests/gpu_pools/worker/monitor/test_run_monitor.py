@@ -323,10 +323,10 @@ def test_what_another_host_took_over_meanwhile_ends_here_without_a_word(prefect,
     process = host.start(run_id, slot=True)
     entry = host.ledger.entries()[0]
     host.ledger.remove(run_id)
-    monkeypatch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
-    heir = Ledger("boxb")
-    heir.write(entry)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_pools.slots.ledger.host_name", lambda: "boxb")
+        heir = Ledger("boxb")
+        heir.write(entry)
     host.now += 6
     host.tick()
     assert process.wait(10) == -signal.SIGKILL
