@@ -168,7 +168,8 @@ def champion(tracking: str) -> str:
 def server_environment(home: Path) -> Iterator[pytest.MonkeyPatch]:
     """The environment of a server of a home and of nothing else, for the block, which may set more."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        other_server = [name for name in os.environ if name.startswith("PREFECT_SERVER_SERVICES_")]
+        for name in ("CUDA_VISIBLE_DEVICES", "PREFECT_API_URL", "MLFLOW_TRACKING_URI", *other_server):
             patch.delenv(name, raising=False)
         patch.setenv("TRAINYARD_HOME", str(home))
         patch.setenv("PREFECT_HOME", str(home / "prefect"))

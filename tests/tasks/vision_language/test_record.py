@@ -18,7 +18,7 @@ def at_home(tmp_path, monkeypatch):
 
 def answered(counters, n_tokens):
     watch = Watch(counters)
-    watch.said()
+    watch.said(1)
     watch.ended({"prompt_tokens": 7, "completion_tokens": n_tokens})
     counters.requests.labels("200").inc()
 
