@@ -1,4 +1,4 @@
-"""Reads from the parameters of a run how many devices it needs at once."""
+"""Reads from the parameters of a run how many devices it needs at once, and of how many hosts."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -7,6 +7,9 @@ from tasks.base.errors import ConfigError
 
 FIELD = "n_devices"
 """The field of a parameter model, beside `device`; a whole number from 1 on."""
+
+HOSTS_FIELD = "n_hosts"
+"""The field beside it that says of how many hosts a run needs as many devices each; from 1 on."""
 
 _ANY_GPU = "cuda"
 
@@ -20,8 +23,17 @@ def device_count(parameters: Mapping[str, Any]) -> int:
     return max((n for _, _, n in _asked(parameters)), default=1)
 
 
+def host_count(parameters: Mapping[str, Any]) -> int:
+    """Return of how many hosts a run needs its devices at once, of each as many as `device_count` says.
+
+    Args:
+        parameters: of the run, as Prefect has them.
+    """
+    return max((n for _, _, n in _asked(parameters, HOSTS_FIELD)), default=1)
+
+
 def with_device_count(parameters: Mapping[str, Any], sections: Collection[str], n: int) -> dict[str, Any]:
-    """Return parameters of a run that ask for n devices.
+    """Return parameters of a run that ask for n devices, of one host.
 
     Args:
         parameters: of the run, as Prefect has them.
@@ -31,7 +43,8 @@ def with_device_count(parameters: Mapping[str, Any], sections: Collection[str], 
     Raises:
         ConfigError: they name one device, and n is more than 1.
     """
-    asked = {name: {**(parameters.get(name) or {}), FIELD: n} for name in sections}
+    given = {name: parameters.get(name) or {} for name in sections}
+    asked = {name: {**own, FIELD: n, **({HOSTS_FIELD: 1} if HOSTS_FIELD in own else {})} for name, own in given.items()}
     check_device_count(asked)
     return {**parameters, **asked}
 
@@ -48,8 +61,20 @@ def check_device_count(parameters: Mapping[str, Any]) -> None:
             raise ConfigError(f"found {name}.device={device} with {name}.{FIELD}={n}, need cuda, or HOST/cuda")
 
 
-def _asked(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], int]]:
+def check_one_host(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that ask for several hosts, where nobody places a run on them.
+
+    Raises:
+        ConfigError: `train.n_hosts` is more than 1.
+    """
+    for name, _, n in _asked(parameters, HOSTS_FIELD):
+        if n > 1:
+            text = "`yard submit` places a run on several hosts, and computed here it has this one"
+            raise ConfigError(f"found {name}.{HOSTS_FIELD}={n}, need 1: {text}")
+
+
+def _asked(parameters: Mapping[str, Any], field: str = FIELD) -> Iterator[tuple[str, Mapping[str, Any], int]]:
     for name, section in parameters.items():
-        n = section.get(FIELD) if isinstance(section, Mapping) else None
+        n = section.get(field) if isinstance(section, Mapping) else None
         if isinstance(n, int) and not isinstance(n, bool) and n > 0:
             yield name, section, n

@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
+from gpu_pools.hosts.offers import Offer, offers_of
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, PEAK_LABEL, WAITED_LABEL, named_owner
 from gpu_pools.placement.queues import POOL, Kind, queue_of
 from gpu_pools.prefect_pages import PAGE, read_pages
@@ -48,6 +49,7 @@ class Run:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the parameters that it does not name
     peak_memory_mib: float | None = None  # of its GPU, the most that it held
+    offers: Mapping[str, Offer] = field(default_factory=dict)  # of hosts, where it needs several
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +329,7 @@ def _run(row: Mapping[str, Any], deployment: Deployment) -> Run:
         parameters=row["parameters"] or {},
         defaults=deployment.defaults,
         peak_memory_mib=(row.get("labels") or {}).get(PEAK_LABEL),
+        offers=offers_of(row.get("labels") or {}),
     )
 
 

@@ -45,6 +45,7 @@ SHELL = {
     "tasks/inference/steps.py",
     "tasks/recognition/steps.py",
     "tasks/splatting/steps.py",
+    "tasks/training/parallel/steps.py",
     "tasks/programs/steps.py",
     "tasks/trial/steps.py",
     "tasks/vision_language/describe/steps.py",

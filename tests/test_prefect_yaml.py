@@ -19,7 +19,11 @@ SPEC = yaml.safe_load((Path(__file__).parents[1] / "prefect.yaml").read_text())
 DEPLOYMENTS = SPEC["deployments"]
 QUEUES = {"cpu.preparation", "cpu.pipeline", "cpu.inference", "cpu.housekeeping", "cuda.training", "cuda.inference"}
 # What a person must give; the rest are paths.
-REQUIRED = {"crop": {"width": 1, "height": 1}, "ask": {"model": "/model", "prompt": "What is it?"}}
+REQUIRED = {
+    "crop": {"width": 1, "height": 1},
+    "ask": {"model": "/model", "prompt": "What is it?"},
+    "share": {"run": "0" * 8 + "-0000" * 3 + "-" + "0" * 12, "meeting": "0" * 32},
+}
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"].rpartition(".")[2])
 
 
@@ -77,7 +81,7 @@ def test_a_deployment_names_no_folder(deployment):
 def test_every_deployment_has_the_time_limit_of_its_kind():
     """Pipelines wait; a served model and grading last as long as they are asked to."""
     own = {"render_parts": "5h", "report_classifier": "1h", "report_recognition": "1h", "export_splat": "1h"}
-    own |= {name: None for name in ("serve", "snr_benchmark", "describe")}
+    own |= {name: None for name in ("serve", "snr_benchmark", "describe", "join_training")}
     kinds = {"preparation": "30m", "training": "5h", "inference": "300s", "pipeline": None, "housekeeping": "1h"}
     for deployment in DEPLOYMENTS:
         flow, pool = deployment["entrypoint"].rpartition(".")[2], deployment["work_pool"]
@@ -118,6 +122,7 @@ def test_what_people_start_is_on_the_first_page_of_prefects_list():
         *(f"flows.splatting.{name}" for name in ("prepare_scene", "train_splat", "export_splat")),
         *(f"flows.recognition.{name}" for name in ("render_parts", "train_detector", "train_index")),
         "flows.recognition.report_recognition",
+        "flows.joining.join_training",
     }
 
 

@@ -10,8 +10,9 @@ from uuid import UUID
 from deployments.api import Api, Json, NotFoundError
 from deployments.cli.terminal.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
+from gpu_pools.hosts.offers import SHARE_LABEL
 from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called
-from gpu_pools.placement.queues import QueueError, parse_queue, queue_of
+from gpu_pools.placement.queues import QueueError, device_tags, parse_queue, queue_of
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
 from tasks.base.errors import ConfigError
@@ -261,7 +262,7 @@ def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
         name=run["name"],
         flow=flow,
         owner=run_owner(run),
-        device=far.device or _ran_on(run) or _label(queue),
+        device=",".join([far.device or _ran_on(run) or _label(queue), *_ran_also_on(run)]),
         queue=queue,
         priority=variables.get("priority"),
         type=kind,
@@ -291,6 +292,12 @@ def _ran_on(run: Mapping[str, Any]) -> str:
     labels = run.get("labels") or {}
     device, host = str(labels.get(DEVICE_LABEL, "")), labels.get(HOST_LABEL)
     return f"{host}/{device}" if device and host != host_name() else device
+
+
+def _ran_also_on(run: Mapping[str, Any]) -> list[str]:
+    """Return the devices of other hosts that a run on several hosts had: boxb/cuda:0."""
+    shares = {k.removeprefix(SHARE_LABEL): v for k, v in (run.get("labels") or {}).items() if k.startswith(SHARE_LABEL)}
+    return [f"{host}/{tag}" for host, tags in sorted(shares.items()) for tag in device_tags(str(tags))]
 
 
 def _since(run: Mapping[str, Any], kind: str) -> str:

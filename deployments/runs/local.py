@@ -19,7 +19,7 @@ from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.runs.flow_parameters import parallel_sections
 from deployments.services.shared_api import SharedApi
 from deployments.stack.stack import choose_api, serving
-from gpu_pools.device_count import check_device_count, with_device_count
+from gpu_pools.device_count import check_device_count, check_one_host, with_device_count
 from gpu_pools.names import OWNER, OWNER_LABEL, asker, named_owner
 from gpu_pools.placement.probe import get_probe, resolve_device
 from gpu_pools.process.process_label import process_label
@@ -35,6 +35,11 @@ from tasks.programs.params import ProgramParams, SessionParams
 from tasks.run.display import console, log_through_console
 
 _RESUME = "; `yard resume` goes on from the last checkpoint"
+
+
+def _sections(checked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parameter models of a flow as maps of their fields."""
+    return {name: vars(value) for name, value in checked.items() if isinstance(value, BaseModel)}
 
 
 def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def check_parameters(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
             faults.append(f"{name}: found nothing, need a value")
     if faults:
         raise ConfigError("\n".join(faults))
-    check_device_count({name: vars(value) for name, value in checked.items() if isinstance(value, BaseModel)})
+    check_device_count(_sections(checked))
     return checked
 
 
@@ -213,6 +218,7 @@ def _checked(flow: Any, parameters: dict[str, Any], device: str | None, run_name
     if run_name is not None and "track" in inspect.signature(flow.fn).parameters:
         override(parameters, [f"track.run_name={json.dumps(run_name)}"])
     checked = check_parameters(flow, parameters)
+    check_one_host(_sections(checked))
     check_data(checked.get("data", checked.get("dataset")))
     for section in checked.keys() & set(sections):
         resolve_device(checked[section].device, get_probe())  # here and now, not after hours of preparation
@@ -254,7 +260,8 @@ def resume_here(run_id: UUID | None, limit_s: float | None = None, n_devices: in
 
     Raises:
         TrainyardError: its time is over.
-        ConfigError: there is no such run, it is finished, its process lives, or it cannot have so many GPUs.
+        ConfigError: there is no such run, it is finished, its process lives, it cannot have so many GPUs, or it was on
+            several hosts, and n_devices says nothing else.
     """
     with _beginning(f"run {run_id}" if run_id else "the newest run") as api, uncollected():
         from prefect.client.orchestration import get_client
@@ -267,6 +274,7 @@ def resume_here(run_id: UUID | None, limit_s: float | None = None, n_devices: in
             with _sole(flow_run):
                 flow = load_flow(client.read_flow(flow_run.flow_id).name)
                 parameters = _on_devices(flow, flow_run.parameters, n_devices)
+                check_one_host(parameters)
                 PoolClient().set_labels(str(flow_run.id), process_label())
                 client.set_flow_run_state(flow_run.id, Pending(message="resumed by hand"), force=True)
                 flow_run = client.read_flow_run(flow_run.id)

@@ -20,8 +20,9 @@ from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
 from gpu_pools import kubernetes
-from gpu_pools.device_count import device_count
-from gpu_pools.names import asker, named_owner
+from gpu_pools.device_count import device_count, host_count
+from gpu_pools.hosts.offers import hosts_text
+from gpu_pools.names import asker, by_host, named_owner
 from gpu_pools.placement.queues import (
     POOL,
     Kind,
@@ -32,7 +33,7 @@ from gpu_pools.placement.queues import (
     parse_queue,
     queue_or_none,
 )
-from gpu_pools.prefect_pages import BULK
+from gpu_pools.prefect_pages import BULK, PAGE
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.slot_files import lock_dir, open_lock
 from gpu_pools.slurm.request import FIELDS, HOST, ON, request_of
@@ -123,8 +124,13 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
         check_data(checked.get("data", checked.get("dataset")))
         check_room(flow, checked)
     plain = {name: _plain(value) for name, value in checked.items()}
-    if wishes.on is None and device_count(plain) > 1:
-        _check_host_has(api, device_count(plain), _host_of(queue, plain, sections))
+    n_devices, n_hosts = device_count(plain), host_count(plain)
+    if n_hosts > 1 and wishes.on is not None:
+        raise ConfigError(f"found n_hosts {n_hosts} with --on {wishes.on}, need the yard's own workers, or one host")
+    if n_hosts > 1 and (pinned := _host_of(queue, plain, sections)):
+        raise ConfigError(f"found host {pinned} for n_hosts {n_hosts}, need device cuda")
+    if wishes.on is None and n_devices * n_hosts > 1:
+        _check_hosts_have(api, n_devices, n_hosts, _host_of(queue, plain, sections))
     body: Json = {
         "name": wishes.name or _name(flow_name, checked),
         "parameters": plain,
@@ -258,8 +264,10 @@ def _host_of(queue: Queue | None, parameters: Json, sections: Sequence[str]) -> 
     return next((parse_device(device)[0] for device in asked if device), None)
 
 
-def _check_host_has(api: Api, n_devices: int, host: str | None) -> None:
+def _check_hosts_have(api: Api, n_devices: int, n_hosts: int, host: str | None) -> None:
     """Refuse a run that needs more GPUs at once than a host of the yard has, now and not after hours of preparation.
+
+    One that needs several hosts is refused also where so many have the GPUs, but are not online.
 
     Raises:
         GpuError: both numbers.
@@ -271,6 +279,16 @@ def _check_host_has(api: Api, n_devices: int, host: str | None) -> None:
     if n_devices > max(have.values(), default=0):
         found = ", ".join(f"{n} on {name}" for name, n in sorted(have.items(), key=str)) or "none"
         raise GpuError(f"found GPUs: {found}; need {n_devices} of one host for n_devices {n_devices}")
+    able = sorted(name for name, n in have.items() if name is not None and n >= n_devices)
+    if n_hosts > 1 and len(online := [name for name in able if _online(api).get(name)]) < n_hosts:
+        needs = f"{hosts_text(n_hosts, n_devices)} for n_hosts {n_hosts}"
+        raise GpuError(f"found {', '.join(able) or 'none'}, online: {', '.join(online) or 'none'}; need {needs}")
+
+
+def _online(api: Api) -> dict[str, bool]:
+    """Return the hosts that have, or had, a worker, and whether one is online."""
+    found = api.call("POST", f"/work_pools/{POOL}/workers/filter", {"limit": PAGE})
+    return by_host({worker["name"]: worker["status"] == "ONLINE" for worker in found})
 
 
 def deployment_of(api: Api, flow_name: str) -> Json:

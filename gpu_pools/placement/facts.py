@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gpu_pools.hosts.offers import Offer
 from gpu_pools.placement.disk import Disk
 from gpu_pools.placement.gathering import Gathering
 from gpu_pools.placement.order import Waiting
@@ -32,18 +33,20 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The run starts on the devices `uuids`, as many as it needs; the best first."""
+    """The run starts on the devices `uuids`, as many as it needs; the best first; and on the hosts `team`, if any."""
 
     run_id: str
     uuids: tuple[str, ...]
+    team: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The run waits; one sentence why."""
+    """The run waits; one sentence why, "" where another host says it; and what this host offers it, if it does."""
 
     run_id: str
     reason: str
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Facts:
     rules: Sequence[Rule]
     gathered: dict[Kind, Gathering] = field(default_factory=dict)  # of the best run of the kind that cannot start yet
     too_late: dict[str, float] = field(default_factory=dict)  # when devices enough for a run will be free; by its id
+    turns: dict[Kind, Waiting] = field(default_factory=dict)  # for which hosts gather, of those that need several
+    ready_in_s: dict[str, float] = field(default_factory=dict)  # seconds until this host has what such a run needs
 
     def no_room(self, kind: Kind) -> Disk | None:
         """Return the disk, if it is too full for a run of a kind; housekeeping makes room, and may start always."""
@@ -109,7 +114,9 @@ class Facts:
         return free and self.ruled_out(run, device) is None
 
     def ruled_out(self, run: Waiting, device: DeviceState) -> str | None:
-        """Return the first sentence of a rule against a run on a device."""
+        """Return the first sentence of a rule against a run on a device; of a share the run itself was asked."""
+        if run.share_of:
+            return None
         return next(filter(None, (rule.against(run, device, self.starting) for rule in self.rules)), None)
 
     def is_kept(self, run: Waiting, device: DeviceState) -> bool:
@@ -141,7 +148,6 @@ class Facts:
 
     def everywhere_against(self, run: Waiting, candidates: Sequence[DeviceState]) -> str:
         """Return what keeps a run from all its devices, whether they are free or not."""
-        texts = (
-            rule.against(run, candidates[0], self.starting) for rule in self.rules if rule.everywhere and candidates
-        )
+        rules = () if run.share_of else self.rules
+        texts = (rule.against(run, candidates[0], self.starting) for rule in rules if rule.everywhere and candidates)
         return next(filter(None, texts), "")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gpu_pools.hosts.offers import hosts_text
 from gpu_pools.names import whose
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.wording import are_text, clock_text
@@ -93,6 +94,8 @@ class Gathering:
             run: that, or the one that gathers.
             uuid: of the device.
         """
+        if run.share_of:  # of a run that has started
+            return False
         left_s = left_of(run)
         ends_in_time = left_s is not None and self.now + left_s <= self.until
         return run.run_id != self.run.run_id and uuid in self.kept and not ends_in_time
@@ -105,7 +108,8 @@ class Gathering:
             tags: of the devices, one at least.
         """
         who, advise = whose(self.run.run_name, self.run.owner), run.limit_s is None
-        gathers = f"gathers {self.run.n_devices} GPUs{self._until_text(advise)}"
+        n, n_hosts = self.run.n_devices, self.run.n_hosts
+        gathers = f"gathers {hosts_text(n_hosts, n) if n_hosts > 1 else f'{n} GPUs'}{self._until_text(advise)}"
         return f"{are_text(tags)} kept for {who}, which {gathers}"
 
     def _until_text(self, advise: bool) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import psutil
 
-from gpu_pools.device_count import device_count
+from gpu_pools.device_count import device_count, host_count
+from gpu_pools.hosts.offers import Offer
+from gpu_pools.hosts.shares import run_shared_by
 from gpu_pools.job_variables import known_limit_s, owner_of, priority_of
 from gpu_pools.names import by_host
 from gpu_pools.placement import intruders
@@ -67,6 +69,11 @@ class PoolRoom:
 def _n_devices(run: Run, queue: Queue) -> int:
     """Return how many devices a run needs at once; a stage that computes nothing on a GPU, and a pipeline, need one."""
     return device_count(run.parameters) if queue.kind == "training" or queue.device != CPU else 1
+
+
+def n_hosts(run: Run, queue: Queue) -> int:
+    """Return how many hosts a run needs at once; all but trainings need one."""
+    return host_count(run.parameters) if queue.kind == "training" else 1
 
 
 class HostState:
@@ -232,6 +239,25 @@ class HostState:
             return ""
         return f"{queue.label} is on {', '.join(found)}, where no worker is online"
 
+    def gpus_by_host(self, kind: Kind, queues: Queues, client: PoolClient) -> dict[str, tuple[int, bool]]:
+        """Return how many GPUs hosts have for a kind of work, and whether each is online.
+
+        Args:
+            kind: of the work.
+            queues: all of them; those with a host's name say what devices it has.
+            client: knows which hosts are online.
+        """
+        online, n_gpus = self._online(client), Counter({self.name: len(self._gpus)})
+        for other in filter(None, map(queue_or_none, queues)):
+            if other.host in online and other.host != self.name and other.kind == kind:
+                n_gpus[other.host] += other.device.startswith("cuda:")
+        return {host: (n, online[host]) for host, n in n_gpus.items()}
+
+    def online_offers(self, run: Run, client: PoolClient) -> dict[str, Offer]:
+        """Return what other hosts offer a run that needs several, of those that are online."""
+        online = self._online(client) if run.offers else {}
+        return {host: offer for host, offer in run.offers.items() if host != self.name and online.get(host)}
+
     def pool_room(self, client: PoolClient, *, fresh: bool = False) -> PoolRoom:
         """Return how many more runs the whole pool takes, and why no more than that; as it is set now, if `fresh`."""
         if fresh or self._clock() - self._pool[0] >= _QUEUES_EVERY_S:
@@ -267,6 +293,9 @@ class HostState:
             memory_mib=need.mib if need else None,
             memory_source=need.source if need else "",
             n_devices=_n_devices(run, queue),
+            n_hosts=n_hosts(run, queue),
+            due=run.since,
+            share_of=run_shared_by(run),
         )
 
     def take(self, asks: Waiting, uuids: Collection[str], queues: Queues) -> lease.Lease | None:

@@ -1,9 +1,10 @@
 """The order in which waiting runs have their turn, and what it is told to those who wait."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from gpu_pools.hosts.offers import Offer
 from gpu_pools.names import people_text, person_of
 from gpu_pools.placement.queues import Kind, Queue
 
@@ -17,6 +18,7 @@ PATIENCE_S = 86400
 was had, and as one more for every 600 s: who had most still has something every day, and nobody starves."""
 
 _USE_STEP_S = 360  # a tenth of an hour, as sentences have it: who had less than that more had as much
+_BEFORE_ALL = -(10**9)
 _SHOWN = 3  # people named in a sentence
 
 _Line = tuple[str, Kind]  # of a device and a kind of work
@@ -41,7 +43,11 @@ class Waiting:
     recent_use_s: float = 0.0  # what its owner had lately of GPUs, or of the CPU, whichever it asks for
     booked: frozenset[str] = frozenset()  # GPUs that its owner has booked now: cuda:1
     served: float = 0.0  # a run of its owner's started from its queue last; Unix seconds, 0: never
-    n_devices: int = 1  # that it needs at the same moment
+    n_devices: int = 1  # that it needs at the same moment, of each of its hosts
+    n_hosts: int = 1  # that it needs at the same moment
+    due: float = 0.0  # as the server has it, the same on all hosts; Unix seconds
+    offers: Mapping[str, Offer] = field(default_factory=dict, hash=False)  # of other hosts, online
+    share_of: str = ""  # id of the run, on another host, that it computes a share of
 
 
 Rank = tuple[int, int, int, bool, float, str]
@@ -52,7 +58,7 @@ def rank(run: Waiting, now: float) -> Rank:
 
     The level, the first number, is the priority less the waiting, not below 1 but for those whose patience is at its
     end. Of equal ones of equal use, those that waited longest by steps of 600 s are first; then those that need one
-    device; then the longest waiting.
+    device; then the longest waiting. A share of a run that has started is before all: others wait for it.
 
     Args:
         run: one that waits.
@@ -61,6 +67,8 @@ def rank(run: Waiting, now: float) -> Rank:
     aged = run.priority - int(max(0.0, now - run.since) // AGING_S)
     beyond_s = now - max(run.since, run.served) - PATIENCE_S
     level = max(1, aged) if beyond_s < 0 else -int(beyond_s // AGING_S)
+    if run.share_of:
+        level = _BEFORE_ALL
     return (level, _use_steps(run), aged, not run.queue.pinned, run.since, run.run_id)
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gpu_pools.bookings.estimates import rough
+from gpu_pools.hosts.gather import has_turn, keep_for_hosts, turns_of, wait_for_hosts
+from gpu_pools.hosts.offers import Offer, team_of
 from gpu_pools.names import whose
 from gpu_pools.placement.disk import Disk
 from gpu_pools.placement.facts import Decision, DeviceState, Facts, Refuse, Rule, Start, Wait
-from gpu_pools.placement.gathering import End, end_of, end_of_new, gather, nth_end
+from gpu_pools.placement.gathering import End, Gathering, end_of, end_of_new, gather, nth_end
 from gpu_pools.placement.order import Lines, Waiting, rank
 from gpu_pools.placement.queues import Kind
 from gpu_pools.placement.wording import are_text, describe
@@ -46,7 +48,7 @@ def place(
 
     A run that needs several devices starts when all of them are free at the same moment, and holds none before. The
     best of those that cannot start yet has devices kept for it, see `Gathering`; runs better than it are not held
-    back.
+    back. One that needs several hosts starts when all of them have said so, see `gpu_pools.hosts.gather`.
 
     Which host: a run whose queue names another host is not this host's, and waits here whatever is free; the caller
     leaves such runs to that host's worker and passes one only when there is none. A run whose queue names no host is
@@ -64,9 +66,10 @@ def place(
     facts = Facts(devices, host, now, paused, {device.uuid: [] for device in devices}, disk, rules)
     ranked = sorted(waiting, key=lambda run: rank(run, now))
     wanted_most = Counter((run.queue.device, run.queue.kind) for run in ranked if run.queue.pinned)
-    started: dict[str, tuple[str, ...]] = {}
+    facts.turns.update(turns_of(ranked, facts))
+    started: dict[str, Start] = {}
     for run, wanted in [*((run, run.lost) for run in ranked if run.lost), *((run, ()) for run in ranked)]:
-        if run.queue.name in paused or run.run_id in started:
+        if run.queue.name in paused or run.run_id in started or not has_turn(run, facts):
             continue
         room = [device for device in facts.candidates(run) if facts.may_start(run, device)]
         room = [device for device in room if not wanted or device.uuid in wanted]
@@ -74,16 +77,21 @@ def place(
             # Where another one will do, a GPU is left to those that need it. One that is booked nobody else has.
             needed = wanted_most if not run.queue.pinned else Counter[tuple[str, Kind]]()
             room.sort(key=lambda d: (d.tag not in run.booked, needed[d.tag, run.queue.kind] > 0, facts.load(d)))
+            uuids = tuple(device.uuid for device in room[: run.n_devices])
+            team = team_of(facts.host, run.offers, run.n_hosts)
+            if run.n_hosts > 1 and not team:
+                keep_for_hosts(Gathering(run, frozenset(uuids), now, True, now), facts)
+                continue
             wanted_most[run.queue.device, run.queue.kind] -= run.queue.pinned
-            started[run.run_id] = tuple(device.uuid for device in room[: run.n_devices])
-            for uuid in started[run.run_id]:
+            started[run.run_id] = Start(run.run_id, uuids, team)
+            for uuid in uuids:
                 facts.starting[uuid].append(run)
-        elif run.n_devices > 1 and not wanted and run.queue.kind not in facts.gathered:
+        elif run.n_devices * run.n_hosts > 1 and not wanted and run.queue.kind not in facts.gathered:
             _gather(run, facts)
     left = [run for run in ranked if run.run_id not in started]
     reasons = {decision.run_id: decision for decision in _explain(left, facts)}
-    ranked.sort(key=lambda run: not (run.lost and set(started.get(run.run_id, ())) == set(run.lost)))
-    return [Start(r.run_id, started[r.run_id]) if r.run_id in started else reasons[r.run_id] for r in ranked]
+    ranked.sort(key=lambda r: not (r.lost and r.run_id in started and set(started[r.run_id].uuids) == set(r.lost)))
+    return [started.get(run.run_id) or reasons[run.run_id] for run in ranked]
 
 
 def _gather(run: Waiting, facts: Facts) -> None:
@@ -97,7 +105,9 @@ def _gather(run: Waiting, facts: Facts) -> None:
     if found is None:
         return
     gathering, now = found
-    if now:
+    if run.n_hosts > 1:
+        keep_for_hosts(gathering, facts)
+    elif now:
         facts.gathered[run.queue.kind] = gathering
     else:
         facts.too_late[run.run_id] = gathering.until
@@ -143,9 +153,12 @@ def _explain(left: Sequence[Waiting], facts: Facts) -> Iterator[Wait | Refuse]:
         elif queue.name in facts.paused:
             yield Wait(run.run_id, f"queue {queue.name} is paused")
         elif disk := facts.no_room(queue.kind):
-            yield Wait(run.run_id, disk.sentence())
+            yield Wait(run.run_id, disk.sentence(), _no_offer(run, disk.sentence()))
         elif ruled_out := _rules_against(run, candidates, facts):
-            yield Wait(run.run_id, ruled_out)
+            yield Wait(run.run_id, ruled_out, _no_offer(run, ruled_out))
+        elif run.n_hosts > 1:
+            yield wait_for_hosts(run, "; ".join(_several_parts(run, candidates, facts)), facts)
+            lines.add(run)
         else:
             key = (queue.device, queue.kind)
             if run.n_devices > 1:
@@ -160,11 +173,16 @@ def _explain(left: Sequence[Waiting], facts: Facts) -> Iterator[Wait | Refuse]:
             lines.add(run)
 
 
+def _no_offer(run: Waiting, text: str) -> Offer | None:
+    """Return what a host says to the others that has nothing for a run that needs several."""
+    return Offer(text=text) if run.n_hosts > 1 else None
+
+
 def _rules_against(run: Waiting, candidates: Sequence[DeviceState], facts: Facts) -> str:
     """Return what keeps a run from slots that are free, or from all; empty: none is free, or it needs several."""
     if text := facts.everywhere_against(run, candidates):
         return text
-    if run.n_devices > 1:
+    if run.n_devices * run.n_hosts > 1:
         return ""
     free = [device for device in candidates if facts.has_room(device, run.queue.kind)]
     return "; ".join(_not_to_be_had(run, free, facts))
@@ -180,18 +198,27 @@ def _not_to_be_had(run: Waiting, free: Sequence[DeviceState], facts: Facts) -> l
 
 def _several_text(run: Waiting, candidates: Sequence[DeviceState], facts: Facts) -> str:
     """Return why a run that needs several devices waits: which are free for it, and what becomes of the others."""
-    kind, gathering = run.queue.kind, facts.gathered.get(run.queue.kind)
-    gathers = gathering is not None and gathering.run.run_id == run.run_id
-    having = [device for device in candidates if facts.has_room(device, kind)]
-    free = [device.tag for device in having if facts.may_start(run, device)]
-    parts = [f"{are_text(free)} {'kept for it' if gathers else 'free'}"] if free else []
-    parts += _not_to_be_had(run, [device for device in having if device.tag not in free], facts)
-    parts += _taken([device for device in candidates if device not in having], kind, facts)
+    gathers = _gathers(run, facts)
     text = f"{'gathers' if gathers else 'needs'} {run.n_devices} GPUs{'' if gathers else ' at once'}"
     if run.run_id in facts.too_late:
         until = rough(facts.too_late[run.run_id] - facts.now)
         text += f", none of which is kept for it yet, as so many are expected to be free in about {until} only"
-    return f"{text}: {'; '.join(parts)}"
+    return f"{text}: {'; '.join(_several_parts(run, candidates, facts))}"
+
+
+def _gathers(run: Waiting, facts: Facts) -> bool:
+    gathering = facts.gathered.get(run.queue.kind)
+    return gathering is not None and gathering.run.run_id == run.run_id
+
+
+def _several_parts(run: Waiting, candidates: Sequence[DeviceState], facts: Facts) -> list[str]:
+    """Return which devices are free for a run that needs several, and what becomes of the others."""
+    kind, gathers = run.queue.kind, _gathers(run, facts)
+    having = [device for device in candidates if facts.has_room(device, kind)]
+    free = [device.tag for device in having if facts.may_start(run, device)]
+    parts = [f"{are_text(free)} {'kept for it' if gathers else 'free'}"] if free else []
+    parts += _not_to_be_had(run, [device for device in having if device.tag not in free], facts)
+    return parts + _taken([device for device in candidates if device not in having], kind, facts)
 
 
 def _missing(run: Waiting, facts: Facts) -> str:

@@ -20,11 +20,16 @@ DEVICE = "TRAINYARD_DEVICE"
 ON, QUEUE, PRIORITY = "TRAINYARD_ON", "TRAINYARD_QUEUE", "TRAINYARD_PRIORITY"
 """Tell a run its devices as people write them (cuda:1, cuda:0,cuda:2), its queue and priority; MLflow keeps them."""
 
+MEETING = "TRAINYARD_MEETING"
+"""Tells the first process of a run on several hosts the number of its meeting, and who is to come: NUMBER boxb,boxc."""
+
 STOP_FILE = "TRAINYARD_STOP_FILE"
 """Names the file whose appearance asks a run to save its state and to end, so that it can go on later."""
 
 DEADLINE = "TRAINYARD_DEADLINE"
 """Unix time at which the worker ends a run that has a time limit: what can end well before, does."""
+
+_LAST_WORD, _MOST_WORDS = "last-word", 600
 
 EXIT_STOPPED = 75
 """A run that was asked to stop has saved its state and ends without a word to the server."""
@@ -107,6 +112,23 @@ def sweep(run_id: str) -> None:
 def output_file(run_id: str) -> Path:
     """Return the file with what the processes of the run have printed."""
     return run_dir(run_id) / "output.log"
+
+
+def leave_word(text: str) -> None:
+    """Leave from inside a run why its process is about to end itself; the worker puts it into the run's state."""
+    if run_id := os.environ.get(MARK):
+        write_atomic(run_dir(run_id) / _LAST_WORD, " ".join(text.split())[:_MOST_WORDS].encode(errors="replace"))
+
+
+def take_word(run_id: str) -> str:
+    """Return what the process of a run has left, once; "" for nothing."""
+    path = run_dir(run_id) / _LAST_WORD
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    path.unlink(missing_ok=True)
+    return text
 
 
 def read_attempt(run_id: str) -> tuple[int, float]:

@@ -113,9 +113,10 @@ class QuotaRule:
         for holding, held in self._bounds(run.owner):
             gpus = (runs for uuid, runs in starting.items() if uuid != "cpu")
             begin = [one.run_name for runs in gpus for one in runs if holding.counts(one.owner)]
-            if len(held) + len(begin) + run.n_devices > (holding.quota.slots or 0):
+            n_needed = run.n_devices * run.n_hosts
+            if len(held) + len(begin) + n_needed > (holding.quota.slots or 0):
                 text = _slots_text(holding, [*held, *(f"{name}, which starts now" for name in begin)])
-                return f"{text}; this run needs {run.n_devices}" if run.n_devices > 1 else text
+                return f"{text}; this run needs {n_needed}" if n_needed > 1 else text
         return None
 
     def _bounds(self, owner: str) -> list[tuple[Holding, list[str]]]:

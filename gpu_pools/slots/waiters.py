@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from gpu_pools.hosts.offers import LABEL, offers_of
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.queues import QueueError, parse_queue
 from gpu_pools.slots import slot_files
@@ -159,6 +160,10 @@ def _as_json(run: Waiting) -> dict[str, Any]:
         "recent_use_s": run.recent_use_s,
         "served": run.served,
         "n_devices": run.n_devices,
+        "n_hosts": run.n_hosts,
+        "due": run.due,
+        "offers": {host: offer.as_label() for host, offer in run.offers.items()},
+        "share_of": run.share_of,
     }
 
 
@@ -180,6 +185,10 @@ def _runs(content: bytes) -> Iterator[Waiting]:
                 recent_use_s=max(0.0, float(row.get("recent_use_s", 0.0))),
                 served=min(_LAST_SECOND, max(0.0, float(row.get("served", 0.0)))),
                 n_devices=max(1, int(row.get("n_devices", 1))),
+                n_hosts=max(1, int(row.get("n_hosts", 1))),
+                due=min(_LAST_SECOND, max(0.0, float(row.get("due", 0.0)))),
+                offers=offers_of({f"{LABEL}{_text(host)}": said for host, said in dict(row.get("offers", {})).items()}),
+                share_of=_text(row.get("share_of", "")),
             )
     except _DAMAGED:
         return

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.hosts.board import OfferBoard
+from gpu_pools.hosts.team import able_hosts, against_team
 from gpu_pools.placement.disk import read_disk
-from gpu_pools.placement.host_state import CPU, HostState, Queues
+from gpu_pools.placement.host_state import CPU, HostState, PoolRoom, Queues, n_hosts
 from gpu_pools.placement.missed import Waited, superseded
 from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Decision, DeviceState, Refuse, Start, Wait, place
@@ -63,13 +65,19 @@ class Scheduler:
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
         self._policy = policy
+        self._offers = OfferBoard(client, host.name, clock)
         self.gaps = DispatchGaps()
         self._devices: list[DeviceState] = []  # as the last decision saw them
         self._terminals, self._notice = Turns(("terminal",), clock), Announcement("worker")
 
     def rest(self) -> None:
-        """Start nothing for now: nobody is to leave a slot to what waits here."""
+        """Start nothing for now: nobody is to leave a slot to what waits here, nor to count on this host.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
         self._notice.take_back()
+        self._offers.take_back()
 
     def turn(self) -> None:
         """Start what may start, and let the rest say why it waits.
@@ -80,9 +88,11 @@ class Scheduler:
         """
         due = self._newest_of_schedules([run for run in self._waitlist.read() if self._monitor.get(run.id) is None])
         mine, waits = self._sort_by_host(due)
+        mine, fewer = self._sort_by_team(mine)
         self._kept.forget_others([run.id for run, _ in mine])
         decisions = self._start_what_may(mine)
         if due:
+            waits = [*waits, *fewer]
             self._sentences.tell([*waits, *decisions], {run.id for run in due})
 
     def _newest_of_schedules(self, due: Sequence[Run]) -> list[Run]:
@@ -119,6 +129,27 @@ class Scheduler:
                 waits.append((run, Wait(run.id, text)))
         return mine, waits
 
+    def _sort_by_team(
+        self, mine: Sequence[tuple[Run, Queue]]
+    ) -> tuple[list[tuple[Run, Queue]], list[tuple[Run, Wait]]]:
+        """Return the runs without those for several hosts that this one is none of; and those for too few online."""
+        left: list[tuple[Run, Queue]] = []
+        waits: list[tuple[Run, Wait]] = []
+        for run, queue in mine:
+            if n_hosts(run, queue) == 1:
+                left.append((run, queue))
+                continue
+            asks = self._host.asks(run, queue)
+            gpus = self._host.gpus_by_host(queue.kind, self._host.queues(self._client), self._client)
+            match against_team(asks, gpus):
+                case Refuse(reason=text):
+                    self._sentences.refuse(run, text)
+                case Wait() as wait:
+                    waits.append((run, wait))
+                case _ if self._host.name in able_hosts(asks, gpus):
+                    left.append((run, queue))
+        return left, waits
+
     def _start_what_may(self, mine: Sequence[tuple[Run, Queue]]) -> list[tuple[Run, Wait | Refuse]]:
         """Start what may start; return why the rest does not.
 
@@ -138,21 +169,26 @@ class Scheduler:
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
             later = {run.id for run, asks, _ in starts if self._is_left_to_others(asks)}
             starts = [start for start in starts if start[0].id not in later]
-            chosen = next(((run, asks, go.uuids) for run, asks, go in starts if room.take(asks.queue)), None)
+            chosen = next(((run, asks, go) for run, asks, go in starts if self._has_room(asks, room)), None)
             if chosen is None or (len(left) < len(mine) and self._clock() > until):
                 break
             if fresh:
                 self._start(*chosen, queues)
                 left = [(run, queue) for run, queue in left if run.id != chosen[0].id]
             fresh = True
+        self._offers.tell([(run, d.offer if isinstance(d, Wait) else None) for run, a, d in decided if a.n_hosts > 1])
         waits = self._reasons(decided, queues)
         if chosen is None:
             waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
         held_up = later | ({run.id for run, _, _ in starts} if chosen is None else set())
         self._notice.say([asks for run, asks, _ in decided if run.id not in held_up])
-        for run, _ in waits:
+        for run in [*(run for run, _ in waits), *(run for run, _, decision in decided if isinstance(decision, Wait))]:
             self._kept.forget(run.id)
         return waits
+
+    def _has_room(self, asks: Waiting, room: PoolRoom) -> bool:
+        """Return whether the pool has room for a run; one that has started has room for its shares."""
+        return bool(asks.share_of) or room.take(asks.queue)
 
     def _is_left_to_others(self, asks: Waiting) -> bool:
         """Return whether a run that any host may start is left, for a moment, to a host with more free slots.
@@ -160,7 +196,7 @@ class Scheduler:
         No host knows how busy the others are. The busier one is, the longer it lets a new run wait: an idle one is
         first, and where all are busy the run has waited for longer than that anyway.
         """
-        if asks.queue.host is not None or asks.lost or not self._host.has_company(self._client):
+        if asks.queue.host is not None or asks.lost or asks.n_hosts > 1 or not self._host.has_company(self._client):
             return False
         share = self._busy_share(asks.queue)
         return share > 0 and self._clock() - asks.since < _HEAD_START_S * share
@@ -172,9 +208,9 @@ class Scheduler:
         n_held = sum(holder.kind == queue.kind for device in devices for holder in device.holders)
         return min(1.0, n_held / n_slots) if n_slots else 1.0
 
-    def _start(self, run: Run, asks: Waiting, uuids: tuple[str, ...], queues: Queues) -> None:
+    def _start(self, run: Run, asks: Waiting, go: Start, queues: Queues) -> None:
         try:
-            if self._starter.start(run, uuids, queues):
+            if self._starter.start(run, go.uuids, queues, go.team):
                 self._waitlist.drop(run.id)
                 self._policy.note_start(asks)
                 self._note_gap(run, asks.queue.kind)
@@ -201,7 +237,8 @@ class Scheduler:
         return [(*own[decision.run_id], decision) for decision in decisions if decision.run_id in own]
 
     def _asks(self, run: Run, queue: Queue) -> Waiting:
-        return replace(self._host.asks(run, queue), lost=self._kept.uuids(run.id), since=self._waited.since(run))
+        asks, offers = self._host.asks(run, queue), self._host.online_offers(run, self._client)
+        return replace(asks, lost=self._kept.uuids(run.id), since=self._waited.since(run), offers=offers)
 
     def _without_kept(self, device: DeviceState) -> DeviceState:
         """Return a device without the slots that are kept for dead runs: these ask for them again."""
@@ -219,6 +256,6 @@ class Scheduler:
                         reasons.append((run, decision))
                     elif missing:
                         reasons.append((run, Wait(run.id, missing)))
-                case Wait():
+                case Wait() if decision.reason:
                     reasons.append((run, decision))
         return reasons

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import httpx
 from prefect.client.schemas.objects import StateType
 
+from gpu_pools.hosts.shares import call_hosts
 from gpu_pools.job_variables import time_limit_s
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.queues import parse_queue
@@ -58,8 +59,14 @@ class Starter:
         """End the process that is ready."""
         self._warm.close()
 
-    def start(self, run: Run, uuids: Sequence[str], queues: Queues) -> bool:
+    def start(self, run: Run, uuids: Sequence[str], queues: Queues, team: Sequence[str] = ()) -> bool:
         """Start a run on its devices, in an order in which each step can fail without a trace.
+
+        Args:
+            run: one that waits.
+            uuids: of its devices.
+            queues: with the limits set in Prefect.
+            team: the other hosts on which it starts.
 
         Returns:
             False: it waits on, as a slot of it was taken meanwhile, or a process of it still lives. True: it has its
@@ -80,7 +87,7 @@ class Starter:
             if run_lock is None:
                 lease.release()
                 return False
-            self._claim_and_start(run, self._entry(run, lease, limit_s, asks.priority), lease, run_lock)
+            self._claim_and_start(run, self._entry(run, lease, limit_s, asks.priority), lease, run_lock, team)
             return True
         except TrainyardError:
             if self._monitor.get(run.id) is None:  # it has no process
@@ -105,13 +112,15 @@ class Starter:
             more=tuple(other.uuid for other in lease.holders[1:]),
         )
 
-    def _claim_and_start(self, run: Run, entry: Entry, lease: Lease, run_lock: int) -> None:
+    def _claim_and_start(self, run: Run, entry: Entry, lease: Lease, run_lock: int, team: Sequence[str]) -> None:
         try:
             # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
             if not self._waits(run):
                 lease.release()
                 return
             entrypoint, variables = self._program(run)
+            # Before the claim: the others keep their devices for the run as long as it waits, and for its shares then.
+            meeting = call_hosts(self._client, run, entry, len(entry.uuids), team) if team else ""
             claim = self._claim(entry)
         except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
             lease.release()
@@ -121,6 +130,8 @@ class Starter:
             lease.release()
             self._ledger.remove(entry.run_id)
             return
+        if team:
+            variables[run_setup.MEETING] = meeting
         devices, threads = self._host.devices_of(entry.uuids), self._host.threads
         env = run_setup.process_environment(
             entry, lease, devices, entrypoint=entrypoint, extra=variables, threads=threads

@@ -73,5 +73,9 @@ class StopAsked(BaseException):
     """The run was asked to stop at its next checkpoint and go on later."""
 
 
+class PutBack(StopAsked):
+    """The run is to end now and to wait in its queue again, as what it was promised is not there."""
+
+
 class Interrupted(BaseException):
     """The run was told to end by a signal: cancelled, out of time, Ctrl-C; raised where it looks or waits only."""

@@ -169,7 +169,10 @@ class TrainParams(training.TrainingParams):
     image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
     n_devices: Annotated[
-        int, Field(ge=1, le=64, description="GPUs of one host that share every batch; more than 1 needs device cuda")
+        int, Field(ge=1, le=64, description="GPUs of a host that share every batch; more than 1 needs device cuda")
+    ] = 1
+    n_hosts: Annotated[
+        int, Field(ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1: `cuda`")
     ] = 1
     train_path: Annotated[MaybePath, Field(description="Class folders to train on, when the data is already split")] = (
         None
@@ -219,6 +222,11 @@ class TrainParams(training.TrainingParams):
     @property
     def n_processes(self) -> int:
         """How many processes train together."""
+        return self.n_devices * self.n_hosts
+
+    @property
+    def n_local(self) -> int:
+        """How many of these are on one host."""
         return self.n_devices
 
     @model_validator(mode="after")
@@ -235,10 +243,13 @@ class TrainParams(training.TrainingParams):
             raise ValueError(f"image_size {self.image_size} does not fit {self.model}: need a multiple of {patch}")
         if self.n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", self.device):
             raise ValueError(f"n_devices {self.n_devices} needs device cuda or HOST/cuda, found {self.device!r}")
-        if self.n_devices > self.batch_size:
-            raise ValueError(f"n_devices {self.n_devices} needs a batch_size of at least that, found {self.batch_size}")
-        if self.n_devices > 1 and self.compile:
-            raise ValueError(f"compile works on one device, found n_devices {self.n_devices}")
+        if self.n_hosts > 1 and self.device != "cuda":
+            raise ValueError(f"n_hosts {self.n_hosts} needs device cuda, found {self.device!r}")
+        if self.n_processes > self.batch_size:
+            text = f"n_devices {self.n_devices}" + (f" of n_hosts {self.n_hosts}" if self.n_hosts > 1 else "")
+            raise ValueError(f"{text} needs a batch_size of at least that, found {self.batch_size}")
+        if self.n_processes > 1 and self.compile:
+            raise ValueError(f"compile works on one device, found {self.n_processes}")
         return self
 
     def parts(self) -> dict[Part, Path] | None:
@@ -252,7 +263,10 @@ class TrainParams(training.TrainingParams):
 
 
 FREE_TO_CHANGE = frozenset(
-    {"device", "n_devices", "n_workers", "checkpoint_every_s", "keep_every_epoch", "task_id", "description"}
+    {
+        *("device", "n_devices", "n_hosts", "n_workers", "checkpoint_every_s", "keep_every_epoch"),
+        *("task_id", "description"),
+    }
 )
 """Parameters of a training that may change between a crash and the resumption without changing the result."""
 

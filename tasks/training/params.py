@@ -58,6 +58,11 @@ class TrainingParams(Params):
         return 1
 
     @property
+    def n_local(self) -> int:
+        """How many of these are on one host."""
+        return 1
+
+    @property
     def n_kept(self) -> int:
         """How many epochs there are whose weights are kept."""
         return 0

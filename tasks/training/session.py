@@ -95,7 +95,8 @@ class FolderSession(ABC, Generic[P, T, M]):
             yield from self._read_data()
             yield from self._train()
             return
-        with Helpers(self._task(), self.params.n_processes, self.device) as self._helpers:
+        p = self.params
+        with Helpers(self._task(), p.n_processes, self.device, n_local=p.n_local) as self._helpers:
             yield from self._read_data()  # while they import what they need
             yield from self._train()
 

@@ -30,6 +30,7 @@ def final_state(
     ending: Ending | None,
     reason: str = "",
     exit_code: int | None = None,
+    word: str = "",
 ) -> FinalState:
     """Return where a run belongs now that no process of it is left.
 
@@ -40,6 +41,7 @@ def final_state(
         ending: why the worker ended it, None where it ended by itself.
         reason: the sentence to that.
         exit_code: of the process; negative: the signal; None: unknown, as after a restart of the worker.
+        word: why it ended itself, as it has left it; "": it left nothing.
     """
     if exit_code == EXIT_SUPERSEDED:
         return FinalState("nothing")  # it ended because the run is somebody else's
@@ -57,11 +59,11 @@ def final_state(
         return FinalState("waits", f"starts again, from its checkpoint if it has one: {why}", attempt)
     if phase == "claimed":
         return FinalState("waits", "starts again: the worker was gone before the run had a process", attempt)
-    how = _how(exit_code)
+    how = word or f"the process {_how(exit_code)}"
     if attempt > MAX_RETRIES:
-        return FinalState("crashed", f"given up after {attempt} attempts: the process {how}; what it saved is kept")
+        return FinalState("crashed", f"given up after {attempt} attempts: {how}; what it saved is kept")
     turn = f"attempt {attempt + 1} of {MAX_RETRIES + 1}"
-    text = f"starts again, from its checkpoint if it has one, {turn}: the process {how}"
+    text = f"starts again, from its checkpoint if it has one, {turn}: {how}"
     return FinalState("waits", text, attempt + 1)
 
 

@@ -218,6 +218,7 @@ class RunMonitor:
             ending=entry.ending,
             reason=entry.reason,
             exit_code=run.exit_code,
+            word=run_setup.take_word(entry.run_id),
         )
         logger.info(
             "run %s (%s) has ended on %s: %s %s",

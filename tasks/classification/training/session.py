@@ -56,7 +56,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
         samples = {name: read_subset(self.dataset, name, self.classes) for name in names}
         self._check_batches(len(samples["train"].paths))
         cache = ResizeCache(self.cache / "resized", self.params.image_size)
-        self.parts, why = load_subsets(samples, cache, self.params.num_epochs, self.params.n_processes)
+        self.parts, why = load_subsets(samples, cache, self.params.num_epochs, self.params.n_local)
         yield Note(why)
 
     def _looked(self, progress: Iterator[Progress]) -> Iterator[Event]:

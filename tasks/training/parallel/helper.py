@@ -1,7 +1,8 @@
 """The program of each process of a training but its first: it computes its share, and writes nothing.
 
 `python -m tasks.training.parallel.helper`, with a JSON object on its input: `session` and `params_type` as
-module:class, `dataset`, `folder`, `cache`, `params`, `rank`, `size`, `device` and `store`.
+module:class, `dataset`, `folder`, `cache`, `params`, `rank`, `size`, `device`, `store`, `local` (its number among the
+processes of its host) and `interface` (of the network by which the others reach it).
 """
 
 import importlib
@@ -17,7 +18,7 @@ import torch.distributed as dist
 
 from tasks.base.errors import TrainyardError
 from tasks.training.parallel.ranks import Ranks
-from tasks.training.parallel.rendezvous import ERROR, HERE, PRECISION, THREADS, connect, open_store
+from tasks.training.parallel.rendezvous import ERROR, HERE, PRECISION, THREADS, connect, store_of
 from tasks.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     task = json.loads(sys.stdin.read())
     rank, size = int(task["rank"]), int(task["size"])
-    store = open_store(Path(task["store"]), size)
+    store = store_of(task, size)
     try:
-        take_part(task, Ranks(rank, size, _device(task["device"], rank)), store)
+        take_part(task, Ranks(rank, size, _device(task["device"], int(task["local"]))), store)
     except (TrainyardError, RuntimeError) as exc:
         store.set(f"{ERROR}{rank}", " ".join(str(exc).split())[:500])
         raise
 
 
-def _device(kind: str, rank: int) -> torch.device:
-    return torch.device("cuda", rank) if kind == "cuda" else torch.device(kind)
+def _device(kind: str, local: int) -> torch.device:
+    return torch.device("cuda", local) if kind == "cuda" else torch.device(kind)
 
 
 def take_part(task: Mapping[str, Any], ranks: Ranks, store: "Store") -> None:
@@ -54,7 +55,7 @@ def take_part(task: Mapping[str, Any], ranks: Ranks, store: "Store") -> None:
 
     def joined() -> Ranks:
         store.set(f"{HERE}{ranks.rank}", "")
-        return connect(store, ranks)
+        return connect(store, ranks, task["interface"])
 
     session.help(precision, joined)
     dist.destroy_process_group()

@@ -28,7 +28,7 @@ def started(monkeypatch):
     ids: list[str] = []
     slots = []
 
-    def start(self, run, uuids, queues):
+    def start(self, run, uuids, queues, team=()):
         ids.append(run.id)
         slots.append(self._kept.take(run.id, uuids) or take_slot(run.id))
         return True
@@ -207,7 +207,7 @@ def test_a_run_for_any_gpu_takes_the_one_that_its_owner_has_booked(prefect, clie
     found = Dispatcher("boxa:two", client, HostState("boxa", get_probe()), Ledger("two"), clock=lambda: host.now)
     chosen = {}
 
-    def start(self, run, uuids, queues):
+    def start(self, run, uuids, queues, team=()):
         (chosen[run.name],) = uuids
         return True
 

@@ -1,0 +1,200 @@
+"""A training on the GPUs of two hosts at once: its result, its end when a part of it dies, and who waits for whom."""
+
+import csv
+import json
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments.services.service import free_port
+from gpu_pools.slots.lease import holders
+from tests.chaos.yard import FINAL, ROOT
+from tests.hosts.lab import Lab, lab
+from tests.samples import SMALL_TRAINING, write_bands
+
+pytestmark = [pytest.mark.yard, pytest.mark.timeout(1200)]
+
+HELPER = "tasks.training.parallel.helper"
+TRAINING = {**SMALL_TRAINING, "device": "cuda", "optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with lab(tmp_path_factory.mktemp("lab"), free_port()) as running:
+        for part in ("train", "val", "test"):
+            write_bands(running.home / "data" / part)
+        running.deploy_classification()
+        running.deploy("join_training", "flows.joining.join_training", "cuda.training")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _ends(made):
+    """Cancel what a test has left, so that the next one finds all GPUs free."""
+    yield
+    for run_id in (run_id for run_id, state in made.states().items() if state["type"] not in FINAL):
+        made.cancel(run_id)
+    made.until(lambda: all(state["type"] in FINAL for state in made.states().values()), 120, "all are cancelled")
+
+
+def train(made: Lab, num_epochs: int, n_hosts: int = 2, **values: Any) -> str:
+    params = {**TRAINING, "num_epochs": num_epochs, "n_hosts": n_hosts, **values}
+    return made.submit("train_classifier", "cuda.training", {"dataset": str(made.home / "data"), "train": params})
+
+
+def rows(made: Lab, run: str) -> list[dict[str, str]]:
+    with (made.home / "runs" / run / "training" / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def n_epochs(made: Lab, run: str) -> int:
+    """Return how many epochs are in the journal of a training."""
+    journal = made.home / "runs" / run / "training" / "journal.jsonl"
+    if not journal.is_file():
+        return 0
+    lines = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+    return sum("loss/train" in json.dumps(line) for line in lines)
+
+
+def found(made: Lab, run: str) -> dict[str, Any]:
+    (row,) = made.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return dict(row)
+
+
+def shares(made: Lab, run: str) -> list[dict[str, Any]]:
+    """Return the runs by which other hosts take part in a run, the first one first."""
+    wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return list(made.post("/flow_runs/filter", wanted))
+
+
+def helpers(made: Lab, share: str) -> list[psutil.Process]:
+    """Return the processes that compute a share."""
+    return [each for each in map(psutil.Process, made.marked(share)) if HELPER in each.cmdline()]
+
+
+def held(made: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Return the GPUs that are held, by host."""
+    taken = {}
+    for name, host in made.hosts.items():
+        monkeypatch.setenv("TRAINYARD_LOCK_DIR", host.env["TRAINYARD_LOCK_DIR"])
+        taken[name] = [holder.device for holder in holders()]
+    return taken
+
+
+def message(made: Lab, run: str) -> str:
+    return str(made.state(run)["message"] or "")
+
+
+def ended(made: Lab, run: str) -> Any:
+    """Return a function that tells whether a run is done; one that has failed is no good."""
+
+    def is_done() -> bool:
+        state = made.state(run)
+        assert state["type"] not in FINAL - {"COMPLETED"}, f"{state}\n{made.tails()}"
+        return bool(state["type"] == "COMPLETED")
+
+    return is_done
+
+
+def command(made: Lab, *words: str) -> str:
+    argv = [sys.executable, "-m", "deployments.cli.app", *words]
+    done = subprocess.run(argv, env=made.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout + done.stderr
+
+
+def test_two_hosts_train_as_one_does(made, monkeypatch):
+    run = train(made, 4, model="resnet18")  # without dropout, which each process draws by itself
+    made.until(ended(made, run), 300, "it is done")
+    (share,) = shares(made, run)
+    assert share["state"]["type"] == "COMPLETED", share["state"]
+    labels = found(made, run)["labels"]
+    assert (labels["trainyard.host"], share["labels"]["trainyard.host"]) == ("boxa", "boxb")
+    device, its = labels["trainyard.device"], share["labels"]["trainyard.device"]
+    assert f"boxa/{device},boxb/{its}" in command(made, "show", run)
+    made.until(lambda: not any(held(made, monkeypatch).values()), 30, "both GPUs are free")
+    alone = train(made, 4, n_hosts=1, model="resnet18")
+    made.until(ended(made, alone), 300, "so is the other")
+    assert len(rows(made, run)) == 4
+    for one, other in zip(rows(made, alone), rows(made, run), strict=True):
+        assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.03)
+
+
+def test_a_process_that_is_killed_on_the_far_host_ends_all_and_the_run_goes_on(made):
+    run = train(made, 12, n_devices=2, checkpoint_every_s=0.1)
+    made.until(lambda: n_epochs(made, run) >= 2, 300, "it trains")
+    (share,) = shares(made, run)
+    assert len(helpers(made, share["id"])) == 2
+    helpers(made, share["id"])[1].kill()
+    made.until(lambda: len(shares(made, run)) == 2, 120, "it starts again")
+    made.until(ended(made, run), 300, "it is done")
+    said = [state["message"] or "" for state in made.http.get("/flow_run_states/", params={"flow_run_id": run}).json()]
+    assert any("attempt 2 of 4: process 4 of 4 (boxb/cuda:1) was ended by SIGKILL" in text for text in said), said
+    assert [row["epoch"] for row in rows(made, run)] == [str(epoch) for epoch in range(1, 13)]
+    assert [one["state"]["type"] for one in shares(made, run)] == ["CANCELLED", "COMPLETED"]
+
+
+def test_a_share_whose_own_process_is_killed_ends_all_and_the_run_goes_on(made):
+    run = train(made, 12, checkpoint_every_s=0.1)
+    made.until(lambda: n_epochs(made, run) >= 2, 300, "it trains")
+    (share,) = shares(made, run)
+    for process in map(psutil.Process, made.marked(share["id"])):
+        process.kill()
+    made.until(ended(made, run), 300, "it is done")
+    made.until(lambda: {one["state"]["type"] for one in shares(made, run)} <= FINAL, 60, "so are its shares")
+
+
+def test_a_cancel_frees_both_hosts(made, monkeypatch):
+    run = train(made, 10000)
+    made.until(lambda: n_epochs(made, run) >= 1, 300, "it trains")
+    assert {host: len(gpus) for host, gpus in held(made, monkeypatch).items()} == {"boxa": 1, "boxb": 1}
+    made.cancel(run)
+    made.until(made.is_(run, "CANCELLED"), 60, "it is cancelled")
+    made.until(lambda: not any(held(made, monkeypatch).values()), 30, "both GPUs are free")
+    made.until(lambda: {one["state"]["type"] for one in shares(made, run)} == {"CANCELLED"}, 60, "so is its share")
+
+
+def test_two_that_need_all_gpus_of_both_hosts_run_one_after_the_other_and_singles_fill_the_gap(made):
+    single = made.hold("boxb.cuda:0.training", 25)
+    made.until(made.begun(single), 60, "one GPU is taken")
+    pair = [train(made, 2, n_devices=2) for _ in range(2)]
+    made.until(lambda: "gathers 2 hosts with 2 GPUs each: boxa: " in message(made, pair[0]), 60, "the first gathers")
+    made.until(lambda: "gathers before it" in message(made, pair[1]), 60, "the second says who is before it")
+    assert "boxb: cuda:1 is" in message(made, pair[0])
+    for run in pair:
+        made.until(ended(made, run), 400, "both are done")
+    begun = [found(made, run) for run in pair]
+    assert begun[0]["end_time"] <= begun[1]["start_time"]
+
+
+def test_more_hosts_than_there_are_are_refused(made):
+    run = train(made, 1, n_hosts=3)
+    made.until(made.is_(run, "FAILED"), 60, "it fails")
+    assert message(made, run) == ("found GPUs: 2 on boxa, 2 on boxb; need 3 hosts with 1 GPU each for n_hosts 3")
+    words = ("submit", "train_classifier", f"dataset={made.home}/data", "train.n_hosts=3", "train.pretrained=false")
+    assert "need 3 hosts with 1 GPU each for n_hosts 3" in command(made, *words)
+
+
+def test_a_far_host_that_dies_frees_this_one_and_the_run_goes_on_when_it_is_back(made, monkeypatch):
+    run = train(made, 30, checkpoint_every_s=0.1)
+    made.until(lambda: n_epochs(made, run) >= 2, 300, "it trains")
+    made.kill(made.workers["boxb"])
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", made.hosts["boxa"].env["TRAINYARD_LOCK_DIR"])
+    took = made.until(lambda: not holders(), 60, "the other host is free")
+    print(f"free after {took:.0f} s")
+    made.until(lambda: "waits for a worker on boxb" in message(made, run), 240, "it says for whom it waits")
+    made.start_host("boxb")
+    made.until(ended(made, run), 300, "it is done")
+    made.until(lambda: {one["state"]["type"] for one in shares(made, run)} <= FINAL, 120, "so are its shares")
+
+
+def test_a_host_that_is_cut_off_ends_its_share_and_frees_its_gpu(made, monkeypatch):
+    run = train(made, 10000)
+    made.until(lambda: n_epochs(made, run) >= 1, 300, "it trains")
+    made.hosts["boxb"].plug(cable=False)
+    took = made.until(lambda: not any(held(made, monkeypatch).values()), 90, "both GPUs are free")
+    print(f"free after {took:.0f} s")
+    made.hosts["boxb"].plug(cable=True)
+    made.until(lambda: made.state(run)["type"] == "RUNNING" and len(shares(made, run)) == 2, 240, "it goes on")

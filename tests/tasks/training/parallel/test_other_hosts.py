@@ -1,0 +1,177 @@
+"""Processes of two hosts, here both on loopback: they meet, and how one host learns that the other one has ended."""
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+
+from gpu_pools.hosts.address import ADDRESS
+from gpu_pools.process.run_process import MARK, command_line
+from gpu_pools.process.run_setup import MEETING, ON
+from tasks.base.errors import ConfigError, PutBack, TrainingError
+from tasks.classification.params import TrainParams
+from tasks.training.parallel import helpers, meeting, other_hosts
+from tasks.training.parallel.helpers import Helpers
+from tasks.training.parallel.meeting import Meeting
+from tasks.training.parallel.member import Share, take_part
+from tasks.training.parallel.other_hosts import OtherHosts
+from tasks.training.parallel.rendezvous import reach_store
+
+ROOT = Path(__file__).parents[4]
+CPU = torch.device("cpu")
+RUN = "0" * 8 + "-0000" * 3 + "-" + "0" * 12
+
+
+class Adding:
+    """A session whose processes add up their ranks, once; then it does what its data set is called."""
+
+    def __init__(self, dataset: Path, *_: object, **__: object) -> None:
+        self._then = dataset.name
+
+    def find_data(self) -> None:
+        pass
+
+    def help(self, precision: str, connect) -> None:
+        ranks = connect()
+        dist.all_reduce(torch.tensor(float(ranks.rank)))
+        if self._then == "hang":
+            time.sleep(60)
+        if self._then != "end":
+            raise TrainingError(self._then)
+
+
+@pytest.fixture(autouse=True)
+def _two_hosts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TRAINYARD_HOME", str(tmp_path))
+    monkeypatch.setenv(ADDRESS, "127.0.0.1")
+    monkeypatch.setenv(MARK, RUN)
+    monkeypatch.setenv(MEETING, "one boxb")
+    monkeypatch.setenv(ON, "cuda:0")
+
+
+def together(then: str) -> Helpers:
+    params = {"session": f"{__name__}:Adding", "params_type": "tasks.classification.params:TrainParams"}
+    task = {**params, "params": TrainParams().model_dump(mode="json"), "dataset": then, "folder": ".", "cache": "."}
+    return Helpers(task, 2, CPU, n_local=1)
+
+
+class FarHost(threading.Thread):
+    """Computes the share of boxb."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.said: str | None = None
+
+    def run(self) -> None:
+        while (found := Meeting.read(RUN, "one")) is None:
+            time.sleep(0.05)
+        with Share(found, "boxb") as share:
+            self.said = share.end()
+
+
+def add_up(them: Helpers) -> None:
+    ranks = them.join("fp32")
+    assert (ranks.rank, ranks.size) == (0, 2)
+    total = torch.tensor(float(ranks.rank))
+    dist.all_reduce(total)
+    assert total.item() == 1
+
+
+def far_helper() -> psutil.Process:
+    children = psutil.Process().children(recursive=True)
+    return next(each for each in children if "tasks.training.parallel.helper" in command_line(each))
+
+
+def test_they_meet_compute_together_and_end_well(tmp_path):
+    far = FarHost()
+    far.start()
+    with together("end") as them:
+        path = tmp_path / "runs" / RUN / meeting.FILE
+        assert path.stat().st_mode & 0o777 == 0o600
+        listening = {each.laddr for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN"}
+        assert ("127.0.0.1", Meeting.read(RUN, "one").port) in listening
+        assert all(address.ip == "127.0.0.1" for address in listening)
+        add_up(them)
+    far.join(30)
+    assert far.said == ""
+    assert not path.exists()
+    assert not dist.is_initialized()
+
+
+def test_a_process_that_fails_on_the_other_host_is_named_with_its_reason():
+    far = FarHost()
+    far.start()
+    with (
+        pytest.raises(TrainingError, match=r"^process 2 of 2 \(boxb/cuda:0\) failed: out of luck$"),
+        together("out of luck") as them,
+    ):
+        add_up(them)
+        dist.all_reduce(torch.ones(1))  # the other one has failed by now
+    far.join(30)
+    assert far.said == "process 2 of 2 failed with exit code 1"
+
+
+def test_a_process_that_is_killed_on_the_other_host_ends_this_one(monkeypatch):
+    ended = threading.Event()
+    said: list[str] = []
+    monkeypatch.setattr(Helpers, "_end_with", lambda self, text: (said.append(text), ended.set()))
+    far = FarHost()
+    far.start()
+    with together("hang") as them:
+        add_up(them)
+        far_helper().kill()
+        assert ended.wait(20)
+        monkeypatch.setattr(helpers, "_END_S", 0.1)
+    assert said[0] == "process 2 of 2 (boxb/cuda:0) was ended by SIGKILL"
+    far.join(30)
+    assert far.said == "process 2 of 2 was ended by SIGKILL"
+
+
+def test_the_end_of_this_one_ends_the_other_host():
+    far = FarHost()
+    far.start()
+    with pytest.raises(ZeroDivisionError), together("hang") as them:
+        add_up(them)
+        raise ZeroDivisionError
+    far.join(30)
+    assert far.said == "the training has ended"
+
+
+def test_a_host_that_is_silent_is_lost_and_one_that_leaves_says_why():
+    others = OtherHosts({}, 2, 1, "cpu")
+    line = reach_store(others.meeting.store)
+    assert others.missing() == ["boxb"]
+    line.add(f"{meeting.BEAT}boxb", 1)
+    assert others.missing() == []
+    assert not list(others.lost(0.2))
+    time.sleep(0.3)
+    (text,) = others.lost(0.2)
+    assert text.startswith("boxb has not been heard of for ")
+    line.add(f"{meeting.BEAT}boxb", 1)
+    assert not list(others.lost(0.2))
+    line.set(f"{meeting.LEFT}boxb", "its worker stops")
+    assert list(others.lost(0.2)) == ["boxb has left: its worker stops"]
+    others.close(0)
+    assert line.check([meeting.OVER])
+
+
+def test_hosts_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(other_hosts, "MEET_S", 0.3)
+    with pytest.raises(PutBack, match=r"^boxb did not come within 120 s: waits for its hosts again$"), together("end"):
+        pass
+
+
+def test_a_share_whose_training_does_not_begin_ends(monkeypatch):
+    monkeypatch.setattr("tasks.training.parallel.member.MEET_S", 0.3)
+    assert take_part(RUN, "other") == "its training has not begun within 0 s"
+
+
+def test_a_run_that_was_not_placed_on_several_hosts_is_refused(monkeypatch):
+    monkeypatch.delenv(MEETING)
+    with pytest.raises(ConfigError, match="found a run on 1 of 2 hosts"), together("end"):
+        pass
