@@ -106,6 +106,7 @@ def predict(
         DatasetError: there is no image, or none that can be used; the table names each with its reason then.
         WeightsError, ConfigError, StorageError, TrackingError: as their names say.
     """
+    from tasks.base.memory import keep_freed_memory
     from tasks.images.files import n_cores
     from tasks.inference.answering import answering
     from tasks.inference.regions import from_two_stages
@@ -132,6 +133,7 @@ def predict(
             total = source.total(params.every_n)
             if source.timed and params.n_workers == 0:  # their images, and a recording's frames, are large
                 params = params.model_copy(update={"n_workers": min(n_cores(), FRAMES_AT_ONCE)})
+            keep_freed_memory()
             model = answering(files, regions, params, detect, device, total, log.info)
             todo = jobs(source, params.every_n, spectrogram, prepare, model.image_size)
             result = _collect(model.answers(todo), files, folder, total)

@@ -75,14 +75,16 @@ async def _serve(gate: Gate, listener: socket.socket, engine: Running, ends: End
     begun = time.monotonic()
     record = Periodic(around.record, EVERY_S, time.monotonic)
     rival = _Rival(gate, ends.give_way_s, around.who_waits)
-    async with listening(gate.app, listener) as url:
-        around.say(url)
-        while not (why := _over(gate, time.monotonic() - begun, ends) or await rival.look()):
-            if asked() is not None or engine.process.poll() is not None:
-                break
-            record()
-            await asyncio.sleep(_LOOK_EVERY_S)
-    await gate.engine.close()
+    try:
+        async with listening(gate.app, listener) as url:
+            around.say(url)
+            while not (why := _over(gate, time.monotonic() - begun, ends) or await rival.look()):
+                if asked() is not None or engine.process.poll() is not None:
+                    break
+                record()
+                await asyncio.sleep(_LOOK_EVERY_S)
+    finally:
+        await gate.engine.close()
     return why
 
 

@@ -27,6 +27,7 @@ class Talk:
     replies: list[Reply] = field(default_factory=list)
     value: Any = None  # of the last reply, where it fits the schema
     fault: str | None = None
+    refusal: str | None = None  # why the model could not be asked
     seconds: float = 0.0
     began_ns: int = 0  # Unix time
     ended_ns: int = 0
@@ -35,10 +36,8 @@ class Talk:
     def answer(self) -> Answer:
         """Return what came of it."""
         key, error = self.asked.question.key, self.asked.error
-        if error is None and not self.replies:
-            error = "the device's memory does not hold this question, need smaller or fewer images, or a larger device"
-        if error is not None:
-            return Answer(key, error=error)
+        if error is not None or not self.replies:
+            return Answer(key, error=error or self.refusal)
         last = self.replies[-1]
         return Answer(
             key,
@@ -98,7 +97,9 @@ def _ask(talks: Sequence[Talk], asker: Asker, schema: AnswerSchema | None) -> No
     for talk, reply in zip(talks, replies, strict=True):
         talk.began_ns, talk.ended_ns = talk.began_ns or began_ns, ended_ns
         talk.seconds += share
-        if reply.fits:
+        if reply.refusal is not None:
+            talk.refusal = reply.refusal
+        else:
             talk.replies.append(reply)
             if schema is not None:
                 talk.value, talk.fault = schema.check(reply.text)

@@ -28,6 +28,9 @@ Message = Mapping[str, Any]
 _BAD_FOLDER = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises of files that are damaged, missing, or do not fit each other."""
 
+_NO_INPUT = (ValueError, RuntimeError)
+"""What processors raise of images that they cannot bring to their form."""
+
 _MOST = 64
 _MOST_ON_CPU = 8
 _CPU_QUESTION_BYTES = 1024 * MIB  # activations and cache of an image of 1280 tokens in a model of 7 billion weights
@@ -42,10 +45,16 @@ class Reply:
     n_prompt: int  # tokens, those of the images included
     n_new: int  # tokens
     finish: Literal["stop", "length"]
-    fits: bool = True  # False: the device's memory does not hold the question alone, nothing was said
+    refusal: str | None = None  # why nothing was said
 
 
-TOO_LARGE = Reply("", 0, 0, "stop", fits=False)
+def _refused(why: str) -> Reply:
+    return Reply("", 0, 0, "stop", why)
+
+
+_TOO_LARGE = _refused(
+    "the device's memory does not hold this question, need smaller or fewer images, or a larger device"
+)
 
 
 def load_model(folder: Path, device: torch.device, precision: str) -> tuple[Any, Any, Precision]:
@@ -141,7 +150,7 @@ class Asker:
                 torch.cuda.empty_cache()
             self._measures = False
             if len(piece) == 1:
-                replies.append(TOO_LARGE)
+                replies.append(_TOO_LARGE)
                 continue
             self.size = len(piece) // 2
             self._say(f"the device's memory does not hold {len(piece)} questions at once: {self.size} from now on")
@@ -154,15 +163,39 @@ class Asker:
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         replies = self._reply(piece)
+        if all(reply.refusal for reply in replies):
+            return replies
         took = torch.cuda.max_memory_allocated(self.device) - before
         torch.cuda.empty_cache()
         self._measures, self.size = False, fitting(torch.cuda.mem_get_info(self.device)[0], took)
         self._say(f"{self.size} question(s) at once: the first one took {took / MIB:.0f} MiB")
         return replies
 
-    @torch.inference_mode()
     def _reply(self, piece: Sequence[Sequence[Message]]) -> list[Reply]:
-        inputs = self._processor.apply_chat_template(
+        """Reply to those that the processor takes; it refuses, for one, images far longer than wide."""
+        try:
+            inputs = self._inputs(piece)
+        except _NO_INPUT as exc:
+            if isinstance(exc, RuntimeError) and ran_out_of_memory(exc):
+                raise
+            faults = [self._fault(conversation) for conversation in piece]
+            if not any(faults):
+                raise
+            taken = [conversation for conversation, fault in zip(piece, faults, strict=True) if fault is None]
+            replies = iter(self._reply(taken) if taken else ())
+            return [next(replies) if fault is None else _refused(fault) for fault in faults]
+        return self._generated(inputs)
+
+    def _fault(self, conversation: Sequence[Message]) -> str | None:
+        try:
+            self._inputs([conversation])
+        except _NO_INPUT as exc:
+            reason = str(exc).strip().split("\n")[0][:300]
+            return f"this model's processor does not take it ({type(exc).__name__}: {reason})"
+        return None
+
+    def _inputs(self, piece: Sequence[Sequence[Message]]) -> Any:
+        return self._processor.apply_chat_template(
             [list(conversation) for conversation in piece],
             add_generation_prompt=True,
             tokenize=True,
@@ -170,6 +203,9 @@ class Asker:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         ).to(self.device, dtype=self._model.dtype)
+
+    @torch.inference_mode()
+    def _generated(self, inputs: Any) -> list[Reply]:
         n_before = inputs["input_ids"].shape[1]
         tokens = self._model.generate(
             **inputs,

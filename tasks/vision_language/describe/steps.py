@@ -147,10 +147,12 @@ class _Run:
         Raises:
             Interrupted: a signal has come.
         """
+        from tasks.base.memory import keep_freed_memory
         from tasks.vision_language.describe.asking import asking
         from tasks.vision_language.describe.model import Asker, load_model
         from tasks.vision_language.describe.report import Pace
 
+        keep_freed_memory()
         model, processor, precision = load_model(self.model, self.device, self.ask.precision)
         asker = Asker(model, processor, self.ask.max_tokens, self.ask.batch_size, self.log.info)
         total = len(self.plan.questions)

@@ -2,6 +2,8 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +96,27 @@ def test_a_damaged_image_does_not_stop_the_others(scripted, pictures):
     found = answers(pictures, scripted(*"abcde"))
     assert [answer.text for answer in found] == ["a", None, "b", "c", "d", "e"]
     assert "1.png" in found[1].error
+
+
+def test_an_image_that_the_processor_does_not_take_does_not_stop_the_others(model, pictures):
+    cv2.imwrite(str(pictures / "cat" / "1a.png"), np.zeros((3, 1024, 3), np.uint8))  # Qwen's takes up to 200:1
+    found = answers(pictures, Asker(*model, 5, 7, print))
+    errors = [answer.error for answer in found]
+    assert [error is None for error in errors] == [True, True, False, True, True, True, True]
+    assert errors[2] == (
+        "this model's processor does not take it (ValueError: absolute aspect ratio must be smaller than 200, "
+        "got 341.3333333333333)"
+    )
+    (pictures / "cat" / "1a.png").unlink()
+    alone = answers(pictures, Asker(*model, 5, 7, print))
+    assert [answer.text for answer in found if answer.error is None] == [answer.text for answer in alone]
+
+
+def test_where_the_processor_takes_no_image_each_is_named(model, pictures):
+    for path in pictures.rglob("*.png"):
+        cv2.imwrite(str(path), np.zeros((1024, 2, 3), np.uint8))
+    found = answers(pictures, Asker(*model, 5, 4, print))
+    assert all("aspect ratio" in answer.error for answer in found)
 
 
 def test_batches_are_as_large_as_memory_allows():
