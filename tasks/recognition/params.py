@@ -168,6 +168,8 @@ DETECTOR_FREE_TO_CHANGE = frozenset(
 """Parameters of a training that may change between a crash and the resumption without changing the result."""
 
 
+_GROWTH = 0.6
+"""Share of the epochs after which images have their full size."""
 Backbone = Literal["small", "resnet18", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
@@ -191,6 +193,15 @@ class IndexParams(training.TrainingParams):
     pretrained: Annotated[bool, Field(description="Start from torchvision's ImageNet weights")] = False
     dimension: Annotated[int, Field(ge=8, le=2048, description="Of the vectors, where they are trained")] = 128
     image_size: Annotated[int, Field(ge=32, le=1024, description="Pixels on a side of what the network sees")] = 96
+    start_size: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1024,
+            description="Pixels on a side in the first epochs; grows to image_size over three of five epochs, which "
+            "saves a third of the work; 0: image_size throughout",
+        ),
+    ] = 0
     device: Device = "cuda"
 
     num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
@@ -245,6 +256,13 @@ class IndexParams(training.TrainingParams):
                 "found train false for a network without weights: need backbone_folder, weight_path or pretrained"
             )
         return self
+
+    def side_in(self, epoch: int) -> int:
+        """Return the side, pixels, of the images of an epoch (from 1)."""
+        if not 0 < self.start_size < self.image_size:
+            return self.image_size
+        share = min(1.0, (epoch - 1) / (_GROWTH * self.num_epochs))
+        return min(self.image_size, self.start_size + int(share * (self.image_size - self.start_size)) // 8 * 8)
 
     @property
     def trains(self) -> bool:

@@ -51,20 +51,26 @@ class Edges(nn.Module):
         super().__init__()
         offsets = torch.arange(_EDGE_SIZE) - _EDGE_SIZE // 2
         y, x = torch.meshgrid(offsets, offsets, indexing="ij")
-        bell = torch.exp(-(x.square() + y.square()) / 2)
+        slopes = torch.stack([x, y]) * torch.exp(-(x.square() + y.square()) / 2)
         angles = 2 * math.pi * torch.arange(_N_DIRECTIONS) / _N_DIRECTIONS
-        slopes = (x * angles.cos()[:, None, None] + y * angles.sin()[:, None, None]) * bell
-        filters = slopes / slopes.abs().sum((1, 2), keepdim=True)
-        self.register_buffer("filters", filters[:, None], persistent=False)  # (8, 1, 5, 5)
+        ways = torch.stack([angles.cos(), angles.sin()], dim=1)
+        # A slope in any direction is a sum of those to the right and down (Freeman and Adelson 1991, steerable filters).
+        ways = ways / (ways @ slopes.flatten(1)).abs().sum(1, keepdim=True)
+        self.register_buffer("slopes", slopes[:, None], persistent=False)  # (2, 1, 5, 5)
+        self.register_buffer("ways", ways[:, :, None, None], persistent=False)  # (8, 2, 1, 1)
+        self._power = float(ways.square().sum()) / 4  # of a slope of 1 in any direction, over those it is positive in
 
     def forward(self, x: Tensor) -> Tensor:
         """Take (B, C, H, W), give (B, 9, H, W)."""
         grey = x.mean(1, keepdim=True)
         centred = grey - grey.mean((2, 3), keepdim=True)
         grey = centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
-        edges = F.relu(F.conv2d(grey, cast(Tensor, self.filters), padding=_EDGE_SIZE // 2))
-        around = F.avg_pool2d(edges.square().sum(1, keepdim=True), 9, 1, 4, count_include_pad=False)
-        return torch.cat([grey, edges / (around.sqrt() + 0.03)], 1)
+        slopes = F.conv2d(grey, cast(Tensor, self.slopes), padding=_EDGE_SIZE // 2)
+        power = self._power * slopes.float().square().sum(1, keepdim=True)
+        for size, margin in (((1, 9), (0, 4)), ((9, 1), (4, 0))):  # a mean of 9x9 by 18 sums, not 81
+            power = F.avg_pool2d(power, size, 1, margin, count_include_pad=False)
+        edges = F.relu(F.conv2d(slopes / (power.sqrt() + 0.03), cast(Tensor, self.ways)))
+        return torch.cat([grey.to(edges.dtype), edges], 1)
 
 
 class SmallNet(nn.Sequential):

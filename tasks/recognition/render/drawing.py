@@ -41,7 +41,7 @@ def draw(
     hits = Hits(pixel_rays(camera))
     regions = [placed.region(camera) for placed in objects]
     n_whole = [
-        int(hits.add(number, placed, region).sum())
+        int(hits.add(number, placed, region, camera).sum())
         for number, (placed, region) in enumerate(zip(objects, regions, strict=True))
     ]
     hits.finish(objects, regions, ground)

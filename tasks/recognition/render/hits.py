@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Camera, Ground, Placed
+from tasks.recognition.render.raster import first_seen, is_quicker
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -33,11 +34,21 @@ class Hits:
         self.t = np.full(n, np.inf, np.float32)  # depth
         self.points, self.normals = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
 
-    def add(self, number: int, placed: Placed, rows: Rows) -> NDArray[np.bool_]:
-        """Trace some of the rays at a solid; return which of them hit it, seen or not."""
-        own = np.empty((len(rows), 3), np.float32)
-        _own_rays(rows, self.rays, placed.turn, ONE / F(placed.size), own)
-        face, u, v, t = placed.solid.first_hit(placed.inside(np.zeros(3, np.float32)), own)
+    def add(self, number: int, placed: Placed, rows: Rows, camera: Camera | None = None) -> NDArray[np.bool_]:
+        """Trace some of the rays at a solid; return which of them hit it, seen or not.
+
+        Args:
+            number: of the solid.
+            placed: the solid.
+            rows: (M,) of the rays.
+            camera: of an image, where the rays are those of all its pixels; None: any rays.
+        """
+        if camera is not None and is_quicker(placed, len(rows)):
+            face, u, v, t = first_seen(placed, camera, rows)
+        else:
+            own = np.empty((len(rows), 3), np.float32)
+            _own_rays(rows, self.rays, placed.turn, ONE / F(placed.size), own)
+            face, u, v, t = placed.solid.first_hit(placed.inside(np.zeros(3, np.float32)), own)
         _keep_nearest(rows, face, u, v, t, number, self.face, self.u, self.v, self.t, self.owner)
         return face >= 0
 

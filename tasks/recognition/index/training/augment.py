@@ -18,13 +18,14 @@ def augmented(view: Rgb, params: IndexParams, epoch: int, sample: int) -> Rgb:
 
     Args:
         view: (H, W, 3) RGB.
-        params: how much of each, the side S, and the seed.
+        params: how much of each, the side S of each epoch, and the seed.
         epoch, sample: which alteration; the same numbers give the same pixels in any process.
     """
     rng = np.random.default_rng((params.seed, epoch, sample))
-    image = _recoloured(_cut(view, params.image_size, params, rng), params.color_jitter, rng)
+    side = params.side_in(epoch)
+    image = _recoloured(_cut(view, side, params, rng), params.color_jitter, rng)
     if rng.random() < params.blur:
-        sigma = rng.uniform(0.3, 1.2) * params.image_size / 96
+        sigma = rng.uniform(0.3, 1.2) * side / 96
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
     if rng.random() < params.occlusion:
         _hide(image, rng)
