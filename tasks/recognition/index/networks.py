@@ -16,6 +16,7 @@ SMALL_WIDTHS = (32, 64, 128, 256)
 """Channels of the small network: after its stem, and after each of its three blocks."""
 
 _N_DIRECTIONS, _EDGE_SIZE = 8, 5
+_NEAR = 4  # pixels to each side, over which the strength of edges is evened out
 
 
 class Block(nn.Module):
@@ -54,7 +55,7 @@ class Edges(nn.Module):
         slopes = torch.stack([x, y]) * torch.exp(-(x.square() + y.square()) / 2)
         angles = 2 * math.pi * torch.arange(_N_DIRECTIONS) / _N_DIRECTIONS
         ways = torch.stack([angles.cos(), angles.sin()], dim=1)
-        # A slope in any direction is a sum of those to the right and down (Freeman and Adelson 1991, steerable filters).
+        # A slope in any direction is a sum of the two (Freeman and Adelson 1991, steerable filters).
         ways = ways / (ways @ slopes.flatten(1)).abs().sum(1, keepdim=True)
         self.register_buffer("slopes", slopes[:, None], persistent=False)  # (2, 1, 5, 5)
         self.register_buffer("ways", ways[:, :, None, None], persistent=False)  # (8, 2, 1, 1)
@@ -66,11 +67,18 @@ class Edges(nn.Module):
         centred = grey - grey.mean((2, 3), keepdim=True)
         grey = centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
         slopes = F.conv2d(grey, cast(Tensor, self.slopes), padding=_EDGE_SIZE // 2)
-        power = self._power * slopes.float().square().sum(1, keepdim=True)
-        for size, margin in (((1, 9), (0, 4)), ((9, 1), (4, 0))):  # a mean of 9x9 by 18 sums, not 81
-            power = F.avg_pool2d(power, size, 1, margin, count_include_pad=False)
-        edges = F.relu(F.conv2d(slopes / (power.sqrt() + 0.03), cast(Tensor, self.ways)))
+        power = self._power * (slopes[:, :1].square() + slopes[:, 1:].square())
+        # A mean over 9x9 as two products of matrices: pooling sums one number after the other.
+        power = _means(x.shape[2], power) @ power @ _means(x.shape[3], power).T
+        edges = F.relu(F.conv2d(slopes * (1 / (power.sqrt() + 0.03)), cast(Tensor, self.ways)))
         return torch.cat([grey.to(edges.dtype), edges], 1)
+
+
+def _means(n: int, like: Tensor) -> Tensor:
+    """Return the matrix (n, n) that takes the mean over nine places, fewer at the ends."""
+    places = torch.arange(n, device=like.device)
+    near = ((places[:, None] - places).abs() <= _NEAR).to(like.dtype)
+    return near / near.sum(1, keepdim=True)
 
 
 class SmallNet(nn.Sequential):

@@ -7,7 +7,7 @@ import torch
 
 from tasks.base.errors import WeightsError
 from tasks.recognition.index.models import load_backbone, new_embedder, read_transformers
-from tasks.recognition.index.networks import build
+from tasks.recognition.index.networks import Edges, build
 
 PIXELS = {"quarter_turns": True, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
 
@@ -22,6 +22,16 @@ def test_backbones_give_vectors_of_length_one(backbone, n_features, dimension):
     vectors = embedder(torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8))
     assert vectors.shape == (3, dimension or n_features)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_edges_are_told_by_their_direction_not_by_light():
+    grey = torch.rand(2, 1, 31, 27, generator=torch.Generator().manual_seed(0))
+    seen = Edges()(grey)
+    assert seen.shape == (2, 9, 31, 27)
+    assert torch.allclose(Edges()(4 * grey - 1), seen, atol=0.02)
+    # Turned by a quarter, the image has the same edges in directions two further on.
+    turned = Edges()(torch.rot90(grey, -1, (2, 3)))
+    assert torch.allclose(turned[:, 1:], torch.rot90(seen[:, 1:].roll(2, 1), -1, (2, 3)), atol=1e-4)
 
 
 def test_weights_of_torchvision_are_taken_without_their_head(tmp_path, params):

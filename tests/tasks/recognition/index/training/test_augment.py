@@ -35,3 +35,11 @@ def test_the_original_stays_as_it_is(view, params):
     before = view.copy()
     augmented(view, params.model_copy(update={"occlusion": 1.0, "image_size": 48}), 0, 0)
     assert np.array_equal(view, before)
+
+
+def test_images_grow_over_the_first_epochs(view, params):
+    grown = params.model_copy(update={"image_size": 96, "start_size": 64, "num_epochs": 10})
+    sides = [grown.side_in(epoch) for epoch in range(1, 11)]
+    assert sides == [64, 64, 72, 80, 80, 88, 96, 96, 96, 96]
+    assert augmented(view, grown, 3, 0).shape == (72, 72, 3)
+    assert params.side_in(1) == params.image_size
