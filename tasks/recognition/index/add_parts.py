@@ -18,7 +18,7 @@ from tasks.recognition.index.index_folder import (
     write_index_folder,
 )
 from tasks.recognition.index.lookup import all_vectors
-from tasks.recognition.index.search import refilled
+from tasks.recognition.index.search import drawn_together, refilled
 from tasks.recognition.index.unknown import everything, part_levels
 from tasks.recognition.index.views import UNKNOWN, Views, read_new_views
 
@@ -101,7 +101,7 @@ def _grown(stored: StoredIndex, names: list[str], new: Views, vectors: Floats) -
     old = [place for place, label in enumerate(stored.labels) if stored.names[label] not in names]
     kept = [stored.names[stored.labels[place]] for place in old]
     labels = np.array([numbers[name] for name in [*kept, *(names[label] for label in new.labels)]], dtype=np.int64)
-    every = np.concatenate([all_vectors(stored.search)[old], vectors])
+    every = np.concatenate([all_vectors(stored.search)[old], drawn_together(vectors, new.labels)])
     search = refilled(stored.search, every)
     config = {**stored.config, "parts": parts}
     if stored.levels is not None:

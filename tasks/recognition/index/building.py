@@ -16,7 +16,7 @@ from tasks.base.workspace import replacing, staged
 from tasks.recognition.index.embedding import Floats, embedding, view_reader
 from tasks.recognition.index.index_folder import StoredIndex, load_embedder, write_index_folder
 from tasks.recognition.index.networks import Embedder
-from tasks.recognition.index.search import build_search
+from tasks.recognition.index.search import build_search, drawn_together
 from tasks.recognition.index.unknown import calibrate, part_levels
 from tasks.recognition.index.views import Views, ViewSet, file_digests
 from tasks.recognition.params import IndexParams
@@ -73,6 +73,7 @@ def building(
     vectors: dict[str, Floats] = {}
     for name, some in {"index": kept, **held}.items():
         vectors[name] = yield from embedded(embedder, some, config, params, device)
+    vectors["index"] = drawn_together(vectors["index"], kept.labels)
     search, notes = build_search(vectors["index"], vectors["val"], params.ivf_above, params.seed)
     levels = part_levels(vectors["index"], kept.labels, len(views.parts))
     without = {**config, "levels": levels, "threshold": -1.0, "n_nearest": params.n_nearest}

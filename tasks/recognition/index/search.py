@@ -13,6 +13,10 @@ _WANTED = 0.99
 _PER_CELL = 40
 """Vectors of each cell that its middle is computed from; FAISS warns below 39."""
 _MOST_QUERIES = 2000
+_PULL = 0.5
+"""Weight of a part's mean beside that of a view. On the demo's parts, of 2,000 unseen views and 480 of eight other
+machine parts at 0, 0.25, 0.5, 1 and 2: nearest view of the right part 0.881, 0.894, 0.893, 0.897, 0.902; unknown
+refused 0.45, 0.48, 0.48, 0.47, 0.46."""
 
 
 def build_search(vectors: Floats, queries: Floats, ivf_above: int, seed: int) -> tuple[Any, list[str]]:
@@ -30,6 +34,26 @@ def build_search(vectors: Floats, queries: Floats, ivf_above: int, seed: int) ->
         return flat, [f"{len(vectors)} views are searched one by one"]
     cells = _cells(vectors, seed)
     return cells, [_choose_probes(cells, flat, queries[:_MOST_QUERIES])]
+
+
+def drawn_together(vectors: Floats, labels: NDArray[np.int64]) -> Floats:
+    """Return the vectors (N, D) of views, of length 1, each moved towards the mean of its part.
+
+    A view that hardly shows what sets its part apart may lie among those of another part; as a neighbour it misleads.
+
+    Source: the average of a vector and those it is known to belong with, Turcot and Lowe 2009, "Better Matching with
+    Fewer Features"; Arandjelovic and Zisserman 2012, "Three Things Everyone Should Know to Improve Object Retrieval".
+
+    Args:
+        vectors: (N, D) of length 1.
+        labels: (N,) numbers of their parts.
+    """
+    moved = vectors.copy()
+    for part in np.unique(labels):
+        own = labels == part
+        mean = vectors[own].mean(0)
+        moved[own] += _PULL * mean / (np.linalg.norm(mean) + 1e-12)
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
 def _cells(vectors: Floats, seed: int) -> Any:

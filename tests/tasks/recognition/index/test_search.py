@@ -1,9 +1,10 @@
 """Many vectors are searched in cells, nearly as well as one by one."""
 
 import numpy as np
+import pytest
 
 from tasks.recognition.index.lookup import all_vectors
-from tasks.recognition.index.search import build_search, refilled
+from tasks.recognition.index.search import build_search, drawn_together, refilled
 
 
 def clustered(n, seed):
@@ -32,3 +33,15 @@ def test_vectors_come_back_in_their_order_and_can_be_exchanged():
         other = refilled(index, vectors[10:])
         assert np.array_equal(all_vectors(other), vectors[10:])
         assert index.ntotal == 6000
+
+
+def test_views_of_a_part_are_drawn_together():
+    angles = np.radians([0, 60, 200])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    moved = drawn_together(vectors, np.array([0, 0, 1]))
+    assert np.linalg.norm(moved, axis=1) == pytest.approx(1)
+    ways = np.degrees(np.arctan2(moved[:, 1], moved[:, 0])) % 360
+    # 1 at 0 degrees and half of 1 at 30 degrees, the mean's way.
+    assert ways == pytest.approx(
+        [np.degrees(np.arctan2(0.25, 1 + 0.5 * np.cos(np.radians(30)))), 60 - 9.896, 200], abs=0.01
+    )
