@@ -76,7 +76,7 @@ def plate(rng: Rng) -> Manifold:
     elif pattern == 2:
         solid -= at(hole, [(rng.uniform(-x, x), rng.uniform(-y, y)) for _ in range(rng.integers(1, 6))])
     if rng.random() < 0.4:
-        window = block(rng.uniform(8, width / 2), rng.uniform(5, depth / 2), height + 4, 2, 0.1)
+        window = block(rng.uniform(8, max(8, width / 2)), rng.uniform(5, depth / 2), height + 4, 2, 0.1)
         solid -= window.translate((rng.uniform(-0.2, 0.2) * width, rng.uniform(-0.2, 0.2) * depth, -2))
     if rng.random() < 0.4:
         radius, top = rng.uniform(0.2, 0.38) * depth, height + rng.uniform(3, 20)

@@ -43,3 +43,17 @@ def test_a_shape_depends_on_seed_and_number_alone():
 
     assert np.array_equal(one.vertices, again.vertices)
     assert one.vertices.shape != other_seed.vertices.shape or not np.array_equal(one.vertices, other_seed.vertices)
+
+
+def test_a_small_plate_of_many_sides_has_room_for_a_window():
+    class Least(np.random.Generator):
+        """The least of every range, and yes to every question."""
+
+        def uniform(self, low=0.0, high=1.0, size=None):
+            assert high >= low
+            return low
+
+        def random(self):
+            return 0.0
+
+    assert machine_shapes.plate(Least(np.random.PCG64(0))).volume() > 50
