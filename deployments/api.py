@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from deployments.services.tls import PREFECT, trusted
 from deployments.stack.stack import ServiceError, be_let_in, environment_of, running_stack
 from gpu_pools.prefect_pages import read_pages
 from tasks.base.errors import ConfigError
+from tasks.base.servers.tls import PREFECT, trusted
 
 Json = dict[str, Any]
 

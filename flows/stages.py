@@ -19,6 +19,7 @@ from gpu_pools import kubernetes
 from gpu_pools.device_count import device_count
 from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
+from gpu_pools.process.run_files import bring_results, portable_parameters
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.slurm.request import FIELDS, HOST, ON
@@ -115,7 +116,7 @@ def run_queued(
         deployed = _deployment_id(
             client, [kubernetes.deployment_name(recipe.name)] if in_pods else full_names(recipe.name)
         )
-        as_json = [recipe.serialize_parameters(dict(parameters)) for parameters in requests]
+        as_json = [portable_parameters(recipe.serialize_parameters(dict(parameters))) for parameters in requests]
         started: list[Any] = [
             run_deployment(
                 deployed,
@@ -130,7 +131,9 @@ def run_queued(
         ]
         for run in started:
             _again(client, run)
-        return [_wait(client, run) for run in started]
+        ended = [_wait(client, run) for run in started]
+    bring_results(parent)
+    return ended
 
 
 def stage_variables(variables: Mapping[str, Any], queue: Queue, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from gpu_pools.placement.queues import POOL, Kind, queue_of
 from gpu_pools.prefect_pages import PAGE, read_pages
 from gpu_pools.project_flows import flow_of
 
+WAITING = "Waiting"
+"""Name of the state of a run that waits for its turn, with the sentence why."""
+
 _DEPLOYMENT_EVERY_S = 30.0
 _IN_POOL = {"work_pool_name": POOL}
 _BUSY_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between tries; a write takes the server some milliseconds
@@ -290,7 +293,7 @@ def _perhaps_deleted() -> Iterator[None]:
 
 def waiting_state(message: str, since: float) -> State[Any]:
     """Return the state of a run that waits, with the sentence why."""
-    return _state(StateType.SCHEDULED, "Waiting", message, since)
+    return _state(StateType.SCHEDULED, WAITING, message, since)
 
 
 def make_state(kind: StateType, name: str, message: str) -> State[Any]:

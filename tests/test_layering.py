@@ -16,6 +16,7 @@ PIPELINES = ("tasks.classification", "tasks.splatting", "tasks.recognition", "ta
 # From the ground up: what stands on a floor imports from its own and those below.
 FLOORS = (
     ("tasks.base",),
+    ("tasks.store",),
     ("gpu_pools",),
     ("tasks.run", "tasks.tracking"),
     ("tasks.images", "tasks.signals", "tasks.geometry", "tasks.training"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.cli import chat, gpu, keeping, programs, runs, schedules, stack, sync, top, upload
+from deployments.cli import chat, data_sets, gpu, keeping, programs, runs, schedules, stack, sync, top, upload
 from deployments.cli.sharing import audit, auth, bookings, changes, history, limits, migrate, notices, shares
 from deployments.cli.terminal.flow_help import FlowArgument, FlowCommand, complete_parameter
 from deployments.cli.terminal.run_names import complete_run
@@ -63,12 +63,17 @@ def run(
     if when_busy not in {"wait", "refuse"}:
         raise ConfigError(f"found --when-busy {when_busy!r}, need wait or refuse")
     os.environ |= runs.slot_wishes(when_busy, priority)
+    from deployments.runs.data_sets import brought, is_data_set
+    from deployments.stack.stack import mlflow_url
     from tasks.base.config import override, read_parameters
+    from tasks.store.places import needs
 
     parameters: dict[str, Any] = read_parameters(file) if file else {}
     if data is not None:
-        parameters["data"] = str(data.absolute())
+        parameters["data"] = str(data if is_data_set(data) else data.absolute())
     override(parameters, assignments or [])
+    if needs(parameters).data:
+        parameters = brought(parameters, mlflow_url())
     from deployments.runs.local import run_here
     from deployments.runs.run_summary import print_outcome
 
@@ -163,6 +168,7 @@ chat.register(app)
 keeping.register(app)
 schedules.register(app)
 sync.register(app)
+data_sets.register(app)
 upload.register(app)
 programs.register(app)
 bookings.register(app)

@@ -132,8 +132,8 @@ def _reach() -> str:
 def _access() -> str:
     """Return who gets in."""
     from deployments.machine.accounts import asks_for_password, open_to, other_people
+    from tasks.base.servers.mlflow_account import settings_file
     from tasks.base.servers.password import password_file
-    from tasks.tracking.account import settings_file
 
     if asks_for_password():
         where = f"Prefect asks for what is in {password_file()}"

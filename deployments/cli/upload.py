@@ -1,8 +1,5 @@
 """The command that sends data to a yard on another machine."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +23,9 @@ def upload(
     from deployments.cli.terminal.tables import print_json
     from deployments.inbox.parcel import describe
     from deployments.inbox.sending import await_run, send, where
+    from deployments.runs.data_sets import progress_bar
     from deployments.runs.submit import gather_parameters
+    from deployments.stack.stack import mlflow_url
     from gpu_pools.names import asker
 
     if not path.exists():
@@ -35,7 +34,7 @@ def upload(
     parameters = gather_parameters(file, values or [])
     _check(flow, parameters, path)
     manifest = describe(path.resolve(), flow=flow, owner=owner or asker(), parameters=parameters)
-    with _bar(manifest.n_bytes, path.name, quiet=as_json) as move:
+    with progress_bar(f"sends {path.name}", quiet=as_json) as move:
         sent = send(mlflow, path.resolve(), manifest, move)
     run = await_run(mlflow, sent["id"]) if wait else str(sent["tags"].get("upload.run", ""))
     if as_json:
@@ -44,17 +43,6 @@ def upload(
         typer.echo(f"run {run}: `yard show {run[:8]}` there")
     else:
         typer.echo(f"sent as upload {sent['id']}; the yard makes a run of it")
-
-
-def mlflow_url() -> str:
-    """Return where the yard's MLflow is: MLFLOW_TRACKING_URI, else that of this home's stack."""
-    from deployments.stack.stack import running_stack
-
-    if url := os.environ.get("MLFLOW_TRACKING_URI") or running_stack().get("mlflow"):
-        return url
-    raise ConfigError(
-        "no MLflow server: set MLFLOW_TRACKING_URI to that of the yard, by ssh -L 5000:127.0.0.1:5000 YARD"
-    )
 
 
 def _check(flow: str, parameters: dict[str, Any], path: Path) -> None:
@@ -72,20 +60,6 @@ def _check(flow: str, parameters: dict[str, Any], path: Path) -> None:
         raise ConfigError(f"found {section}=..., which is what is sent: leave it out")
     copied = json.loads(json.dumps(parameters, default=str))
     check_parameters(loaded, {**copied, section: str(path)})
-
-
-@contextmanager
-def _bar(n_bytes: int, name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield what moves a bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(
-        TextColumn("{task.description}", markup=False), DownloadColumn(), TimeRemainingColumn(), console=console
-    ) as progress:
-        bar = progress.add_task(f"sends {name}", total=n_bytes)
-        yield lambda done, _: progress.update(bar, completed=done)
 
 
 def register(app: typer.Typer) -> None:

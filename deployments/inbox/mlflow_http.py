@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deployments.services.service import ServiceError
-from deployments.services.tls import MLFLOW, trusted
 from tasks.base.errors import ConfigError
-from tasks.tracking.account import account_headers
+from tasks.base.servers.mlflow_account import account_headers
+from tasks.base.servers.tls import MLFLOW, trusted
 
 EXPERIMENT = "uploads"
 """In which each upload is a run; its tags say how far it is, its files are the parts."""

@@ -14,9 +14,10 @@ from typing import Any
 
 from deployments.lab.config import DatabaseConfig, FilesConfig, LabConfig, RedisConfig, secret_of
 from deployments.lab.files import s3_client
-from deployments.services.tls import MLFLOW, PREFECT, Variables, trusted
+from tasks.base.errors import ConfigError
+from tasks.base.servers.mlflow_account import account, account_file, settings_file
 from tasks.base.servers.password import basic, password
-from tasks.tracking.account import account, account_file, settings_file
+from tasks.base.servers.tls import MLFLOW, PREFECT, Variables, trusted
 
 LEAST_POSTGRES = 14
 LEAST_REDIS = (6, 2)

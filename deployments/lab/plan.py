@@ -22,13 +22,13 @@ from deployments.services.programs import (
     prefect_service,
 )
 from deployments.services.service import Announcing, Program, Service, ServiceError
-from deployments.services.tls import MLFLOW, PREFECT
 from deployments.stack.pidfile import MARK
 from deployments.stack.stack import environment_of
 from deployments.stack.supervisor import Parts, engines_of, workers_of
 from tasks.base.errors import ConfigError
 from tasks.base.servers.guard import HOSTS, LOOPBACKS, listed
 from tasks.base.servers.password import FOLDER
+from tasks.base.servers.tls import MLFLOW, PREFECT
 from tasks.base.startup import module_command
 from tasks.base.workspace import home
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from deployments.machine.environment import make_prefect_home, version
+from deployments.runs.data_sets import is_data_set
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.runs.flow_parameters import parallel_sections
 from deployments.services.shared_api import SharedApi
@@ -79,7 +80,7 @@ def check_data(data: Any) -> None:
     """
     paths = data.values() if isinstance(data, dict) else data if isinstance(data, list) else [data]
     for path in paths:
-        if isinstance(path, Path) and not path.expanduser().exists() and not _matches(path):
+        if isinstance(path, Path) and not is_data_set(path) and not path.expanduser().exists() and not _matches(path):
             raise ConfigError(f"found nothing at {path}, need the data there")
 
 

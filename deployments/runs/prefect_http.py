@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deployments.services.service import ServiceError
-from deployments.services.tls import MLFLOW, PREFECT, trusted
 from gpu_pools.placement.queues import POOL, queue_or_none
 from gpu_pools.prefect_pages import read_pages
+from tasks.base.servers.mlflow_account import account_headers
 from tasks.base.servers.password import headers
-from tasks.tracking.account import account_headers
+from tasks.base.servers.tls import MLFLOW, PREFECT, trusted
 
 _WAITING = ["SCHEDULED"]
 _RUNNING = ["PENDING", "RUNNING", "CANCELLING"]

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
+from deployments.runs.data_sets import is_data_set, pinned
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
+from deployments.stack.stack import mlflow_url
 from gpu_pools import kubernetes
 from gpu_pools.device_count import device_count, host_count
 from gpu_pools.hosts.offers import hosts_text
@@ -41,6 +43,7 @@ from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError
 from tasks.base.file_locks import lock
+from tasks.store.places import DATA, needs
 
 _DECISION_LIMIT_S = 15.0
 _BULK_LIMIT_S = 120.0
@@ -110,6 +113,8 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     deployment = deployment_of(api, flow_name)
     run_environment(deployment["job_variables"])  # now, not by the worker
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
+    if needs(copied).data:
+        copied = pinned(copied, mlflow_url())
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
     default, sections = parse_queue(deployment["work_queue_name"]), device_sections(flow)
@@ -413,7 +418,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     if isinstance(value, Path):
-        return str(value.expanduser().absolute())
+        return str(value) if is_data_set(value) else str(value.expanduser().absolute())
     if isinstance(value, str) and value.lower().endswith(".csv") and Path(value).is_file():
         return str(Path(value).absolute())  # split.group_by: an expression, or a file
     return value
@@ -423,4 +428,6 @@ def _name(flow_name: str, checked: Mapping[str, Any]) -> str:
     data = checked.get("data") or checked.get("dataset") or checked.get("model")
     train = checked.get("train")
     source = data if isinstance(data, Path) else getattr(train, "train_path", None)
+    if named := DATA.fullmatch(str(source)):
+        return f"{flow_name}-{named['name']}"
     return f"{flow_name}-{source.expanduser().absolute().name}" if isinstance(source, Path) else flow_name

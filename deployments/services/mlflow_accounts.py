@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from deployments.inbox.mlflow_http import MlflowHttp
 from tasks.base.errors import ConfigError
-from tasks.tracking.account import LEAST_LENGTH, account_file, known_account
+from tasks.base.servers.mlflow_account import LEAST_LENGTH, account_file, known_account
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from deployments.services.mlflow_pages import opened_on_training
 from deployments.services.service import check_closed
 from tasks.base.errors import StorageError, TrainyardError
 from tasks.base.servers.guard import Guard
-from tasks.tracking.account import LEAST_LENGTH, account, account_file, server_settings
+from tasks.base.servers.mlflow_account import LEAST_LENGTH, account, account_file, server_settings
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 """MLflow's own variable for its database; an address may hold a password, which no list of processes may show."""

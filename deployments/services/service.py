@@ -15,10 +15,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
-from deployments.services.tls import MLFLOW, PREFECT, trusted
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.processes import end_child
 from tasks.base.servers.guard import LOOPBACKS
+from tasks.base.servers.tls import MLFLOW, PREFECT, trusted
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 

@@ -12,12 +12,12 @@ from deployments.services.database import database_up
 from deployments.services.programs import mlflow_service, prefect_service
 from deployments.services.service import LOOPBACK, Service, ServiceError, check_port, free_port, healthy, running
 from deployments.services.shared_api import SharedApi, share_api
-from deployments.services.tls import MLFLOW, PREFECT
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.servers.alive import supervisor
+from tasks.base.servers.mlflow_account import account, account_variables, let_in
 from tasks.base.servers.password import CLIENT, FOLDER, known_password, password
+from tasks.base.servers.tls import MLFLOW, PREFECT
 from tasks.base.workspace import home
-from tasks.tracking.account import account, account_variables, let_in
 
 __all__ = [
     "LOOPBACK",
@@ -176,3 +176,16 @@ def serving(api: SharedApi | None) -> Iterator[None]:
         if api is not None:
             stack.enter_context(api.up())
         yield
+
+
+def mlflow_url() -> str:
+    """Return where the yard's MLflow is: MLFLOW_TRACKING_URI, else that of this home's stack.
+
+    Raises:
+        ConfigError: neither says so.
+    """
+    if url := os.environ.get("MLFLOW_TRACKING_URI") or running_stack().get("mlflow"):
+        return url
+    raise ConfigError(
+        "no MLflow server: set MLFLOW_TRACKING_URI to that of the yard, by ssh -L 5000:127.0.0.1:5000 YARD"
+    )

@@ -29,9 +29,10 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Failed
 
 from gpu_pools.prefect_states import leave_to_worker, watch_for_suspension_later
+from gpu_pools.process.run_files import with_files
 from gpu_pools.process.run_setup import EXIT_SUPERSEDED
 from gpu_pools.stopping import asked, obey
-from tasks.base.errors import Interrupted
+from tasks.base.errors import Interrupted, TrainyardError
 
 PATIENCE_S = 300  # with a server that is away while a run begins
 _LAST_WORDS_S = 2.0  # for log lines and events under way when the process is asked to end
@@ -92,6 +93,12 @@ def run(run_id: UUID, claim: UUID, server: SyncClientContext) -> None:
         except Exception as exc:  # a flow's import may raise anything; raised again after the run has been told
             log.exception("cannot load the flow")
             client.set_flow_run_state(run_id, Failed(message=f"cannot load the flow: {exc}"))
+            raise
+        try:
+            flow, flow_run = with_files(flow, flow_run)
+        except TrainyardError as exc:
+            log.error("%s", exc)
+            client.set_flow_run_state(run_id, Failed(message=str(exc)))
             raise
         leave_to_worker()
         watch_for_suspension_later()

@@ -20,6 +20,7 @@ from gpu_pools.sharing.host_watch import HostWatch
 from gpu_pools.sharing.settings import SettingsReader
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.ledger import Entry, Ledger
+from gpu_pools.transfer.transfers import Transfers
 from gpu_pools.watching.state import WorkerState, worker_state
 from gpu_pools.worker.monitor.catch_up import CatchUp
 from gpu_pools.worker.monitor.idle_slots import IdleSlots
@@ -67,12 +68,15 @@ class Dispatcher:
         self._name, self._client, self._host, self._ledger, self._clock = name, client, host, ledger, clock
         self._waitlist = waitlist = WaitList(client, clock)
         self._kept = KeptSlots()
-        self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock)
+        self._transfers = transfers = Transfers(ledger.place, clock)
+        self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock, transfers=transfers)
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
         # A reader of its own: it reads only while runs wait, so the first decision on one knows a booking just made.
         policy = yard_policy(client, host.name, BookingReader(client, host.name, clock), settings, clock)
-        self._scheduler = Scheduler(client, host, waitlist, self._kept, self._monitor, self._starter, policy, clock)
+        self._scheduler = Scheduler(
+            client, host, waitlist, self._kept, self._monitor, self._starter, policy, transfers, clock
+        )
         intruders = IntruderTags(client, host)
         overstays = Overstays(bookings, self._monitor, settings, clock)
         soon = BookingsSoon(bookings, settings, clock)
@@ -91,6 +95,7 @@ class Dispatcher:
             Periodic(overstays.look, OVERSTAYS_EVERY_S, clock),
             self._start_runs,
             # Last, because no run waits for them.
+            Periodic(transfers.look, NOTICES_EVERY_S, clock),
             Periodic(lambda: watch.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: soon.look(self.active), NOTICES_EVERY_S, clock),
             Periodic(lambda: intruders.look(self.active), INTRUDERS_EVERY_S, clock),
@@ -130,6 +135,7 @@ class Dispatcher:
         self._scheduler.rest()
         self._starter.close()
         self._catch_up.close()
+        self._transfers.close()
         self._ledger.close()
 
     def drain(self) -> None:

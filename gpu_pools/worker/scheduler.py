@@ -21,6 +21,7 @@ from gpu_pools.prefect_client import PoolClient, Run, make_state
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.turns import Turns
 from gpu_pools.slots.waiters import Announcement
+from gpu_pools.transfer.transfers import Transfers
 from gpu_pools.watching.gaps import DispatchGaps
 from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
@@ -43,6 +44,7 @@ class Scheduler:
         monitor: knows what has a process.
         starter: starts what `place` says.
         policy: what there is to ask before runs are placed.
+        transfers: brings what a run needs, where hosts share no disk.
         clock: Unix seconds.
 
     Attributes:
@@ -58,13 +60,14 @@ class Scheduler:
         monitor: RunMonitor,
         starter: Starter,
         policy: Policy,
+        transfers: Transfers,
         clock: Callable[[], float],
     ) -> None:
         self._client, self._host, self._waitlist, self._kept = client, host, waitlist, kept
         self._monitor, self._starter, self._clock = monitor, starter, clock
         self._sentences = Sentences(client, waitlist, clock)
         self._waited = Waited()
-        self._policy = policy
+        self._policy, self._transfers = policy, transfers
         self._offers = OfferBoard(client, host.name, clock)
         self.gaps = DispatchGaps()
         self._devices: list[DeviceState] = []  # as the last decision saw them
@@ -160,6 +163,7 @@ class Scheduler:
             self.rest()
             return []
         left, until, fresh = list(mine), self._clock() + _STARTS_S, False
+        absent: dict[str, tuple[Run, Wait | Refuse]] = {}
         while True:
             queues = self._host.queues(self._client, fresh=fresh)
             if fresh:
@@ -169,15 +173,20 @@ class Scheduler:
             starts = [(run, asks, go) for run, asks, go in decided if isinstance(go, Start)]
             later = {run.id for run, asks, _ in starts if self._is_left_to_others(asks)}
             starts = [start for start in starts if start[0].id not in later]
+            if missing := self._missing([run for run, _, _ in starts]):
+                # What waits for its files takes no slot: others are decided on as if it were not there.
+                absent |= missing
+                left = [(run, queue) for run, queue in left if run.id not in missing]
+                continue
             chosen = next(((run, asks, go) for run, asks, go in starts if self._has_room(asks, room)), None)
-            if chosen is None or (len(left) < len(mine) and self._clock() > until):
+            if chosen is None or (len(left) + len(absent) < len(mine) and self._clock() > until):
                 break
             if fresh:
                 self._start(*chosen, queues)
                 left = [(run, queue) for run, queue in left if run.id != chosen[0].id]
             fresh = True
         self._offers.tell([(run, d.offer if isinstance(d, Wait) else None) for run, a, d in decided if a.n_hosts > 1])
-        waits = self._reasons(decided, queues)
+        waits = [*self._reasons(decided, queues), *absent.values()]
         if chosen is None:
             waits += [(run, Wait(run.id, room.reason)) for run, _, _ in starts]
         held_up = later | ({run.id for run, _, _ in starts} if chosen is None else set())
@@ -189,6 +198,11 @@ class Scheduler:
     def _has_room(self, asks: Waiting, room: PoolRoom) -> bool:
         """Return whether the pool has room for a run; one that has started has room for its shares."""
         return bool(asks.share_of) or room.take(asks.queue)
+
+    def _missing(self, runs: Sequence[Run]) -> dict[str, tuple[Run, Wait | Refuse]]:
+        """Return which runs cannot start here yet for want of their files, each with the sentence that says so."""
+        said = {run.id: (run, self._transfers.missing(run)) for run in runs}
+        return {run_id: (run, Wait(run_id, text)) for run_id, (run, text) in said.items() if text}
 
     def _is_left_to_others(self, asks: Waiting) -> bool:
         """Return whether a run that any host may start is left, for a moment, to a host with more free slots.

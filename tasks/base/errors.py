@@ -48,6 +48,14 @@ class TrackingError(TrainyardError):
     """MLflow could not be given what it must hold."""
 
 
+class TransferError(TrainyardError):
+    """Files could not be sent to other hosts, or brought from them, as MLflow's artifact store does not answer."""
+
+
+class TakenOverError(TransferError):
+    """A run goes on on another host, which took this one for dead."""
+
+
 class StageError(TrainyardError):
     """A stage of a pipeline did not end well.
 

@@ -17,6 +17,7 @@ from gpu_pools.slots.local_slot import LocalSlot
 from gpu_pools.stopping import look
 from tasks.base.errors import TrainyardError
 from tasks.base.servers.database import mlflow_uri
+from tasks.base.servers.mlflow_account import account_variables, known_account
 from tasks.base.workspace import storage_errors
 from tasks.programs.attended import run_attended
 from tasks.programs.params import ProgramParams, SessionParams
@@ -25,7 +26,6 @@ from tasks.run.display import SHOWN
 from tasks.run.mlflow_run import hold_mlflow_run
 from tasks.run.run_log import Logger, logger
 from tasks.run.step_context import run_key, step_dir
-from tasks.tracking.account import account_variables, known_account
 from tasks.tracking.provenance import redacted
 
 NEEDED_FIRST = ("tasks.tracking.tracker",)

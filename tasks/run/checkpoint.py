@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.workspace import replacing
+from tasks.store.places import recorded
+from tasks.store.sending import written
 
 
 class Checkpoint:
@@ -45,6 +47,7 @@ class Checkpoint:
         save_tensors(self.path, {**state, "fingerprint": dict(fingerprint)})
         self._saved_at = self._clock()
         self.cost_s = self._saved_at - begun
+        written(self.path.parent)
 
     def load(self, now: Mapping[str, str]) -> dict[str, Any]:
         """Return what a training saved.
@@ -78,7 +81,7 @@ def fingerprint_of(params: BaseModel, free_to_change: Collection[str], data_dige
         free_to_change: names of parameters that the result does not depend on.
         data_digest: of all that is trained on.
     """
-    values = params.model_dump(mode="json", exclude=set(free_to_change))
+    values = recorded(params.model_dump(mode="json", exclude=set(free_to_change)))
     return {"data": data_digest, **{key: json.dumps(value) for key, value in values.items()}}
 
 

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.base.errors import TrackingError
 from tasks.base.file_locks import file_lock
 from tasks.base.servers.database import mlflow_uri
+from tasks.base.servers.mlflow_account import let_in
 from tasks.base.workspace import home
-from tasks.tracking.account import let_in
 from tasks.tracking.journal import Card, Journal
 from tasks.tracking.traces import send_trace
 

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 from tasks.base.errors import StopAsked, TrackingError
 from tasks.base.workspace import storage_errors
+from tasks.store.places import recorded
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, differing, now_ms, open_card, read_card, sole_writer
 from tasks.tracking.mlflow_names import check_name, flatten, param_value, tag_value
@@ -99,7 +100,7 @@ class Tracker:
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(sole_writer(folder, _WRITER_PATIENCE_S))
-            flat = flatten(params)
+            flat = recorded(flatten(params))
             card = open_card(folder, experiment, run_name, flat, free_to_change)
             tracker = cls(folder, card, _journal(folder, stack), mlflow_api.tracking_uri())
             changed = ", ".join(f"{key}={flat.get(key)}" for key in differing(card.params, flat))

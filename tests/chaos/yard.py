@@ -238,7 +238,7 @@ class Yard:
 
     def tails(self) -> str:
         """Return the ends of the logs."""
-        outputs = sorted(self.home.glob("runs/*/output.log"), key=lambda path: path.stat().st_mtime)[-3:]
+        outputs = sorted(self.home.glob("**/runs/*/output.log"), key=lambda path: path.stat().st_mtime)[-3:]
         logs = [*sorted(self.home.glob("*.log")), *outputs]
         return "\n".join(f"--- {log.parent.name}/{log.name}\n{log.read_text()[-3000:]}" for log in logs)
 

@@ -1,4 +1,7 @@
-"""Several hosts in one, each with its own network, name, processes, locks, GPUs and clock; the home is shared."""
+"""Several hosts in one, each with its own network, name, processes, locks, GPUs and clock.
+
+All have one home, or, as where hosts share no disk, each its own.
+"""
 
 import os
 import signal
@@ -33,14 +36,19 @@ class Host:
         number: from 0; its last two digits of the address.
         home: of the lab.
         ahead_s: seconds that its clock is ahead.
+        apart: it shares no disk with the others.
     """
 
-    def __init__(self, name: str, number: int, home: Path, ahead_s: int = 0) -> None:
-        self.name, self._home = name, home
+    def __init__(self, name: str, number: int, home: Path, ahead_s: int = 0, *, apart: bool = False) -> None:
+        self.name = name
+        self.home = home / "homes" / name if apart else home
         self._namespace, self._link = f"yard-{os.getpid()}-{name}", f"yv{os.getpid() % 10**6}{number}"
         self._names = Path("/etc/netns") / self._namespace / "hosts"
         self._address = f"10.77.0.{10 + number}/24"
         self.env = {
+            "TRAINYARD_HOME": str(self.home),
+            "TRAINYARD_SHARED_DISK": "no" if apart else "yes",
+            "TRAINYARD_HOST_LOST_AFTER": "10s",
             "TRAINYARD_LOCK_DIR": str(home / f"locks-{name}"),
             "TRAINYARD_SIMULATED_STATE": str(home / f"gpus-{name}.json"),
             "PREFECT_HOME": str(home / f"prefect-{name}"),
@@ -165,9 +173,16 @@ class Lab(Yard):
 
 
 @contextmanager
-def lab(home: Path, port: int) -> Iterator[Lab]:
-    """Run a lab for the block: boxa and boxb with two GPUs each; the clock of boxb is four minutes ahead."""
-    made = Lab(home, port, [Host("boxa", 0, home), Host("boxb", 1, home, ahead_s=240)])
+def lab(home: Path, port: int, *, apart: bool = False) -> Iterator[Lab]:
+    """Run a lab for the block: boxa and boxb with two GPUs each; the clock of boxb is four minutes ahead.
+
+    Args:
+        home: of the lab.
+        port: of Prefect's server.
+        apart: the hosts share no disk.
+    """
+    hosts = [Host("boxa", 0, home, apart=apart), Host("boxb", 1, home, ahead_s=240, apart=apart)]
+    made = Lab(home, port, hosts)
     try:
         made.make()
         made.start_mlflow()

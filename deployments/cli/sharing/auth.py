@@ -29,8 +29,8 @@ def init(
 ) -> None:
     """Make the passwords of Prefect and MLflow, in files that you alone can read; what is there stays."""
     from tasks.base.home import make_home
+    from tasks.base.servers.mlflow_account import make_secrets
     from tasks.base.servers.password import FOLDER
-    from tasks.tracking.account import make_secrets
 
     if folder is not None:
         os.environ[FOLDER] = str(folder.absolute())
@@ -96,8 +96,8 @@ def _noted(act: str, name: str) -> Iterator[None]:
 
 
 def _mlflow() -> "MlflowHttp":
-    from deployments.cli.upload import mlflow_url
     from deployments.inbox.sending import where
+    from deployments.stack.stack import mlflow_url
 
     return where(mlflow_url())
 

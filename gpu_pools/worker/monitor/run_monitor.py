@@ -17,6 +17,7 @@ from gpu_pools.sharing.memory_peaks import forecast_labels
 from gpu_pools.slots.kept_slots import KeptSlots
 from gpu_pools.slots.lease import Lease
 from gpu_pools.slots.ledger import Ending, Entry, Ledger
+from gpu_pools.transfer.transfers import Transfers
 from gpu_pools.worker.monitor.end_requests import EndRequests
 from gpu_pools.worker.monitor.final_state import FinalState, Outcome, final_state
 from gpu_pools.worker.monitor.mlflow_end import MlflowEnd, mlflow_status
@@ -32,6 +33,7 @@ _TAKE_OVER_EVERY_S = 5.0
 _HOSTS_EVERY_S = 30.0
 _CANCELLED_EVERY_S = 1.0
 _SERVER_EVERY_S = 3.0
+_SENT = (0, run_setup.EXIT_SUPERSEDED)  # a process that ended so has sent its files itself, or may not any more
 _KEPT_S = 10.0  # a slot waits so long for the word of the server on whose run it was
 
 
@@ -45,6 +47,7 @@ class RunMonitor:
         on_return: is told the id of every run that was put back into its queue.
         clock: Unix seconds.
         ends_mlflow: off: whoever takes the ledger over tells MLflow how runs have ended.
+        transfers: sends what a run has left that could not do so itself.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class RunMonitor:
         clock: Callable[[], float] = time.time,
         *,
         ends_mlflow: bool = True,
+        transfers: Transfers | None = None,
     ) -> None:
         self._client, self._ledger, self._kept, self._on_return, self._clock = client, ledger, kept, on_return, clock
         self._runs = {entry.run_id: MonitoredRun(entry) for entry in ledger.entries()}
         self._exited: list[MonitoredRun] = []
+        self._transfers = transfers
         self._freed: dict[tuple[str, str, int], float] = {}  # by uuid, kind and number of the slot
         self._ends = EndRequests(client, ledger, clock)
         self._orphans = Orphans(client, ledger, clock)
@@ -74,6 +79,8 @@ class RunMonitor:
             self._enforce_ends,
             self._find_exited,
             self._free_slots,
+            # Before anything is told of runs: those that go on elsewhere are no business of this host any more.
+            Periodic(self._let_go_moved, _TAKE_OVER_EVERY_S, clock),
             # Before last states are written, as that takes several requests a run: a cancel does not wait for them.
             Periodic(self._read_cancelled, _CANCELLED_EVERY_S, clock),
             Periodic(self._follow_server, _SERVER_EVERY_S, clock),
@@ -145,14 +152,25 @@ class RunMonitor:
     def _let_go(self) -> None:
         """End what is left of runs that another host took over, when this one was taken for dead."""
         for run in [run for run in self._runs.values() if self._ledger.lost(run.id)]:
-            text = "run %s (%s) was taken over by another host: what is left of it here ends"
-            logger.warning(text, run.id, run.entry.run_name)
-            run.kill()
-            self._free(run)
+            self._give_up(run)
             self._runs.pop(run.id)
+
+    def _let_go_moved(self) -> None:
+        """The same where hosts share no disk: the server alone knows it."""
+        for run in list(self._orphans.moved(self._not_ended())):
+            self._give_up(run)
+            self._forget(run)
+            self._exited = [other for other in self._exited if other is not run]
+
+    def _give_up(self, run: MonitoredRun) -> None:
+        text = "run %s (%s) was taken over by another host: what is left of it here ends"
+        logger.warning(text, run.id, run.entry.run_name)
+        run.kill()
+        self._free(run)
 
     def _find_dead_hosts(self) -> None:
         self._watch(self._orphans.of_dead_hosts())
+        self._watch(self._orphans.of_lost_hosts(self._runs))
 
     def _watch(self, found: Iterable[MonitoredRun]) -> None:
         for run in found:
@@ -227,6 +245,12 @@ class RunMonitor:
         if state.outcome != "waits":
             run_setup.forget_attempts(entry.run_id)  # a person's retry has all of its attempts again
         set_final_state(self._client, found, state, entry)
+        if (
+            self._transfers is not None
+            and run.exit_code not in (0, run_setup.EXIT_SUPERSEDED)
+            and entry.pid is not None
+        ):
+            self._transfers.send(entry.run_id, run_setup.files_of(entry.run_id).name)
         return state
 
     def _keep_slot_if_again(self, run: MonitoredRun, *, again: bool) -> None:

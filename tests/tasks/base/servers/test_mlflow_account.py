@@ -9,8 +9,7 @@ import pytest
 from tasks.base.errors import ConfigError, StorageError
 from tasks.base.processes import identity
 from tasks.base.servers.alive import pid_file
-from tasks.base.servers.password import basic, password
-from tasks.tracking.account import (
+from tasks.base.servers.mlflow_account import (
     account,
     account_headers,
     account_variables,
@@ -18,6 +17,7 @@ from tasks.tracking.account import (
     make_secrets,
     server_settings,
 )
+from tasks.base.servers.password import basic, password
 
 MLFLOW = "http://127.0.0.1:5055"
 

@@ -1,0 +1,81 @@
+"""The commands `yard data ...`: data sets that all hosts of a yard can reach by name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document, see docs/services.md")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `yard`."""
+    group = typer.Typer(no_args_is_help=True, help="Data sets that every host of the yard reaches by name.")
+    group.command("put")(put)
+    group.command("list")(list_all)
+    group.command("get")(get)
+    app.add_typer(group, name="data")
+
+
+def put(
+    folder: Annotated[Path, typer.Argument(help="With the data")],
+    name: Annotated[str | None, typer.Option(help="By which it is found; that of the folder without it")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a folder into MLflow's artifact store; runs on any host then take it as data:NAME.
+
+    Only what the store does not have yet is sent. Cut off, the same command goes on.
+    """
+    from deployments.cli.terminal.tables import print_json
+    from deployments.runs.data_sets import folder_name, progress_bar
+    from deployments.stack.stack import mlflow_url
+    from gpu_pools.names import asker
+    from tasks.store.datasets import DataSets
+    from tasks.store.objects import Objects
+
+    with Objects(mlflow_url()) as objects, progress_bar(f"sends {folder.name}", quiet=as_json) as moved:
+        made = DataSets(objects).put(folder, name or folder_name(folder), asker(), moved)
+    if as_json:
+        print_json({"address": made.address, "digest": made.digest, "files": made.n_files, "bytes": made.n_bytes})
+    else:
+        typer.echo(f"{made.address}: {made.n_files} files, {made.n_bytes / 1e6:.1f} MB; data:{made.name} names it")
+
+
+def list_all(as_json: Json = False) -> None:
+    """List the data sets, each as its name stands for it now."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from deployments.cli.terminal.tables import print_json
+    from deployments.stack.stack import mlflow_url
+    from tasks.store.datasets import DataSets
+    from tasks.store.objects import Objects
+
+    with Objects(mlflow_url()) as objects:
+        found = DataSets(objects).all()
+    if as_json:
+        print_json([{**asdict(one), "address": one.address} for one in found])
+        return
+    if not found:
+        typer.echo("no data sets; `yard data put FOLDER` adds one")
+    width = max((len(one.address) for one in found), default=0)
+    for one in found:
+        put_at = f"{datetime.fromtimestamp(one.put_at):%Y-%m-%d %H:%M}"
+        size = f"{one.n_files:>8} files {one.n_bytes / 1e6:>10.1f} MB"
+        typer.echo(f"{one.address:<{width}}  {size}  {put_at}  {one.owner}")
+
+
+def get(
+    data: Annotated[str, typer.Argument(metavar="data:NAME", help="Or data:NAME@DIGEST")],
+    folder: Annotated[Path, typer.Argument(help="That is made for it")],
+) -> None:
+    """Write a data set into a new folder of this machine; cut off, the same command goes on."""
+    from deployments.runs.data_sets import progress_bar
+    from deployments.stack.stack import mlflow_url
+    from tasks.store.datasets import DataSets
+    from tasks.store.objects import Objects
+
+    with Objects(mlflow_url()) as objects, progress_bar(f"brings {data}") as moved:
+        found = DataSets(objects).find(data)
+        DataSets(objects).copy(found.digest, folder, moved)
+    typer.echo(f"{found.address}: {found.n_files} files in {folder}")

@@ -1,0 +1,71 @@
+"""Data sets of the store, as people name them in parameters: data:NAME."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.store import places
+from tasks.store.arrivals import bring_needs
+from tasks.store.datasets import DataSets
+from tasks.store.folder import Progress
+from tasks.store.objects import Objects
+
+
+def is_data_set(path: Any) -> bool:
+    """Return whether a parameter names a data set of the store."""
+    return places.DATA.fullmatch(str(path)) is not None
+
+
+def pinned(parameters: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return parameters in which every data set is named with its digest, so that a run that starts again has the same.
+
+    Args:
+        parameters: as JSON.
+        url: of MLflow's server.
+
+    Raises:
+        ConfigError: there is no such data set.
+        TransferError: MLflow does not answer, or refuses.
+    """
+    if not (named := places.needs(parameters).data):
+        return parameters
+    with Objects(url) as objects:
+        found = {address: DataSets(objects).find(address).address for address in sorted(named)}
+    return dict(places.renamed(parameters, found))
+
+
+def brought(parameters: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return parameters in which every data set is a folder of this machine, brought here unless it is here.
+
+    Args:
+        parameters: as JSON.
+        url: of MLflow's server.
+
+    Raises:
+        ConfigError: there is no such data set.
+        TransferError: MLflow does not answer, or refuses.
+        StorageError: something is missing or damaged in the store, or the disk refuses.
+    """
+    if not (named := places.needs(parameters).data):
+        return parameters
+    with Objects(url) as objects, progress_bar("brings data") as moved:
+        arrived = bring_needs(objects, places.Needs(data=named), lambda what, done, total: moved(done, total))
+    return dict(places.renamed(parameters, arrived.data))
+
+
+@contextmanager
+def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """Yield what moves a bar on the terminal: bytes that are done, and all."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as progress:
+        bar = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def folder_name(folder: Path) -> str:
+    """Return the name that a folder has where nobody gave another one."""
+    return folder.resolve().name

@@ -1,0 +1,50 @@
+"""Brings to this host what a run needs, before it begins."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tasks.base.workspace import run_dir
+from tasks.store.datasets import DataSets
+from tasks.store.folder import SharedFolder
+from tasks.store.objects import Objects
+from tasks.store.places import Needs
+
+Told = Callable[[str, int, int], None]
+"""Is told what is brought, and how many bytes of how many are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What was brought.
+
+    Args:
+        data: where data sets lie here, by how parameters name them.
+    """
+
+    data: dict[str, str]
+
+
+def run_folder(objects: Objects, run_id: str) -> SharedFolder:
+    """Return the folder of a run, as all hosts share it."""
+    return SharedFolder(run_dir(run_id), f"runs/{run_id}", objects)
+
+
+def bring_needs(objects: Objects, needs: Needs, told: Told = lambda what, done, total: None) -> Arrived:
+    """Bring folders of runs and data sets to this host, each unless it is here.
+
+    Raises:
+        ConfigError: a data set does not exist.
+        TransferError: MLflow does not answer, or refuses.
+        StorageError: something is missing or damaged in the store, or the disk refuses.
+    """
+    sets = DataSets(objects)
+    for run_id in sorted(needs.runs):
+        run_folder(objects, run_id).bring(partial(told, f"files of run {run_id}"))
+    data = {}
+    for address in sorted(needs.data):
+        found = sets.find(address)
+        data[address] = str(sets.bring(found.digest, partial(told, f"data set {found.name}")))
+    for digest in sorted(needs.digests):
+        sets.bring(digest, partial(told, f"data set {digest[:12]}"))
+    return Arrived(data)
