@@ -14,7 +14,6 @@ from typing import Any
 
 from deployments.lab.config import DatabaseConfig, FilesConfig, LabConfig, RedisConfig, secret_of
 from deployments.lab.files import s3_client
-from tasks.base.errors import ConfigError
 from tasks.base.servers.mlflow_account import account, account_file, settings_file
 from tasks.base.servers.password import basic, password
 from tasks.base.servers.tls import MLFLOW, PREFECT, Variables, trusted
