@@ -27,13 +27,14 @@ def put(
     Only what the store does not have yet is sent. Cut off, the same command goes on.
     """
     from deployments.cli.terminal.tables import print_json
-    from deployments.runs.data_sets import folder_name, progress_bar
+    from deployments.data_sets.named import folder_name
+    from deployments.data_sets.transfer_bar import transfer_bar
     from deployments.stack.stack import mlflow_url
     from gpu_pools.names import asker
     from tasks.store.datasets import DataSets
     from tasks.store.objects import Objects
 
-    with Objects(mlflow_url()) as objects, progress_bar(f"sends {folder.name}", quiet=as_json) as moved:
+    with Objects(mlflow_url()) as objects, transfer_bar(f"sends {folder.name}", quiet=as_json) as moved:
         made = DataSets(objects).put(folder, name or folder_name(folder), asker(), moved)
     if as_json:
         print_json({"address": made.address, "digest": made.digest, "files": made.n_files, "bytes": made.n_bytes})
@@ -70,12 +71,12 @@ def get(
     folder: Annotated[Path, typer.Argument(help="That is made for it")],
 ) -> None:
     """Write a data set into a new folder of this machine; cut off, the same command goes on."""
-    from deployments.runs.data_sets import progress_bar
+    from deployments.data_sets.transfer_bar import transfer_bar
     from deployments.stack.stack import mlflow_url
     from tasks.store.datasets import DataSets
     from tasks.store.objects import Objects
 
-    with Objects(mlflow_url()) as objects, progress_bar(f"brings {data}") as moved:
+    with Objects(mlflow_url()) as objects, transfer_bar(f"brings {data}") as moved:
         found = DataSets(objects).find(data)
         DataSets(objects).copy(found.digest, folder, moved)
     typer.echo(f"{found.address}: {found.n_files} files in {folder}")

@@ -21,9 +21,9 @@ def upload(
 ) -> None:
     """Send data to the yard at MLFLOW_TRACKING_URI, where it becomes a run; cut off, the same command goes on."""
     from deployments.cli.terminal.tables import print_json
+    from deployments.data_sets.transfer_bar import transfer_bar
     from deployments.inbox.parcel import describe
     from deployments.inbox.sending import await_run, send, where
-    from deployments.runs.data_sets import progress_bar
     from deployments.runs.submit import gather_parameters
     from deployments.stack.stack import mlflow_url
     from gpu_pools.names import asker
@@ -34,7 +34,7 @@ def upload(
     parameters = gather_parameters(file, values or [])
     _check(flow, parameters, path)
     manifest = describe(path.resolve(), flow=flow, owner=owner or asker(), parameters=parameters)
-    with progress_bar(f"sends {path.name}", quiet=as_json) as move:
+    with transfer_bar(f"sends {path.name}", quiet=as_json) as move:
         sent = send(mlflow, path.resolve(), manifest, move)
     run = await_run(mlflow, sent["id"]) if wait else str(sent["tags"].get("upload.run", ""))
     if as_json:

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from deployments.data_sets.named import is_data_set
 from deployments.machine.environment import make_prefect_home, version
-from deployments.runs.data_sets import is_data_set
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.runs.flow_parameters import parallel_sections
 from deployments.services.shared_api import SharedApi

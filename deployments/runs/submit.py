@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.runs.data_sets import is_data_set, pinned
+from deployments.data_sets.named import is_data_set, pinned
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow

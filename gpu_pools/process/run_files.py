@@ -1,4 +1,4 @@
-"""Lets a run's process work on hosts without a shared disk: it brings its files first, and sends what it made."""
+"""Lets a run's process work where hosts share no disk: it brings its files first, and sends what it made."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""What the worker and the process of a run do on hosts without a shared disk: files come before, and go after.
+"""What worker and run do where hosts share no disk: files come before a run, and go after it.
 
 The room knows runs of Prefect; how files travel is the business of `tasks.store`.
 """

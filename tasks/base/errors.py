@@ -8,6 +8,8 @@ TrainyardError
 +-- TrainingError     the training went wrong: a loss that is not finite, a batch that does not fit
 +-- StorageError      a folder cannot be written, or the disk is full
 +-- TrackingError     MLflow could not be given what it must hold
++-- TransferError     files could not be sent to other hosts, or brought from them
+|   +-- TakenOverError  the run goes on on another host
 +-- StageError        a stage of a pipeline did not end well, and so the pipeline does not
 +-- GpuError          a device does not exist or cannot be used
     +-- GpuBusyError  the device is taken

@@ -1,14 +1,12 @@
 """Data sets of the store, as people name them in parameters: data:NAME."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deployments.data_sets.transfer_bar import transfer_bar
 from tasks.store import places
 from tasks.store.arrivals import bring_needs
 from tasks.store.datasets import DataSets
-from tasks.store.folder import Progress
 from tasks.store.objects import Objects
 
 
@@ -49,21 +47,9 @@ def brought(parameters: dict[str, Any], url: str) -> dict[str, Any]:
     """
     if not (named := places.needs(parameters).data):
         return parameters
-    with Objects(url) as objects, progress_bar("brings data") as moved:
+    with Objects(url) as objects, transfer_bar("brings data") as moved:
         arrived = bring_needs(objects, places.Needs(data=named), lambda what, done, total: moved(done, total))
     return dict(places.renamed(parameters, arrived.data))
-
-
-@contextmanager
-def progress_bar(text: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Yield what moves a bar on the terminal: bytes that are done, and all."""
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as progress:
-        bar = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def folder_name(folder: Path) -> str:
