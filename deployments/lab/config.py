@@ -114,6 +114,13 @@ class LabConfig(Params):
     certificates: Annotated[Path | None, Field(description="ca.pem, where the lab has an authority of its own")] = None
     here: Annotated[tuple[Role, ...], Field(min_length=1, description="What belongs on this host")] = ("services",)
     workers: Annotated[int, Field(ge=1, le=64, description="Workers of this host")] = 1
+    shared_disk: Annotated[
+        bool, Field(description="All GPU hosts have one home on a network disk; else files travel through MLflow")
+    ] = True
+    host_lost_after: Annotated[
+        str,
+        Field(pattern=r"^\d+(\.\d+)?[smhd]$", description="90s, 5m: without a word so long, its runs go elsewhere"),
+    ] = "5m"
     database: DatabaseConfig | None = None
     redis: RedisConfig | None = None
     files: FilesConfig | None = None

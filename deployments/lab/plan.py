@@ -31,6 +31,7 @@ from tasks.base.servers.password import FOLDER
 from tasks.base.servers.tls import MLFLOW, PREFECT
 from tasks.base.startup import module_command
 from tasks.base.workspace import home
+from tasks.store.setting import LOST_AFTER, SHARED_DISK
 
 SERVICES_START = "Starting services"
 """Printed by `prefect server services start`."""
@@ -57,6 +58,8 @@ class LabPlan:
         """
         config = read_config(path, here)
         os.environ[FOLDER] = str(config.auth)
+        os.environ[SHARED_DISK] = "yes" if config.shared_disk else "no"
+        os.environ[LOST_AFTER] = config.host_lost_after
         if config.certificates:
             os.environ[PREFECT.file] = os.environ[MLFLOW.file] = str(config.certificates)
         # By these names people ask for the services, through the proxy.

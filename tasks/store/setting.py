@@ -7,6 +7,9 @@ from tasks.base.errors import ConfigError
 SHARED_DISK = "TRAINYARD_SHARED_DISK"
 """no: what runs leave travels through MLflow's artifact store; else all hosts have one home, on a network disk."""
 
+LOST_AFTER = "TRAINYARD_HOST_LOST_AFTER"
+"""For how long nothing is heard of a host that shares no disk before its runs go on elsewhere; 5m if unset."""
+
 _WORDS = {"": True, "yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 

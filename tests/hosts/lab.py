@@ -16,7 +16,8 @@ import psutil
 from deployments.services.service import free_port
 from tests.chaos.yard import ROOT, Yard
 
-SERVER, MOVED = "10.77.0.1", "10.77.0.2"
+_NETWORK = f"10.77.{os.getpid() % 250 + 1}"  # two labs may run at once
+SERVER, MOVED = f"{_NETWORK}.1", f"{_NETWORK}.2"
 """Addresses that the server has, one after the other; hosts know it by name."""
 NAME = "server.lab"
 WORKER = (sys.executable, "-m", "gpu_pools.worker.serve")
@@ -44,7 +45,7 @@ class Host:
         self.home = home / "homes" / name if apart else home
         self._namespace, self._link = f"yard-{os.getpid()}-{name}", f"yv{os.getpid() % 10**6}{number}"
         self._names = Path("/etc/netns") / self._namespace / "hosts"
-        self._address = f"10.77.0.{10 + number}/24"
+        self._address = f"{_NETWORK}.{10 + number}/24"
         self.env = {
             "TRAINYARD_HOME": str(self.home),
             "TRAINYARD_SHARED_DISK": "no" if apart else "yes",

@@ -7,10 +7,7 @@ from gpu_pools.names import by_host, host_name
 from gpu_pools.placement.queues import parse_duration
 from gpu_pools.prefect_client import PoolClient
 from tasks.base.errors import ConfigError
-from tasks.store.setting import hosts_share_a_disk
-
-LOST_AFTER = "TRAINYARD_HOST_LOST_AFTER"
-"""For how long nothing is heard of a host before its runs go on elsewhere; 5m if unset."""
+from tasks.store.setting import LOST_AFTER, hosts_share_a_disk
 
 _DEFAULT = "5m"
 
