@@ -15,7 +15,7 @@ def is_data_set(path: Any) -> bool:
     return places.DATA.fullmatch(str(path)) is not None
 
 
-def pinned(parameters: dict[str, Any], url: str) -> dict[str, Any]:
+def with_digests(parameters: dict[str, Any], url: str) -> dict[str, Any]:
     """Return parameters in which every data set is named with its digest, so that a run that starts again has the same.
 
     Args:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.data_sets.named import is_data_set, pinned
+from deployments.data_sets.named import is_data_set
+from deployments.data_sets.named import with_digests as with_digests
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
@@ -114,7 +115,7 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     run_environment(deployment["job_variables"])  # now, not by the worker
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     if needs(copied).data:
-        copied = pinned(copied, mlflow_url())
+        copied = with_digests(copied, mlflow_url())
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters
     default, sections = parse_queue(deployment["work_queue_name"]), device_sections(flow)

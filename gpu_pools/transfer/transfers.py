@@ -7,6 +7,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -88,23 +89,19 @@ class Transfers:
         """End the process beside the worker; what it has brought stays."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
-            self._process = None
+            self._reap(self._process)
 
     def _ask(self, **asked: Any) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             self._process = self._started()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # it has just died: asked again at the next look
-            self._asked.pop(asked["key"], None)
+        except BrokenPipeError:  # it has just died
+            self._reap(self._process)
 
     def _started(self) -> subprocess.Popen[str]:
-        for key in [key for key, asked in self._asked.items() if not asked.over]:
-            if self._process is not None:  # with it what it was asked for is gone
-                self._asked.pop(key)
         log = home() / "logs" / "transfers.log"
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +118,19 @@ class Transfers:
         threading.Thread(target=_pass_on, args=(process.stdout, self._answers), daemon=True).start()
         return process
 
+    def _reap(self, process: subprocess.Popen[str]) -> None:
+        """Forget a process that is gone, with what it was asked for: all of that is asked for again."""
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # a request that it has not read
+                pipe.close()
+        self._process = None
+        self._asked = {key: asked for key, asked in self._asked.items() if asked.over}
+
     def _read(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self._reap(self._process)
         while not self._answers.empty():
             said = self._answers.get()
             known = self._asked.get(said["key"])
@@ -151,5 +160,6 @@ def run_needs(run: Run, place: str) -> Needs:
 
 
 def _pass_on(lines: IO[str], answers: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    for line in lines:
-        answers.put(json.loads(line))
+    with suppress(ValueError):  # closed, as the process is gone
+        for line in lines:
+            answers.put(json.loads(line))

@@ -68,8 +68,10 @@ class Orphans:
         """
         if not self._lost.may_be:
             return
-        # One of an earlier worker has no process that this one has started; that worker has told the server of it.
-        told = {run.id: run for run in runs if run.announced or run.process is None}
+        # One of an earlier worker has no process that this one has started; that worker has told the server of it. One
+        # that this host has just taken over itself has none at all.
+        own = [run for run in runs if run.entry.pid is not None]
+        told = {run.id: run for run in own if run.announced or run.process is None}
         for found in self._client.by_id(list(told)).values():
             elsewhere = host_of(found) not in ("", host_name())
             if elsewhere or (found.state_name == WAITING and told[found.id].alive()):
