@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.data_sets.named import is_data_set
+from deployments.data_sets.named import is_data_set, with_digests
 from deployments.data_sets.named import with_digests as with_digests
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
