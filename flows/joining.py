@@ -6,7 +6,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
-from gpu_pools.hosts.shares import ShareParams, note_share
+from gpu_pools.hosts.params import ShareParams
+from gpu_pools.hosts.shares import note_share
 from gpu_pools.slots.local_slot import on_device
 from tasks.training.parallel import steps
 

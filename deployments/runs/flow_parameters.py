@@ -72,13 +72,14 @@ def flow_parameters(flow_name: str) -> list[Parameter]:
 
 
 def parallel_sections(flow_name: str) -> list[str]:
-    """Return the parameters of a flow that are models with a number of devices.
+    """Return the parameters of a flow that are models with a device and a number of devices.
 
     Raises:
         ConfigError: there is no such flow.
     """
-    names = (parameter.name.rpartition(".") for parameter in flow_parameters(flow_name))
-    return [section for section, _, field in names if field == FIELD and section]
+    names = [parameter.name for parameter in flow_parameters(flow_name)]
+    sections = [name.rpartition(".")[0] for name in names if name.endswith(f".{FIELD}")]
+    return [section for section in sections if f"{section}.device" in names]
 
 
 def _outline(entrypoint: str) -> Callable[..., Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from gpu_pools.hosts.offers import LABEL, Offer
 from gpu_pools.prefect_client import PoolClient, Run
 
+_AGAIN_S = 2.0
 _TEXT_EVERY_S = 10.0  # the minutes left change often, and nobody decides by them
 
 
@@ -54,8 +55,10 @@ class OfferBoard:
         said, when = self._said.get(run.id, (shown, float("-inf")))
         if _decided(said) != _decided(offer):
             return True
-        # What is shown may be read late, or be cleared by who had begun with the run.
-        return self._clock() - when >= _TEXT_EVERY_S and _label(shown) != _label(offer)
+        # What is shown may be read late, be cleared by who had begun with the run, or be lost: the server reads all
+        # labels of a run before it writes them.
+        every_s = _AGAIN_S if _decided(shown) != _decided(offer) else _TEXT_EVERY_S
+        return self._clock() - when >= every_s and _label(shown) != _label(offer)
 
 
 def _decided(offer: Offer | None) -> tuple[bool, ...]:

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
 import httpx
 from prefect.client.schemas.objects import StateType
-from pydantic import Field
 
 from gpu_pools.hosts.offers import LABEL, SHARE_LABEL
+from gpu_pools.hosts.params import ShareParams
 from gpu_pools.names import host_name
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.prefect_client import PoolClient, Run, make_state, waiting_state
@@ -18,19 +18,8 @@ from gpu_pools.process.run_setup import ON
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.ledger import Entry
 from tasks.base.errors import ConfigError
-from tasks.base.params import Params
 
 FLOW = "join_training"
-
-
-class ShareParams(Params):
-    """A host's share of a training."""
-
-    run: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$", description="Id of the run that trains")]
-    meeting: Annotated[
-        str, Field(pattern=r"^[0-9a-f]{32}$", description="Number of the meeting to which this host is called")
-    ]
-    n_devices: Annotated[int, Field(ge=1, description="GPUs of this host")] = 1
 
 
 def run_shared_by(run: Run) -> str:
@@ -121,9 +110,12 @@ def _deployment(client: PoolClient) -> str:
 def put_back(reason: str) -> None:
     """Let the run of this process wait in its queue again, without counting the attempt; it has to end now.
 
+    Its shares that have not begun are cancelled.
+
     Args:
         reason: why; a sentence.
     """
     client, run_id = PoolClient(), os.environ[MARK]
+    dismiss(client, run_id)
     if (run := client.by_id([run_id]).get(run_id)) is not None and run.state in ("RUNNING", "PENDING"):
         client.force(run_id, waiting_state(reason, run.since))

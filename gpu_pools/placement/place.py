@@ -215,9 +215,12 @@ def _several_parts(run: Waiting, candidates: Sequence[DeviceState], facts: Facts
     """Return which devices are free for a run that needs several, and what becomes of the others."""
     kind, gathers = run.queue.kind, _gathers(run, facts)
     having = [device for device in candidates if facts.has_room(device, kind)]
-    free = [device.tag for device in having if facts.may_start(run, device)]
+    able = [device for device in having if facts.may_start(run, device)]
+    free = [device.tag for device in able if not gathers or device.uuid in facts.gathered[kind].kept]
     parts = [f"{are_text(free)} {'kept for it' if gathers else 'free'}"] if free else []
-    parts += _not_to_be_had(run, [device for device in having if device.tag not in free], facts)
+    if len(free) >= run.n_devices:  # it waits for other hosts
+        return parts
+    parts += _not_to_be_had(run, [device for device in having if device not in able], facts)
     return parts + _taken([device for device in candidates if device not in having], kind, facts)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpu_pools.placement.disk import Need, check_fits
 from gpu_pools.stopping import never
-from tasks.base.errors import ConfigError, Interrupted, StopAsked
+from tasks.base.errors import ConfigError, Interrupted, PutBack, StopAsked
 from tasks.base.progress import Note
 from tasks.base.workspace import write_atomic, write_json
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
@@ -230,6 +230,7 @@ class FolderSession(ABC, Generic[P, T, M]):
 
         Raises:
             StopAsked: `stop_asked` became true; the state is on disk.
+            PutBack: a host that trains, too, has to leave; the state is on disk.
         """
         with deterministic(self.params.deterministic):
             try:
@@ -237,6 +238,8 @@ class FolderSession(ABC, Generic[P, T, M]):
                     yield from self._keep(trainer, event)
                     if self._stop_asked() and not trainer.done:  # at the end, finishing takes less time than stopping
                         raise StopAsked(f"stopped in epoch {trainer.epoch} after batch {trainer.batch}, as asked")
+                    if self._helpers is not None and self._helpers.leaving and not trainer.done:
+                        raise PutBack(f"{self._helpers.leaving}: waits for its hosts again, its state is saved")
             except (StopAsked, Interrupted):  # the latter between batches that are validated on
                 self._save(trainer)
                 raise

@@ -144,8 +144,12 @@ class Lab(Yard):
 
     def kill_worker(self, name: str) -> None:
         """Kill the worker of a host, and nothing else there."""
+        self.signal_worker(name, signal.SIGKILL)
+
+    def signal_worker(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the worker of a host, and to nothing else there."""
         (worker,) = [each for each in self.init(name).children() if WORKER[-1] in each.cmdline()]
-        worker.kill()
+        worker.send_signal(number)
 
     def start_worker_again(self, name: str) -> "subprocess.Popen[bytes]":
         """Start a worker on a host that is up; it ends with the host."""

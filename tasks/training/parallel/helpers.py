@@ -36,6 +36,7 @@ _NEWS_S = 3.0  # a connection is closed a moment before its process has ended
 _FAR_NEWS_S = 6.0  # the same on another host, of which the one that watches may have died, too
 _END_S = 60.0  # the helpers end by themselves after the last epoch
 _LOOK_S = 0.5
+_PROGRESS_S = 5.0
 
 
 def start_helper(task: Mapping[str, Any], locks: Sequence[int]) -> "subprocess.Popen[bytes]":
@@ -69,6 +70,9 @@ class Helpers:
         device: of this process.
         n_local: how many of them are on this host, and on each other one.
 
+    Attributes:
+        leaving: why the training is to save its state and to end before long, as a host has to leave; "": it is not.
+
     Raises:
         ConfigError: there are fewer GPUs than processes.
     """
@@ -84,6 +88,7 @@ class Helpers:
         self._device = torch.device("cuda", 0) if device.type == "cuda" else device
         self._processes: list[subprocess.Popen[bytes]] = []
         self._closing = threading.Event()
+        self.leaving = ""
         self._others: OtherHosts | None = None
         self._store: Store
 
@@ -93,7 +98,8 @@ class Helpers:
         for rank in range(1, self._n_local):
             self._start(rank, where)
         if self._others is not None:
-            threading.Thread(target=self._watch_others, args=(self._others,), name="hosts", daemon=True).start()
+            for target in (self._watch_others, self._tell_progress):
+                threading.Thread(target=target, args=(self._others,), name="hosts", daemon=True).start()
         return self
 
     def _open_store(self, path: Path) -> str | Mapping[str, Any]:
@@ -139,6 +145,7 @@ class Helpers:
 
     def _watch_others(self, others: OtherHosts) -> None:
         while not self._closing.wait(_LOOK_S):
+            self.leaving = others.leaving()
             ended = others.ended()
             for rank, code in ended.items():
                 if code < 0 or not self._closing.wait(_NOTICED_S):
@@ -146,6 +153,10 @@ class Helpers:
             if not ended:
                 for text in others.lost():
                     self._end_with(text)
+
+    def _tell_progress(self, others: OtherHosts) -> None:
+        while not self._closing.wait(_PROGRESS_S):
+            others.tell_progress()
 
     def _end_with(self, text: str) -> None:
         """End this process as another one has ended."""

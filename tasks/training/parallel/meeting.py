@@ -11,9 +11,12 @@ from tasks.base.workspace import run_dir, storage_errors
 
 FILE = "meeting.json"
 
-BEAT, ENDED, LEFT, DONE, OVER, TAGS = "beat", "ended", "left", "done", "over", "tags"
+BEAT, ENDED, LEAVES, LEFT, DONE, TAGS = "beat", "ended", "leaves", "left", "done", "tags"
 """What hosts tell in the store, followed by their name, or by the rank: that they are there, that a process has ended,
-that they leave and why, that all of theirs has come to its end; that the first process has; their devices."""
+that they have to leave soon, that they leave now, and why; that all of theirs has come to its end; their devices."""
+
+OVER, PROGRESS = "over", "progress"
+"""What the first process tells: that it has come to its end, and how far it is, for those who wait for their GPUs."""
 
 BEAT_S = 0.5
 SILENT_S = 30.0

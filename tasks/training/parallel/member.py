@@ -1,5 +1,6 @@
 """One host's share of a training that another host leads: its processes, watched until the end."""
 
+import json
 import os
 import queue
 import signal
@@ -12,12 +13,25 @@ from typing import Self
 from gpu_pools.hosts.address import interface_of, own_address
 from gpu_pools.names import host_name
 from gpu_pools.process.run_setup import ON
-from gpu_pools.slots.lease import run_locks
+from gpu_pools.slots.lease import report_progress, run_locks
 from gpu_pools.stopping import pause
 from tasks.base.errors import Interrupted
 from tasks.run.stop_request import stop_asked
 from tasks.training.parallel.helpers import start_helper
-from tasks.training.parallel.meeting import BEAT, BEAT_S, DONE, ENDED, LEFT, MEET_S, OVER, SILENT_S, TAGS, Meeting
+from tasks.training.parallel.meeting import (
+    BEAT,
+    BEAT_S,
+    DONE,
+    ENDED,
+    LEAVES,
+    LEFT,
+    MEET_S,
+    OVER,
+    PROGRESS,
+    SILENT_S,
+    TAGS,
+    Meeting,
+)
 from tasks.training.parallel.rendezvous import reach_store
 
 _LAST_WORDS_S = 3.0
@@ -61,7 +75,8 @@ class Share:
         self._to_say.put((f"{TAGS}{host}", os.environ.get(ON, "")))
         self._heard = time.monotonic()
         self._fault = ""  # why nothing is heard any more
-        self._over = False
+        self._over = self._leaves = False
+        self._progress = self._reported = ""
         self._hung_up, self._said, self._turn = threading.Event(), threading.Event(), threading.Lock()
 
     def __enter__(self) -> Self:
@@ -98,6 +113,7 @@ class Share:
                 return ""
             if reason := self._reason(codes):
                 return reason
+            self._report()
 
     def _reason(self, codes: dict[int, int | None]) -> str:
         """Return why to end, "" to go on."""
@@ -107,15 +123,26 @@ class Share:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
             return f"process {rank + 1} of {self._meeting.size} {how}"
         if self._over:
-            return "the training has ended"
+            return "the worker of this host stops" if self._leaves else "the training has ended"
         if self._fault:
             return f"the first process of the training is gone: {self._fault}"
         if (silent_s := time.monotonic() - self._heard) > SILENT_S:
             return f"the first process of the training has not been heard of for {silent_s:.0f} s"
-        if stop_asked():
-            self._leave("its worker stops")
-            return "the worker of this host stops"
+        if stop_asked() and not self._leaves:  # the first process saves the state, and ends
+            self._leaves = True
+            self._say({f"{LEAVES}{self._host}": ""})
         return ""
+
+    def _report(self) -> None:
+        """Say on the slots of this host how far the training is, for those who wait for them.
+
+        Raises:
+            StorageError: the slots' records cannot be written.
+        """
+        if self._progress != self._reported:
+            self._reported = self._progress
+            far = json.loads(self._reported)
+            report_progress(far["epoch"], far["n_epochs"], far["remaining_s"], far["unit"])
 
     def _leave(self, reason: str) -> None:
         self._say({f"{LEFT}{self._host}": reason})
@@ -136,6 +163,8 @@ class Share:
                     store.set(*self._to_say.get())
                 store.add(f"{BEAT}{self._host}", 1)
                 self._over = store.check([OVER])
+                if store.check([PROGRESS]):
+                    self._progress = store.get(PROGRESS).decode()
                 self._heard = time.monotonic()
                 with self._turn:
                     if self._to_say.empty():

@@ -1,9 +1,11 @@
 """What the first process of a training knows of the processes on other hosts, and tells them."""
 
+import json
 import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from gpu_pools.hosts.address import interface_of, own_address
@@ -11,10 +13,23 @@ from gpu_pools.names import host_name
 from gpu_pools.placement.queues import device_tags
 from gpu_pools.process.run_process import MARK
 from gpu_pools.process.run_setup import MEETING, ON
+from gpu_pools.slots.lease import SlotProgress, own_holder
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError
 from tasks.training.parallel import meeting
-from tasks.training.parallel.meeting import BEAT, DONE, ENDED, LEFT, MEET_S, OVER, SILENT_S, TAGS, Meeting
+from tasks.training.parallel.meeting import (
+    BEAT,
+    DONE,
+    ENDED,
+    LEAVES,
+    LEFT,
+    MEET_S,
+    OVER,
+    PROGRESS,
+    SILENT_S,
+    TAGS,
+    Meeting,
+)
 from tasks.training.parallel.rendezvous import reach_store, serve_store
 
 _POLL_S = 0.2
@@ -54,6 +69,7 @@ class OtherHosts:
         self._watching = reach_store(self.meeting.store)  # of its own: another call may wait in the first one for long
         self.meeting.write(self._run_id)
         self._heard: dict[str, tuple[int, float]] = {}
+        self._told: SlotProgress | None = None
 
     def arrived(self) -> bool:
         """Wait until all hosts are there; return whether they are, after two minutes at most.
@@ -97,9 +113,25 @@ class OtherHosts:
                 if now - self._heard[name][1] > silent_s:
                     yield f"{name} has not been heard of for {now - self._heard[name][1]:.0f} s"
 
+    def leaving(self) -> str:
+        """Return which hosts have to leave soon, in a sentence; "": none."""
+        names = [name for name in self.names if self._watching.check([f"{LEAVES}{name}"])]
+        return f"the worker of {' and '.join(names)} stops" if names else ""
+
     def silent_lately(self) -> Iterator[str]:
         """Yield what is to be said of hosts that were not heard of in the last seconds, in which their ranks failed."""
         return self.lost(_FRESH_S)
+
+    def tell_progress(self) -> None:
+        """Tell the others how far the run is, as it says on its own slot.
+
+        Raises:
+            StorageError: the slot's record cannot be read.
+        """
+        holder = own_holder()
+        if holder is not None and holder.progress is not None and holder.progress != self._told:
+            self._told = holder.progress
+            self._watching.set(PROGRESS, json.dumps(asdict(holder.progress)))
 
     def name_of(self, rank: int) -> str:
         """Return the host and the device of a process: boxb/cuda:1."""

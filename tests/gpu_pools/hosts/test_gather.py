@@ -55,6 +55,12 @@ def test_the_first_host_starts_it_when_all_are_ready_and_the_other_says_nothing(
     assert (waits.reason, waits.offer.stands) == ("", True)
 
 
+def test_no_more_devices_are_kept_than_the_run_needs():
+    decisions = decide([wide(offers={"boxb": Offer(600, True, "x")}), run("other")], [gpu(0), gpu(1)])
+    assert decisions["w"].offer.text == "cuda:0 is kept for it"
+    assert decisions["other"] == Start("other", ("GPU-1",))
+
+
 def test_all_devices_of_a_host_or_none():
     offers = {"boxb": READY}
     (waits,) = decide([wide(n_devices=2, offers=offers)], [gpu(0), busy(1, 20 * MIN)]).values()

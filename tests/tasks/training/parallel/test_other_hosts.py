@@ -12,6 +12,7 @@ import torch.distributed as dist
 from gpu_pools.hosts.address import ADDRESS
 from gpu_pools.process.run_process import MARK, command_line
 from gpu_pools.process.run_setup import MEETING, ON
+from gpu_pools.slots.slot_files import SlotProgress
 from tasks.base.errors import ConfigError, PutBack, TrainingError
 from tasks.classification.params import TrainParams
 from tasks.training.parallel import helpers, meeting, other_hosts
@@ -20,6 +21,7 @@ from tasks.training.parallel.meeting import Meeting
 from tasks.training.parallel.member import Share, take_part
 from tasks.training.parallel.other_hosts import OtherHosts
 from tasks.training.parallel.rendezvous import reach_store
+from tests.gpu_pools.placement.test_place import holder
 
 ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
@@ -140,6 +142,40 @@ def test_the_end_of_this_one_ends_the_other_host():
         raise ZeroDivisionError
     far.join(30)
     assert far.said == "the training has ended"
+
+
+def test_how_far_the_run_is_stands_on_the_slots_of_the_other_host(monkeypatch):
+    said: list[tuple[object, ...]] = []
+    monkeypatch.setattr("tasks.training.parallel.member.report_progress", lambda *far: said.append(far))
+    own = holder(progress=SlotProgress(3, 10, 60.0, 1.0))
+    monkeypatch.setattr(other_hosts, "own_holder", lambda: own)
+    monkeypatch.setattr(helpers, "_PROGRESS_S", 0.05)
+    far = FarHost()
+    far.start()
+    with pytest.raises(ZeroDivisionError), together("hang"):
+        until = time.monotonic() + 20
+        while not said and time.monotonic() < until:
+            time.sleep(0.05)
+        raise ZeroDivisionError
+    far.join(30)
+    assert said == [(3, 10, 60.0, "epoch")]
+
+
+def test_a_host_that_has_to_leave_says_so_and_computes_until_this_one_has_ended(monkeypatch):
+    far = FarHost()
+    far.start()
+    with pytest.raises(ZeroDivisionError), together("hang") as them:
+        add_up(them)
+        assert not them.leaving
+        monkeypatch.setattr("tasks.training.parallel.member.stop_asked", lambda: True)
+        until = time.monotonic() + 20
+        while not them.leaving and time.monotonic() < until:
+            time.sleep(0.05)
+        assert them.leaving == "the worker of boxb stops"
+        assert far.said is None
+        raise ZeroDivisionError
+    far.join(30)
+    assert far.said == "the worker of this host stops"
 
 
 def test_a_host_that_is_silent_is_lost_and_one_that_leaves_says_why():
