@@ -17,7 +17,6 @@ from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
 from deployments.data_sets.named import is_data_set, with_digests
-from deployments.data_sets.named import with_digests as with_digests
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -84,8 +85,8 @@ class Objects:
         Raises:
             TransferError: MLflow does not answer, or refuses.
         """
-        answer = self._ask("GET", _path(name), missing_ok=True)
-        return None if answer.status_code == 404 else answer.content
+        answer = self._ask("GET", _path(name), missing_ok=True, or_else=lambda: not self._lists(name))
+        return answer.content if answer.is_success else None
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return what lies in a folder, by its last name, with the number of bytes of each; folders have none.
@@ -104,7 +105,24 @@ class Objects:
         """
         self._ask("DELETE", _path(name), missing_ok=True)
 
-    def _ask(self, method: str, path: str, *, missing_ok: bool = False, **what: Any) -> httpx.Response:
+    def _lists(self, name: str) -> bool:
+        folder, _, last = name.rpartition("/")
+        return last in self.sizes(folder)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        missing_ok: bool = False,
+        or_else: Callable[[], bool] = lambda: False,
+        **what: Any,
+    ) -> httpx.Response:
+        """Return an answer that is good, or says that nothing is there where that may be.
+
+        Args:
+            or_else: says whether a fault of the server's is no fault: MLflow answers 500 for what is missing in S3.
+        """
         deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             try:
@@ -113,6 +131,8 @@ class Objects:
                     return answer
                 if answer.status_code < 500 and answer.status_code != 429:
                     raise TransferError(self._refusal(method, answer))
+                if or_else():
+                    return answer
                 fault = f"{answer.status_code} {answer.text[:200]}"
             except (httpx.TransportError, RuntimeError) as exc:  # RuntimeError: the client was closed
                 fault = f"{type(exc).__name__}: {exc}"

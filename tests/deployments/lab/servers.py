@@ -59,7 +59,7 @@ def lab_servers(*, s3: bool = True, statements: bool = False, certificates: Path
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         database = stack.enter_context(_postgres(folder, statements, certificates))
         redis = stack.enter_context(_redis(folder, certificates))
-        files = stack.enter_context(_s3(folder)) if s3 else FilesConfig(place=f"s3://{BUCKET}/none")
+        files = stack.enter_context(s3_server(folder)) if s3 else FilesConfig(place=f"s3://{BUCKET}/none")
         yield Servers(folder, database, redis, files)
 
 
@@ -157,7 +157,7 @@ def _redis(folder: Path, certificates: Path | None) -> Iterator[RedisConfig]:
 
 
 @contextmanager
-def _s3(folder: Path) -> Iterator[FilesConfig]:
+def s3_server(folder: Path) -> Iterator[FilesConfig]:
     import boto3
     import httpx
 
