@@ -106,7 +106,7 @@ class Engine:
 
 
 def _gone(why: str) -> Refusal:
-    return Refusal(502, f"the engine behind this server does not answer ({why[:300]})", "engine_failed")
+    return Refusal(502, f"the engine behind this server fails ({why[:300]})", "engine_failed")
 
 
 async def _refused(response: aiohttp.ClientResponse) -> Refusal:

@@ -18,6 +18,7 @@ from tasks.vision_language.gate.fetch import Hosts, fetch
 from tasks.vision_language.gate.refusal import Refusal, bad
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?(?P<base64>;base64)?,", re.I)
+_MOST_TIMES_AS_LONG = 200  # Qwen's processors, and those made after them, take no more: an engine answers 500 then
 _FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # it goes to a program of this machine
 
 
@@ -31,7 +32,7 @@ def prepared(data: bytes, params: PrepareParams, name: str, max_bytes: int) -> s
         max_bytes: of the file.
 
     Raises:
-        Refusal: 413, too large; 415, it is damaged or no image.
+        Refusal: 400, far longer than wide; 413, too large; 415, it is damaged or no image.
     """
     if len(data) > max_bytes:
         raise Refusal(413, f"{name}: found {len(data)} bytes, need at most {max_bytes}", "image_too_large")
@@ -40,6 +41,10 @@ def prepared(data: bytes, params: PrepareParams, name: str, max_bytes: int) -> s
         rgb = bounded(decode(data, min_side=params.max_side), params)
     except UndecodableError as exc:
         raise Refusal(415, f"{name}: {exc}", "invalid_image") from exc
+    height, width = rgb.shape[:2]
+    if max(height, width) > _MOST_TIMES_AS_LONG * min(height, width):
+        need = f"need one side at most {_MOST_TIMES_AS_LONG} times as long as the other"
+        raise bad(f"{name}: found {width}x{height} pixels as the model is shown them, {need}", "invalid_image")
     _, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _FASTEST)
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
 

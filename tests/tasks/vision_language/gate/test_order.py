@@ -121,6 +121,7 @@ TEXT = [{"role": "user", "content": "what?"}]
         (asked(url_of(b"%PDF-1.4")), 415, "not an image"),
         (asked(url_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>")), 415, "not an image"),
         (asked(url_of(encoded(Image.new("1", (12_000, 10_000))))), 415, "12000x10000 pixels"),
+        (asked(url_of(encoded(Image.new("RGB", (2010, 10))))), 400, "one side at most 200 times as long"),
         (asked(url_of(bytes(5_000_000))), 413, "need at most 4000000"),
         (asked(*[url_of(PICTURE)] * 4), 413, "found 4 images, need at most 3"),
     ],
