@@ -1,6 +1,5 @@
 """Looks at each service of a lab, and says in one sentence what is wrong with it."""
 
-import json
 import ssl
 import time
 import urllib.error
@@ -221,21 +220,21 @@ def _no_bucket(exc: Any, config: FilesConfig, where: str) -> str:
 
 def check_prefect(config: LabConfig) -> Iterator[str]:
     """Yield what is wrong with Prefect's API, as a worker finds it."""
-    where = f"Prefect at {config.prefect}"
-    said, faults = _asked(config.prefect, "/admin/version", PREFECT, basic(password() or ""), where)
-    yield from faults
-    here = metadata.version("prefect")
-    if said is not None and (found := str(json.loads(said))).split(".")[:2] != here.split(".")[:2]:
-        yield f"found {where} of version {found}, need {here}, as on this host"
+    yield from _check_version("Prefect", config.prefect, "/admin/version", PREFECT, password())
 
 
 def check_mlflow(config: LabConfig) -> Iterator[str]:
     """Yield what is wrong with MLflow, as a worker finds it."""
-    where = f"MLflow at {config.mlflow}"
-    said, faults = _asked(config.mlflow, "/version", MLFLOW, basic(account() or ""), where)
+    yield from _check_version("MLflow", config.mlflow, "/version", MLFLOW, account())
+
+
+def _check_version(program: str, url: str, path: str, variables: Variables, secret: str | None) -> Iterator[str]:
+    """Yield why a server does not answer, or that its version is another one than that of the package here."""
+    where = f"{program} at {url}"
+    said, faults = _asked(url, path, variables, basic(secret or ""), where)
     yield from faults
-    here = metadata.version("mlflow")
-    if said is not None and (found := said.strip()).split(".")[:2] != here.split(".")[:2]:
+    found, here = (said or "").strip().strip('"'), metadata.version(program.lower())
+    if said is not None and found.split(".")[:2] != here.split(".")[:2]:
         yield f"found {where} of version {found}, need {here}, as on this host"
 
 
