@@ -150,13 +150,13 @@ def self_test(bench: Bench) -> dict[str, Any]:
 
 def tests(bench: Bench) -> dict[str, Any]:
     """The tests marked gpu, and those of our kernels with the real compiler."""
-    files = ("test_cuda_rasterizer.py", "test_triton_loss.py", "test_triton_steps.py")
+    files = ("render/test_cuda_rasterizer.py", "loss/test_triton_loss.py", "fit/test_triton_steps.py")
     where = [f"tests/tasks/splatting/{name}" for name in files]
-    where += ["tests/tasks/classification/training/test_session.py", "tests/tasks/classification/training/test_late.py"]
+    where += ["tests/tasks/classification/training/test_session.py", "tests/tasks/training/test_late.py"]
     wanted = "not gpu" if bench.rehearse else "gpu"
     pytest = [bench.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if bench.rehearse:
-        where = ["tests/tasks/classification/training/test_late.py"]
+        where = ["tests/tasks/training/test_late.py"]
     text, seconds = bench.run("tests", [*pytest, "-m", wanted, *where, "tests/gpu_pools/placement/test_probe.py"], 120)
     found = {"marked": text.strip().splitlines()[-1], "seconds": round(seconds, 1)}
     if not bench.rehearse:
