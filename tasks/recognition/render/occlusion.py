@@ -14,6 +14,9 @@ Ints = NDArray[np.int32]
 Rows = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
 
+Surface = tuple[Rows, int, Bytes, Ints, Ints, Floats, Floats]
+"""Pixels, side of the image, what tiles see around them, and what each pixel sees: owner, face, distance, normal."""
+
 F = np.float32
 U = np.uint64
 ONE, ZERO = F(1), F(0)
@@ -58,8 +61,8 @@ def occlusion(
     _look_around(size, hits.owner, seen, states, around)
     surface = (rows, size, around, hits.owner, hits.face, hits.t, hits.normals)
     coarse, smooth = np.ones((len(seen), 2), np.float32), np.ones((len(seen), 2), np.float32)
-    _mean_of_board(*surface, seen, coarse)
-    _mean_again(*surface, coarse, smooth)
+    _mean_of_board(surface, seen, coarse)
+    _mean_again(surface, coarse, smooth)
     return smooth[:, 0], smooth[:, 1]
 
 
@@ -242,20 +245,10 @@ def _look_around(size: int, owner: Ints, seen: Floats, states: Bytes, around: By
 
 
 @fused
-def _mean_of_board(
-    rows: Rows,
-    size: int,
-    around: Bytes,
-    owner: Ints,
-    face: Ints,
-    t: Floats,
-    normals: Floats,
-    seen: Floats,
-    means: Floats,
-) -> None:
+def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
     """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface."""
-    width = U(size)
-    inverse = 1 / size
+    rows, size, around, owner, face, t, normals = surface
+    width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
         row = U((i + 0.5) * inverse)
@@ -293,20 +286,10 @@ def _mean_of_board(
 
 
 @fused
-def _mean_again(
-    rows: Rows,
-    size: int,
-    around: Bytes,
-    owner: Ints,
-    face: Ints,
-    t: Floats,
-    normals: Floats,
-    means: Floats,
-    smooth: Floats,
-) -> None:
+def _mean_again(surface: Surface, means: Floats, smooth: Floats) -> None:
     """Write means of means, over a pixel and four around it, which together reach over 7 x 7."""
-    width = U(size)
-    inverse = 1 / size
+    rows, size, around, owner, face, t, normals = surface
+    width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
         row = U((i + 0.5) * inverse)
