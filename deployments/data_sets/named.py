@@ -36,13 +36,8 @@ def with_digests(parameters: dict[str, Any], url: str) -> dict[str, Any]:
 def brought(parameters: dict[str, Any], url: str) -> dict[str, Any]:
     """Return parameters in which every data set is a folder of this machine, brought here unless it is here.
 
-    Args:
-        parameters: as JSON.
-        url: of MLflow's server.
-
     Raises:
-        ConfigError: there is no such data set.
-        TransferError: MLflow does not answer, or refuses.
+        ConfigError, TransferError: as `with_digests`.
         StorageError: something is missing or damaged in the store, or the disk refuses.
     """
     if not (named := places.needs(parameters).data):
