@@ -1,7 +1,7 @@
 """The runs by which other hosts take part in a run, and its way back to the queue without them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ from gpu_pools.names import host_name
 from gpu_pools.placement.queues import Queue, parse_queue
 from gpu_pools.prefect_client import PoolClient, Run, make_state, waiting_state
 from gpu_pools.process.run_process import MARK
-from gpu_pools.process.run_setup import ON
+from gpu_pools.process.run_setup import MEETING, ON
 from gpu_pools.project_flows import full_names
 from gpu_pools.slots.ledger import Entry
 from tasks.base.errors import ConfigError
@@ -31,8 +31,6 @@ def run_shared_by(run: Run) -> str:
 def call_hosts(client: PoolClient, run: Run, entry: Entry, n_devices: int, hosts: Sequence[str]) -> str:
     """Ask other hosts for their shares of a run that is about to start here; return what `run_setup.MEETING` is to be.
 
-    Shares of an earlier start that still wait, or that nobody has ended, are cancelled.
-
     Args:
         client: of Prefect's server.
         run: the run, which is to have no process yet.
@@ -44,7 +42,6 @@ def call_hosts(client: PoolClient, run: Run, entry: Entry, n_devices: int, hosts
         ConfigError: the server has no deployment of such runs.
         httpx.HTTPError: the server does not answer.
     """
-    dismiss(client, run.id)
     _clear(client, run)
     number = uuid4().hex
     deployed = _deployment(client)
@@ -74,14 +71,37 @@ def _parent_of_share(run_id: str, host: str, number: str) -> dict[str, Any]:
     }
 
 
-def dismiss(client: PoolClient, run_id: str) -> None:
-    """Cancel what is left of the shares of a run.
+def dismiss_others(client: PoolClient, run_id: str, meeting: str) -> None:
+    """Cancel the shares of earlier starts of a run that still wait, or that nobody has ended.
+
+    Args:
+        client: of Prefect's server.
+        run_id: of the run.
+        meeting: from `call_hosts`; its shares stay.
 
     Raises:
         httpx.HTTPError: the server does not answer.
     """
+    _dismiss(client, run_id, lambda number: number != meeting.partition(" ")[0])
+
+
+def dismiss(client: PoolClient, run_id: str, meeting: str) -> None:
+    """Cancel the shares of a start that did not come about: another host, perhaps, has started the run.
+
+    Args:
+        client: of Prefect's server.
+        run_id: of the run.
+        meeting: from `call_hosts`.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    _dismiss(client, run_id, lambda number: number == meeting.partition(" ")[0])
+
+
+def _dismiss(client: PoolClient, run_id: str, is_over: Callable[[str], bool]) -> None:
     for child in client.children(run_id):
-        if child.flow_name == FLOW:
+        if child.flow_name == FLOW and is_over(str(child.parameters["share"]["meeting"])):
             text = "the training that it is a share of starts anew, or has ended"
             client.propose(child.id, make_state(StateType.CANCELLING, "Cancelling", text))
 
@@ -116,6 +136,6 @@ def put_back(reason: str) -> None:
         reason: why; a sentence.
     """
     client, run_id = PoolClient(), os.environ[MARK]
-    dismiss(client, run_id)
+    dismiss(client, run_id, os.environ.get(MEETING, ""))
     if (run := client.by_id([run_id]).get(run_id)) is not None and run.state in ("RUNNING", "PENDING"):
         client.force(run_id, waiting_state(reason, run.since))

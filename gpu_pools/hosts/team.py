@@ -7,13 +7,18 @@ from gpu_pools.placement.order import Waiting
 from gpu_pools.placement.place import Decision, Refuse, Wait
 
 
-def against_team(run: Waiting, gpus: Mapping[str, tuple[int, bool]]) -> Decision | None:
+def against_team(run: Waiting, gpus: Mapping[str, tuple[int, bool]], *, share_a_disk: bool) -> Decision | None:
     """Return why a run cannot start on as many hosts as it needs, now or ever; None: there are enough.
 
     Args:
         run: needs several hosts.
         gpus: of each host how many it has, and whether it is online.
+        share_a_disk: all hosts have the same home; else those of a run would not find each other.
     """
+    if not share_a_disk:
+        return Refuse(
+            run.run_id, f"found hosts that share no disk, need a home that all share for n_hosts {run.n_hosts}"
+        )
     if run.queue.host is not None or run.queue.pinned:
         return Refuse(run.run_id, f"found device {run.queue.label} for n_hosts {run.n_hosts}, need cuda")
     able = able_hosts(run, gpus)

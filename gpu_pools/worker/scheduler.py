@@ -26,6 +26,7 @@ from gpu_pools.watching.gaps import DispatchGaps
 from gpu_pools.worker.monitor.run_monitor import RunMonitor
 from gpu_pools.worker.starter import Starter
 from tasks.base.errors import ConfigError, TrainyardError
+from tasks.store.setting import hosts_share_a_disk
 
 logger = logging.getLogger("trainyard.worker")
 
@@ -144,7 +145,7 @@ class Scheduler:
                 continue
             asks = self._host.asks(run, queue)
             gpus = self._host.gpus_by_host(queue.kind, self._host.queues(self._client), self._client)
-            match against_team(asks, gpus):
+            match against_team(asks, gpus, share_a_disk=hosts_share_a_disk()):
                 case Refuse(reason=text):
                     self._sentences.refuse(run, text)
                 case Wait() as wait:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import httpx
 from prefect.client.schemas.objects import StateType
 
-from gpu_pools.hosts.shares import call_hosts
+from gpu_pools.hosts.shares import call_hosts, dismiss, dismiss_others
 from gpu_pools.job_variables import time_limit_s
 from gpu_pools.placement.host_state import HostState, Queues
 from gpu_pools.placement.queues import parse_queue
@@ -122,6 +122,8 @@ class Starter:
             # Before the claim: the others keep their devices for the run as long as it waits, and for its shares then.
             meeting = call_hosts(self._client, run, entry, len(entry.uuids), team) if team else ""
             claim = self._claim(entry)
+            if team and claim is not None:
+                dismiss_others(self._client, run.id, meeting)
         except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
             lease.release()
             self._monitor.add(entry, None, None)
@@ -129,6 +131,8 @@ class Starter:
         if claim is None:
             lease.release()
             self._ledger.remove(entry.run_id)
+            if team:
+                dismiss(self._client, run.id, meeting)
             return
         if team:
             variables[run_setup.MEETING] = meeting

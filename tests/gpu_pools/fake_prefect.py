@@ -115,9 +115,25 @@ class FakePrefect:
                 return 201, self.variables[-1]
             case "GET", ["work_pools", _]:
                 return 200, self.pool
+            case "POST", ["task_runs"]:
+                self.steps.append({"id": str(uuid.uuid4()), **body})
+                return 201, self.steps[-1]
+            case "GET", ["deployments", "name", flow, _]:
+                found = [row for row in self.deployments.values() if row["entrypoint"].endswith(f".{flow}")]
+                return (200, found[0]) if found else (404, {"detail": "not found"})
+            case "POST", ["deployments", one, "create_flow_run"]:
+                return 201, self.runs[self._create(one, body)]
             case _, [("flow_runs" | "task_runs" | "deployments") as kind, one, *rest]:
                 return self._on_one(method, kind, one, rest, body)
         return 200, {}
+
+    def _create(self, deployment: str, body: Any) -> str:
+        parents = {step["id"]: step["flow_run_id"] for step in self.steps}
+        own = {name: body[name] for name in ("name", "parameters", "job_variables")}
+        parent = parents.get(body["parent_task_run_id"])
+        return self.add_run(
+            "SCHEDULED", body["work_queue_name"], deployment_id=deployment, parent_flow_run_id=parent, **own
+        )
 
     def _on_one(self, method: str, kind: str, one: str, rest: list[str], body: Any) -> tuple[int, Any]:
         rows = {"flow_runs": self.runs, "task_runs": {s["id"]: s for s in self.steps}, "deployments": self.deployments}

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from deployments.services.service import free_port
+from gpu_pools.process.run_process import command_line
 from gpu_pools.slots.lease import holders
 from tests.chaos.yard import FINAL, ROOT
 from tests.hosts.lab import Lab, lab
@@ -74,7 +75,8 @@ def shares(made: Lab, run: str) -> list[dict[str, Any]]:
 
 def helpers(made: Lab, share: str) -> list[psutil.Process]:
     """Return the processes that compute a share."""
-    return [each for each in map(psutil.Process, made.marked(share)) if HELPER in each.cmdline()]
+    own = set(made.marked(share))
+    return [each for each in psutil.process_iter() if each.pid in own and HELPER in command_line(each)]
 
 
 def held(made: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
@@ -186,6 +188,16 @@ def test_two_that_need_all_gpus_of_both_hosts_run_one_after_the_other_and_single
     assert begun[0]["end_time"] <= begun[1]["start_time"]
 
 
+def test_a_pipeline_that_a_person_submits_trains_on_both_hosts(made):
+    write_bands(made.home / "raw")
+    values = {**TRAINING, "num_epochs": 2, "n_hosts": 2}
+    words = [f"data={made.home}/raw", "augment.enabled=false", *(f"train.{name}={it}" for name, it in values.items())]
+    told = command(made, "submit", "classification", *words, "--json")
+    pipeline = json.loads(told[told.index("{") :])["id"]
+    made.until(ended(made, pipeline), 300, "it is done")
+    assert "boxa/cuda:0,boxb/cuda:" in command(made, "show", pipeline)
+
+
 def test_more_hosts_than_there_are_are_refused(made):
     run = train(made, 1, n_hosts=3)
     made.until(made.is_(run, "FAILED"), 60, "it fails")
@@ -236,11 +248,13 @@ def test_a_far_host_that_dies_frees_this_one_and_the_run_goes_on_when_it_is_back
     made.until(lambda: {one["state"]["type"] for one in shares(made, run)} <= FINAL, 120, "so are its shares")
 
 
-def test_a_host_that_is_cut_off_ends_its_share_and_frees_its_gpu(made, monkeypatch):
+def test_a_host_that_is_cut_off_computes_no_more_and_the_other_one_is_free(made, monkeypatch):
     run = train(made, 10000)
     made.until(lambda: n_epochs(made, run) >= 1, 300, "it trains")
+    (share,) = shares(made, run)
     made.hosts["boxb"].plug(cable=False)
-    took = made.until(lambda: not any(held(made, monkeypatch).values()), 90, "both GPUs are free")
+    took = made.until(lambda: not held(made, monkeypatch)["boxa"], 90, "the other host is free")
     print(f"free after {took:.0f} s")
+    made.until(lambda: not helpers(made, share["id"]), 60, "nothing computes on the host that is cut off")
     made.hosts["boxb"].plug(cable=True)
     made.until(lambda: made.state(run)["type"] == "RUNNING" and len(shares(made, run)) == 2, 240, "it goes on")

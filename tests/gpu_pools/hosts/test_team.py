@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_pools.hosts.team import able_hosts, against_team
+from gpu_pools.hosts import team
+from gpu_pools.hosts.team import able_hosts
 from gpu_pools.placement.place import Refuse, Wait
 from gpu_pools.placement.queues import Queue
 from tests.gpu_pools.placement.test_gathering import run
 
 GPUS = {"boxa": (4, True), "boxb": (2, True), "boxc": (4, False), "old": (0, True)}
+
+
+def against_team(one, gpus):
+    return team.against_team(one, gpus, share_a_disk=True)
 
 
 def wide(n_hosts, n_devices=1, **changes):
@@ -35,3 +40,8 @@ def test_more_hosts_than_there_are_are_refused():
 def test_one_that_names_a_device_or_a_host_is_refused(queue):
     text = f"found device {queue.label} for n_hosts 2, need cuda"
     assert against_team(wide(2, queue=queue), GPUS) == Refuse("w", text)
+
+
+def test_hosts_that_share_no_disk_are_none():
+    text = "found hosts that share no disk, need a home that all share for n_hosts 2"
+    assert team.against_team(wide(2), GPUS, share_a_disk=False) == Refuse("w", text)

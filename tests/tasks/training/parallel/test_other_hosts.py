@@ -134,6 +134,7 @@ def test_a_process_that_is_killed_on_the_other_host_ends_this_one(monkeypatch):
     assert far.said == "process 2 of 2 was ended by SIGKILL"
 
 
+@pytest.mark.long
 def test_the_end_of_this_one_ends_the_other_host():
     far = FarHost()
     far.start()
@@ -144,6 +145,7 @@ def test_the_end_of_this_one_ends_the_other_host():
     assert far.said == "the training has ended"
 
 
+@pytest.mark.long
 def test_how_far_the_run_is_stands_on_the_slots_of_the_other_host(monkeypatch):
     said: list[tuple[object, ...]] = []
     monkeypatch.setattr("tasks.training.parallel.member.report_progress", lambda *far: said.append(far))
@@ -161,6 +163,7 @@ def test_how_far_the_run_is_stands_on_the_slots_of_the_other_host(monkeypatch):
     assert said == [(3, 10, 60.0, "epoch")]
 
 
+@pytest.mark.long
 def test_a_host_that_has_to_leave_says_so_and_computes_until_this_one_has_ended(monkeypatch):
     far = FarHost()
     far.start()
