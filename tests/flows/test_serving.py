@@ -75,7 +75,7 @@ def test_a_server_serves_without_mlflow_and_ends_well(tmp_path, model):
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "ended because nobody has asked anything for 2 s" in output
-    assert "tasks.tracking.tracker" in output  # the command that sends the figures
+    assert "yard sync" in output  # the command that sends the figures
 
 
 @pytest.mark.timeout(300)
