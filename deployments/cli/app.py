@@ -147,7 +147,7 @@ def demo(
 ) -> None:
     """Train on radio signals made on the spot, then make a splat of a video made on the spot (6 minutes on 2 cores).
 
-    `yard demo recognition` learns ten parts from meshes made on the spot (17 minutes). `yard demo ask` serves a tiny
+    `yard demo recognition` learns ten parts from meshes made on the spot (15 minutes). `yard demo ask` serves a tiny
     vision-language model and asks it about two pictures (under a minute).
     """
     from deployments.runs.demo import Part, run_demo
