@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import httpx
+
 from gpu_pools.hosts.offers import LABEL, Offer
 from gpu_pools.prefect_client import PoolClient, Run
 
@@ -32,12 +34,20 @@ class OfferBoard:
             httpx.HTTPError: the server does not answer.
         """
         for run, offer in offers:
-            if self._is_news(run, offer):
-                label = "" if offer is None else offer.as_label()
-                self._client.set_labels(run.id, {f"{LABEL}{self._host}": label})
+            if self._is_news(run, offer) and self._written(run.id, offer):
                 self._said[run.id] = (offer, self._clock())
         for gone in self._said.keys() - {run.id for run, _ in offers}:
             del self._said[gone]
+
+    def _written(self, run_id: str, offer: Offer | None) -> bool:
+        """Write an offer; return whether that was possible: SQLite lets no two hosts write on a run at once."""
+        try:
+            self._client.set_labels(run_id, {f"{LABEL}{self._host}": _label(offer)})
+            return True
+        except httpx.HTTPStatusError as exc:
+            if exc.response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                raise
+            return False  # the next turn tries again
 
     def take_back(self) -> None:
         """Offer nothing for now.

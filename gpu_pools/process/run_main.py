@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import SyncClientContext
 from prefect.engine import handle_engine_signals
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import CancelledRun
 from prefect.flow_engine import load_flow, run_flow
 from prefect.logging.handlers import APILogWorker
 from prefect.logging.loggers import flow_run_logger
@@ -107,6 +108,8 @@ def run(run_id: UUID, claim: UUID, server: SyncClientContext) -> None:
                 obey(lambda: run_flow(flow, flow_run=flow_run))
         except Interrupted:
             _end(asked() or signal.SIGTERM)
+        except CancelledRun as exc:  # it has given itself that state
+            log.info("the flow has ended before its end: %s", exc)
         except Exception:  # a flow may raise anything; one that was interrupted reports nothing
             log.exception("the flow has ended with an error")
             raise

@@ -169,10 +169,13 @@ class TrainParams(training.TrainingParams):
     image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
     n_devices: Annotated[
-        int, Field(ge=1, le=64, description="GPUs of a host that share every batch; more than 1 needs device cuda")
+        int, Field(ge=1, le=64, description="GPUs of each host that share every batch; more than 1 needs device cuda")
     ] = 1
     n_hosts: Annotated[
-        int, Field(ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1: `cuda`")
+        int,
+        Field(
+            ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1 needs device cuda"
+        ),
     ] = 1
     train_path: Annotated[MaybePath, Field(description="Class folders to train on, when the data is already split")] = (
         None

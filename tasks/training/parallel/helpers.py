@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 import torch.distributed as dist
 
-from gpu_pools.process.run_setup import leave_word
+from gpu_pools.placement.queues import device_tags
+from gpu_pools.process.run_setup import ON, leave_word
 from gpu_pools.slots.lease import run_locks
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, PutBack, TrainingError
@@ -172,8 +173,15 @@ class Helpers:
             how = f"was ended by {signal.Signals(-code).name}"
         else:
             how = f"failed: {self._store.get(key).decode() if self._store.check([key]) else f'exit code {code}'}"
-        where = "" if self._others is None else f" ({self._others.name_of(rank)})"
-        return f"process {rank + 1} of {self._size}{where} {how}"
+        where = self._device_of(rank)
+        return f"process {rank + 1} of {self._size}{f' ({where})' if where else ''} {how}"
+
+    def _device_of(self, rank: int) -> str:
+        """Return the device of a process as people write it, of several hosts with the host; "" where nobody knows."""
+        if self._others is not None:
+            return self._others.name_of(rank)
+        own = device_tags(os.environ.get(ON, ""))
+        return own[rank] if len(own) == self._size else ""
 
     def join(self, precision: str) -> Ranks:
         """Let the helpers begin, and return once all are there.

@@ -1,7 +1,9 @@
 """What a host writes on runs that need several: news at once, the minutes left now and then, nothing twice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from gpu_pools.hosts.board import OfferBoard
@@ -44,6 +46,17 @@ def test_what_decides_is_written_at_once_and_what_is_shown_is_not_written_again(
     server.now += 60
     board.tell([(server.run(), READY)])
     assert server.written == [Offer(600, True, "soon").as_label(), READY.as_label()]
+
+
+@pytest.mark.parametrize(("status", "is_told"), [(503, False), (500, True)])
+def test_a_server_that_is_busy_is_told_at_the_next_turn(server, board, monkeypatch, status, is_told):
+    request = httpx.Request("PATCH", "http://server/labels")
+    refusal = httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+    with monkeypatch.context() as patch, pytest.raises(httpx.HTTPStatusError) if is_told else nullcontext():
+        patch.setattr(Labels, "set_labels", lambda *_: (_ for _ in ()).throw(refusal))
+        board.tell([(server.run(), READY)])
+    board.tell([(server.run(), READY)])
+    assert server.written == [READY.as_label()]
 
 
 def test_minutes_that_pass_are_written_now_and_then(server, board):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gpu_pools.process.run_setup import ON
 from tasks.base.errors import ConfigError, TrainingError
 from tasks.classification.params import TrainParams
 from tasks.training.parallel.helpers import Helpers
@@ -37,9 +38,10 @@ def task(text: str) -> dict[str, object]:
 
 def test_a_process_that_fails_between_two_steps_is_named_with_its_reason(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(ON, "cuda:0,cuda:2")
     total = torch.ones(1)
     with (
-        pytest.raises(TrainingError, match="^process 2 of 2 failed: out of luck$"),
+        pytest.raises(TrainingError, match=r"^process 2 of 2 \(cuda:2\) failed: out of luck$"),
         Helpers(task("out of luck"), 2, CPU) as them,
     ):
         ranks = them.join("bf16")
