@@ -13,6 +13,7 @@ from gpu_pools.process.run_setup import EXIT_SUPERSEDED
 from tasks.base.errors import Interrupted, TakenOverError, TrainyardError
 from tasks.store import places, sending
 from tasks.store.arrivals import bring_needs, run_folder
+from tasks.store.datasets import hold
 from tasks.store.objects import Objects
 from tasks.store.sending import Sending
 from tasks.store.setting import hosts_share_a_disk
@@ -40,7 +41,10 @@ def with_files(flow: Flow[..., Any], flow_run: FlowRun) -> tuple[Flow[..., Any],
     data: dict[str, str] = {}
     if wanted:
         with Objects.of_environment(patience_s=_BRING_PATIENCE_S) as objects:
-            data = bring_needs(objects, wanted).data
+            arrived = bring_needs(objects, wanted)
+        data = arrived.data
+        for data_set in arrived.folders:
+            hold(data_set)
     parameters = places.local(flow_run.parameters, data)
     named_here = flow_run.model_copy(update={"parameters": parameters})
     if not apart:

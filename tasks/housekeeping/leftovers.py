@@ -11,6 +11,8 @@ from gpu_pools.process import run_setup
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
+from tasks.store.datasets import kept_data_sets, retire
+from tasks.store.places import DATA_FOLDER
 from tasks.tracking.dead_run_cleanup import partial_files
 
 _IN_USE_S = 3600.0
@@ -39,7 +41,9 @@ def shrink_cache(house: House, receipt: Receipt) -> None:
         if too_much <= 0 or house.now - used < _IN_USE_S:
             break
         n_files, n_bytes, _ = freed.get(top := _folder_of(path), (0, 0, 0.0))
-        freed[top] = (n_files + 1, n_bytes + house.remover.remove(path), used)
+        if (gone := _retired(house, path)) is None:
+            continue
+        freed[top] = (n_files + 1, n_bytes + house.remover.remove(gone), used)
         too_much -= taken
     for folder, (n_files, n_bytes, used) in freed.items():
         why = f"more than {size_text(limit)}; not used for {age_text(house.now - used)} or longer"
@@ -64,7 +68,7 @@ def _of_runs(house: House) -> Iterator[Path]:
 
 
 def _cached(house: House) -> Iterator[tuple[float, int, Path]]:
-    """Yield of each file of the cache when it was used last, Unix seconds, the bytes that it takes, and its path."""
+    """Yield of files of the cache, and of data sets, when each was used last, Unix seconds, its bytes, and its path."""
     for folder, _, names in os.walk(home() / "cache"):
         for path in (Path(folder, name) for name in names):
             try:
@@ -73,10 +77,24 @@ def _cached(house: House) -> Iterator[tuple[float, int, Path]]:
                 continue
             if path not in house.remover.gone:  # of a dry run
                 yield (max(found.st_atime, found.st_mtime), found.st_blocks * 512, path)
+    for path in kept_data_sets():  # whole, or not at all: a run reads all of it
+        if path not in house.remover.gone:
+            blocks = sum(Path(folder, name).lstat().st_blocks for folder, _, names in os.walk(path) for name in names)
+            yield path.stat().st_mtime, blocks * 512, path
+
+
+def _retired(house: House, path: Path) -> Path | None:
+    """Return what is to be removed of something in the cache; None: a run works with it."""
+    if path.parent.name != DATA_FOLDER or house.remover.dry_run:
+        return path
+    house.remover.gone.add(path)
+    return retire(path)
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder of the cache that a file lies in: cache/resize-v1-224."""
+    """Return the folder of the cache that a file lies in, cache/resize-v1-224, or that of the data sets."""
+    if path.parent == home() / DATA_FOLDER:
+        return path.parent
     return home() / "cache" / path.relative_to(home() / "cache").parts[0]
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from gpu_pools.placement.queues import parse_duration
 from gpu_pools.process import run_setup
 from gpu_pools.watching.backlog import read_sent
-from tasks.base.errors import ConfigError, StorageError
+from tasks.base.errors import ConfigError, StorageError, TransferError
 from tasks.base.outside import read_json
 from tasks.base.workspace import home
 from tasks.housekeeping.house import House
 from tasks.housekeeping.receipt import Entry, Receipt, age_text
 from tasks.run.postponed import find_postponed
+from tasks.store.arrivals import run_folder
+from tasks.store.objects import Objects
+from tasks.store.setting import hosts_share_a_disk
 
 GOING = ".removed-"
 """A folder that is being removed has its name begin so: nobody sees half of it."""
@@ -21,6 +24,7 @@ GOING = ".removed-"
 _CHECKPOINTS = ("checkpoint.pt", "splat.ckpt", "epochs/epoch-*.pt")
 """What a training writes to go on from, and after each epoch where it is asked to; `best*.pt` and `last.pt` stay."""
 
+_STORE_PATIENCE_S = 5.0
 _TOGETHER = 100  # runs that are held, asked about and removed in one go
 
 
@@ -37,9 +41,21 @@ def remove_folders(house: House, receipt: Receipt) -> None:
             dropped = _dropped(run_id, house.known[run_id].name)
             freed = remove_folder(house, house.folders.pop(run_id))
             receipt.entries.append(Entry("files", run_id, due[run_id], freed))
+            _remove_from_store(house, run_id, receipt)
             if dropped is not None:  # the data that it was made of
                 freed = remove_folder(house, dropped)
                 receipt.entries.append(Entry("files", f"inbox/done/{dropped.name}", due[run_id], freed))
+
+
+def _remove_from_store(house: House, run_id: str, receipt: Receipt) -> None:
+    """Remove what other hosts could bring of a run, where they share no disk."""
+    if house.remover.dry_run or hosts_share_a_disk():
+        return
+    try:
+        with Objects.of_environment(patience_s=_STORE_PATIENCE_S) as objects:
+            run_folder(objects, run_id).remove()
+    except TransferError as exc:
+        receipt.notes.append(f"the store keeps the files of run {run_id}: {exc}")
 
 
 def remove_folder(house: House, folder: Path) -> int:

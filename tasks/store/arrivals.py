@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from tasks.base.workspace import run_dir
+from tasks.base.errors import ConfigError
+from tasks.base.workspace import run_path
 from tasks.store.datasets import DataSets
 from tasks.store.folder import SharedFolder
 from tasks.store.objects import Objects
@@ -20,14 +22,22 @@ class Arrived:
 
     Args:
         data: where data sets lie here, by how parameters name them.
+        folders: of all data sets.
     """
 
     data: dict[str, str]
+    folders: tuple[Path, ...]
 
 
 def run_folder(objects: Objects, run_id: str) -> SharedFolder:
-    """Return the folder of a run, as all hosts share it."""
-    return SharedFolder(run_dir(run_id), f"runs/{run_id}", objects)
+    """Return the folder of a run, as all hosts share it; it need not be here.
+
+    Raises:
+        ConfigError: the name could lead out of the folder of all runs.
+    """
+    if (path := run_path(run_id)) is None:
+        raise ConfigError(f"found the run {run_id!r}, need letters, digits, '_', '-' and '.'")
+    return SharedFolder(path, f"runs/{run_id}", objects)
 
 
 def bring_needs(objects: Objects, needs: Needs, told: Told = lambda what, done, total: None) -> Arrived:
@@ -41,10 +51,11 @@ def bring_needs(objects: Objects, needs: Needs, told: Told = lambda what, done, 
     sets = DataSets(objects)
     for run_id in sorted(needs.runs):
         run_folder(objects, run_id).bring(partial(told, f"files of run {run_id}"))
-    data = {}
+    data, folders = {}, []
     for address in sorted(needs.data):
         found = sets.find(address)
-        data[address] = str(sets.bring(found.digest, partial(told, f"data set {found.name}")))
+        folders.append(sets.bring(found.digest, partial(told, f"data set {found.name}")))
+        data[address] = str(folders[-1])
     for digest in sorted(needs.digests):
-        sets.bring(digest, partial(told, f"data set {digest[:12]}"))
-    return Arrived(data)
+        folders.append(sets.bring(digest, partial(told, f"data set {digest[:12]}")))
+    return Arrived(data, tuple(folders))

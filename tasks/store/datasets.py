@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.base.errors import ConfigError, StorageError
-from tasks.base.file_locks import file_lock
-from tasks.base.workspace import cache_dir, storage_errors
+from tasks.base.file_locks import FOREVER, file_lock, lock, try_lock
+from tasks.base.workspace import home, storage_errors
 from tasks.store import manifest
 from tasks.store.folder import Progress, files_below
 from tasks.store.manifest import Files
 from tasks.store.objects import Objects, need
 from tasks.store.packing import Sender, bring, digest_file, known_places
-from tasks.store.places import DATA, DATA_CACHE
+from tasks.store.places import DATA, DATA_FOLDER
 
 _NAMES = "data-names"
 _POINTER = re.compile(r"(?P<at>\d{13})\.(?P<digest>[0-9a-f]{64})\.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 _COUNTING = frozenset({"owner", "n_files", "n_bytes"})
 
 
@@ -133,7 +134,7 @@ class DataSets:
             TransferError: MLflow does not answer, or refuses.
             StorageError: something is missing or damaged in the store, or the disk refuses.
         """
-        target = cache_dir(DATA_CACHE) / digest
+        target = data_folder() / digest
         with file_lock(target.with_suffix(".lock"), f"data set {digest[:12]}", wait=True):
             if not target.is_dir():
                 self._bring(digest, target.with_suffix(".part"), progress)
@@ -204,3 +205,41 @@ def _manifest(digest: str) -> str:
 
 def _is_whole(path: Path, size: int, digest: str) -> bool:
     return path.is_file() and path.stat().st_size == size and digest_file(path) == digest
+
+
+def data_folder() -> Path:
+    """Return (and make) the folder of the data sets on this host."""
+    path = home() / DATA_FOLDER
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def hold(folder: Path) -> None:
+    """Keep a data set on this host for as long as this process lives."""
+    with storage_errors(folder):
+        fd = os.open(folder.with_suffix(".use"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock(fd, shared=True, wait_s=FOREVER)  # never closed
+
+
+def kept_data_sets() -> list[Path]:
+    """Return the folders of the data sets that are whole on this host."""
+    folder = home() / DATA_FOLDER
+    return sorted(path for path in folder.iterdir() if _DIGEST.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def retire(folder: Path) -> Path | None:
+    """Take a data set out of use, and return what is left to remove; None: a run works with it.
+
+    What is left of one that was not removed to the end is taken up by whoever brings it again.
+    """
+    held = try_lock(folder.with_suffix(".use"))
+    if held is None:
+        return None
+    try:
+        part = folder.with_suffix(".part")
+        with storage_errors(folder):
+            folder.rename(part)
+        return part
+    finally:
+        os.close(held)

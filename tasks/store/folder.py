@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from tasks.base.workspace import storage_errors, write_atomic
 from tasks.store import manifest
 from tasks.store.manifest import File, Files, Name
 from tasks.store.objects import Objects, need
-from tasks.store.packing import Sender, bring, digest_file, known_places
+from tasks.store.packing import Sender, bring, digest_file, known_places, object_name, objects_of
 
 STATE = ".store"
 """Folder of what this host knows of the shared one."""
@@ -66,7 +66,7 @@ class SharedFolder:
     """
 
     def __init__(self, folder: Path, name: str, objects: Objects) -> None:
-        self.folder, self._name, self._objects = folder, name, objects
+        self.folder, self._name, self._objects = folder, name, objects.below(name)
 
     def bring(self, progress: Progress = lambda done, total: None) -> int:
         """Write what other hosts have sent since, remove what they removed, and return how many files changed.
@@ -134,9 +134,11 @@ class SharedFolder:
                 progress(done, total)
 
             sent = Sender(self._objects, known_places(state.files.values()), moved).send(root, files)
+            before = objects_of(file for path, file in state.files.items() if path in sent or path in gone)
             state.files |= sent | {path: File(clock, writer) for path in gone}
             state.seen |= {path: _Seen.of(look) for path, look in changed.items()}
             self._publish(state, writer, clock, names)
+            self._drop(before - objects_of(state.files.values()))
             self._write_state(state)
             return len(changed) + len(gone)
 
@@ -151,13 +153,12 @@ class SharedFolder:
         return {path: file for path, file in latest.items() if file.digest}
 
     def remove(self) -> None:
-        """Remove the folder's manifests from the store; their objects go with the next sweep.
+        """Remove all that the store has of the folder.
 
         Raises:
             TransferError: MLflow does not answer, or refuses.
         """
-        for text in self._manifests():
-            self._objects.remove(f"{self._name}/{text}")
+        self._objects.remove("")
 
     def _refuse_if_taken(self, state: _State, writer: str, names: Mapping[str, Name]) -> None:
         if any(name.writer == writer and text not in state.read for text, name in names.items()):
@@ -168,16 +169,22 @@ class SharedFolder:
         own = {path: file for path, file in state.files.items() if file.writer == writer}
         data = manifest.encode(own)
         name = Name(writer, clock, manifest.digest_bytes(data))
-        self._objects.put(f"{self._name}/{name}", data)
+        self._objects.put(str(name), data)
         state.read.add(str(name))
         with suppress(TransferError):  # an account may add, but not delete: whoever reads takes the latest
             for text, other in before.items():
                 if other.writer == writer:
-                    self._objects.remove(f"{self._name}/{text}")
+                    self._objects.remove(text)
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """Remove objects that nobody names any more, such as those of the checkpoint before."""
+        with suppress(TransferError):  # as above
+            for name in names:
+                self._objects.remove(object_name(name))
 
     def _manifests(self) -> dict[str, Name]:
         """Return the latest manifest of each writer, by its name in the store."""
-        parsed = {text: Name.parse(text) for text in self._objects.sizes(self._name)}
+        parsed = {text: Name.parse(text) for text in self._objects.sizes("")}
         latest: dict[str, tuple[str, Name]] = {}
         for text, name in parsed.items():
             if name and (name.writer not in latest or latest[name.writer][1].clock < name.clock):
@@ -186,7 +193,7 @@ class SharedFolder:
 
     def _decoded(self, text: str) -> Files:
         where = f"{self._name}/{text}"
-        data, name = need(self._objects.get(where), where), Name.parse(text)
+        data, name = need(self._objects.get(text), where), Name.parse(text)
         if name is None or manifest.digest_bytes(data) != name.digest:
             raise StorageError(f"the manifest {where} in MLflow's artifact store is damaged, or still being written")
         return manifest.decode(data, where)

@@ -1,5 +1,6 @@
 """Keeps bytes under names in MLflow's artifact store, by plain HTTP."""
 
+import copy
 import os
 import random
 import threading
@@ -23,6 +24,7 @@ ADDRESS = "MLFLOW_TRACKING_URI"
 _API = "/api/2.0/mlflow-artifacts/artifacts"
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_SERVES_NONE = "--no-serve-artifacts"  # MLflow says so with 503
 _MAX_CONNECTIONS = 8
 
 
@@ -36,7 +38,7 @@ class Objects:
 
     def __init__(self, url: str, *, patience_s: float = 60.0) -> None:
         self.url, self._patience_s = url.rstrip("/"), patience_s
-        self._closed = threading.Event()
+        self._closed, self._root = threading.Event(), ROOT
         self._client = httpx.Client(
             headers=account_headers(url),
             timeout=_TIMEOUT,
@@ -55,6 +57,12 @@ class Objects:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"found {ADDRESS}={url!r}, need the address of an MLflow server to hand files over")
         return cls(url, patience_s=patience_s)
+
+    def below(self, folder: str) -> Self:
+        """Return a folder of the store as a store of its own, on the same connections."""
+        found = copy.copy(self)
+        found._root = f"{self._root}/{folder}"
+        return found
 
     def __enter__(self) -> Self:
         """Return the store itself."""
@@ -77,7 +85,7 @@ class Objects:
         Raises:
             TransferError: MLflow does not answer, or refuses.
         """
-        self._ask("PUT", _path(name), content=data)
+        self._ask("PUT", self._path(name), content=data)
 
     def get(self, name: str) -> bytes | None:
         """Return what is kept under a name, None for nothing.
@@ -85,7 +93,7 @@ class Objects:
         Raises:
             TransferError: MLflow does not answer, or refuses.
         """
-        answer = self._ask("GET", _path(name), missing_ok=True, or_else=lambda: not self._lists(name))
+        answer = self._ask("GET", self._path(name), missing_ok=True, or_else=lambda: not self._lists(name))
         return answer.content if answer.is_success else None
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -94,16 +102,19 @@ class Objects:
         Raises:
             TransferError: MLflow does not answer, or refuses.
         """
-        files = self._ask("GET", "", params={"path": f"{ROOT}/{folder}"}).json().get("files", [])
+        files = self._ask("GET", "", params={"path": f"{self._root}/{folder}".rstrip("/")}).json().get("files", [])
         return {str(file["path"]): int(file.get("file_size") or 0) for file in files}
 
     def remove(self, name: str) -> None:
-        """Remove what is kept under a name; nothing is no error.
+        """Remove what is kept under a name, or all that is below a folder; nothing is no error.
 
         Raises:
             TransferError: MLflow does not answer, or refuses: an account without the right to delete.
         """
-        self._ask("DELETE", _path(name), missing_ok=True)
+        self._ask("DELETE", self._path(name), missing_ok=True)
+
+    def _path(self, name: str) -> str:
+        return "/" + quote(f"{self._root}/{name}".rstrip("/"))
 
     def _lists(self, name: str) -> bool:
         folder, _, last = name.rpartition("/")
@@ -129,7 +140,7 @@ class Objects:
                 answer = self._client.request(method, self.url + _API + path, **what)
                 if answer.is_success or (missing_ok and answer.status_code == 404):
                     return answer
-                if answer.status_code < 500 and answer.status_code != 429:
+                if (answer.status_code < 500 and answer.status_code != 429) or _SERVES_NONE in answer.text:
                     raise TransferError(self._refusal(method, answer))
                 if or_else():
                     return answer
@@ -141,12 +152,10 @@ class Objects:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _refusal(self, method: str, answer: httpx.Response) -> str:
+        if _SERVES_NONE in answer.text:
+            return f"MLflow at {self.url} hands no files on: start it with --serve-artifacts, or by `yard up`"
         said = " ".join(answer.text.split())[:200]
         return f"MLflow at {self.url} refuses {method} of {ROOT}/ in its artifact store: {answer.status_code} {said}"
-
-
-def _path(name: str) -> str:
-    return "/" + quote(f"{ROOT}/{name}")
 
 
 def need(data: bytes | None, name: str) -> bytes:

@@ -274,3 +274,8 @@ def _drop_done(running: set[Future[_Sent]], until: str) -> None:
 def known_places(files: Iterable[File]) -> dict[str, tuple[Span, ...]]:
     """Return where content lies, by its digest."""
     return {file.digest: file.spans for file in files if file.digest and (file.spans or not file.size)}
+
+
+def objects_of(files: Iterable[File]) -> set[str]:
+    """Return the objects in which the content of files lies, by their digests."""
+    return {span.name for file in files for span in file.spans}

@@ -14,11 +14,11 @@ from tasks.store.setting import hosts_share_a_disk
 
 HOME = "home:"
 DATA = re.compile(r"data:(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,99})(?:@(?P<digest>[0-9a-f]{8,64}))?")
-DATA_CACHE = "datasets"
-"""Folder below the cache in which each data set lies under its digest."""
+DATA_FOLDER = "datasets"
+"""Folder of the home in which each data set lies under its digest."""
 
 _RUN = re.compile(rf"{HOME}/runs/(?P<run>[A-Za-z0-9][\w.-]*)(?:/.*)?")
-_KEPT = re.compile(rf"{HOME}/cache/{DATA_CACHE}/(?P<digest>[0-9a-f]{{64}})(?:/.*)?")
+_KEPT = re.compile(rf"{HOME}/{DATA_FOLDER}/(?P<digest>[0-9a-f]{{64}})(?:/.*)?")
 
 
 @dataclass(frozen=True, slots=True)

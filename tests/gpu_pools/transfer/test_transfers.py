@@ -66,7 +66,7 @@ def test_the_folder_of_a_pipeline_and_a_data_set_are_here_before_the_run_begins(
     said = until_here(transfers, wanted)
     assert said[0] == "its files are brought here"
     assert (tmp_path / "b" / "runs" / "p-1" / "split" / "large").stat().st_size == 64 * 2**20
-    assert [path.read_text() for path in (tmp_path / "b" / "cache" / "datasets").glob("*/a")] == ["a"]
+    assert [path.read_text() for path in (tmp_path / "b" / "datasets").glob("*/a")] == ["a"]
     assert transfers.missing(wanted) is None
     now[0] += 120  # another host may have sent something since
     assert until_here(transfers, wanted)

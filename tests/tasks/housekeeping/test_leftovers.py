@@ -9,6 +9,7 @@ from gpu_pools.process import run_setup
 from tasks.classification.data.cache import ResizeCache
 from tasks.housekeeping.params import KeepParams
 from tasks.housekeeping.rounds import go_round
+from tasks.store.datasets import hold
 
 HOUR = 3600.0
 
@@ -86,3 +87,25 @@ def test_an_entry_that_is_read_counts_as_used(yard, tmp_path):
     clean(0, cache="0.02MB")
     assert cache.entry("a" * 32).exists()
     assert not cache.entry("b" * 32).exists()
+
+
+def data_set(yard, digit: str, age_h: float):
+    """Put a data set of 200 kB on this host that was used so many hours ago; return its folder."""
+    folder = yard.home / "datasets" / (digit * 64)
+    (folder / "train").mkdir(parents=True)
+    for name in ("a.tmp", "train/.b.abcdefgh"):  # what it holds is nobody's leftover
+        (folder / name).write_bytes(b"x" * 100_000)
+    os.utime(folder, (time.time() - age_h * HOUR,) * 2)
+    return folder
+
+
+def test_a_data_set_goes_whole_and_the_one_that_a_run_works_with_stays(yard):
+    used, old, new = (data_set(yard, digit, age) for digit, age in (("a", 90), ("b", 50), ("c", 40)))
+    (entry,) = fill(yard, [60])
+    hold(used)  # as the process of a run does, to its end
+    receipt = clean(0, cache="0.45MB")
+    assert [path.exists() for path in (used, old, new, entry)] == [True, False, True, False]
+    assert [path.name for path in used.rglob("*") if path.is_file()] == ["a.tmp", ".b.abcdefgh"]
+    assert {entry.what for entry in receipt.entries} == {"cache/resize-v1-0: 1 file", "datasets: 1 file"}
+    clean(0, cache="0.001MB")
+    assert used.exists()

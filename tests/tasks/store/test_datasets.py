@@ -83,5 +83,5 @@ def test_a_data_set_whose_objects_are_gone_says_so_and_leaves_nothing_that_looks
     objects.remove(packing.object_name(packing.hashlib.sha256(content).hexdigest()))
     with pytest.raises(StorageError, match="found no trainyard/objects/.*: send it again"):
         DataSets(objects).bring(made.digest)
-    assert not list((folder.parent / "home" / "cache" / "datasets").glob(made.digest))
+    assert not list((folder.parent / "home" / "datasets").glob(made.digest))
     DataSets(objects).put(folder, "lost2", "anna")

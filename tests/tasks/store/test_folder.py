@@ -77,7 +77,8 @@ def test_a_chain_of_hosts_ends_with_the_latest_word_of_each(objects, name, hosts
         SharedFolder(folder, name, objects).send(writer)
     SharedFolder(c, name, objects).bring()
     assert content(c) == {"split": b"s", "training": b"4"}
-    assert len(objects.sizes(name)) == 3  # the latest manifest of each writer
+    manifests = [at for at in objects.sizes(name) if at.endswith(".json.gz")]
+    assert len(manifests) == 3  # the latest manifest of each writer
 
 
 def test_what_was_changed_here_stays_unless_somebody_else_changed_it_later(objects, name, hosts):
@@ -124,18 +125,18 @@ def test_damage_is_found_and_nothing_damaged_is_taken(objects, name, hosts):
     write(a, file=b"good content")
     SharedFolder(a, name, objects).send("one")
     digest = packing.hashlib.sha256(b"good content").hexdigest()
-    objects.put(packing.object_name(digest), b"evil content")
+    objects.below(name).put(packing.object_name(digest), b"evil content")
     with pytest.raises(StorageError, match="is damaged"):
         SharedFolder(b, name, objects).bring()
     assert content(b) == {}
-    objects.put(packing.object_name(digest), b"good content")
+    objects.below(name).put(packing.object_name(digest), b"good content")
     assert SharedFolder(b, name, objects).bring() == 1
 
 
 def test_an_object_whose_writing_was_cut_off_is_sent_again(objects, name, hosts):
     a, b = hosts
     data = os.urandom(1000)
-    objects.put(packing.object_name(packing.hashlib.sha256(data).hexdigest()), data[:500])
+    objects.below(name).put(packing.object_name(packing.hashlib.sha256(data).hexdigest()), data[:500])
     write(a, file=data)
     SharedFolder(a, name, objects).send("one")
     SharedFolder(b, name, objects).bring()
@@ -191,3 +192,26 @@ def test_a_host_that_was_cut_off_sends_nothing_once_its_run_goes_on_elsewhere(ob
     taker.send("run")
     cut_off.bring()
     assert content(a) == {"checkpoint": b"epoch 2"}
+
+
+def test_the_store_keeps_the_latest_checkpoint_alone_and_nothing_of_a_removed_run(objects, name, hosts):
+    a, b = hosts
+    write(a, split__image=b"image" * 1000)
+    shared = SharedFolder(a, name, objects)
+    shared.send("prepare")
+    for epoch in range(4):
+        write(a, training__checkpoint=bytes([epoch]) * 2**20)
+        shared.send("train")
+    assert sum(n_bytes(objects.below(name))) == 5000 + 2**20
+    SharedFolder(b, name, objects).bring()
+    assert content(b) == content(a)
+    shared.remove()
+    assert not any(name.endswith(".gz") for name in objects.sizes(name))
+    assert not n_bytes(objects.below(name))
+    assert SharedFolder(b, name, objects).known() == {}
+
+
+def n_bytes(objects: Objects) -> list[int]:
+    """Return the sizes of all objects of a folder."""
+    folders = objects.sizes("objects")
+    return [size for folder in folders for size in objects.sizes(f"objects/{folder}").values()]

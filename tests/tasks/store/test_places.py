@@ -35,7 +35,7 @@ def test_a_run_needs_what_its_parameters_name():
         "run": "aa-bb",
         "dataset": "home:/runs/cc-dd/split",
         "data": ["data:drones", "data:birds@0123456789ab", "/a/data:x"],
-        "deep": {"kept": f"home:/cache/datasets/{DIGEST}/train"},
+        "deep": {"kept": f"home:/datasets/{DIGEST}/train"},
         "n": 3,
     }
     found = places.needs(parameters, "own")
@@ -48,8 +48,8 @@ def test_a_run_needs_what_its_parameters_name():
 
 
 def test_a_data_set_becomes_a_folder_here():
-    known = {"data:drones": "/srv/boxa/cache/datasets/1"}
-    assert places.local({"data": "data:drones"}, known) == {"data": "/srv/boxa/cache/datasets/1"}
+    known = {"data:drones": "/srv/boxa/datasets/1"}
+    assert places.local({"data": "data:drones"}, known) == {"data": "/srv/boxa/datasets/1"}
 
 
 def test_a_word_that_means_neither_yes_nor_no_is_refused(monkeypatch):
