@@ -75,7 +75,7 @@ def mlflow_service(port: int) -> Service:
     )
     settings = _settings(project_file("mlflow/server.env"))
     # What hosts and people hand to each other through the server; the files of experiments are not reached this way.
-    settings |= {"MLFLOW_SERVE_ARTIFACTS": "true", "MLFLOW_ARTIFACTS_DESTINATION": str(home() / "mlflow" / "store")}
+    settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(home() / "mlflow" / "store")
     return Service(f"mlflow-{port}", argv, port, "/health", {**settings, **_let_in(), BACKEND: mlflow_uri()})
 
 
