@@ -4,9 +4,10 @@ Nothing is raised where the signal arrives: that may be inside a library, which 
 leave a file half written. The run works in a thread of its own, its process's first thread takes the signals; loops
 look between two of their pieces, and whoever waits is woken.
 
-A cancel comes this way: `worker.monitor.run_monitor` sees it in Prefect, `worker.monitor.end_requests` asks the
-process by `process.run_process.interrupt`, `take` here notes the signal, and the run sees it by `look`, a training by
-`tasks.run.stop_request.stop_asked`. A run that is to go on later is told by a file instead (`tasks.run.stop_request`).
+A cancel comes this way: `gpu_pools.worker.monitor.run_monitor` sees it in Prefect, `end_requests` beside it asks the
+process by `gpu_pools.process.run_process.interrupt`, `take` here notes the signal, and the run sees it by `look`, a
+training by `tasks.run.stop_request.stop_asked`. A run that is to go on later is told by a file instead, in the same
+module.
 """
 
 import contextvars

@@ -79,8 +79,8 @@ def admins_of(api: Api | None) -> tuple[str, ...]:
 def fault(act: str, target: Target, who: str, admins: Sequence[str]) -> str:
     """Return why somebody may not change something without --force; empty: may.
 
-    What belongs to nobody anybody may change, or nobody could: nobody can tell who asked in Prefect's page. So is what
-    belongs to the yard, where it names no admins.
+    What belongs to nobody anybody may change, because nobody can tell who asked in Prefect's page. The same holds for
+    what belongs to the yard, where the yard names no admins.
 
     Args:
         act: what is asked for, as `cancel`.

@@ -57,8 +57,8 @@ def rank(run: Waiting, now: float) -> Rank:
     """Sorts runs, best first: by level, then by what their owners had lately, then by age.
 
     The level, the first number, is the priority less the waiting, not below 1 but for those whose patience is at its
-    end. Of equal ones of equal use, those that waited longest by steps of 600 s are first; then those that need one
-    device; then the longest waiting. A share of a run that has started is before all: others wait for it.
+    end. Of equal ones of equal use, those that waited longest by steps of 600 s are first; then those that name
+    a device; then the longest waiting. A share of a run that has started is before all: others wait for it.
 
     Args:
         run: one that waits.

@@ -37,7 +37,7 @@ def place(
     disk: Disk | None = None,
     rules: Sequence[Rule] = (),
 ) -> list[Decision]:
-    """Decide on every waiting run; each is in exactly one decision, best first.
+    """Decide on every waiting run; each is in exactly one decision, best first (`order.rank`).
 
     A paused queue starts nothing. The queue of one device stands for the device: while `cuda:0.training` is paused,
     a run of `cuda.training` does not start on cuda:0 either.

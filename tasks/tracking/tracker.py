@@ -53,7 +53,7 @@ class Tracker:
         self._held = ExitStack()
         self._over = False
         self._more_follows = False
-        self._shipper = Uploader(folder, card, journal, uri)
+        self._uploader = Uploader(folder, card, journal, uri)
         self.unsent = ""  # once the run has ended: what MLflow has not got, why, and who sends it
         self.postponed = ""  # why work that needs MLflow was not done
         self.on_step_end: Callable[[int], None] | None = None  # of who watches beside the run
@@ -164,21 +164,21 @@ class Tracker:
             TrackingError: MLflow has not answered since the run began.
         """
         if self.known_id is None:
-            raise not_sent(self._shipper, self._journal)
+            raise not_sent(self._uploader, self._journal)
         return self.known_id
 
     @property
     def known_id(self) -> str | None:
         """The id of the MLflow run, None while MLflow has not answered since the run began."""
-        return self._shipper.card.run_id
+        return self._uploader.card.run_id
 
     @property
     def url(self) -> str:
         """The page of the run in MLflow's UI, or how to get there."""
-        card = self._shipper.card
+        card = self._uploader.card
         if card.run_id is None or card.experiment_id is None:
-            return f"no run yet: MLflow at {mlflow_api.public_uri(self._shipper.uri)} has not answered"
-        return mlflow_api.run_url(self._shipper.uri, card.experiment_id, card.run_id)
+            return f"no run yet: MLflow at {mlflow_api.public_uri(self._uploader.uri)} has not answered"
+        return mlflow_api.run_url(self._uploader.uri, card.experiment_id, card.run_id)
 
     def metrics(self, values: Mapping[str, float | None], step: int, timestamp_ms: int | None = None) -> None:
         """Log one row; takes microseconds. None is left out; what was logged before for a key and step stays.
@@ -313,8 +313,8 @@ class Tracker:
         Raises:
             TrackingError: it does not take it, or does not answer for long.
         """
-        if not self._shipper.flush():
-            raise not_sent(self._shipper, self._journal)
+        if not self._uploader.flush():
+            raise not_sent(self._uploader, self._journal)
 
     def end(self, status: Status) -> None:
         """Send the rest and set the run's status; called by the end of the `with` block.
@@ -328,11 +328,11 @@ class Tracker:
             self._append({"op": "end", "status": status, "time": now_ms()})
             self._over = True
             patience = _in_a_hurry() if status == "KILLED" else {"patience_s": _END_PATIENCE_S}
-            if self._shipper.finish(**patience):
+            if self._uploader.finish(**patience):
                 shutil.rmtree(self._journal.outbox, ignore_errors=True)
                 return
-            unsent = not_sent(self._shipper, self._journal)
-            if self._shipper.is_hopeless:
+            unsent = not_sent(self._uploader, self._journal)
+            if self._uploader.is_hopeless:
                 raise unsent
             self.unsent = str(unsent)
 
@@ -340,8 +340,8 @@ class Tracker:
         """Send what can be sent and let go of the folder; who opens it next goes on, and sends the rest."""
         with self._held:
             self._over = True
-            if not self._shipper.finish(**patience):
-                logger.warning("%s", not_sent(self._shipper, self._journal))
+            if not self._uploader.finish(**patience):
+                logger.warning("%s", not_sent(self._uploader, self._journal))
 
     def _begin(self, params: Mapping[str, Any], flat: Mapping[str, str], tags: Mapping[str, str]) -> None:
         self._append({"op": "begin", "time": now_ms()})
@@ -353,13 +353,13 @@ class Tracker:
         self._connect()
 
     def _connect(self) -> None:
-        self._shipper.start(_CONNECT_S if self._shipper.uri.startswith("http") else _CONNECT_FILE_S)
+        self._uploader.start(_CONNECT_S if self._uploader.uri.startswith("http") else _CONNECT_FILE_S)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         if self._over:
             raise TrackingError(f"the run in {self.folder} has ended, found more to log: {entry['op']}")
         self._journal.append(entry)
-        self._shipper.wake()
+        self._uploader.wake()
 
 
 def _tags(entry: Mapping[str, Any]) -> Mapping[str, str]:

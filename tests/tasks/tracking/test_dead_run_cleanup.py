@@ -67,7 +67,7 @@ def test_a_killed_run_is_sent_whole_and_gets_its_status_once():
     killed_while(
         run / "training",
         "tracker = Tracker.open(folder, 'closing', 'killed', {'lr': 1})\n"
-        "tracker.flush()\ntracker._shipper.give_up()\n"  # what follows is written down, not sent
+        "tracker.flush()\ntracker._uploader.give_up()\n"  # what follows is written down, not sent
         "tracker.metrics({'loss': 0.5}, step=1)\n" + KILL,
     )
     assert dead_run_cleanup.close(run, "FAILED") == []
