@@ -48,6 +48,7 @@ def rows(**files: object) -> bytes:
         (rows(a=[1, "w", DIGEST, 3, False, False, [["../x", 0, 3]]]), "found the span"),
         (rows(a=[1, "w", DIGEST, 3, False, False, [[DIGEST, 0, 2]]]), "spans of other than 3 bytes"),
     ],
+    ids=["no gzip", "no form", "newer", "up", "absolute", "twice a slash", "digest", "span", "size"],
 )
 def test_a_damaged_manifest_is_refused(data, said):
     with pytest.raises(StorageError, match=said):
