@@ -181,7 +181,7 @@ def test_the_gap_is_from_a_free_slot_with_a_run_that_is_due_to_its_start(prefect
     worker.tick()  # sees that it has exited
     second = prefect.add_run("SCHEDULED", "cpu.training", deployment_id=prefect.add_deployment(FLOW))
 
-    def start(starter, run, uuid, queues):
+    def start(starter, run, uuids, queues, team):
         host.now += 3
         starter._monitor.add(new_entry(run.id), take_slot(run.id), None)
         return True

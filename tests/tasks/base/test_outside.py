@@ -294,8 +294,10 @@ OWN = """
     splatting/fit: session training_images
     splatting/poses: colmap_job colmap_progress find known_cameras straighten triangulate
     splatting/results: export videos viewer
+    store: folder
     tracking: journal mlflow_api provenance traces unsent
     training: champion precision session state_dicts
+    training/parallel: meeting
     trial: facts processes resume
     vision_language/gate: chat_page
     vision_language/describe: classifier_table resume_point
