@@ -63,10 +63,10 @@ def run(
     if when_busy not in {"wait", "refuse"}:
         raise ConfigError(f"found --when-busy {when_busy!r}, need wait or refuse")
     os.environ |= runs.slot_wishes(when_busy, priority)
-    from deployments.data_sets.named import brought, is_data_set
+    from deployments.data_sets.named import brought
     from deployments.stack.stack import mlflow_url
     from tasks.base.config import override, read_parameters
-    from tasks.store.places import needs
+    from tasks.store.places import is_data_set, needs
 
     parameters: dict[str, Any] = read_parameters(file) if file else {}
     if data is not None:

@@ -27,7 +27,6 @@ def put(
     Only what the store does not have yet is sent. Cut off, the same command goes on.
     """
     from deployments.cli.terminal.tables import print_json
-    from deployments.data_sets.named import folder_name
     from deployments.data_sets.transfer_bar import transfer_bar
     from deployments.stack.stack import mlflow_url
     from gpu_pools.names import asker
@@ -35,7 +34,7 @@ def put(
     from tasks.store.objects import Objects
 
     with Objects(mlflow_url()) as objects, transfer_bar(f"sends {folder.name}", quiet=as_json) as moved:
-        made = DataSets(objects).put(folder, name or folder_name(folder), asker(), moved)
+        made = DataSets(objects).put(folder, name or folder.resolve().name, asker(), moved)
     if as_json:
         print_json({"address": made.address, "digest": made.digest, "files": made.n_files, "bytes": made.n_bytes})
     else:

@@ -1,6 +1,5 @@
 """Data sets of the store, as people name them in parameters: data:NAME."""
 
-from pathlib import Path
 from typing import Any
 
 from deployments.data_sets.transfer_bar import transfer_bar
@@ -8,11 +7,6 @@ from tasks.store import places
 from tasks.store.arrivals import bring_needs
 from tasks.store.datasets import DataSets
 from tasks.store.objects import Objects
-
-
-def is_data_set(path: Any) -> bool:
-    """Return whether a parameter names a data set of the store."""
-    return places.DATA.fullmatch(str(path)) is not None
 
 
 def with_digests(parameters: dict[str, Any], url: str) -> dict[str, Any]:
@@ -45,8 +39,3 @@ def brought(parameters: dict[str, Any], url: str) -> dict[str, Any]:
     with Objects(url) as objects, transfer_bar("brings data") as moved:
         arrived = bring_needs(objects, places.Needs(data=named), lambda what, done, total: moved(done, total))
     return dict(places.renamed(parameters, arrived.data))
-
-
-def folder_name(folder: Path) -> str:
-    """Return the name that a folder has where nobody gave another one."""
-    return folder.resolve().name

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.store.folder import Progress as Told
+from tasks.store.packing import Progress as Told
 
 
 @contextmanager

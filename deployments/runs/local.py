@@ -14,7 +14,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from deployments.data_sets.named import is_data_set
 from deployments.machine.environment import make_prefect_home, version
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from deployments.runs.flow_parameters import parallel_sections
@@ -34,6 +33,7 @@ from tasks.base.startup import uncollected
 from tasks.base.workspace import run_dir
 from tasks.programs.params import ProgramParams, SessionParams
 from tasks.run.display import console, log_through_console
+from tasks.store.places import is_data_set
 
 _RESUME = "; `yard resume` goes on from the last checkpoint"
 

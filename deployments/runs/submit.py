@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from deployments.api import Api, Json, NotFoundError
-from deployments.data_sets.named import is_data_set, with_digests
 from deployments.runs.disk_need import check_room
 from deployments.runs.flow_list import load_flow
 from deployments.runs.local import check_data, check_parameters, device_sections, for_flow
@@ -43,7 +42,7 @@ from gpu_pools.worker.permitted import run_environment
 from tasks.base.config import override, read_parameters
 from tasks.base.errors import ConfigError, GpuBusyError, GpuError
 from tasks.base.file_locks import lock
-from tasks.store.places import DATA, needs
+from tasks.store.places import DATA, is_data_set, needs
 
 _DECISION_LIMIT_S = 15.0
 _BULK_LIMIT_S = 120.0
@@ -114,6 +113,8 @@ def prepare(api: Api, flow_name: str, parameters: Mapping[str, Any], wishes: Wis
     run_environment(deployment["job_variables"])  # now, not by the worker
     copied: Json = json.loads(json.dumps(parameters, default=str))  # a copy of its own, dates as text
     if needs(copied).data:
+        from deployments.data_sets.named import with_digests
+
         copied = with_digests(copied, mlflow_url())
     given = for_flow(flow, copied)
     names = inspect.signature(flow.fn).parameters

@@ -13,10 +13,10 @@ from tasks.base.errors import ConfigError, StorageError
 from tasks.base.file_locks import FOREVER, file_lock, lock, try_lock
 from tasks.base.workspace import home, storage_errors
 from tasks.store import manifest
-from tasks.store.folder import Progress, files_below
+from tasks.store.folder import files_below
 from tasks.store.manifest import Files
 from tasks.store.objects import Objects, need
-from tasks.store.packing import Sender, bring, digest_file, known_places
+from tasks.store.packing import Progress, Sender, bring, counted, is_here, known_places
 from tasks.store.places import DATA, DATA_FOLDER
 
 _NAMES = "data-names"
@@ -82,20 +82,13 @@ class DataSets:
         files = files_below(folder)
         if not files:
             raise ConfigError(f"found no file below {folder}, need at least one")
-        total, done = sum(file.size for file in files.values()), 0
-
-        def moved(n_bytes: int) -> None:
-            nonlocal done
-            done += n_bytes
-            progress(done, total)
-
         before = self._latest(name)
         known = known_places(self._files(before.digest).values()) if before else {}
-        sent = Sender(self._objects, known, moved).send(folder, files)
+        sent = Sender(self._objects, known, counted(files, progress)).send(folder, files)
         digest = manifest.digest_of(sent)
         if self._objects.get(_manifest(digest)) is None:
             self._objects.put(_manifest(digest), manifest.encode(sent))
-        found = DataSet(name, digest, time.time(), owner, len(sent), total)
+        found = DataSet(name, digest, time.time(), owner, len(sent), sum(file.size for file in sent.values()))
         about = {key: getattr(found, key) for key in sorted(_COUNTING)}
         self._objects.put(f"{_NAMES}/{name}/{found.put_at * 1000:013.0f}.{digest}.json", json.dumps(about).encode())
         return found
@@ -161,18 +154,11 @@ class DataSets:
         files = self._files(digest)
         with storage_errors(part):
             part.mkdir(parents=True, exist_ok=True)
-        todo = {path: file for path, file in files.items() if not _is_whole(part / path, file.size, file.digest)}
-        total, done = sum(file.size for file in todo.values()), 0
+        todo = {path: file for path, file in files.items() if not is_here(part / path, file)}
+        total = sum(file.size for file in todo.values())
         if (free := shutil.disk_usage(part).free) < total:
             raise StorageError(f"found {free / 1e9:.1f} GB free for {part}, need {total / 1e9:.1f} GB: free room there")
-
-        def moved(n_bytes: int) -> None:
-            nonlocal done
-            done += n_bytes
-            progress(done, total)
-
-        progress(0, total)
-        bring(self._objects, part, todo, moved)
+        bring(self._objects, part, todo, counted(todo, progress))
 
     def _files(self, digest: str) -> Files:
         where = _manifest(digest)
@@ -201,10 +187,6 @@ class DataSets:
 
 def _manifest(digest: str) -> str:
     return f"datasets/{digest[:3]}/{digest}.json.gz"
-
-
-def _is_whole(path: Path, size: int, digest: str) -> bool:
-    return path.is_file() and path.stat().st_size == size and digest_file(path) == digest
 
 
 def data_folder() -> Path:

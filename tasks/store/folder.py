@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -15,7 +15,17 @@ from tasks.base.workspace import storage_errors, write_atomic
 from tasks.store import manifest
 from tasks.store.manifest import File, Files, Name
 from tasks.store.objects import Objects, need
-from tasks.store.packing import Sender, bring, digest_file, known_places, object_name, objects_of
+from tasks.store.packing import (
+    Progress,
+    Sender,
+    bring,
+    counted,
+    digest_file,
+    is_here,
+    known_places,
+    object_name,
+    objects_of,
+)
 
 STATE = ".store"
 """Folder of what this host knows of the shared one."""
@@ -24,9 +34,6 @@ _OWN = frozenset({"lock", "stop", "tmp", "files", STATE})
 """What belongs to this host alone, at the top of a folder of a run."""
 
 _PARTS = (".tmp", ".part")
-
-Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many have been moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class SharedFolder:
                 return 0
             latest = manifest.merged([state.files, *fresh.values()])
             changed = {path: file for path, file in latest.items() if self._is_newer(state, path, file)}
-            self._apply(changed, state, progress)
+            self._apply(changed, progress)
             self._write_state(_State(latest, self._looks(latest, state.seen, changed), {*names}))
             return len(changed)
 
@@ -126,14 +133,8 @@ class SharedFolder:
             self._refuse_if_taken(state, writer, names)
             n_names = 1 if whole else 2  # a picture of the folder has one of each
             files = {path: _file_of(root / path, look, clock, writer, n_names) for path, look in changed.items()}
-            total, done = sum(file.size for file in files.values()), 0
-
-            def moved(n_bytes: int) -> None:
-                nonlocal done
-                done += n_bytes
-                progress(done, total)
-
-            sent = Sender(self._objects, known_places(state.files.values()), moved).send(root, files)
+            known = known_places(state.files.values())
+            sent = Sender(self._objects, known, counted(files, progress)).send(root, files)
             before = objects_of(file for path, file in state.files.items() if path in sent or path in gone)
             state.files |= sent | {path: File(clock, writer) for path in gone}
             state.seen |= {path: _Seen.of(look) for path, look in changed.items()}
@@ -208,30 +209,18 @@ class SharedFolder:
         known = state.files.get(path)
         return known is None or not known.digest or state.seen.get(path) != _Seen.of(look)
 
-    def _apply(self, changed: Mapping[str, File], state: _State, progress: Progress) -> None:
+    def _apply(self, changed: Mapping[str, File], progress: Progress) -> None:
         wanted = {path: file for path, file in changed.items() if file.digest}
         for path in changed.keys() - wanted.keys():
             self._safe(path).unlink(missing_ok=True)
         links = _links(wanted)
-        todo = {path: file for path, file in wanted.items() if path not in links and not self._has(path, file, state)}
-        total, done = sum(file.size for file in todo.values()), 0
-
-        def moved(n_bytes: int) -> None:
-            nonlocal done
-            done += n_bytes
-            progress(done, total)
-
-        progress(0, total)
+        # What an attempt that was cut off has brought is not asked for again.
+        todo = {p: file for p, file in wanted.items() if p not in links and not is_here(self.folder / p, file)}
         for path in todo:
             self._safe(path)
-        bring(self._objects, self.folder, todo, moved)
+        bring(self._objects, self.folder, todo, counted(todo, progress))
         for path, first in links.items():
             _link(self.folder / first, self._safe(path))
-
-    def _has(self, path: str, file: File, state: _State) -> bool:
-        """Return whether a file is here already, of an attempt to bring the folder that was cut off."""
-        target = self.folder / path
-        return target.is_file() and target.stat().st_size == file.size and digest_file(target) == file.digest
 
     def _safe(self, path: str) -> Path:
         """Return where a file belongs, its folder made.

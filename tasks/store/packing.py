@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.base.errors import StorageError
 from tasks.base.workspace import replacing, storage_errors
-from tasks.store.manifest import File, Span
+from tasks.store.manifest import File, Span, digest_bytes
 from tasks.store.objects import Objects, need
 
 OBJECT_BYTES = 16 * 2**20
@@ -24,6 +24,9 @@ _Sent = list[tuple[str, Span, str]]
 
 Moved = Callable[[int], None]
 """Is told how many more bytes have been sent or brought."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of how many have been moved."""
 
 
 def object_name(digest: str) -> str:
@@ -90,13 +93,13 @@ class Sender:
     def _send_pack(self, folder: Path, files: Mapping[str, File], pack: Sequence[_Piece]) -> _Sent:
         parts = [(piece, _read(folder / piece.path, piece)) for piece in pack]
         data = b"".join(content for _, content in parts)
-        name = hashlib.sha256(data).hexdigest()
+        name = digest_bytes(data)
         if data and not self._is_there(name, len(data)):
             self._objects.put(object_name(name), data)
         self._moved(len(data))
         found, at = [], 0
         for piece, content in parts:
-            found.append((piece.path, Span(name, at, len(content)), hashlib.sha256(content).hexdigest()))
+            found.append((piece.path, Span(name, at, len(content)), digest_bytes(content)))
             at += len(content)
         return found
 
@@ -132,6 +135,24 @@ def _read(path: Path, piece: _Piece) -> bytes:
     if len(data) != piece.length:
         raise StorageError(f"found {path} shorter than a moment ago: it is being written; send the folder again")
     return data
+
+
+def counted(files: Mapping[str, File], progress: Progress) -> Moved:
+    """Return what adds up the bytes of files as they are moved, and tells how many of all that are."""
+    total, done = sum(file.size for file in files.values()), 0
+    progress(0, total)
+
+    def moved(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        progress(done, total)
+
+    return moved
+
+
+def is_here(path: Path, file: File) -> bool:
+    """Return whether a file has this content."""
+    return path.is_file() and path.stat().st_size == file.size and digest_file(path) == file.digest
 
 
 def digest_file(path: Path, size: int | None = None) -> str:
@@ -238,7 +259,7 @@ def _object(objects: Objects, name: str) -> bytes:
     """Return an object, held against its name; one that was cut off on the way is asked for twice."""
     for _ in range(2):
         data = need(objects.get(object_name(name)), object_name(name))
-        if hashlib.sha256(data).hexdigest() == name:
+        if digest_bytes(data) == name:
             return data
     raise StorageError(f"{object_name(name)} in MLflow's artifact store is damaged: remove it, and send again")
 

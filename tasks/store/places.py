@@ -21,6 +21,11 @@ _RUN = re.compile(rf"{HOME}/runs/(?P<run>[A-Za-z0-9][\w.-]*)(?:/.*)?")
 _KEPT = re.compile(rf"{HOME}/{DATA_FOLDER}/(?P<digest>[0-9a-f]{{64}})(?:/.*)?")
 
 
+def is_data_set(path: Any) -> bool:
+    """Return whether a parameter names a data set of the store."""
+    return DATA.fullmatch(str(path)) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What must be on a host before a run begins.
