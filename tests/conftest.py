@@ -38,6 +38,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+class _Failures:
+    """Tells what failed at once: tests that are cut off, as by a time limit, come to no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext[-2000:]}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell failures at once where many tests run, of which the processes of xdist only report."""
+    if (terminal := config.pluginmanager.get_plugin("terminalreporter")) and hasattr(config.option, "dist"):
+        if config.option.dist != "no":
+            config.pluginmanager.register(_Failures(terminal))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_events_to_an_earlier_server() -> Iterator[None]:
     """Prefect keeps one connection for events per process, also when the server it leads to has gone."""

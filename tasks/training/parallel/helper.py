@@ -7,8 +7,11 @@ processes of its host) and `interface` (of the network by which the others reach
 
 import importlib
 import json
+import logging
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,9 +37,14 @@ def main() -> None:
     store = store_of(task, size)
     try:
         take_part(task, Ranks(rank, size, _device(task["device"], int(task["local"]))), store)
-    except (TrainyardError, RuntimeError) as exc:
-        store.set(f"{ERROR}{rank}", " ".join(str(exc).split())[:500])
-        raise
+    except Exception as exc:
+        said = str(exc) if isinstance(exc, TrainyardError | RuntimeError) else repr(exc)
+        store.set(f"{ERROR}{rank}", " ".join(said.split())[:500])
+        traceback.print_exc()
+        logging.shutdown()
+        # Not by way of the interpreter's own end: gloo's threads, still connected, abort about one in ten of those, and
+        # the first process would take that for a kill.
+        os._exit(1)
 
 
 def _device(kind: str, local: int) -> torch.device:
