@@ -57,7 +57,7 @@ def train_detector(
     Returns:
         The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
-    with on_device(detector.device, "training"):
+    with on_device(detector.device, "training", detector.n_devices):
         steps.fit_detector(dataset, detector, track, run)
         if not finish:
             return None
@@ -86,7 +86,7 @@ def train_index(
     Returns:
         The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
-    with on_device(index.device, "training"):
+    with on_device(index.device, "training", index.n_devices):
         steps.fit_index(dataset, index, track, run)
         if not finish:
             return None
@@ -146,19 +146,19 @@ def recognition(
     """
     chosen = training_methods or methods
     devices = steps.devices_of(chosen, detector, index)
-    for device in devices:
-        refuse_if_taken(device, "training")
+    for device, n_devices in devices.items():
+        refuse_if_taken(device, "training", n_devices)
     source = steps.check_start(data, chosen, render, detector, index)
     run = step_context.run_key()
     run_stage(render_parts, Queue("cpu", "preparation"), data=source, render=render, run=run)
     shared: dict[str, Any] = {"dataset": steps.rendered(run), "run": run, "track": track}
     with ExitStack() as held:  # in a person's own process one slot, for all that computes
         if chosen.detector:
-            held.enter_context(hold_device(train_detector, detector.device))
+            held.enter_context(hold_device(train_detector, detector.device, detector.n_devices))
             queue = device_queue(detector.device, "training")
             run_stage(train_detector, queue, **shared, detector=detector, finish=False)
         if chosen.index:
-            held.enter_context(hold_device(train_index, index.device))
+            held.enter_context(hold_device(train_index, index.device, index.n_devices))
             run_stage(train_index, device_queue(index.device, "training"), **shared, index=index, finish=False)
         graded: dict[str, Any] = {"methods": chosen, "detector": detector, "index": index}
         run_stage(report_recognition, Queue("cpu", "inference"), **shared, **graded, refusable=False)

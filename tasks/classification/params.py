@@ -1,6 +1,5 @@
 """Parameters of the classification pipeline, one model for each step, under the names users know."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -168,15 +167,6 @@ class TrainParams(training.TrainingParams):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     image_size: Annotated[int, Field(ge=32, description="Pixels on a side"), BeforeValidator(_size)] = 224
     device: Device = "cuda"
-    n_devices: Annotated[
-        int, Field(ge=1, le=64, description="GPUs of each host that share every batch; more than 1 needs device cuda")
-    ] = 1
-    n_hosts: Annotated[
-        int,
-        Field(
-            ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1 needs device cuda"
-        ),
-    ] = 1
     train_path: Annotated[MaybePath, Field(description="Class folders to train on, when the data is already split")] = (
         None
     )
@@ -222,16 +212,6 @@ class TrainParams(training.TrainingParams):
         """How many epochs there are whose weights are kept."""
         return self.num_epochs if self.keep_every_epoch else 0
 
-    @property
-    def n_processes(self) -> int:
-        """How many processes train together."""
-        return self.n_devices * self.n_hosts
-
-    @property
-    def n_local(self) -> int:
-        """How many of these are on one host."""
-        return self.n_devices
-
     @model_validator(mode="after")
     def _paths_come_together(self) -> Self:
         if (self.train_path is None) != (self.val_path is None):
@@ -244,13 +224,6 @@ class TrainParams(training.TrainingParams):
     def _fits_together(self) -> Self:
         if self.model.startswith("vit") and self.image_size % (patch := int(self.model.rsplit("_", 1)[1])):
             raise ValueError(f"image_size {self.image_size} does not fit {self.model}: need a multiple of {patch}")
-        if self.n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", self.device):
-            raise ValueError(f"n_devices {self.n_devices} needs device cuda or HOST/cuda, found {self.device!r}")
-        if self.n_hosts > 1 and self.device != "cuda":
-            raise ValueError(f"n_hosts {self.n_hosts} needs device cuda, found {self.device!r}")
-        if self.n_processes > self.batch_size:
-            text = f"n_devices {self.n_devices}" + (f" of n_hosts {self.n_hosts}" if self.n_hosts > 1 else "")
-            raise ValueError(f"{text} needs a batch_size of at least that, found {self.batch_size}")
         if self.n_processes > 1 and self.compile:
             raise ValueError(f"compile works on one device, found {self.n_processes}")
         return self

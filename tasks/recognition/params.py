@@ -156,6 +156,8 @@ class DetectorParams(training.TrainingParams):
 DETECTOR_FREE_TO_CHANGE = frozenset(
     {
         "device",
+        "n_devices",
+        "n_hosts",
         "n_workers",
         "checkpoint_every_s",
         "n_worst",
@@ -255,6 +257,8 @@ class IndexParams(training.TrainingParams):
             raise ValueError(
                 "found train false for a network without weights: need backbone_folder, weight_path or pretrained"
             )
+        if not self.trains and self.n_processes > 1:
+            raise ValueError(f"found {self.n_processes} devices where nothing is trained, need one")
         return self
 
     def side_in(self, epoch: int) -> int:
@@ -273,6 +277,8 @@ class IndexParams(training.TrainingParams):
 INDEX_FREE_TO_CHANGE = frozenset(
     {
         "device",
+        "n_devices",
+        "n_hosts",
         "n_workers",
         "checkpoint_every_s",
         "n_worst",

@@ -102,20 +102,25 @@ def _chosen(methods: MethodParams) -> list[str]:
     return [name for name, wanted in ((DETECTOR, methods.detector), (INDEX, methods.index)) if wanted]
 
 
-def devices_of(methods: MethodParams, detector: DetectorParams, index: IndexParams) -> list[str]:
-    """Return the devices that the chosen methods are trained on, each once.
+def devices_of(methods: MethodParams, detector: DetectorParams, index: IndexParams) -> dict[str, int]:
+    """Return the devices that the chosen methods are trained on, and the most that one of them needs at once.
 
     Raises:
         ConfigError: two for a run in a person's own process, which CUDA binds to the first.
     """
-    devices = {DETECTOR: detector.device, INDEX: index.device}
-    found = sorted({devices[name] for name in _chosen(methods)})
-    if len(found) > 1 and deployment.id is None:
+    asked = {DETECTOR: (detector.device, detector.n_devices), INDEX: (index.device, index.n_devices)}
+    chosen = sorted({asked[name] for name in _chosen(methods)})
+    if len(chosen) > 1 and deployment.id is None:
+        said = " and ".join(f"{name}.device {asked[name][0]}{_times(asked[name][1])}" for name in (DETECTOR, INDEX))
         raise ConfigError(
-            f"found detector.device {detector.device} and index.device {index.device}: a process keeps to one device, "
-            "need the same for both, or `yard submit`, where each has a run of its own"
+            f"found {said}: a process keeps to its devices, need the same for both, or `yard submit`, where each has a "
+            "run of its own"
         )
-    return found
+    return dict(chosen)  # in their order: of two numbers for one device, the larger one
+
+
+def _times(n_devices: int) -> str:
+    return f" (n_devices {n_devices})" if n_devices > 1 else ""
 
 
 @task(task_run_name="check")

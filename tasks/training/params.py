@@ -1,5 +1,6 @@
 """What the parameters of every training say; each training has its own defaults."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -28,6 +29,15 @@ class TrainingParams(Params):
     """
 
     device: Device
+    n_devices: Annotated[
+        int, Field(ge=1, le=64, description="GPUs of each host that share every batch; more than 1 needs device cuda")
+    ] = 1
+    n_hosts: Annotated[
+        int,
+        Field(
+            ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1 needs device cuda"
+        ),
+    ] = 1
     num_epochs: int
     batch_size: int
     optimizer: Optimizer
@@ -55,17 +65,28 @@ class TrainingParams(Params):
     @property
     def n_processes(self) -> int:
         """How many processes train together, each on a device of its own."""
-        return 1
+        return self.n_devices * self.n_hosts
 
     @property
     def n_local(self) -> int:
         """How many of these are on one host."""
-        return 1
+        return self.n_devices
 
     @property
     def n_kept(self) -> int:
         """How many epochs there are whose weights are kept."""
         return 0
+
+    @model_validator(mode="after")
+    def _devices_share_a_batch(self) -> Self:
+        if self.n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", self.device):
+            raise ValueError(f"n_devices {self.n_devices} needs device cuda or HOST/cuda, found {self.device!r}")
+        if self.n_hosts > 1 and self.device != "cuda":
+            raise ValueError(f"n_hosts {self.n_hosts} needs device cuda, found {self.device!r}")
+        if self.n_processes > self.batch_size:
+            text = f"n_devices {self.n_devices}" + (f" of n_hosts {self.n_hosts}" if self.n_hosts > 1 else "")
+            raise ValueError(f"{text} needs a batch_size of at least that, found {self.batch_size}")
+        return self
 
     @model_validator(mode="after")
     def _fp16_has_a_gpu(self) -> Self:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.training.batches import batch_indices
+
 R = TypeVar("R")
 
 
@@ -69,6 +71,12 @@ class Pieces:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             halved()
+
+
+def parts_of(n: int, size: int) -> list[slice]:
+    """Return pieces of n images, of at most `size` but for a left-over; one that is empty where there is no image."""
+    pieces = batch_indices(n, size, range(n)) if n else []
+    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces] or [slice(0, 0)]
 
 
 def ran_out_of_memory(exc: RuntimeError) -> bool:

@@ -79,6 +79,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         self._late, self._pace = Late(device), Pace()
         self._notes: list[str] = []
         self.ranks = ALONE
+        self._forward: Callable[..., Any] = self.model
         self._reset_sums()
 
     def join(self, ranks: Ranks) -> None:
@@ -89,6 +90,12 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         self.ranks = ranks
         if ranks.size > 1:
             self.pieces.n = 1  # of a batch that was cut for one device, this one has a part
+            self._forward = ranks.wrapped(self.model, skips=self._skips)
+
+    @property
+    def _skips(self) -> bool:
+        """Whether a batch may leave parts of the model out."""
+        return False
 
     @property
     def average(self) -> N:

@@ -18,10 +18,10 @@ from tasks.classification.training.class_weights import balanced_weights
 from tasks.classification.training.events import EpochMetrics
 from tasks.classification.training.forward import predict
 from tasks.classification.training.mixup import mirror, mix_pairs
-from tasks.training.batches import Batches, Normalise, batch_indices
+from tasks.training.batches import Batches, Normalise
 from tasks.training.early_stopping import Score
 from tasks.training.events import BatchDone
-from tasks.training.parallel.ranks import Ranks
+from tasks.training.pieces import parts_of
 from tasks.training.precision import Precision, autocast
 from tasks.training.trainer import Group, TensorTrainer
 
@@ -56,19 +56,13 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
         super().__init__(model, params, device, precision, ema_copy=ema_copy, accumulate=params.accumulate, clock=clock)
         # One graph per batch size: with dynamic ones, which graph a size runs depends on the sizes before it, and a
         # resumed training would differ in its last bits.
-        self._forward: Callable[[Tensor], Tensor] = (
-            torch.compile(self.model, dynamic=False) if params.compile else self.model
-        )
+        if params.compile:
+            self._forward = torch.compile(self.model, dynamic=False)
         self._normalise = Normalise(device)
         self._grader = Grader(n_classes)
         self._n_classes = n_classes
         self._weights: Tensor | None = None  # of the classes in the loss
         self.best_temperature: float | None = None  # by which the best weights' confidence is to be softened
-
-    def join(self, ranks: Ranks) -> None:
-        """Compute a share of each batch from now on; see `BaseTrainer.join`."""
-        super().join(ranks)
-        self._forward = ranks.wrapped(self.model)
 
     def run(self, train: Batches, val: Batches) -> Iterator[BatchDone | EpochMetrics]:
         """Train from where the state stands; at every yield `state_dict` is whole.
@@ -92,7 +86,7 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
             pieces = [
                 (number, n_images, images, labels, part)
                 for number, (n_images, (images, labels)) in enumerate(zip(sizes, group, strict=True), self.batch)
-                for part in _parts(len(labels), size)
+                for part in parts_of(len(labels), size)
             ]
             for which, (number, n_images, images, labels, part) in enumerate(pieces, 1):
                 # Gradients are averaged over processes, and are to be those of the mean over the batches of the step.
@@ -183,9 +177,3 @@ class Trainer(TensorTrainer[nn.Module, TrainParams, EpochMetrics]):
     def _load_best(self, state: dict[str, Any]) -> Score:
         self.best_temperature = state.get("temperature")  # checkpoints of before 2026-11-28 have none
         return state["acc"], -state["loss"]
-
-
-def _parts(n: int, size: int) -> list[slice]:
-    """Return pieces of n images, of at most `size` but for a left-over; one that is empty where there is no image."""
-    pieces = batch_indices(n, size, range(n)) if n else []
-    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces] or [slice(0, 0)]

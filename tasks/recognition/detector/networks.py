@@ -35,6 +35,9 @@ class Detector(nn.Module):
         image_size: S, pixels on a side.
     """
 
+    skips = False
+    """Whether losses may leave weights out, by what there is on the images."""
+
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
@@ -42,6 +45,14 @@ class Detector(nn.Module):
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return each part of the loss, a scalar that is the mean over images (B, 3, S, S) in [0, 1]."""
         raise NotImplementedError
+
+    def n_counted(self, targets: Targets) -> int:
+        """Return by how many images, places or boxes the losses of these targets, just computed, were divided.
+
+        0 stands for 1: that is what networks divide by where there is nothing. Where several processes have a part of
+        a batch each, the loss of the batch is the mean of theirs, weighed by these numbers.
+        """
+        return len(targets)
 
     def find(self, images: Tensor) -> Found:
         """Return what is found on images (B, 3, S, S) in [0, 1]."""
@@ -71,6 +82,11 @@ class TorchvisionDetector(Detector):
         rows = [{"boxes": row["boxes"], "labels": row["labels"] + self._first} for row in targets]
         return cast(dict[str, Tensor], self.network(list(images), rows))
 
+    def n_counted(self, targets: Targets) -> int:
+        """See Detector; faster R-CNN divides by what it draws, of each image as much."""
+        counting = [module for module in self.network.modules() if isinstance(module, (_SmallHead, _Ssd))]
+        return counting[0].n_places if counting else len(targets)
+
     def find(self, images: Tensor) -> Found:
         """See Detector."""
         self._keep_size(images)
@@ -97,6 +113,8 @@ class TransformersDetector(Detector):
         mean, std: of the pixels it expects.
     """
 
+    skips = True  # D-FINE, where there are no parts: what learns to restore boxes that were altered
+
     def __init__(self, network: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(image_size)
         self.network = network
@@ -114,6 +132,12 @@ class TransformersDetector(Detector):
         weights = _loss_weights(self.network.config)
         parts = {name: weights[name] * value for name, value in out.loss_dict.items() if name in weights}
         return {**parts, "auxiliary": out.loss - sum(parts.values())}
+
+    def n_counted(self, targets: Targets) -> int:
+        """See Detector; RF-DETR itself divides by the mean number of boxes of all processes."""
+        if cast(Any, self.network).config.model_type == "rf_detr":
+            return 1
+        return sum(len(row["labels"]) for row in targets)
 
     def _shares(self, boxes: Tensor) -> Tensor:
         """Return centre, width and height as shares of the image."""
@@ -259,6 +283,7 @@ class _SmallHead(FCOSHead):  # type: ignore[misc]
 
     def __init__(self, width: int, n_classes: int, depth: int) -> None:
         super().__init__(width, 1, n_classes, depth)
+        self.n_places = 0  # with a part, of the last loss
         # Batch norm takes half the time of group norm.
         self.classification_head = _Levels(
             partial(FCOSClassificationHead, width, 1, n_classes, depth, 0.5, norm_layer=nn.BatchNorm2d), ("cls_logits",)
@@ -287,7 +312,7 @@ class _SmallHead(FCOSHead):  # type: ignore[misc]
         boxes = torch.cat([row["boxes"][which] for row, which in pairs])  # (P, 4), of places with a part
         labels = torch.cat([row["labels"][which] for row, which in pairs])
         there = torch.stack(matched_idxs) >= 0  # (B, places)
-        n_places = max(1, len(labels))
+        self.n_places, n_places = len(labels), max(1, len(labels))
         found = self.box_coder.decode(head_outputs["bbox_regression"][there], torch.stack(anchors)[there])
         fit = head_outputs["bbox_ctrness"].squeeze(2)
         wanted = torch.zeros_like(fit)
@@ -321,9 +346,27 @@ def _fcos_small(n_classes: int, size: int) -> Detector:
     return TorchvisionDetector(network, size, first_label=0)
 
 
+class _Ssd(detection.ssd.SSD):  # type: ignore[misc]
+    """SSD, which says of how many places with a part its last loss is the mean."""
+
+    n_places = 0
+
+    def compute_loss(
+        self,
+        targets: Targets,
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss; the arguments are those that SSD gives."""
+        self.n_places = sum(int((which >= 0).sum()) for which in matched_idxs)
+        return cast(dict[str, Tensor], super().compute_loss(targets, head_outputs, anchors, matched_idxs))
+
+
 def _ssdlite(n_classes: int, size: int) -> Detector:
     build = detection.ssdlite320_mobilenet_v3_large
     network = build(weights=None, weights_backbone=None, num_classes=n_classes + 1, detections_per_img=MAX_FOUND)
+    network.__class__ = _Ssd  # torchvision's function, with all that it knows of this network, makes no other class
     network.score_thresh = MIN_SCORE
     network.transform.fixed_size = (size, size)
     return TorchvisionDetector(network, size, first_label=1)

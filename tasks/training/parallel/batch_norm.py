@@ -20,11 +20,19 @@ def synchronise_batch_norm(model: nn.Module, n_processes: int) -> None:
                 setattr(module, name, SharedBatchNorm(child, n_processes))
 
 
+def set_counted(model: nn.Module, *, counted: bool) -> None:
+    """Say whether what this process computes next belongs to the batch, or only keeps step with the others."""
+    for module in model.modules():
+        if isinstance(module, SharedBatchNorm):
+            module.counted = counted
+
+
 class SharedBatchNorm(nn.Module):
     """A batch norm that takes mean and variance of a batch over all processes.
 
     torch's SyncBatchNorm refuses the CPU, and on a GPU waits in each layer for how many images each process has
-    (53 times a step of ResNet-50). Here a process without images counts with a weight of 0, on the device.
+    (53 times a step of ResNet-50). Here a process without images counts with a weight of 0, on the device; so does one
+    whose images are none of the batch (`counted` is False), which neither change the statistics nor learn from them.
 
     Source: the gradient of batch norm (arXiv:1502.03167), sums over all processes; the joint variance of parts by
     Chan et al., "Algorithms for computing the sample variance" (1983).
@@ -42,6 +50,7 @@ class SharedBatchNorm(nn.Module):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name))
         self.eps, self.momentum, self._n_processes = norm.eps, norm.momentum, n_processes
+        self.counted = True
         self.train(norm.training)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -50,7 +59,7 @@ class SharedBatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(images, mean, var, self.weight, self.bias, False, 0.0, self.eps)
         cast(Tensor, self.num_batches_tracked).add_(1)
-        args = (images, self.weight, self.bias, mean, var, self.eps, self.momentum, self._n_processes)
+        args = (images, self.weight, self.bias, mean, var, self.eps, self.momentum, self._n_processes, self.counted)
         return cast(Tensor, _Normalise.apply(*args))
 
 
@@ -66,8 +75,11 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         momentum: float,
         n_processes: int,
+        counted: bool,
     ) -> Tensor:
-        mean, var, count = _joint(*_local(images), n_processes)
+        own, n = _local(images)
+        mean, var, count = _joint(own, n if counted else torch.zeros_like(n), n_processes)
+        ctx.counted = counted
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
             running_var.lerp_(var * (count / (count - 1)), momentum)  # the running one is the sample's, as in torch
@@ -85,8 +97,10 @@ class _Normalise(torch.autograd.Function):
         grad_bias, grad_weight = sums.clone()  # DistributedDataParallel adds these up
         dist.all_reduce(sums)
         mean_slope, mean_product = (each.view(shape) for each in sums / count)
-        own = (weight * scale).view(shape) * (slope - mean_slope - normal * mean_product)
-        return own.to(images.dtype), grad_weight, grad_bias, None, None, None, None, None
+        if ctx.counted:  # else mean and variance are no function of these images
+            slope = slope - mean_slope - normal * mean_product
+        own = (weight * scale).view(shape) * slope
+        return own.to(images.dtype), grad_weight, grad_bias, None, None, None, None, None, None
 
 
 def _local(images: Tensor) -> tuple[Tensor, Tensor]:

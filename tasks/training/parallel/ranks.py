@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tasks.training.parallel.batch_norm import synchronise_batch_norm
+from tasks.training.parallel.batch_norm import set_counted, synchronise_batch_norm
 
 # Buffers are equal anyway, as all see the same statistics; torch 2.15 has another word for leaving them alone.
 _NAMES = inspect.signature(nn.parallel.DistributedDataParallel).parameters
@@ -57,24 +57,44 @@ class Ranks:
         """Return every `size`-th batch, from this process's number on: how a validation is shared."""
         return list(batches[self.rank :: self.size])
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrapped(self, model: nn.Module, *, skips: bool = False) -> nn.Module:
         """Return what a forward pass goes through, so that gradients are averaged; batch norm in `model` is changed.
 
         The weights of all become those of the first.
+
+        Args:
+            model: on the device.
+            skips: a batch may leave parts of the model out, which are looked for after every forward pass.
         """
         if self.size == 1:
             return model
         synchronise_batch_norm(model, self.size)
         where = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=where, gradient_as_bucket_view=True, **_OWN_BUFFERS
+            model, device_ids=where, gradient_as_bucket_view=True, find_unused_parameters=skips, **_OWN_BUFFERS
         )
+
+    def count(self, model: nn.Module, *, counted: bool) -> None:
+        """Say whether the next forward pass is of images of the batch, or of a stand-in where this process has none.
+
+        Networks that cannot compute nothing keep step with the others by it; its loss is to be weighed by 0.
+        """
+        if self.size > 1:
+            set_counted(model, counted=counted)
 
     def add_up(self, sums: Tensor) -> Tensor:
         """Return sums over all processes, in the tensor given."""
         if self.size > 1:
             dist.all_reduce(sums)
         return sums
+
+    def joined(self, own: Tensor, n_rows: int) -> Tensor:
+        """Return n_rows rows, of which each process has those of its `bounds`, in every process."""
+        if self.size == 1:
+            return own
+        sizes = [stop - begin for begin, stop in (Ranks(rank, self.size).bounds(n_rows) for rank in range(self.size))]
+        found = self._from_all(own, max(sizes))
+        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
 
     def firsts(self, one: float, other: float) -> tuple[float, float]:
         """Return two values as the first process has them; what is decided by them is the same in all."""

@@ -39,8 +39,11 @@ class DetectorSession(FolderSession[DetectorParams, Trainer, EpochMetrics]):
         self.config = model_config(self.params, self.classes)
         self.scenes: dict[str, Scenes] = {}
 
-    def load_scenes(self) -> Iterator[Event]:
+    def load_scenes(self, *, look: bool = True) -> Iterator[Event]:
         """Find the scenes to train and validate on, and look at every file.
+
+        Args:
+            look: off: each is read when it is asked for.
 
         Raises:
             DatasetError, ImageError: they cannot be used.
@@ -55,10 +58,11 @@ class DetectorSession(FolderSession[DetectorParams, Trainer, EpochMetrics]):
                 images["train"] += more
                 yield Note(f"{len(more)} photographs are trained on, from {self.params.real_images}")
         size = self.params.image_size
-        keep = fits_memory(sum(len(found) for found in images.values()), size)
+        # Each process of this host keeps its own.
+        keep = fits_memory(self.params.n_local * sum(len(found) for found in images.values()), size)
         for name, found in images.items():
             self.scenes[name] = scenes = Scenes(found, size, keep=keep)
-            for done in scenes.look(self.params.n_workers):
+            for done in scenes.look(self.params.n_workers) if look else ():
                 yield Progress(f"read {name}", done, len(scenes))
         if not keep:
             yield Note("the decoded images take more than a quarter of the free memory: they are decoded each time")
@@ -68,6 +72,11 @@ class DetectorSession(FolderSession[DetectorParams, Trainer, EpochMetrics]):
             yield event
             if self._stop_asked():
                 raise StopAsked("stopped while looking at the images, as asked")
+
+    def find_data(self) -> None:
+        """Find the scenes; each is read when it is asked for."""
+        for _ in self.load_scenes(look=False):
+            pass
 
     def _events(self, trainer: Trainer) -> Iterator[BatchDone | EpochMetrics]:
         return trainer.run(self.scenes["train"], self.scenes["val"])

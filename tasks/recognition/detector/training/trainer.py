@@ -56,6 +56,10 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
         self.classes = list(classes)
         self._scenes: Scenes | None = None  # of the training
 
+    @property
+    def _skips(self) -> bool:
+        return self.model.skips
+
     def run(self, train: Scenes, val: Scenes) -> Iterator[BatchDone | EpochMetrics]:
         """Train from where the state stands; at every yield `state_dict` is whole.
 
@@ -72,9 +76,16 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
         def read(number: int) -> Rgb:
             return pixels_of(plan(p.seed, epoch, number, scenes, p), scenes, trained_size(p, epoch))
 
-        pin = self.device.type == "cuda"
-        numbers = range(len(scenes))
-        return Batches(read, numbers, p.batch_size, shuffle=True, seed=p.seed, n_workers=p.n_workers, pin=pin)
+        return Batches(
+            read,
+            range(len(scenes)),
+            p.batch_size,
+            shuffle=True,
+            seed=p.seed,
+            n_workers=p.n_workers,
+            pin=self.device.type == "cuda",
+            mine=self.ranks.slices,
+        )
 
     def _targets(self, numbers: Tensor, scenes: Scenes) -> Targets:
         p, rows = self.params, []
@@ -89,6 +100,8 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
         targets = self._targets(numbers.cpu(), self._scenes)
 
         def attempt(n_pieces: int) -> Losses:
+            if self.ranks.size > 1:
+                return self._backward_share(images, targets, sizes[0])
             sums: Losses = {}
             size = -(-len(images) // n_pieces)
             for start in range(0, len(images), size):
@@ -96,22 +109,53 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
                 _add(sums, self._backward_piece(images[part], targets[part], len(images)))
             return sums
 
-        _add(self._sums, self._in_pieces(attempt, images, len(images)))
-        self._n_images += len(images)
+        _add(self._sums, self._in_pieces(attempt, images, sizes[0]))
+        self._n_images += sizes[0]
 
     def _backward_piece(self, images: Tensor, targets: Targets, n_images: int) -> Losses:
         """Backpropagate a piece's share of the mean loss; return each part, summed over its images, in float64."""
+        losses = self._losses(images, targets)
+        self.scaler.scale(_total(losses) * (len(images) / n_images)).backward()
+        return {name: value.detach().double() * len(images) for name, value in losses.items()}
+
+    def _losses(self, images: Tensor, targets: Targets) -> Losses:
         pixels = images.float().div_(255)
         with autocast(self.device, self.precision):
-            losses = self.model.losses(pixels, targets)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
-        self.scaler.scale(total * (len(images) / n_images)).backward()
-        return {name: value.detach().double() * len(images) for name, value in losses.items()}
+            return dict(self._forward(pixels, targets))
+
+    def _backward_share(self, images: Tensor, targets: Targets, n_images: int) -> Losses:
+        """Backpropagate this process's part of the mean loss of a batch of all processes.
+
+        Returns:
+            Each part of the loss, summed over the images of the batch, the same in all processes.
+        """
+        counted = len(images) > 0
+        self.ranks.count(self.model, counted=counted)
+        if counted:
+            losses = self._losses(images, targets)
+        else:  # the networks take no batch of nothing
+            losses = self._losses(*self._stand_in(images))
+        weight = counted * self._weight(self.model.n_counted(targets))
+        # Gradients are averaged over processes, and are to be added up.
+        self.scaler.scale(_total(losses) * (weight * self.ranks.size)).backward()
+        rows = torch.stack([value.detach().double() for value in losses.values()]) * (weight * n_images)
+        return dict(zip(losses, self.ranks.add_up(rows), strict=True))
+
+    def _weight(self, n: int) -> Tensor:
+        """Return what the mean over n counts in the mean over those of all processes, float64."""
+        own = torch.tensor(float(n), dtype=torch.float64, device=self.device)
+        return max(1, n) / self.ranks.add_up(own).clamp(min=1)
+
+    def _stand_in(self, images: Tensor) -> tuple[Tensor, Targets]:
+        """Return a black image without parts, of the size of the others."""
+        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+        row = {name: value.to(self.device) for name, value in nothing.items()}
+        return images.new_zeros(1, *images.shape[1:]), [row]
 
     def _grade(self, val: Scenes) -> EpochMetrics:
         """Validate, and compare with the best epoch so far."""
         meter = PrecisionMeter(self.classes)
-        for found, truth in find_all(self.average, val, self.params, self.device, self.precision):
+        for found, truth in find_all(self.average, val, self.params, self.device, self.precision, self.ranks):
             meter.update(found, truth)
         grades = meter.compute()
         is_best = self._is_best((grades.map, grades.map50))
@@ -144,6 +188,10 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
 
     def _load_best(self, state: dict[str, Any]) -> Score:
         return state["map"], state["map50"]
+
+
+def _total(losses: Losses) -> Tensor:
+    return torch.stack([value.float() for value in losses.values()]).sum()
 
 
 def _add(sums: Losses, more: Losses) -> None:

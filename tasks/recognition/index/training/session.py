@@ -46,6 +46,9 @@ class IndexSession(FolderSession[IndexParams, Trainer, EpochMetrics]):
         self.digests = [digest for views in (self.train, self.val) for digest in file_digests(views, look)]
         return iter(())
 
+    def find_data(self) -> None:
+        """Nothing is left to look for: each view is read when it is asked for."""
+
     def _train(self) -> Iterator[Event]:
         return super()._train() if self.params.trains else self._take_features()
 

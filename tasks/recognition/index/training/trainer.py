@@ -17,9 +17,10 @@ from tasks.recognition.index.training.events import EpochMetrics
 from tasks.recognition.index.training.losses import MarginHead
 from tasks.recognition.index.views import Views, evenly
 from tasks.recognition.params import IndexParams
-from tasks.training.batches import Batches, batch_indices
+from tasks.training.batches import Batches
 from tasks.training.early_stopping import Score
 from tasks.training.events import BatchDone
+from tasks.training.pieces import parts_of
 from tasks.training.precision import autocast
 from tasks.training.trainer import Group, TensorTrainer
 
@@ -81,6 +82,7 @@ class Trainer(TensorTrainer[Recogniser, IndexParams, EpochMetrics]):
             seed=params.seed,
             n_workers=params.n_workers,
             pin=self.device.type == "cuda",
+            mine=self.ranks.slices,
         )
 
     def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
@@ -91,27 +93,30 @@ class Trainer(TensorTrainer[Recogniser, IndexParams, EpochMetrics]):
 
         def attempt(n_pieces: int) -> Tensor:
             sums, size = torch.zeros_like(self._sums), -(-len(labels) // n_pieces)
-            for piece in batch_indices(len(labels), size, range(len(labels))):
-                part = slice(int(piece[0]), int(piece[-1]) + 1)  # a view: nothing is copied
-                sums += self._backward_piece(images[part], labels[part], 1 / len(labels))
+            for part in parts_of(len(labels), size):
+                # Gradients are averaged over processes, and are to be those of the mean over the batch.
+                sums += self._backward_piece(images[part], labels[part], self.ranks.size / sizes[0])
             return sums
 
-        self._sums += self._in_pieces(attempt, images, len(labels))
+        self._sums += self.ranks.add_up(self._in_pieces(attempt, images, sizes[0]))
 
     def _backward_piece(self, images: Tensor, labels: Tensor, scale: float) -> Tensor:
         """Backpropagate `scale` times the summed loss; return (2,): summed loss, views."""
         with autocast(self.device, self.precision):
-            logits = self.model(images, labels)
+            logits = self._forward(images, labels)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         self.scaler.scale(loss * scale).backward()
         return torch.stack([loss.detach().double(), torch.full_like(loss, len(labels), dtype=torch.float64)])
 
     def _vectors(self, views: Views) -> np.ndarray:
-        reader = view_reader(views, self.params.image_size)
+        begin, end = self.ranks.bounds(len(views))
+        own = views.chosen(np.arange(begin, end))
+        reader = view_reader(own, self.params.image_size)
         work = embedding(
-            self.graded_model, reader, len(views), self.device, self.precision, n_workers=self.params.n_workers
+            self.graded_model, reader, len(own), self.device, self.precision, n_workers=self.params.n_workers
         )
-        return finish(work)
+        vectors = torch.from_numpy(finish(work)).to(self.device)
+        return self.ranks.joined(vectors, len(views)).cpu().numpy()
 
     def _grade(self, gallery: Views, val: Views) -> EpochMetrics:
         """Validate, and compare with the best epoch so far."""

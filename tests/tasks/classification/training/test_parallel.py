@@ -11,14 +11,13 @@ import psutil
 import pytest
 import torch
 
-from gpu_pools.process.run_process import command_line
 from tasks.base.errors import TrainyardError
 from tasks.base.progress import Note
 from tasks.classification.params import TrainParams
 from tasks.classification.training.session import TrainingSession
 from tasks.run.checkpoint import load_tensors
 from tasks.training.events import BatchDone, EpochDone
-from tests.samples import after, run_until, write_subsets
+from tests.samples import after, helpers, run_until, write_subsets
 
 ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
@@ -50,11 +49,6 @@ def session(dataset, folder, **values) -> TrainingSession:
 
 def epochs(events) -> list:
     return [event.metrics for event in events if isinstance(event, EpochDone)]
-
-
-def helpers(of: int | None = None) -> list[psutil.Process]:
-    children = psutil.Process(of).children(recursive=True)
-    return [each for each in children if "tasks.training.parallel.helper" in command_line(each)]
 
 
 def test_two_processes_leave_what_one_does_and_another_number_goes_on(dataset, tmp_path):
