@@ -41,6 +41,7 @@ class Part:
     faces: Faces  # (F, 3), numbers of vertices, counter-clockwise seen from outside
     n_bodies: int
     watertight: bool
+    outward: bool  # closed, with all faces turned outwards: only their fronts can be seen
     notes: tuple[str, ...]  # sentences without subject: "is open, ..."
 
     @property
@@ -153,7 +154,8 @@ def mended(name: str, file: str, digest: str, vertices: Points, faces: Faces, no
         kind = "is an assembly or a scan" if n_bodies >= _MANY_BODIES else "is an assembly"
         said.append(f"{kind}: its {n_bodies} bodies do not touch, and are rendered as one part")
     _turn_outwards(mesh, n_bodies, said)
-    part = Part(name, file, digest, np.array(mesh.vertices), np.array(mesh.faces), n_bodies, mesh.is_watertight, ())
+    closed, outward = mesh.is_watertight, mesh.is_volume
+    part = Part(name, file, digest, np.array(mesh.vertices), np.array(mesh.faces), n_bodies, closed, outward, ())
     return replace(part, notes=(*said, *_remarks(part, mesh)))
 
 

@@ -1,6 +1,7 @@
 """What a drawing is made of: the camera, solids before it, the ground, and the light."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from tasks.recognition.render.solids import Solid
 Floats = NDArray[np.float32]
 Rows = NDArray[np.uint32]
 F = np.float32
+
+Box = tuple[int, int, int, int]
+"""First row and column of a rectangle of pixels, and those after its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Camera:
         return np.asarray(points[:, :2] / points[:, 2:] * self.focal + (self.cx, self.cy), np.float64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placed:
     """A solid before the camera: camera = size * turn @ own + shift."""
 
@@ -42,13 +46,20 @@ class Placed:
         """Return a point (3,) of the camera's frame in its own."""
         return ((point - self.shift) @ self.turn / F(self.size)).astype(np.float32)
 
+    @cached_property
     def outline(self) -> Floats:
         """Return points (H, 3) around it, camera frame."""
         return (self.solid.outline @ self.turn.T * F(self.size) + self.shift).astype(np.float32)
 
+    def box(self, camera: Camera) -> Box:
+        """Return a box around the pixels that it may touch."""
+        at = camera.project(self.outline)
+        (left, top), (right, bottom) = np.clip([at.min(axis=0) - 2, at.max(axis=0) + 3], 0, camera.size).astype(int)
+        return int(top), int(left), int(bottom), int(right)
+
     def region(self, camera: Camera) -> Rows:
         """Return the pixels that it may touch, by number: those in the hull of its projection, and their neighbours."""
-        hull = cv2.convexHull(camera.project(self.outline()).astype(np.float32))
+        hull = cv2.convexHull(camera.project(self.outline).astype(np.float32))
         mask = np.zeros((camera.size, camera.size), np.uint8)
         limit = 64 * camera.size  # what lies far outside would leave the range of whole numbers
         fixed = np.clip(np.round((hull - 0.5) * 16), -16 * limit, 16 * limit).astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.geometry.jit import fused
-from tasks.recognition.render.composition import Camera, Ground, Light, Placed
+from tasks.recognition.render.composition import Box, Camera, Ground, Light, Placed
 from tasks.recognition.render.hits import Hits, pixel_rays
 from tasks.recognition.render.occlusion import occlusion
 from tasks.recognition.render.shading import Palette
@@ -15,9 +15,11 @@ from tasks.recognition.render.shading import Palette
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Rows = NDArray[np.uint32]
+Flags = NDArray[np.bool_]
 
 F = np.float32
 U = np.uint64
+ZERO = F(0)
 _SUBPIXELS = np.array([[-0.375, -0.125], [0.125, -0.375], [0.375, 0.125], [-0.125, 0.375]], np.float32)
 """Where the rays of a pixel at an edge go: a grid turned by 27 degrees, which smooths upright and level edges alike."""
 _BRIGHTEST = F(6)  # one spark in four rays would stand out as no camera shows it
@@ -37,33 +39,59 @@ def draw(
     camera: Camera, objects: Sequence[Placed], light: Light, ground: Ground | None, rng: np.random.Generator
 ) -> Drawing:
     """Return what the camera sees of at least one solid."""
-    n, size = camera.size * camera.size, camera.size
+    n, size, n_objects = camera.size * camera.size, camera.size, len(objects)
     hits = Hits(pixel_rays(camera))
-    regions = [placed.region(camera) for placed in objects]
-    n_whole = [
-        int(hits.add(number, placed, region, camera).sum())
-        for number, (placed, region) in enumerate(zip(objects, regions, strict=True))
-    ]
-    hits.finish(objects, regions, ground)
-    edge = np.zeros(n, np.bool_)
-    _find_edges(size, hits.owner, hits.face, hits.t, hits.normals, edge)
-    seen = np.flatnonzero(hits.owner >= 0).astype(np.uint32)
-    sky, lamp = occlusion(seen, hits, size, objects, ground, light, rng)
-    colors, cover = np.zeros((n, 3), np.float32), np.zeros(n, np.float32)
-    inner = seen[~edge[seen]]
+    boxes = [placed.box(camera) for placed in objects]
+    n_whole = [hits.draw(number, *own, camera) for number, own in enumerate(zip(objects, boxes, strict=True))]
+    if ground is not None:
+        hits.lay(n_objects, ground)
+    colors, cover, bent = np.zeros((n, 3), np.float32), np.empty(n, np.float32), np.zeros(n, np.bool_)
+    seen, inner, edges = _sorted_pixels(size, hits, bent, cover)
+    sky, lamp = occlusion(seen, bent, hits, size, objects, ground, light, rng)
     palette = Palette.of(objects, ground, light)
-    palette.paint(inner, hits, regions, sky, lamp, colors)
-    cover[inner] = 1
-    if edge.any():
-        edges = np.flatnonzero(edge).astype(np.uint32)
-        _smooth_edges(edges, camera, palette, regions, hits, ground, (sky, lamp), colors, cover)
-    owner = np.where(hits.owner == len(objects), np.int32(-1), hits.owner).reshape(size, size)
-    return Drawing(colors.reshape(size, size, 3), cover.reshape(size, size), owner, n_whole)
+    palette.paint(inner, hits, sky, lamp, colors)
+    if len(edges):
+        _smooth_edges(edges, camera, palette, boxes, hits, ground, (sky, lamp), colors, cover)
+    _forget(hits.owner, n_objects)
+    shape = (size, size)
+    return Drawing(colors.reshape(*shape, 3), cover.reshape(shape), hits.owner.reshape(shape), n_whole)
+
+
+def _sorted_pixels(size: int, hits: Hits, bent: Flags, cover: Floats) -> tuple[Rows, Rows, Rows]:
+    """Return the pixels that see anything, those of them that are not at an edge, and all that are at one.
+
+    Args:
+        bent: (N,) false; true is written where the surface bends, or another one is beside it.
+        cover: (N,), written but for pixels at an edge.
+    """
+    n = size * size
+    edge = np.zeros(n, np.bool_)
+    _find_edges(size, hits.owner, hits.face, hits.t, hits.normals, edge, bent)
+    seen, inner, edges = np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n, np.uint32)
+    n_seen, n_inner, n_edges = _sort(hits.owner, edge, seen, inner, edges, cover)
+    return seen[:n_seen], inner[:n_inner], edges[:n_edges]
 
 
 @fused
-def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, edge: NDArray[np.bool_]) -> None:
-    """Mark the pixels beside one of another surface."""
+def _sort(owner: Ints, edge: Flags, seen: Rows, inner: Rows, edges: Rows, cover: Floats) -> tuple[int, int, int]:
+    a, b, c = U(0), U(0), U(0)
+    for i in range(U(len(owner))):  # written always, kept where it is counted: without a branch
+        at_edge, something = U(edge[i]), U(owner[i] >= 0)
+        cover[i] = F(something)
+        seen[a], inner[b], edges[c] = np.uint32(i), np.uint32(i), np.uint32(i)
+        a, b, c = a + something, b + (something & (U(1) - at_edge)), c + at_edge
+    return int(a), int(b), int(c)
+
+
+@fused
+def _forget(owner: Ints, number: int) -> None:
+    for i in range(U(len(owner))):
+        owner[i] = -1 if owner[i] == number else owner[i]
+
+
+@fused
+def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, edge: Flags, bent: Flags) -> None:
+    """Mark the pixels beside one of another surface, and those where it bends."""
     width = U(size)
     for row in range(width):
         for column in range(width):
@@ -73,16 +101,20 @@ def _find_edges(size: int, owner: Ints, face: Ints, t: Floats, normals: Floats, 
                     continue
                 if owner[i] == owner[j]:
                     turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
-                    if turn >= F(0.5) and abs(t[i] - t[j]) <= F(0.03) * t[i]:
-                        continue
-                edge[i] = edge[j] = True
+                    if abs(t[i] - t[j]) <= F(0.03) * min(t[i], t[j]):
+                        if turn >= F(0.8):
+                            continue
+                        if turn >= F(0.5):
+                            bent[i] = bent[j] = True
+                            continue
+                edge[i] = edge[j] = bent[i] = bent[j] = True
 
 
 def _smooth_edges(
     edges: Rows,
     camera: Camera,
     palette: Palette,
-    regions: Sequence[Rows],
+    boxes: Sequence[Box],
     hits: Hits,
     ground: Ground | None,
     open_: tuple[Floats, Floats],
@@ -92,28 +124,48 @@ def _smooth_edges(
     """Write light and cover of the pixels at edges, as means of four rays each.
 
     Args:
+        boxes: around the pixels that each solid may touch.
         open_: of each pixel the shares of the sky and the lamp that are seen.
     """
-    n, objects = len(edges), palette.objects
-    rays = (hits.rays[edges][:, None] + _SUBPIXELS / F(camera.focal)).reshape(-1, 2)
-    fine = Hits(rays)
-    slot = np.full(len(hits.owner), -1, np.int32)
-    slot[edges] = np.arange(n, dtype=np.int32)
-    fine_regions = []
-    for number, (placed, region) in enumerate(zip(objects, regions, strict=True)):
-        pixels = slot[region]
-        pixels = pixels[pixels >= 0]
-        fine_regions.append((pixels[:, None] * 4 + np.arange(4)).reshape(-1).astype(np.uint32))
-        if len(pixels):
-            fine.add(number, placed, fine_regions[-1])
-    fine.finish(objects, fine_regions, ground)
-    sky, lamp = np.ones(4 * n, np.float32), np.ones(4 * n, np.float32)
-    _take_from_neighbours(edges, camera.size, fine.owner, fine.t, hits.owner, hits.t, *open_, sky, lamp)
-    light_there = np.zeros((4 * n, 3), np.float32)
-    rows = np.flatnonzero(fine.owner >= 0).astype(np.uint32)
-    palette.paint(rows, fine, fine_regions, sky, lamp, light_there)
-    colors[edges] = np.minimum(light_there, _BRIGHTEST).reshape(n, 4, 3).mean(axis=1)
-    cover[edges] = (fine.owner >= 0).reshape(n, 4).mean(axis=1)
+    n, objects = 4 * len(edges), palette.objects
+    rays = np.empty((n, 2), np.float32)
+    _split(edges, hits.rays, _SUBPIXELS / F(camera.focal), rays)
+    fine, rows = Hits(rays), np.empty(n, np.uint32)
+    for number, (placed, box) in enumerate(zip(objects, boxes, strict=True)):
+        if n_inside := _inside(edges, camera.size, box, rows):
+            fine.trace(number, placed, rows[:n_inside])
+    if ground is not None:
+        fine.lay(len(objects), ground)
+    sky, lamp = np.ones(n, np.float32), np.ones(n, np.float32)
+    n_hit = _take_from_neighbours(
+        *(edges, camera.size, fine.owner, fine.t, hits.owner, hits.t, *open_, sky, lamp, rows),
+    )
+    light_there = np.zeros((n, 3), np.float32)
+    palette.paint(rows[:n_hit], fine, sky, lamp, light_there)
+    _mean_of_four(edges, fine.owner, light_there, colors, cover)
+
+
+@fused
+def _split(edges: Rows, rays: Floats, subpixels: Floats, fine: Floats) -> None:
+    """Write the four rays (4 M, 2) of each pixel at an edge."""
+    for e in range(U(len(edges))):
+        i = U(edges[e])
+        for k in range(U(4)):
+            j = U(4) * e + k
+            fine[j, 0], fine[j, 1] = rays[i, 0] + subpixels[k, 0], rays[i, 1] + subpixels[k, 1]
+
+
+@fused
+def _inside(edges: Rows, size: int, box: Box, rows: Rows) -> int:
+    """Write the numbers of the rays of the edges' pixels in a box; return how many they are."""
+    n = U(0)
+    for e in range(U(len(edges))):
+        row, column = int(edges[e]) // size, int(edges[e]) % size
+        if box[0] <= row < box[2] and box[1] <= column < box[3]:
+            for k in range(U(4)):
+                rows[n] = np.uint32(U(4) * e + k)
+                n += U(1)
+    return int(n)
 
 
 @fused
@@ -128,17 +180,41 @@ def _take_from_neighbours(
     all_lamp: Floats,
     sky: Floats,
     lamp: Floats,
-) -> None:
-    """Take the open shares from the one of the nine pixels around that sees the same solid at the nearest depth."""
-    for e in range(len(edges)):
+    rows: Rows,
+) -> int:
+    """Take the open shares from the one of the nine pixels around that sees the same solid at the nearest depth.
+
+    Returns:
+        How many rays hit anything; their numbers are written to `rows`.
+    """
+    n = U(0)
+    for e in range(U(len(edges))):
         row, column = int(edges[e]) // size, int(edges[e]) % size
-        for i in range(4 * e, 4 * e + 4):
-            best = F(1e9)
+        for i in range(U(4) * e, U(4) * e + U(4)):
             if owner[i] < 0:
                 continue
+            rows[n] = np.uint32(i)
+            n += U(1)
+            best = F(1e9)
             for y in range(max(row - 1, 0), min(row + 2, size)):
                 for x in range(max(column - 1, 0), min(column + 2, size)):
-                    j = y * size + x
+                    j = U(y * size + x)
                     off = abs(all_t[j] - t[i])
                     if all_owner[j] == owner[i] and off < best:
                         best, sky[i], lamp[i] = off, all_sky[j], all_lamp[j]
+    return int(n)
+
+
+@fused
+def _mean_of_four(edges: Rows, owner: Ints, fine: Floats, colors: Floats, cover: Floats) -> None:
+    """Write the mean light, and the share that has something, of the four rays of each pixel at an edge."""
+    for e in range(U(len(edges))):
+        i, first = U(edges[e]), U(4) * e
+        red, green, blue, n = ZERO, ZERO, ZERO, ZERO
+        for j in range(first, first + U(4)):
+            red += min(fine[j, 0], _BRIGHTEST)
+            green += min(fine[j, 1], _BRIGHTEST)
+            blue += min(fine[j, 2], _BRIGHTEST)
+            n += F(owner[j] >= 0)
+        colors[i, 0], colors[i, 1], colors[i, 2] = red * F(0.25), green * F(0.25), blue * F(0.25)
+        cover[i] = n * F(0.25)

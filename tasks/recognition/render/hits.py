@@ -1,13 +1,11 @@
 """What rays from the camera meet first, and where."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.geometry.jit import fused
-from tasks.recognition.render.composition import Camera, Ground, Placed
-from tasks.recognition.render.raster import first_seen, is_quicker
+from tasks.recognition.render.composition import Box, Camera, Ground, Placed
+from tasks.recognition.render.raster import Seen, draw_faces, is_quicker, place
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -30,47 +28,46 @@ class Hits:
         self.rays = rays
         self.owner = np.full(n, -1, np.int32)  # number of the solid, beyond the last one the ground, -1 nothing
         self.face = np.full(n, -1, np.int32)
-        self.u, self.v = np.empty(n, np.float32), np.empty(n, np.float32)
         self.t = np.full(n, np.inf, np.float32)  # depth
-        self.points, self.normals = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
+        self.points, self.normals = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)  # where any was hit
 
-    def add(self, number: int, placed: Placed, rows: Rows, camera: Camera | None = None) -> NDArray[np.bool_]:
-        """Trace some of the rays at a solid; return which of them hit it, seen or not.
+    @property
+    def seen(self) -> Seen:
+        """All of it, for kernels."""
+        return self.rays, self.owner, self.face, self.t, self.points, self.normals
 
-        Args:
-            number: of the solid.
-            placed: the solid.
-            rows: (M,) of the rays.
-            camera: of an image, where the rays are those of all its pixels; None: any rays.
-        """
-        if camera is not None and is_quicker(placed, len(rows)):
-            face, u, v, t = first_seen(placed, camera, rows)
-        else:
-            own = np.empty((len(rows), 3), np.float32)
-            _own_rays(rows, self.rays, placed.turn, ONE / F(placed.size), own)
-            face, u, v, t = placed.solid.first_hit(placed.inside(np.zeros(3, np.float32)), own)
-        _keep_nearest(rows, face, u, v, t, number, self.face, self.u, self.v, self.t, self.owner)
-        return face >= 0
+    def draw(self, number: int, placed: Placed, box: Box, camera: Camera) -> int:
+        """Let a solid be seen by the rays of all pixels of an image; return how many meet it, hidden or not."""
+        if is_quicker(placed, box):
+            return draw_faces(number, placed, camera, box, self.seen)
+        return self.trace(number, placed, placed.region(camera))
 
-    def finish(self, objects: Sequence[Placed], regions: Sequence[Rows], ground: Ground | None) -> None:
-        """Find points and normals, camera frame, of what was hit; what hit no solid may hit the ground."""
-        for number, (placed, rows) in enumerate(zip(objects, regions, strict=True)):
-            _place(
-                *(rows, number, self.rays, self.owner, self.face, self.u, self.v, self.t),
-                *(placed.solid.normals, placed.turn, self.points, self.normals),
-            )
-        if ground is not None:
-            level = F(ground.normal @ ground.point)
-            _lay(self.rays, ground.normal, level, len(objects), self.owner, self.t, self.points, self.normals)
+    def trace(self, number: int, placed: Placed, rows: Rows) -> int:
+        """Trace some (M,) of the rays at a solid; return how many meet it, hidden or not."""
+        own = np.empty((len(rows), 3), np.float32)
+        _own_rays(rows, self.rays, placed.turn, ONE / F(placed.size), own)
+        found = placed.solid.first_hit(placed.inside(np.zeros(3, np.float32)), own)
+        return int(_keep_nearest(rows, *found, number, placed.solid.normals, placed.turn, self.seen))
+
+    def lay(self, number: int, ground: Ground) -> None:
+        """Let what has met no solid before meet the ground."""
+        _lay(ground.normal, F(ground.normal @ ground.point), number, self.seen)
 
 
 def pixel_rays(camera: Camera) -> Floats:
     """Return x and y (N, 2) of the directions of depth one through the middles of all pixels, row by row."""
-    at = np.arange(camera.size, dtype=np.float64) + 0.5
+    at = np.arange(camera.size) + 0.5
     rays = np.empty((camera.size, camera.size, 2), np.float32)
-    rays[..., 0] = (at - camera.cx) / camera.focal
-    rays[..., 1] = ((at - camera.cy) / camera.focal)[:, None]
+    columns, rows = ((at - middle) / camera.focal for middle in (camera.cx, camera.cy))
+    _spread(columns.astype(np.float32), rows.astype(np.float32), rays)
     return rays.reshape(-1, 2)
+
+
+@fused
+def _spread(columns: Floats, rows: Floats, rays: Floats) -> None:
+    for row in range(U(len(rows))):
+        for column in range(U(len(columns))):
+            rays[row, column, 0], rays[row, column, 1] = columns[column], rows[row]
 
 
 @fused
@@ -90,74 +87,33 @@ def _own_rays(rows: Rows, rays: Floats, turn: Floats, scale: np.float32, own: Fl
 @fused
 def _keep_nearest(
     rows: Rows,
-    face: Ints,
+    found: Ints,
     u: Floats,
     v: Floats,
-    t: Floats,
+    depth: Floats,
     number: int,
-    all_face: Ints,
-    all_u: Floats,
-    all_v: Floats,
-    all_t: Floats,
-    owner: Ints,
-) -> None:
-    for r in range(U(len(rows))):
-        i = U(rows[r])
-        if face[r] >= 0 and t[r] < all_t[i]:
-            all_face[i], all_u[i], all_v[i], all_t[i], owner[i] = face[r], u[r], v[r], t[r], number
-
-
-@fused
-def _place(
-    rows: Rows,
-    number: int,
-    rays: Floats,
-    owner: Ints,
-    face: Ints,
-    u: Floats,
-    v: Floats,
-    t: Floats,
-    corners: Floats,
+    corner_normals: Floats,
     turn: Floats,
-    points: Floats,
-    normals: Floats,
-) -> None:
-    """Write points and normals (N, 3) of the rows that see this solid; normals face the camera.
-
-    Args:
-        corners: (F, 3, 3) unit normals at the corners of its faces, its own frame.
-    """
+    seen: Seen,
+) -> int:
+    """Write what was found (M,) for some rays where that is nearer; return for how many anything was."""
+    _, owner, face, t, _, _ = seen
+    n = 0
     for r in range(U(len(rows))):
         i = U(rows[r])
-        if owner[i] != number:
+        if found[r] < 0:
             continue
-        f, b, c = U(face[i]), u[i], v[i]
-        a = ONE - b - c
-        x = a * corners[f, U(0), 0] + b * corners[f, U(1), 0] + c * corners[f, U(2), 0]
-        y = a * corners[f, U(0), 1] + b * corners[f, U(1), 1] + c * corners[f, U(2), 1]
-        z = a * corners[f, U(0), 2] + b * corners[f, U(1), 2] + c * corners[f, U(2), 2]
-        nx = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z
-        ny = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z
-        nz = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z
-        norm = ONE / np.sqrt(nx * nx + ny * ny + nz * nz + F(1e-20))
-        if nx * rays[i, 0] + ny * rays[i, 1] + nz > ZERO:
-            norm = -norm
-        normals[i, 0], normals[i, 1], normals[i, 2] = nx * norm, ny * norm, nz * norm
-        points[i, 0], points[i, 1], points[i, 2] = t[i] * rays[i, 0], t[i] * rays[i, 1], t[i]
+        n += 1
+        if depth[r] < t[i]:
+            owner[i], face[i], t[i] = number, found[r], depth[r]
+            place(i, U(found[r]), u[r], v[r], corner_normals, turn, seen)
+    return n
 
 
 @fused
-def _lay(
-    rays: Floats,
-    normal: Floats,
-    level: np.float32,
-    number: int,
-    owner: Ints,
-    t: Floats,
-    points: Floats,
-    normals: Floats,
-) -> None:
+def _lay(normal: Floats, level: np.float32, number: int, seen: Seen) -> None:
     """Let the rays that meet the plane normal . x = level before anything else hit it."""
+    rays, owner, _, t, points, normals = seen
     for i in range(U(len(rays))):
         down = rays[i, 0] * normal[0] + rays[i, 1] * normal[1] + normal[2]
         if down * level <= ZERO:

@@ -25,7 +25,7 @@ _METALS = np.array(
         [0.12, 0.12, 0.12],  # blackened steel
     ]
 )
-_METAL_SHARES = np.array([6, 6, 2, 2, 3, 2, 1, 2]) / 24
+_METALS_UP_TO = np.cumsum(np.array([6, 6, 2, 2, 3, 2, 1, 2]) / 24)
 """Linear reflectance at right angles. Source: Lagarde 2011, "Feeding a physically based shading model"."""
 
 _USUAL_COLORS = np.array(
@@ -46,7 +46,7 @@ def random_material(rng: np.random.Generator, kinds: Sequence[Material]) -> Floa
     """Return the values (N_VALUES,) of a material of one of these kinds."""
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind == "metal":
-        color = _METALS[rng.choice(len(_METALS), p=_METAL_SHARES)] * rng.uniform(0.75, 1.05, 3).mean()
+        color = _METALS[np.searchsorted(_METALS_UP_TO, rng.random(), side="right")] * rng.uniform(0.75, 1.05, 3).mean()
         rough = rng.uniform(0.18, 0.6)
         relief = rng.choice([NONE, CAST, TURNED], p=[0.4, 0.25, 0.35])
         return _values(color, 1.0, rough, 0.0, relief, rng)

@@ -13,9 +13,11 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Rows = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
 
-Surface = tuple[Rows, int, Bytes, Ints, Ints, Floats, Floats]
-"""Pixels, side of the image, what tiles see around them, and what each pixel sees: owner, face, distance, normal."""
+Surface = tuple[Rows, int, Bytes, Bytes, Ints, Ints, Floats, Floats]
+"""Pixels, side of the image, what tiles see around them, where windows see more than one surface, and what each pixel
+sees: owner, face, distance, normal."""
 
 F = np.float32
 U = np.uint64
@@ -23,6 +25,7 @@ ONE, ZERO = F(1), F(0)
 _TILE = 4
 """Pixels of a tile of 4 x 4 look in different directions, half of them to the sky, half to the lamp, like a chess
 board; the mean of a tile has looked in all."""
+_BOARD = [[k for k in range(_TILE * _TILE) if (k // _TILE + k) % 2 == color] for color in (0, 1)]
 _LIFT = F(2e-4)  # diameters that rays start above a surface
 _REACH = 0.6  # diameters within which surfaces take light from one another
 _FOREVER = 1e6
@@ -30,6 +33,7 @@ _FOREVER = 1e6
 
 def occlusion(
     rows: Rows,
+    bent: Flags,
     hits: Hits,
     size: int,
     objects: Sequence[Placed],
@@ -41,6 +45,7 @@ def occlusion(
 
     Args:
         rows: (M,) of the N = size * size pixels, all of which hit something.
+        bent: (N,) pixels beside one that does not see the same surface.
     """
     angles, radii = _pattern(rng)
     starts, ways = np.empty((len(rows), 3), np.float32), np.empty((len(rows), 3), np.float32)
@@ -51,19 +56,23 @@ def occlusion(
         *(rows, size, hits.points, hits.normals, angles, radii, light.lamp, F(light.spread)),
         *(_LIFT * largest, starts, ways, seen),
     )
-    for placed in objects:
-        _look_through(placed, rows, size, starts, ways, reach, seen)
+    for number, placed in enumerate(objects):
+        _look_through(number, placed, rows, size, hits, (starts, ways), reach, seen)
     if ground is not None:
         level = F(ground.normal @ ground.point)
         _near_ground(rows, size, hits.owner, len(objects), hits.points, ways, ground.normal, level, reach, seen)
     n_tiles = -(-size // _TILE)
     states, around = np.zeros((n_tiles, n_tiles), np.uint8), np.zeros((n_tiles, n_tiles), np.uint8)
     _look_around(size, hits.owner, seen, states, around)
-    surface = (rows, size, around, hits.owner, hits.face, hits.t, hits.normals)
-    coarse, smooth = np.ones((len(seen), 2), np.float32), np.ones((len(seen), 2), np.float32)
+    surface = (rows, size, around, _windows(size, bent), hits.owner, hits.face, hits.t, hits.normals)
+    coarse, sky, lamp = (
+        np.ones((len(seen), 2), np.float32),
+        np.ones(len(seen), np.float32),
+        np.ones(len(seen), np.float32),
+    )
     _mean_of_board(surface, seen, coarse)
-    _mean_again(surface, coarse, smooth)
-    return smooth[:, 0], smooth[:, 1]
+    _mean_again(surface, coarse, sky, lamp)
+    return sky, lamp
 
 
 def _pattern(rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -72,13 +81,12 @@ def _pattern(rng: np.random.Generator) -> tuple[Floats, Floats]:
     Those of either colour of the chess board are spread evenly over the disc.
     """
     half = _TILE * _TILE // 2
-    angles, radii = np.empty(2 * half), np.empty(2 * half)
-    board = np.add.outer(np.arange(_TILE), np.arange(_TILE)).reshape(-1) % 2
-    for color in (0, 1):
+    angles, radii = np.empty(2 * half, np.float32), np.empty(2 * half, np.float32)
+    for places in _BOARD:
         order = rng.permutation(half)
-        angles[board == color] = (order * (np.pi * (3 - 5**0.5))) + rng.uniform(0, 2 * np.pi)
-        radii[board == color] = np.sqrt((order + 0.5) / half)
-    return angles.astype(np.float32), radii.astype(np.float32)
+        angles[places] = order * (np.pi * (3 - 5**0.5)) + rng.uniform(0, 2 * np.pi)
+        radii[places] = np.sqrt((order + 0.5) / half)
+    return angles, radii
 
 
 @fused
@@ -133,23 +141,41 @@ def _aim(
 
 
 def _look_through(
-    placed: Placed, rows: Rows, size: int, starts: Floats, ways: Floats, reach: np.float32, seen: Floats
+    number: int,
+    placed: Placed,
+    rows: Rows,
+    size: int,
+    hits: Hits,
+    rays: tuple[Floats, Floats],
+    reach: np.float32,
+    seen: Floats,
 ) -> None:
-    """Darken the pixels whose rays a solid stands in the way of; only those that come near its sphere are traced."""
-    n = len(rows)
+    """Darken the pixels whose rays a solid stands in the way of; only those that come near it are traced.
+
+    Args:
+        number: of the solid.
+        rays: starts and ways (M, 3).
+    """
+    n, solid = len(rows), placed.solid
     chosen = np.empty(n, np.uint32)
     own_starts, own_ways, limits = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32), np.empty(n, np.float32)
-    n_chosen = _near_sphere(
-        *(rows, size, starts, ways, placed.turn, placed.shift, F(placed.size), reach, seen),
-        *(chosen, own_starts, own_ways, limits),
+    n_chosen = _near_solid(
+        *(rows, size, *rays, placed.turn, placed.shift, F(placed.size), solid.box, reach, seen),
+        *(number, hits.owner, hits.face, solid.open, chosen, own_starts, own_ways, limits),
     )
     if n_chosen:
-        blocked = placed.solid.blocks(own_starts[:n_chosen], own_ways[:n_chosen], limits[:n_chosen])
-        seen[chosen[:n_chosen][blocked]] = 0
+        _darken(chosen, solid.blocks(own_starts[:n_chosen], own_ways[:n_chosen], limits[:n_chosen]), seen)
 
 
 @fused
-def _near_sphere(
+def _darken(chosen: Rows, blocked: Flags, seen: Floats) -> None:
+    for r in range(U(len(blocked))):
+        if blocked[r]:
+            seen[U(chosen[r])] = ZERO
+
+
+@fused
+def _near_solid(
     rows: Rows,
     size: int,
     starts: Floats,
@@ -157,14 +183,22 @@ def _near_sphere(
     turn: Floats,
     middle: Floats,
     diameter: np.float32,
+    box: Floats,
     reach: np.float32,
     seen: Floats,
+    number: int,
+    owner: Ints,
+    face: Ints,
+    open_: Flags,
     chosen: Rows,
     own_starts: Floats,
     own_ways: Floats,
     limits: Floats,
 ) -> int:
-    """Write the rays that pass a solid's sphere within reach, in its own frame; return how many."""
+    """Write the rays that a solid may stand in the way of within reach, in its own frame; return how many.
+
+    Those from a face that has all of its solid behind it are left out, and those that pass its box (2, 3).
+    """
     n = U(0)
     width = U(size)
     square = diameter * diameter * F(0.25)
@@ -172,7 +206,7 @@ def _near_sphere(
     inverse = 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        if seen[i] == ZERO:
+        if seen[i] == ZERO or (owner[i] == number and open_[U(face[i])]):
             continue
         x, y, z = middle[0] - starts[r, 0], middle[1] - starts[r, 1], middle[2] - starts[r, 2]
         dx, dy, dz = ways[r, 0], ways[r, 1], ways[r, 2]
@@ -185,12 +219,17 @@ def _near_sphere(
             length = dx * dx + dy * dy + dz * dz
             if ahead <= ZERO or distance > far * far or (distance - square) * length > ahead * ahead:
                 continue
-        for c in range(3):
-            own_starts[n, c] = -(turn[0, c] * x + turn[1, c] * y + turn[2, c] * z) * scale
-            own_ways[n, c] = (turn[0, c] * dx + turn[1, c] * dy + turn[2, c] * dz) * scale
+        enter, leave = ZERO, limit
+        for c in range(U(3)):
+            start = -(turn[0, c] * x + turn[1, c] * y + turn[2, c] * z) * scale
+            way = (turn[0, c] * dx + turn[1, c] * dy + turn[2, c] * dz) * scale
+            own_starts[n, c], own_ways[n, c] = start, way
+            share = ONE / way
+            low, high = (box[0, c] - start) * share, (box[1, c] - start) * share
+            enter, leave = max(enter, min(low, high)), min(leave, max(low, high))
         limits[n] = limit
         chosen[n] = np.uint32(i)
-        n += U(1)
+        n += U(enter <= leave)
     return int(n)
 
 
@@ -244,10 +283,24 @@ def _look_around(size: int, owner: Ints, seen: Floats, states: Bytes, around: By
                     around[row, column] |= states[y, x]
 
 
+def _windows(size: int, bent: Flags) -> Bytes:
+    """Return for the first pixel of each window of 4 x 4 whether any of its pixels is bent (N,)."""
+    across, windows = np.zeros(size * size, np.uint8), np.zeros(size * size, np.uint8)
+    _any_of_four(bent.view(np.uint8), 1, across)
+    _any_of_four(across, size, windows)
+    return windows
+
+
+@fused
+def _any_of_four(flags: Bytes, step: int, out: Bytes) -> None:
+    for i in range(U(len(flags)) - U(3) * U(step)):
+        out[i] = flags[i] | flags[i + U(step)] | flags[i + U(2) * U(step)] | flags[i + U(3) * U(step)]
+
+
 @fused
 def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
     """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface."""
-    rows, size, around, owner, face, t, normals = surface
+    rows, size, around, bent, owner, face, t, normals = surface
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
@@ -260,25 +313,31 @@ def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
         # At the rim of the image the window is moved inwards: its fixed size lets the loops be unrolled.
         first = min(max(row, U(2)), width - U(2)) - U(2)
         left = min(max(column, U(2)), width - U(2)) - U(2)
-        mine, own, near = owner[i], face[i], F(0.03) * t[i]
-        # Of the colour of the window's first pixel, and of the other one.
+        sky, lamp = U(0), U(1)  # the colour of the window's first pixel, and the other one
+        if (first + left) & U(1):
+            sky, lamp = U(1), U(0)
         sum_0, sum_1, n_0, n_1 = ZERO, ZERO, ZERO, ZERO
+        if not bent[first * width + left]:
+            for dy in range(4):
+                j = (first + U(dy)) * width + left
+                a, b = seen[j] + seen[j + U(2)], seen[j + U(1)] + seen[j + U(3)]
+                if dy & 1:
+                    a, b = b, a
+                sum_0, sum_1 = sum_0 + a, sum_1 + b
+            means[i, sky], means[i, lamp] = sum_0 * F(0.125), sum_1 * F(0.125)
+            continue
+        mine, own, near = owner[i], face[i], F(0.03) * t[i]
+        nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
         for dy in range(4):
             for dx in range(4):
                 j = (first + U(dy)) * width + left + U(dx)
-                if owner[j] != mine:
-                    continue
-                if face[j] != own:
-                    turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
-                    if turn < F(0.8) or abs(t[j] - t[i]) > near:
-                        continue
+                turn = nx * normals[j, 0] + ny * normals[j, 1] + nz * normals[j, 2]
+                level = (turn >= F(0.8)) & (abs(t[j] - t[i]) <= near)  # without branches: they would come as a surprise
+                alike = F((owner[j] == mine) & ((face[j] == own) | level))
                 if (dy + dx) & 1:
-                    sum_1, n_1 = sum_1 + seen[j], n_1 + ONE
+                    sum_1, n_1 = sum_1 + alike * seen[j], n_1 + alike
                 else:
-                    sum_0, n_0 = sum_0 + seen[j], n_0 + ONE
-        sky, lamp = U(0), U(1)
-        if (first + left) & U(1):
-            sky, lamp = U(1), U(0)
+                    sum_0, n_0 = sum_0 + alike * seen[j], n_0 + alike
         if n_0 > ZERO:
             means[i, sky] = sum_0 / n_0
         if n_1 > ZERO:
@@ -286,27 +345,34 @@ def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
 
 
 @fused
-def _mean_again(surface: Surface, means: Floats, smooth: Floats) -> None:
+def _mean_again(surface: Surface, means: Floats, sky: Floats, lamp: Floats) -> None:
     """Write means of means, over a pixel and four around it, which together reach over 7 x 7."""
-    rows, size, around, owner, face, t, normals = surface
+    rows, size, around, bent, owner, face, t, normals = surface
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
         row = U((i + 0.5) * inverse)
         column = i - row * width
-        if around[row >> U(2), column >> U(2)] <= 2:
-            smooth[i, 1] = means[i, 1]
+        state = around[row >> U(2), column >> U(2)]
+        if state <= 2:
+            lamp[i] = means[i, 1]
+            continue
+        top, bottom = row - U(1) if row > 0 else row, min(row + U(2), width - U(1))
+        left, right = column - U(1) if column > 0 else column, min(column + U(2), width - U(1))
+        sky_sum, lamp_sum, n = means[i, 0], means[i, 1], ONE
+        if not bent[min(top, width - U(4)) * width + min(left, width - U(4))]:
+            a, b = top * width, bottom * width
+            sky_sum += means[a + left, 0] + means[a + right, 0] + means[b + left, 0] + means[b + right, 0]
+            lamp_sum += means[a + left, 1] + means[a + right, 1] + means[b + left, 1] + means[b + right, 1]
+            sky[i], lamp[i] = sky_sum * F(0.2), lamp_sum * F(0.2)
             continue
         mine, own, near = owner[i], face[i], F(0.03) * t[i]
-        sky_sum, lamp_sum, n = means[i, 0], means[i, 1], ONE
-        for y in (row - U(1) if row > 0 else row, min(row + U(2), width - U(1))):
-            for x in (column - U(1) if column > 0 else column, min(column + U(2), width - U(1))):
+        nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
+        for y in (top, bottom):
+            for x in (left, right):
                 j = y * width + x
-                if owner[j] != mine:
-                    continue
-                if face[j] != own:
-                    turn = normals[i, 0] * normals[j, 0] + normals[i, 1] * normals[j, 1] + normals[i, 2] * normals[j, 2]
-                    if turn < F(0.8) or abs(t[j] - t[i]) > near:
-                        continue
-                sky_sum, lamp_sum, n = sky_sum + means[j, 0], lamp_sum + means[j, 1], n + ONE
-        smooth[i, 0], smooth[i, 1] = sky_sum / n, lamp_sum / n
+                turn = nx * normals[j, 0] + ny * normals[j, 1] + nz * normals[j, 2]
+                level = (turn >= F(0.8)) & (abs(t[j] - t[i]) <= near)
+                alike = F((owner[j] == mine) & ((face[j] == own) | level))
+                sky_sum, lamp_sum, n = sky_sum + alike * means[j, 0], lamp_sum + alike * means[j, 1], n + alike
+        sky[i], lamp[i] = sky_sum / n, lamp_sum / n

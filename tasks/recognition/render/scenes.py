@@ -165,7 +165,7 @@ def _annotation(
 
 def _share_inside(placed: Placed, camera: Camera) -> float:
     """Return how much of the hull of a part's projection is on the image."""
-    hull = cv2.convexHull(camera.project(placed.outline()).astype(np.float32))
+    hull = cv2.convexHull(camera.project(placed.outline).astype(np.float32))
     frame = np.array([[0, 0], [camera.size, 0], [camera.size, camera.size], [0, camera.size]], np.float32)
     inside, _ = cv2.intersectConvexConvex(hull, frame)
     return min(1.0, float(inside) / max(float(cv2.contourArea(hull)), 1e-6))

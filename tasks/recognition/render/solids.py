@@ -14,12 +14,15 @@ from tasks.recognition.meshes.parts import Part
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 _CREASE = np.float32(np.cos(np.deg2rad(35)))
 """Faces that meet at less are one curved surface: CAD programs turn a circle in steps of 5 to 30 degrees."""
 _CROWD = 256  # faces at one corner, such as the middle of a fan, beyond which each keeps its own normal
 _MAX_HULL = 50_000  # points whose hull is looked for: that of a scanned ball takes ten seconds
 _MAX_OUTLINE = 512  # points of the hull that are projected to find where a part is on an image
+_BEHIND = np.float32(1e-4)  # diameters that a corner may stand out from the plane of a face behind which it is
+_AT_ONCE = 10_000  # faces
 
 
 class Solid:
@@ -32,6 +35,10 @@ class Solid:
         self.points: Floats = points
         self.normals: Floats = corner_normals(points, self.faces)  # (F, 3, 3)
         self.outline: Floats = outline(points)  # (H, 3)
+        self.outward = part.outward
+        n = len(self.faces)
+        self.open: Flags = outer_faces(points, self.faces, self.outline) if part.outward else np.zeros(n, np.bool_)
+        self.box: Floats = np.stack([points.min(axis=0), points.max(axis=0)])
         self._scene = EmbreeScene(robust=False)  # a quarter faster; no ray of millions slipped through an edge
         TriangleMesh(self._scene, points, self.faces)
         self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))  # builds the tree, once
@@ -102,6 +109,23 @@ def outline(points: Floats) -> Floats:
     directions = sphere_directions(_MAX_OUTLINE).astype(np.float32)
     chosen = np.unique([np.argmax(corners @ direction) for direction in directions])
     return corners[chosen] * np.float32(1.01)
+
+
+def outer_faces(points: Floats, faces: Ints, corners: Floats) -> Flags:
+    """Return which faces (F,) have all of the solid behind them: nothing of it stands in the way of their light.
+
+    Args:
+        corners: (H, 3), whose hull holds all points.
+    """
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    normals = np.cross(b - a, c - a)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-30)
+    level = np.einsum("ij,ij->i", normals, a) + _BEHIND
+    outer = np.empty(len(faces), np.bool_)
+    for first in range(0, len(faces), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        outer[some] = (normals[some] @ corners.T).max(axis=1) <= level[some]
+    return outer
 
 
 def sphere_directions(n: int) -> NDArray[np.float64]:

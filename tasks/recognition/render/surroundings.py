@@ -1,14 +1,19 @@
 """Light, ground and background of an image, by its seed."""
 
-import cv2
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Ground, Light
 from tasks.recognition.render.materials import ground_material
+from tasks.recognition.render.shading import surface_color
 from tasks.recognition.render.studio import N_ROOMS, Studio
 
 Floats = NDArray[np.float32]
+F = np.float32
+U = np.uint64
 
 
 def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -73,24 +78,45 @@ def random_ground(
     )
 
 
-def random_background(studio: Studio, size: int, rng: np.random.Generator) -> Floats:
-    """Return linear light (size, size, 3) far behind a part: plain, or a surface out of focus."""
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is far behind a part: the light of a pixel is that of the texture there, times down and across."""
+
+    texture: Floats  # (T, T, 3), T a power of two, that repeats
+    axes: Floats  # (2, 4): its column and row = axes[:, :2] @ (column, row of the image) + axes[:, 3]
+    down: Floats  # (S,) of each row of the image
+    across: Floats  # (S,) of each column
+
+
+def random_background(studio: Studio, size: int, rng: np.random.Generator) -> Background:
+    """Return what is behind a part on an image of `size` pixels a side: plain, or a surface out of focus."""
     brightness = np.float32(rng.uniform(0.15, 1.5))
     slope = rng.normal(0, 0.25, 2)
     at = np.linspace(-1, 1, size)
-    gradient = np.exp(slope[0] * at[:, None] + slope[1] * at[None]).astype(np.float32)[..., None] * brightness
+    down, across = np.exp(slope[0] * at).astype(np.float32) * brightness, np.exp(slope[1] * at).astype(np.float32)
+    axes = np.zeros((2, 4), np.float32)
     if rng.random() < 0.35:
         grey = rng.choice([0.02, 0.2, 0.5, 0.8]) * np.clip(1 + 0.08 * rng.standard_normal(3), 0.7, 1.3)
-        return gradient * grey.astype(np.float32)
+        return Background(grey.astype(np.float32).reshape(1, 1, 3), axes, down, across)
     texture = random_texture(studio, rng)
     zoom, turn = rng.uniform(0.6, 3) * 256 / size / 2, rng.uniform(0, 2 * np.pi)
-    shift = rng.uniform(0, texture.shape[0], 2)
-    warp = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / zoom
-    image = cv2.warpAffine(
-        texture,
-        np.hstack([np.linalg.inv(warp), shift[:, None]]),
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_WRAP,
-    )
-    return image * gradient
+    axes[:, 3] = rng.uniform(0, texture.shape[0], 2)
+    axes[:, :2] = zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return Background(texture, axes, down, across)
+
+
+def put_behind(background: Background, cover: Floats, light: Floats) -> None:
+    """Add to the light (S, S, 3) of an image what is seen past its parts, which cover a share (S, S) of each pixel."""
+    _put_behind(background.texture, background.axes, background.down, background.across, cover, light)
+
+
+@fused
+def _put_behind(texture: Floats, axes: Floats, down: Floats, across: Floats, cover: Floats, light: Floats) -> None:
+    for row in range(U(len(down))):
+        for column in range(U(len(across))):
+            open_ = (F(1) - cover[row, column]) * down[row] * across[column]
+            if open_ > F(0):
+                red, green, blue = surface_color(texture, axes, F(column), F(row), F(0))
+                light[row, column, 0] += open_ * red
+                light[row, column, 1] += open_ * green
+                light[row, column, 2] += open_ * blue

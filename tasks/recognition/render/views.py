@@ -12,7 +12,13 @@ from tasks.recognition.render.materials import random_material
 from tasks.recognition.render.sensor import photograph
 from tasks.recognition.render.solids import Solid, sphere_directions
 from tasks.recognition.render.studio import Studio
-from tasks.recognition.render.surroundings import random_background, random_ground, random_light, random_rotation
+from tasks.recognition.render.surroundings import (
+    put_behind,
+    random_background,
+    random_ground,
+    random_light,
+    random_rotation,
+)
 
 _ON_GROUND = 0.5  # share of views with a ground below the part; the others have a background far behind
 _MARGIN = (0.06, 0.3)  # of the longer side of the box around the part, left and right together
@@ -55,12 +61,12 @@ def render_view(solid: Solid, pose: ViewPose, studio: Studio, params: RenderPara
     up = _up(rng)
     light = random_light(studio, up, rng)
     if rng.random() < _ON_GROUND:
-        corners = placed.outline()
+        corners = placed.outline
         ground = random_ground(studio, up, corners[np.argmin(corners @ up)].astype(np.float64), rng)
         return photograph(draw(camera, [placed], light, ground, rng).light, studio.noise, params, rng)
     drawing = draw(camera, [placed], light, None, rng)
-    behind = random_background(studio, params.view_size, rng)
-    return photograph(drawing.light + (1 - drawing.cover)[..., None] * behind, studio.noise, params, rng)
+    put_behind(random_background(studio, params.view_size, rng), drawing.cover, drawing.light)
+    return photograph(drawing.light, studio.noise, params, rng)
 
 
 def place_view(solid: Solid, pose: ViewPose, params: RenderParams, rng: np.random.Generator) -> tuple[Placed, Camera]:
@@ -85,7 +91,7 @@ def _up(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _framing(placed: Placed, size: int, rng: np.random.Generator) -> Camera:
     """Return the camera whose image is a square around the part, as a detector's box would be cut."""
-    at = Camera(1.0, 0.0, 0.0, size).project(placed.outline())
+    at = Camera(1.0, 0.0, 0.0, size).project(placed.outline)
     low, high = at.min(axis=0), at.max(axis=0)
     focal = size / (float((high - low).max()) * (1 + rng.uniform(*_MARGIN)))
     middle = size * (0.5 + rng.uniform(-_SHIFT, _SHIFT, 2)) - focal * (low + high) / 2
