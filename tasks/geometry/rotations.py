@@ -10,6 +10,12 @@ from torch import Tensor
 N = TypeVar("N", bound=Any)
 
 
+def cross(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the vector product (3,) of two vectors: of one pair, numpy's own takes five times as long."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
 def rotation_entries(w: N, x: N, y: N, z: N) -> tuple[N, N, N, N, N, N, N, N, N]:
     """Return the entries, row by row, of the rotation of a unit quaternion of numbers, arrays or tensors."""
     return (

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.geometry.rotations import cross
 from tasks.recognition.render.solids import Solid
 
 Floats = NDArray[np.float32]
@@ -81,7 +82,7 @@ class Ground:
 
     def axes(self) -> Floats:
         """Return what gives places on the texture (2, 4): texel = axes[:, :3] @ point + axes[:, 3]."""
-        across = np.cross(self.normal, self.along)
+        across = cross(self.normal, self.along)
         both = np.stack([self.along, across]) * (self.texture.shape[0] / self.tile)
         return np.hstack([both, -both @ self.point[:, None]]).astype(np.float32)
 

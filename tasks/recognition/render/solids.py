@@ -23,6 +23,7 @@ _MAX_HULL = 50_000  # points whose hull is looked for: that of a scanned ball ta
 _MAX_OUTLINE = 512  # points of the hull that are projected to find where a part is on an image
 _BEHIND = np.float32(1e-4)  # diameters that a corner may stand out from the plane of a face behind which it is
 _AT_ONCE = 10_000  # faces
+_MAX_COMPARED = 200_000_000  # faces with corners: half a second
 
 
 class Solid:
@@ -34,14 +35,14 @@ class Solid:
         self.faces: Ints = part.faces.astype(np.int32)
         self.points: Floats = points
         self.normals: Floats = corner_normals(points, self.faces)  # (F, 3, 3)
-        self.outline: Floats = outline(points)  # (H, 3)
+        corners = hull_corners(points)
+        self.outline: Floats = outline(corners)  # (H, 3)
         self.outward = part.outward
-        n = len(self.faces)
-        self.open: Flags = outer_faces(points, self.faces, self.outline) if part.outward else np.zeros(n, np.bool_)
+        self.open: Flags = outer_faces(points, self.faces, corners, part.outward)  # (F,)
         self.box: Floats = np.stack([points.min(axis=0), points.max(axis=0)])
-        self._scene = EmbreeScene(robust=False)  # a quarter faster; no ray of millions slipped through an edge
-        TriangleMesh(self._scene, points, self.faces)
-        self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))  # builds the tree, once
+        self.scene = EmbreeScene(robust=False)  # a quarter faster; no ray of millions slipped through an edge
+        TriangleMesh(self.scene, points, self.faces)
+        self.scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))  # builds the tree, once
 
     def first_hit(self, origin: Floats, directions: Floats) -> tuple[Ints, Floats, Floats, Floats]:
         """Return what rays from one point hit first.
@@ -55,12 +56,12 @@ class Solid:
             distance (N,) in lengths of the direction.
         """
         origins = np.broadcast_to(origin, directions.shape)
-        hit: dict[str, Any] = self._scene.run(origins, directions, output=1)
+        hit: dict[str, Any] = self.scene.run(origins, directions, output=1)
         return hit["primID"], hit["u"], hit["v"], hit["tfar"]
 
     def blocks(self, origins: Floats, directions: Floats, reach: Floats) -> NDArray[np.bool_]:
         """Return which rays (N, 3) hit anything within `reach` (N,) lengths of their direction."""
-        hit: Ints = self._scene.run(origins, directions, dists=reach, query="OCCLUDED")
+        hit: Ints = self.scene.run(origins, directions, dists=reach, query="OCCLUDED")
         return hit >= 0
 
 
@@ -96,14 +97,18 @@ def _smooth(own: Floats, faces: Ints, around: Ints, starts: NDArray[np.int64], n
             normals[face, k, 0], normals[face, k, 1], normals[face, k, 2] = sx / norm, sy / norm, sz / norm
 
 
-def outline(points: Floats) -> Floats:
-    """Return points whose hull holds all others, or nearly so: a part's corners, or the extreme ones of very many."""
-    corners = points
-    if len(points) <= _MAX_HULL:
-        try:
-            corners = points[ConvexHull(points).vertices]
-        except QhullError:  # flat
-            corners = points
+def hull_corners(points: Floats) -> Floats:
+    """Return points (H, 3) whose hull holds all others; all of them, where they are very many or flat."""
+    if len(points) > _MAX_HULL:
+        return points
+    try:
+        return points[ConvexHull(points).vertices]
+    except QhullError:  # flat
+        return points
+
+
+def outline(corners: Floats) -> Floats:
+    """Return points whose hull holds these corners, or nearly so: themselves, or the extreme ones of very many."""
     if len(corners) <= _MAX_OUTLINE:
         return corners
     directions = sphere_directions(_MAX_OUTLINE).astype(np.float32)
@@ -111,12 +116,15 @@ def outline(points: Floats) -> Floats:
     return corners[chosen] * np.float32(1.01)
 
 
-def outer_faces(points: Floats, faces: Ints, corners: Floats) -> Flags:
+def outer_faces(points: Floats, faces: Ints, corners: Floats, outward: bool) -> Flags:
     """Return which faces (F,) have all of the solid behind them: nothing of it stands in the way of their light.
 
     Args:
         corners: (H, 3), whose hull holds all points.
+        outward: whether only fronts of faces can be seen; none is told of a solid that is not so, or has very many.
     """
+    if not outward or len(faces) * len(corners) > _MAX_COMPARED:
+        return np.zeros(len(faces), np.bool_)
     a, b, c = (points[faces[:, k]] for k in range(3))
     normals = np.cross(b - a, c - a)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-30)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.geometry.jit import fused
+from tasks.geometry.rotations import cross
 from tasks.recognition.render.composition import Ground, Light
 from tasks.recognition.render.materials import ground_material
 from tasks.recognition.render.shading import surface_color
@@ -14,6 +15,7 @@ from tasks.recognition.render.studio import N_ROOMS, Studio
 Floats = NDArray[np.float32]
 F = np.float32
 U = np.uint64
+_X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
 
 
 def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -33,9 +35,9 @@ def random_light(studio: Studio, up: NDArray[np.float64], rng: np.random.Generat
         up: (3,) unit, camera frame.
     """
     number = int(rng.integers(N_ROOMS))
-    side = np.cross(up, [0.0, 0.0, 1.0] if abs(up[2]) < 0.9 else [1.0, 0.0, 0.0])
+    side = cross(up, _Z if abs(up[2]) < 0.9 else _X)
     side /= np.linalg.norm(side)
-    other, turn = np.cross(up, side), rng.uniform(0, 2 * np.pi)
+    other, turn = cross(up, side), rng.uniform(0, 2 * np.pi)
     x, y = np.cos(turn) * side + np.sin(turn) * other, np.cos(turn) * other - np.sin(turn) * side
     height, way = rng.uniform(0.25, 0.98), rng.uniform(0, 2 * np.pi)
     lamp = height * up + np.sqrt(1 - height**2) * (np.cos(way) * x + np.sin(way) * y)
@@ -64,7 +66,7 @@ def random_ground(
     Args:
         normal: (3,) unit, towards the camera; point: (3,) on the plane; camera frame.
     """
-    along = np.cross(normal, rng.standard_normal(3))
+    along = cross(normal, rng.standard_normal(3))
     along /= np.linalg.norm(along)
     shade = np.float32(rng.uniform(0.4, 1.2))
     texture = random_texture(studio, rng) * shade
