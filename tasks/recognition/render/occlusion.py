@@ -161,7 +161,7 @@ def _look_through(
     own_starts, own_ways, limits = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32), np.empty(n, np.float32)
     n_chosen = _near_solid(
         *(rows, size, *rays, placed.turn, placed.shift, F(placed.size), solid.box, reach, seen),
-        *(number, hits.owner, hits.face, solid.open, chosen, own_starts, own_ways, limits),
+        *(number, hits.owner, hits.face, solid.outer, chosen, own_starts, own_ways, limits),
     )
     if n_chosen:
         _darken(chosen, solid.blocks(own_starts[:n_chosen], own_ways[:n_chosen], limits[:n_chosen]), seen)
@@ -189,7 +189,7 @@ def _near_solid(
     number: int,
     owner: Ints,
     face: Ints,
-    open_: Flags,
+    outer: Floats,
     chosen: Rows,
     own_starts: Floats,
     own_ways: Floats,
@@ -197,7 +197,11 @@ def _near_solid(
 ) -> int:
     """Write the rays that a solid may stand in the way of within reach, in its own frame; return how many.
 
-    Those from a face that has all of its solid behind it are left out, and those that pass its box (2, 3).
+    Those that leave the front of a face with all of its solid behind it are left out, and those that pass its box.
+
+    Args:
+        box: (2, 3) lowest and highest corner, its own frame.
+        outer: (F, 3) normals of the faces with all of the solid behind them, its own frame, zeros for the others.
     """
     n = U(0)
     width = U(size)
@@ -206,10 +210,17 @@ def _near_solid(
     inverse = 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        if seen[i] == ZERO or (owner[i] == number and open_[U(face[i])]):
+        if seen[i] == ZERO:
             continue
         x, y, z = middle[0] - starts[r, 0], middle[1] - starts[r, 1], middle[2] - starts[r, 2]
         dx, dy, dz = ways[r, 0], ways[r, 1], ways[r, 2]
+        if owner[i] == number:
+            front = outer[U(face[i])]
+            nx = turn[0, 0] * front[0] + turn[0, 1] * front[1] + turn[0, 2] * front[2]
+            ny = turn[1, 0] * front[0] + turn[1, 1] * front[1] + turn[1, 2] * front[2]
+            nz = turn[2, 0] * front[0] + turn[2, 1] * front[1] + turn[2, 2] * front[2]
+            if nx * dx + ny * dy + nz * dz > ZERO:
+                continue
         row = U((i + 0.5) * inverse)
         limit = F(_FOREVER) if (row + i - row * width) & U(1) else reach
         distance = x * x + y * y + z * z

@@ -14,7 +14,6 @@ from tasks.recognition.meshes.parts import Part
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-Flags = NDArray[np.bool_]
 
 _CREASE = np.float32(np.cos(np.deg2rad(35)))
 """Faces that meet at less are one curved surface: CAD programs turn a circle in steps of 5 to 30 degrees."""
@@ -38,7 +37,7 @@ class Solid:
         corners = hull_corners(points)
         self.outline: Floats = outline(corners)  # (H, 3)
         self.outward = part.outward
-        self.open: Flags = outer_faces(points, self.faces, corners, part.outward)  # (F,)
+        self.outer: Floats = outer_normals(points, self.faces, corners, part.outward)  # (F, 3)
         self.box: Floats = np.stack([points.min(axis=0), points.max(axis=0)])
         self.scene = EmbreeScene(robust=False)  # a quarter faster; no ray of millions slipped through an edge
         TriangleMesh(self.scene, points, self.faces)
@@ -116,24 +115,25 @@ def outline(corners: Floats) -> Floats:
     return corners[chosen] * np.float32(1.01)
 
 
-def outer_faces(points: Floats, faces: Ints, corners: Floats, outward: bool) -> Flags:
-    """Return which faces (F,) have all of the solid behind them: nothing of it stands in the way of their light.
+def outer_normals(points: Floats, faces: Ints, corners: Floats, outward: bool) -> Floats:
+    """Return the unit normals (F, 3) of faces that have all of the solid behind them, and zeros for all others.
+
+    Nothing of the solid stands in the way of what comes from the front of such a face.
 
     Args:
         corners: (H, 3), whose hull holds all points.
         outward: whether only fronts of faces can be seen; none is told of a solid that is not so, or has very many.
     """
     if not outward or len(faces) * len(corners) > _MAX_COMPARED:
-        return np.zeros(len(faces), np.bool_)
+        return np.zeros((len(faces), 3), np.float32)
     a, b, c = (points[faces[:, k]] for k in range(3))
     normals = np.cross(b - a, c - a)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-30)
     level = np.einsum("ij,ij->i", normals, a) + _BEHIND
-    outer = np.empty(len(faces), np.bool_)
     for first in range(0, len(faces), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
-        outer[some] = (normals[some] @ corners.T).max(axis=1) <= level[some]
-    return outer
+        normals[some][(normals[some] @ corners.T).max(axis=1) > level[some]] = 0
+    return normals
 
 
 def sphere_directions(n: int) -> NDArray[np.float64]:

@@ -95,4 +95,5 @@ def test_a_face_is_outer_where_its_whole_solid_is_behind_it():
     faces = [*walls, *caps, *((a + 6, b + 6, c + 6) for a, b, c in caps)]
     bracket = trimesh.Trimesh([*floor, *((x, y, 1) for x, y, _ in floor)], faces, process=False)
     shape = solid(bracket)
-    assert np.flatnonzero(~shape.open).tolist() == [4, 5, 6, 7]  # the two walls of the inner corner
+    assert np.flatnonzero(~shape.outer.any(axis=1)).tolist() == [4, 5, 6, 7]  # the two walls of the inner corner
+    assert np.sum(shape.outer * shape.normals[:, 0], axis=1)[:4] == pytest.approx(1, abs=1e-5)
