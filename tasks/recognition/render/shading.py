@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from tasks.geometry.jit import fused
 from tasks.recognition.render.composition import Ground, Light, Placed
 from tasks.recognition.render.hits import Hits
-from tasks.recognition.render.materials import N_VALUES, NONE
-from tasks.recognition.render.relief import roughen
+from tasks.recognition.render.materials import N_VALUES, NONE, roughen
 from tasks.recognition.render.studio import MAP_SIDE, ROUGHNESS
 
 Floats = NDArray[np.float32]

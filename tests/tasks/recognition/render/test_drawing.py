@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from tasks.recognition.meshes.distractors import make_distractor
 from tasks.recognition.meshes.parts import mended
 from tasks.recognition.render.composition import Camera, Ground, Light, Placed
 from tasks.recognition.render.drawing import Drawing, draw
@@ -94,3 +95,14 @@ def test_the_sky_is_hidden_in_corners():
     beside, away = drawing.light[50, int(edge) + 3, 0], drawing.light[50, 97, 0]
     assert beside < 0.85 * away
     assert away == pytest.approx(0.5, abs=0.05)
+
+
+def test_rays_that_are_left_out_would_have_met_nothing():
+    shape = Solid(make_distractor(3, 1))
+    assert 0.2 < shape.outer.any(axis=1).mean() < 1  # faces with all of the shape behind them
+    at = placed(shape)
+    sun = light(sky=0.5, lamp=1.5, way=(0.5, -0.5, -(0.5**0.5)))
+    few = drawn(at, by=sun, ground=table(4.5))
+    shape.outer[:], shape.box[:] = 0, np.array([[-1], [1]])
+    every = drawn(at, by=sun, ground=table(4.5))
+    assert np.mean(np.abs(few.light - every.light) > 0.01) < 1e-3
