@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     group.command("put")(put)
     group.command("list")(list_all)
     group.command("get")(get)
+    group.command("remove")(remove)
     app.add_typer(group, name="data")
 
 
@@ -41,18 +42,22 @@ def put(
         typer.echo(f"{made.address}: {made.n_files} files, {made.n_bytes / 1e6:.1f} MB; data:{made.name} names it")
 
 
-def list_all(as_json: Json = False) -> None:
-    """List the data sets, each as its name stands for it now."""
+def list_all(
+    versions: Annotated[bool, typer.Option("--versions", help="Also what the names stood for before")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the data sets, each as its name stands for it now, with size, date, age and owner."""
+    import time
     from dataclasses import asdict
     from datetime import datetime
 
-    from deployments.cli.terminal.tables import print_json
+    from deployments.cli.terminal.tables import duration, print_json
     from deployments.stack.stack import mlflow_url
     from tasks.store.datasets import DataSets
     from tasks.store.objects import Objects
 
     with Objects(mlflow_url()) as objects:
-        found = DataSets(objects).all()
+        found = DataSets(objects).all(versions=versions)
     if as_json:
         print_json([{**asdict(one), "address": one.address} for one in found])
         return
@@ -60,7 +65,8 @@ def list_all(as_json: Json = False) -> None:
         typer.echo("no data sets; `yard data put FOLDER` adds one")
     width = max((len(one.address) for one in found), default=0)
     for one in found:
-        put_at = f"{datetime.fromtimestamp(one.put_at):%Y-%m-%d %H:%M}"
+        age = duration(max(0.0, time.time() - one.put_at))
+        put_at = f"{datetime.fromtimestamp(one.put_at):%Y-%m-%d %H:%M}, {age} ago"
         size = f"{one.n_files:>8} files {one.n_bytes / 1e6:>10.1f} MB"
         typer.echo(f"{one.address:<{width}}  {size}  {put_at}  {one.owner}")
 
@@ -79,3 +85,30 @@ def get(
         found = DataSets(objects).find(data)
         DataSets(objects).copy(found.digest, folder, moved)
     typer.echo(f"{found.address}: {found.n_files} files in {folder}")
+
+
+def remove(
+    data: Annotated[str, typer.Argument(metavar="NAME", help="With all it stood for; or data:NAME@DIGEST alone")],
+    force: Annotated[bool, typer.Option("--force", help="Somebody else's, too; it is noted")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a data set from the store, with the files that no other data set has.
+
+    Refused while a run that waits or runs names it. Cut off, the same command goes on.
+    """
+    from deployments.api import connect
+    from deployments.cli.terminal.tables import print_json
+    from deployments.data_sets import removing
+    from deployments.stack.stack import mlflow_url
+    from tasks.store.objects import Objects
+
+    with connect() as api, Objects(mlflow_url()) as objects:
+        done = removing.remove(api, objects, data, force=force)
+    found = done.removed
+    if as_json:
+        freed = {"versions": found.n_versions, "freed_bytes": found.n_bytes, "kept_bytes": found.n_kept}
+        print_json({"address": done.address, **freed})
+        return
+    text = f"{done.address} is removed: {found.n_bytes / 1e6:.1f} MB freed"
+    text += f", {found.n_kept / 1e6:.1f} MB stay for other data sets" if found.n_kept else ""
+    typer.echo(text + (" (the rest of a removal that was cut off)" if done.resumed else ""))

@@ -11,6 +11,7 @@ from tasks.base.errors import DatasetError
 from tasks.base.workspace import home
 from tasks.classification.params import TrainParams
 from tasks.splatting.params import FramesParams, SplatParams
+from tasks.store.places import is_data_set
 
 
 def check_room(flow: Any, checked: Mapping[str, Any]) -> None:
@@ -32,6 +33,8 @@ def check_room(flow: Any, checked: Mapping[str, Any]) -> None:
 def _needs(values: Mapping[str, Any], target: Path) -> Iterator[Need]:
     """Yield what the parts of a flow will take, by its parameters."""
     data, train = values.get("data"), values.get("train")
+    if is_data_set(data):  # it is looked at where the run begins: it need not be here
+        data = None
     if {"split", "augment"} <= values.keys() and data is not None:
         from tasks.classification.data.disk_need import preparation_need
 

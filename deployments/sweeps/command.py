@@ -1,11 +1,12 @@
 """The command `yard sweep`."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deployments.cli.runs import Priority
+from deployments.cli.runs import JsonOption, Priority
 from deployments.cli.terminal.flow_help import FlowCommand, MaybeFlowArgument, ValuesArgument
 from tasks.base.errors import ConfigError
 
@@ -35,6 +36,8 @@ def sweep(
     owner: Annotated[str | None, typer.Option(help="user@host; you without it")] = None,
     resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with this sweep")] = None,
     cancel: Annotated[str | None, typer.Option(metavar="NAME", help="End this sweep and its living trials")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="The sweeps of this home, the newest first")] = False,
+    as_json: JsonOption = False,
     force: Annotated[bool, typer.Option("--force", help="Cancel one of somebody else, too; it is noted")] = False,
 ) -> None:
     """Search the parameters of a flow: each trial is a run in its queue, bad ones are ended early.
@@ -43,8 +46,13 @@ def sweep(
 
     A sweep that was cut off (Ctrl-C, kill -9, power) goes on by `yard sweep --resume NAME`.
     """
-    if sum(given is not None for given in (flow, resume, cancel)) != 1:
-        raise ConfigError("need one of: a flow, --resume NAME, --cancel NAME")
+    if sum((flow is not None, resume is not None, cancel is not None, list_all)) != 1:
+        raise ConfigError("need one of: a flow, --resume NAME, --cancel NAME, --list")
+    if as_json and not list_all:
+        raise ConfigError("found --json without --list, need both")
+    if list_all:
+        _list(as_json)
+        return
     if flow is not None and space is None:
         raise ConfigError("found no --space, need a YAML file of what is searched, see docs/sweeps.md")
     from deployments.sweeps import conduct
@@ -68,6 +76,23 @@ def sweep(
         owner=owner,
     )
     raise typer.Exit(conduct.begin(asked, typer.echo))
+
+
+def _list(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from deployments.cli.terminal.tables import console, print_json, sweeps_table
+    from deployments.sweeps.listing import list_sweeps
+
+    rows, faults = list_sweeps()
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    elif rows:
+        console().print(sweeps_table(rows, time.time()))
+    else:
+        typer.echo("no sweeps; `yard sweep FLOW --space FILE` begins one")
 
 
 def _shared(file: Path | None, values: list[str] | None, assignments: list[str] | None) -> dict[str, Any]:

@@ -17,8 +17,18 @@ from deployments.runs.flow_parameters import flow_parameters
 from deployments.runs.submit import Wishes, prepare
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target, run_target
-from deployments.sweeps.objective import objective_of
-from deployments.sweeps.record import Sweep, Terms, call_cancelled, is_cancelled, is_new, read_sweep, write_sweep
+from deployments.sweeps.objective import check_moves, objective_of
+from deployments.sweeps.record import (
+    Sweep,
+    Terms,
+    call_cancelled,
+    call_ended,
+    is_cancelled,
+    is_new,
+    lock_of,
+    read_sweep,
+    write_sweep,
+)
 from deployments.sweeps.results import BEST, write_results
 from deployments.sweeps.space import check_space, parse_space, read_space_file
 from deployments.sweeps.study import Study
@@ -93,7 +103,7 @@ def cancel(name: str, *, force: bool, say: Say) -> None:
         acts = Acts.of(api, force=force)
         with acts.act("cancel", Target("sweep", "", name, sweep.owner)):
             call_cancelled(sweep)  # seen by the process that conducts it, which ends then
-            with file_lock(_lock_of(sweep), f"sweep {name}", wait=True):
+            with file_lock(lock_of(sweep), f"sweep {name}", wait=True):
                 _cancel_trials(api, acts, sweep, say)
     say(f"sweep {name} is cancelled; what its trials have saved stays")
 
@@ -106,6 +116,7 @@ def _checked(api: Api, asked: Asked) -> Sweep:
     known = flow_parameters(asked.flow)
     content = read_space_file(asked.space)
     space = parse_space(content, known)
+    check_moves(asked.flow, objective, space)
     flow = load_flow(asked.flow)
     check_space(space, flow, asked.parameters)
     owner = asked.owner or asker()
@@ -124,10 +135,6 @@ def _checked(api: Api, asked: Asked) -> Sweep:
         terms=terms,
         owner=owner,
     )
-
-
-def _lock_of(sweep: Sweep) -> Path:
-    return sweep.folder / "lock"
 
 
 def _study_of(sweep: Sweep) -> Study:
@@ -151,27 +158,33 @@ def _parent_of(sweep: Sweep) -> Tracker:
 
 
 def _conduct(api: Api, sweep: Sweep, say: Say) -> int:
-    with file_lock(_lock_of(sweep), f"sweep {sweep.name}"):
+    with file_lock(lock_of(sweep), f"sweep {sweep.name}"):
         write_sweep(sweep)
         with _parent_of(sweep) as parent:
-            return _conduct_below(api, sweep, parent, say)
+            state = _conduct_below(api, sweep, parent, say)
+        if state.done:
+            call_ended(sweep)
+        if parent.unsent:
+            say(parent.unsent)
+        return state.code
 
 
-def _conduct_below(api: Api, sweep: Sweep, parent: Tracker, say: Say) -> int:
+def _conduct_below(api: Api, sweep: Sweep, parent: Tracker, say: Say) -> "_Conducting":
     """Conduct a sweep that this process holds; its run in MLflow stays open unless the sweep comes to its end."""
     study = _study_of(sweep)
     with _interruptible(sweep, study, say) as state:
         sweeper = Sweeper(sweep, study, YardRuns(api, sweep, lambda: parent.known_id), say)
         state.done = _turns(sweeper, sweep, study, parent)
-    if not state.done:
+    if state.done:
+        _finish(sweep, study, parent, say)
+        state.code = 0 if study.best() is not None else 1
+    else:
         parent.leave_open()
-        return state.code
-    _finish(sweep, study, parent, say)
-    return 0 if study.best() is not None else 1
+    return state
 
 
 class _Conducting:
-    """How it ended: done, or cut off with this exit code."""
+    """How it ended: all trials done, or cut off; and the exit code."""
 
     done = False
     code = 1

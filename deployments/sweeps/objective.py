@@ -1,5 +1,6 @@
 """Says by which metric of MLflow the trials of a flow are compared."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -47,6 +48,9 @@ _OF_FLOWS = {
     "train_splat": Objective("psnr/held_out", "maximize", False),
 }
 
+_OF_METHODS = {"detector": "map/val", "index": "recall/val_1"}
+"""Methods of `recognition`, which are trained one after the other: a metric of one knows nothing of the other."""
+
 
 def objective_of(flow: str, metric: str | None, direction: str | None) -> Objective:
     """Return what the trials of a flow are compared by.
@@ -70,3 +74,26 @@ def objective_of(flow: str, metric: str | None, direction: str | None) -> Object
     if metric is None or wanted is None:
         raise ConfigError(f"found --metric {metric}, need --direction maximize or minimize with it")
     return Objective(metric, wanted, own.keeps_best if own else True)
+
+
+def check_moves(flow: str, objective: Objective, names: Iterable[str]) -> None:
+    """Pass parameters that can move what the trials are compared by.
+
+    Args:
+        flow: its name.
+        objective: of the sweep.
+        names: of the parameters that are searched.
+
+    Raises:
+        ConfigError: one belongs to another training than the metric.
+    """
+    measured = next((method for method, metric in _OF_METHODS.items() if metric == objective.metric), None)
+    if flow != "recognition" or measured is None:
+        return
+    for name in names:
+        method = name.partition(".")[0]
+        if method in _OF_METHODS and method != measured:
+            raise ConfigError(
+                f"{name}: found {objective.metric} to compare trials by, which is of the {measured}; "
+                f"need --metric {_OF_METHODS[method]} --direction maximize, or a sweep of train_{method}"
+            )

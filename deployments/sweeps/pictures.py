@@ -57,7 +57,9 @@ def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objec
         space: what was searched.
         objective: what they are compared by; better lines are darker and lie above.
     """
-    order = sorted(trials, key=lambda trial: trial.value or 0.0, reverse=objective.direction == "minimize")
+    # The first of equals counts as the best one, so it comes last here.
+    latest_first = sorted(trials, key=lambda trial: trial.number, reverse=True)
+    order = sorted(latest_first, key=lambda trial: trial.value or 0.0, reverse=objective.direction == "minimize")
     values = np.array([trial.value for trial in order])  # (N,)
     heights = np.array([[_height(trial.values[name], space[name]) for name in space] for trial in order])  # (N, P)
     spread = float(np.ptp(values)) or 1.0
@@ -69,8 +71,8 @@ def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objec
         axes.plot(row, color=colormaps["viridis_r"](share), linewidth=1 + 1.5 * share, alpha=0.4 + 0.6 * share)
     for at, name in enumerate(space):
         _axis(axes, at, as_label(name, 26), _ends(space[name]))
-    ends = [(0.0, f"{values.min():.4g}"), (1.0, f"{values.max():.4g}")]
-    _axis(axes, len(space), as_label(objective.metric, 26), ends)
+    ends = {f"{values.max():.4g}": 1.0, f"{values.min():.4g}": 0.0}  # one where all are alike
+    _axis(axes, len(space), as_label(objective.metric, 26), [(height, text) for text, height in ends.items()])
     axes.set_xlim(-0.3, len(space) + 0.6)
     axes.set_ylim(-0.05, 1.05)
     axes.set_axis_off()

@@ -12,9 +12,10 @@ from deployments.sweeps.objective import Objective
 from tasks.base.errors import ConfigError
 from tasks.base.outside import read_json
 from tasks.base.workspace import home, storage_errors, write_json
+from tasks.housekeeping.sweeps import CANCELLED, ENDED, LOCK, SWEEPS
 from tasks.tracking.journal import cut_torn_line
 
-_RECORD, _CANCELLED = "sweep.json", "cancelled"
+_RECORD = "sweep.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def sweep_folder(name: str) -> Path:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
         raise ConfigError(f"found the name {name!r}, need at most 100 letters, digits and _.-, a letter or digit first")
-    return home() / "sweeps" / name
+    return home() / SWEEPS / name
 
 
 def is_new(name: str) -> None:
@@ -99,9 +100,10 @@ def is_new(name: str) -> None:
 
 
 def write_sweep(sweep: Sweep) -> None:
-    """Keep a new sweep."""
+    """Keep a sweep that begins, or goes on."""
     with storage_errors(sweep.folder):
         sweep.folder.mkdir(parents=True, exist_ok=True)
+        (sweep.folder / ENDED).unlink(missing_ok=True)
     write_json(sweep.folder / _RECORD, asdict(sweep))
 
 
@@ -113,7 +115,7 @@ def read_sweep(name: str) -> Sweep:
     """
     path = sweep_folder(name) / _RECORD
     if not path.exists():
-        raise ConfigError(f"found no sweep {name!r} in {home() / 'sweeps'}, have: {', '.join(_names()) or 'none'}")
+        raise ConfigError(f"found no sweep {name!r} in {home() / SWEEPS}, have: {', '.join(sweep_names()) or 'none'}")
     content = read_json(path, ConfigError)
     try:
         objective, terms = Objective(**content["objective"]), Terms(**content["terms"])
@@ -122,19 +124,36 @@ def read_sweep(name: str) -> Sweep:
         raise ConfigError(f"cannot read {path}: need the record of a sweep ({exc})") from exc
 
 
-def _names() -> list[str]:
-    return sorted(path.parent.name for path in (home() / "sweeps").glob(f"*/{_RECORD}"))
+def sweep_names() -> list[str]:
+    """Return the names of the sweeps of this home."""
+    return sorted(path.parent.name for path in (home() / SWEEPS).glob(f"*/{_RECORD}"))
+
+
+def lock_of(sweep: Sweep) -> Path:
+    """Return the lock file that the process holds which conducts a sweep."""
+    return sweep.folder / LOCK
+
+
+def call_ended(sweep: Sweep) -> None:
+    """Say that a sweep has come to its end; `write_sweep` takes it back."""
+    with storage_errors(sweep.folder):
+        (sweep.folder / ENDED).touch()
+
+
+def has_ended(sweep: Sweep) -> bool:
+    """Return whether a sweep has come to its end, its pictures drawn."""
+    return (sweep.folder / ENDED).exists()
 
 
 def call_cancelled(sweep: Sweep) -> None:
     """Say that a sweep is at its end, also to the process that may sweep."""
     with storage_errors(sweep.folder):
-        (sweep.folder / _CANCELLED).touch()
+        (sweep.folder / CANCELLED).touch()
 
 
 def is_cancelled(sweep: Sweep) -> bool:
     """Return whether somebody has ended a sweep."""
-    return (sweep.folder / _CANCELLED).exists()
+    return (sweep.folder / CANCELLED).exists()
 
 
 def trim_journal(path: Path) -> None:

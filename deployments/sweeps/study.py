@@ -121,13 +121,7 @@ class Study:
 
     def best(self) -> Trial | None:
         """Return the best of the trials that are complete, the first of equals; None: there is none."""
-        best: Trial | None = None
-        for trial in self.trials():
-            if trial.state != "complete" or trial.value is None:
-                continue
-            if best is None or best.value is None or self._objective.better(trial.value, best.value):
-                best = trial
-        return best
+        return best_of(self.trials(), self._objective)
 
     def has_run(self, number: int, run: str) -> None:
         """Keep which run of the yard a trial is."""
@@ -170,6 +164,33 @@ class Study:
     def _set(self, number: int, key: str, value: str) -> None:
         frozen = self.optuna.get_trials(deepcopy=False)[number]
         optuna.trial.Trial(self.optuna, frozen._trial_id).set_user_attr(key, value)
+
+
+def best_of(trials: Sequence[Trial], objective: Objective) -> Trial | None:
+    """Return the best of the trials that are complete, the first of equals; None: there is none."""
+    best: Trial | None = None
+    for trial in trials:
+        if trial.state != "complete" or trial.value is None:
+            continue
+        if best is None or best.value is None or objective.better(trial.value, best.value):
+            best = trial
+    return best
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """Return the trials of a sweep in their order, as its journal has them now; whoever conducts it is not disturbed.
+
+    Args:
+        folder: of the sweep; without a journal it has none.
+    """
+    path = folder / JOURNAL
+    if not path.exists():
+        return []
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with quietly():
+        storage = JournalStorage(JournalFileBackend(str(path), _Held(str(path))))
+    found = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+    return [_trial(trial) for trial in found if _UNUSED not in trial.user_attrs]
 
 
 def _trial(found: FrozenTrial) -> Trial:

@@ -81,8 +81,10 @@ class YardRuns:
     def _figures(self, number: int, run: str) -> Figures:
         store = client()
         tracked = [store.get_run(found) for found in self._mlflow_runs(store, number, run)]
+        if _all_over(tracked) and self._nested.pop(run, []):  # stages that began later have runs of their own
+            tracked = [store.get_run(found) for found in self._mlflow_runs(store, number, run)]
         measures = [found for found in tracked if self._sweep.objective.metric in found.data.metrics]
-        whole = bool(tracked) and all(found.info.status != "RUNNING" for found in tracked)
+        whole = _all_over(tracked)
         if not measures:
             return Figures((), whole)
         rows = store.get_metric_history(measures[0].info.run_id, self._sweep.objective.metric)
@@ -104,3 +106,7 @@ class YardRuns:
         if self._sweep.objective.metric in {key for each in found for key in each.data.metrics}:
             self._nested[run] = names
         return names
+
+
+def _all_over(tracked: Sequence[Any]) -> bool:
+    return bool(tracked) and all(found.info.status != "RUNNING" for found in tracked)

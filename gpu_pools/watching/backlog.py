@@ -13,6 +13,15 @@ JOURNAL, SENT = "journal.jsonl", "sent.json"
 _EVERY_S = 30.0
 
 
+def journals(name: str = "*") -> list[Path]:
+    """Return the journals of this home, by their paths.
+
+    Args:
+        name: of the folder of a run, its id, or of a sweep; `*`: of all.
+    """
+    return [path for place in ("runs", "sweeps") for path in sorted((home() / place).glob(f"{name}/*/{JOURNAL}"))]
+
+
 def read_sent(folder: Path) -> int:
     """Return how many bytes of the journal in `folder` have been sent."""
     try:
@@ -48,8 +57,7 @@ class BacklogCounter:
         Raises:
             OSError: a journal cannot be read.
         """
-        journals = (home() / "runs").glob(f"*/*/{JOURNAL}")
-        self._known = {path: counted for path in journals if (counted := self._counted(path)) is not None}
+        self._known = {path: counted for path in journals() if (counted := self._counted(path)) is not None}
         rows = [counted.n_rows for counted in self._known.values()]
         return Backlog(sum(rows), sum(n > 0 for n in rows))
 

@@ -27,6 +27,10 @@ class KeepParams(Params):
         MaybeDuration,
         Field(description="Checkpoints of runs that have ended, so long after that; their best weights stay"),
     ] = "30d"
+    sweeps: Annotated[
+        MaybeDuration,
+        Field(description="Folders of sweeps, so long after their end; their runs and files stay in MLflow"),
+    ] = "90d"
     temporary: Annotated[Duration, Field(description="Temporary files that no living process writes")] = "1d"
     cache: Annotated[Size, Field(description="All of the cache; what was not used for longest goes first")] = "50GB"
     dead_runs: Annotated[

@@ -12,6 +12,7 @@ RULES: Mapping[str, str] = {
     "rejected": "what could not become a run",
     "files": "folders of runs past their time",
     "checkpoints": "checkpoints of runs that have ended, but the best",
+    "sweeps": "folders of sweeps that ended long ago",
     "temporary": "temporary files that nobody writes any more",
     "cache": "cache beyond its size",
     "dead_runs": "MLflow runs left RUNNING by the dead",

@@ -12,6 +12,7 @@ from tasks.housekeeping.receipt import RULES, Receipt
 from tasks.housekeeping.records import Records
 from tasks.housekeeping.removal import Remover
 from tasks.housekeeping.services import remove_records, rotate_logs
+from tasks.housekeeping.sweeps import remove_sweeps
 from tasks.housekeeping.tracking import end_dead_runs, remove_deleted
 from tasks.housekeeping.uploads import remove_rejected, remove_uploads
 from tasks.housekeeping.workspaces import remove_checkpoints, remove_folders
@@ -22,6 +23,7 @@ _APPLY: Mapping[str, Callable[[House, Receipt], None]] = {
     "rejected": remove_rejected,
     "files": remove_folders,
     "checkpoints": remove_checkpoints,
+    "sweeps": remove_sweeps,
     "temporary": remove_temporary,
     "cache": shrink_cache,
     "dead_runs": end_dead_runs,

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,13 @@ from tasks.base.file_locks import FOREVER, file_lock, lock, try_lock
 from tasks.base.workspace import home, storage_errors
 from tasks.store import manifest
 from tasks.store.folder import files_below
-from tasks.store.manifest import Files
+from tasks.store.manifest import Files, Span
 from tasks.store.objects import Objects, need
-from tasks.store.packing import Progress, Sender, bring, counted, is_here, known_places
+from tasks.store.packing import Progress, Sender, Sizes, bring, counted, is_here, known_places
 from tasks.store.places import DATA, DATA_FOLDER
+from tasks.store.pointers import Pointer, files_of, is_name, manifest_name, names, pointers, read_files
+from tasks.store.removal import Finished, Removal, Removed, finish_others
 
-_NAMES = "data-names"
-_POINTER = re.compile(r"(?P<at>\d{13})\.(?P<digest>[0-9a-f]{64})\.json")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _COUNTING = frozenset({"owner", "n_files", "n_bytes"})
 
@@ -75,28 +74,90 @@ class DataSets:
             TransferError: MLflow does not answer, or refuses.
             StorageError: a file cannot be read.
         """
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise ConfigError(f"found the name {name!r}, need letters, digits, '.', '_' and '-', at most 100")
         if not folder.is_dir():
             raise ConfigError(f"found no folder {folder}, need the one that holds the data")
         files = files_below(folder)
         if not files:
             raise ConfigError(f"found no file below {folder}, need at least one")
-        before = self._latest(name)
-        known = known_places(self._files(before.digest).values()) if before else {}
+        sent = self._send(folder, files, self._known(name), progress)
+        made = self._call(name, owner, sent)
+        while others := finish_others(self._objects):  # what a removal took away meanwhile is sent again
+            made = self._call(name, owner, self._send(folder, files, {}, progress))
+            if all(other.fault for other in others):
+                break
+        return made
+
+    def _known(self, name: str) -> dict[str, tuple[Span, ...]]:
+        """Return where the content lies that a name stands for now, by digest; none that is missing."""
+        latest = next(iter(pointers(self._objects, name)), None)
+        if latest is None or (files := read_files(self._objects, latest.digest)) is None:
+            return {}
+        sizes, known = Sizes(self._objects), known_places(files.values())
+        return {digest: spans for digest, spans in known.items() if all(sizes.of(span.name) for span in spans)}
+
+    def _send(self, folder: Path, files: Files, known: Mapping[str, tuple[Span, ...]], progress: Progress) -> Files:
+        """Send files and their manifest, and return them as they lie in the store."""
         sent = Sender(self._objects, known, counted(files, progress)).send(folder, files)
         digest = manifest.digest_of(sent)
-        if self._objects.get(_manifest(digest)) is None:
-            self._objects.put(_manifest(digest), manifest.encode(sent))
-        found = DataSet(name, digest, time.time(), owner, len(sent), sum(file.size for file in sent.values()))
+        if self._objects.get(manifest_name(digest)) is None:
+            self._objects.put(manifest_name(digest), manifest.encode(sent))
+        return sent
+
+    def _call(self, name: str, owner: str, sent: Files) -> DataSet:
+        """Let a name stand for files from now on."""
+        put_at, size = round(time.time(), 3), sum(file.size for file in sent.values())
+        found = DataSet(name, manifest.digest_of(sent), put_at, owner, len(sent), size)
         about = {key: getattr(found, key) for key in sorted(_COUNTING)}
-        self._objects.put(f"{_NAMES}/{name}/{found.put_at * 1000:013.0f}.{digest}.json", json.dumps(about).encode())
+        self._objects.put(Pointer(name, round(put_at * 1000), found.digest).place, json.dumps(about).encode())
         return found
 
-    def all(self) -> list[DataSet]:
-        """Return the latest one of each name, by name."""
-        names = (name for name in sorted(self._objects.sizes(_NAMES)) if _NAME.fullmatch(name))
-        return [found for name in names if (found := self._latest(name))]
+    def all(self, *, versions: bool = False) -> list[DataSet]:
+        """Return the latest one of each name, by name; and with `versions` also what it stood for before."""
+        found = (pointers(self._objects, name) for name in names(self._objects))
+        return [self._read(pointer) for of_name in found for pointer in (of_name if versions else of_name[:1])]
+
+    def pointers(self, address: str) -> list[Pointer]:
+        """Return what is meant by an address, the latest first.
+
+        Args:
+            address: data:NAME, or data:NAME@DIGEST for what the name stood for at some time.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        asked = DATA.fullmatch(address)
+        if asked is None:
+            raise ConfigError(f"found {address!r}, need data:NAME or data:NAME@DIGEST")
+        versions = pointers(self._objects, asked["name"])
+        if not versions:
+            known = ", ".join(name for name in names(self._objects) if pointers(self._objects, name)) or "none"
+            raise ConfigError(f"found no data set {asked['name']!r}, have: {known}; `yard data put` adds one")
+        wanted = [pointer for pointer in versions if pointer.digest.startswith(asked["digest"] or "")]
+        if not wanted:
+            latest = versions[0].digest[:12]
+            raise ConfigError(f"found no {address}; the name stands for data:{asked['name']}@{latest} now")
+        return wanted
+
+    def versions(self, name: str) -> list[Pointer]:
+        """Return all that a name stands for, and stood for, the latest first."""
+        return pointers(self._objects, name)
+
+    def owner(self, pointer: Pointer) -> str:
+        """Return who put a data set there; empty where that is damaged."""
+        try:
+            return self._read(pointer).owner
+        except StorageError:
+            return ""
+
+    def finish_removals(self) -> list[Finished]:
+        """Wait for removals that are under way, and finish those that were cut off."""
+        return finish_others(self._objects)
+
+    def remove(self, gone: list[Pointer], is_needed: Callable[[], object]) -> Removed:
+        """Take names away, and remove the objects that no other data set has; see `Removal.run`."""
+        return Removal(self._objects, gone).run(is_needed)
 
     def find(self, address: str) -> DataSet:
         """Return the data set that a parameter names.
@@ -107,18 +168,7 @@ class DataSets:
         Raises:
             ConfigError: there is none.
         """
-        asked = DATA.fullmatch(address)
-        if asked is None:
-            raise ConfigError(f"found {address!r}, need data:NAME or data:NAME@DIGEST")
-        versions = list(self._versions(asked["name"]))
-        wanted = [digest for _, digest in versions if digest.startswith(asked["digest"] or "")]
-        if not versions:
-            known = ", ".join(found.name for found in self.all()) or "none"
-            raise ConfigError(f"found no data set {asked['name']!r}, have: {known}; `yard data put` adds one")
-        if not wanted:
-            latest = versions[0][1][:12]
-            raise ConfigError(f"found no {address}; the name stands for data:{asked['name']}@{latest} now")
-        return self._read(asked["name"], *next(version for version in versions if version[1] == wanted[0]))
+        return self._read(self.pointers(address)[0])
 
     def bring(self, digest: str, progress: Progress = lambda done, total: None) -> Path:
         """Return the folder with a data set on this host, brought here unless it is here.
@@ -151,7 +201,7 @@ class DataSets:
             part.rename(target)
 
     def _bring(self, digest: str, part: Path, progress: Progress) -> None:
-        files = self._files(digest)
+        files = files_of(self._objects, digest)
         with storage_errors(part):
             part.mkdir(parents=True, exist_ok=True)
         todo = {path: file for path, file in files.items() if not is_here(part / path, file)}
@@ -160,33 +210,13 @@ class DataSets:
             raise StorageError(f"found {free / 1e9:.1f} GB free for {part}, need {total / 1e9:.1f} GB: free room there")
         bring(self._objects, part, todo, counted(todo, progress))
 
-    def _files(self, digest: str) -> Files:
-        where = _manifest(digest)
-        files = manifest.decode(need(self._objects.get(where), where), where)
-        if manifest.digest_of(files) != digest:
-            raise StorageError(f"{where} in MLflow's artifact store is damaged: put the data set there again")
-        return files
-
-    def _latest(self, name: str) -> DataSet | None:
-        version = next(self._versions(name), None)
-        return self._read(name, *version) if version else None
-
-    def _versions(self, name: str) -> Iterator[tuple[float, str]]:
-        """Yield when a name began to stand for a digest, the latest first."""
-        pointers = (_POINTER.fullmatch(text) for text in self._objects.sizes(f"{_NAMES}/{name}"))
-        yield from sorted(((int(p["at"]) / 1000, p["digest"]) for p in pointers if p), reverse=True)
-
-    def _read(self, name: str, put_at: float, digest: str) -> DataSet:
-        where = f"{_NAMES}/{name}/{put_at * 1000:013.0f}.{digest}.json"
+    def _read(self, pointer: Pointer) -> DataSet:
         try:
-            about = json.loads(need(self._objects.get(where), where))
-            return DataSet(name, digest, put_at, **{key: about[key] for key in _COUNTING})
+            about = json.loads(need(self._objects.get(pointer.place), pointer.place))
+            known = {key: about[key] for key in _COUNTING}
+            return DataSet(pointer.name, pointer.digest, pointer.at_ms / 1000, **known)
         except (ValueError, TypeError, KeyError) as exc:
-            raise StorageError(f"cannot read {where} in MLflow's artifact store: {exc}") from exc
-
-
-def _manifest(digest: str) -> str:
-    return f"datasets/{digest[:3]}/{digest}.json.gz"
+            raise StorageError(f"cannot read {pointer.place} in MLflow's artifact store: {exc}") from exc
 
 
 def data_folder() -> Path:

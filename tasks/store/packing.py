@@ -43,6 +43,25 @@ class _Piece:
     length: int
 
 
+class Sizes:
+    """Bytes of objects as the store has them, by one listing for each of its folders.
+
+    Args:
+        objects: the store.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._folders: dict[str, dict[str, int]] = {}
+
+    def of(self, name: str) -> int | None:
+        """Return the bytes of an object, None where there is none."""
+        folder = object_name(name).rpartition("/")[0]
+        if folder not in self._folders:
+            self._folders[folder] = self._objects.sizes(folder)
+        return self._folders[folder].get(name)
+
+
 class Sender:
     """Sends the content of files; what the store has is not sent again.
 
@@ -54,7 +73,7 @@ class Sender:
 
     def __init__(self, objects: Objects, known: Mapping[str, tuple[Span, ...]], moved: Moved) -> None:
         self._objects, self._known, self._moved = objects, dict(known), moved
-        self._folders: dict[str, dict[str, int]] = {}
+        self._sizes = Sizes(objects)
 
     def send(self, folder: Path, files: Mapping[str, File]) -> dict[str, File]:
         """Send files, and return each with the place of its bytes, and the digest and size of what was sent.
@@ -94,7 +113,7 @@ class Sender:
         parts = [(piece, _read(folder / piece.path, piece)) for piece in pack]
         data = b"".join(content for _, content in parts)
         name = digest_bytes(data)
-        if data and not self._is_there(name, len(data)):
+        if data and self._sizes.of(name) != len(data):  # a write that was cut off is shorter
             self._objects.put(object_name(name), data)
         self._moved(len(data))
         found, at = [], 0
@@ -102,12 +121,6 @@ class Sender:
             found.append((piece.path, Span(name, at, len(content)), digest_bytes(content)))
             at += len(content)
         return found
-
-    def _is_there(self, name: str, size: int) -> bool:
-        folder = object_name(name).rpartition("/")[0]
-        if folder not in self._folders:
-            self._folders[folder] = self._objects.sizes(folder)
-        return self._folders[folder].get(name) == size  # a write that was cut off is shorter
 
 
 def _packs(files: Mapping[str, File]) -> Iterator[list[_Piece]]:

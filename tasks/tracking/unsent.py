@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_pools.watching.backlog import JOURNAL, read_sent
-from tasks.base.workspace import home
+from gpu_pools.watching.backlog import JOURNAL, journals, read_sent
 from tasks.tracking.journal import read_lines, writer_of
 
 
@@ -18,7 +17,7 @@ class Unsent:
 
     @property
     def run(self) -> str:
-        """Return the id of the run in Prefect."""
+        """Return the id of the run in Prefect; of a sweep its name."""
         return self.folder.parent.name
 
 
@@ -32,13 +31,13 @@ class Contents:
 
 
 def find_unsent(run: str | None = None) -> list[Unsent]:
-    """Return the runs of this home with something to send, by their folders' names.
+    """Return the runs and sweeps of this home with something to send, by their folders' names.
 
     Args:
         run: only those in the folder of this one; None: all.
     """
     found = []
-    for path in sorted((home() / "runs").glob(f"{run or '*'}/*/{JOURNAL}")):
+    for path in journals(run or "*"):
         sent = read_sent(path.parent)
         if _has_line(path, sent):
             found.append(Unsent(path.parent, sent, writer_of(path.parent)))

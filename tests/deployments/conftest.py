@@ -41,6 +41,7 @@ WITHOUT_SERVERS = {
     "services/test_old_names.py",
     "stack/test_background.py",
     "test_kubernetes.py",
+    "sweeps/test_listing.py",
     "sweeps/test_record.py",
     "sweeps/test_results.py",
     "sweeps/test_space.py",

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.text import Text
 from deployments.runs.find import RunRow
 from gpu_pools.slots.use import SlotUse
 
+if TYPE_CHECKING:
+    from deployments.sweeps.listing import SweepRow
+
 _COLOURS = {
     "COMPLETED": "green",
     "RUNNING": "cyan",
@@ -23,6 +26,7 @@ _COLOURS = {
     "FAILED": "red",
     "CRASHED": "red",
 }
+_SWEEP_COLOURS = {"running": "cyan", "cut off": "yellow", "ended": "green", "cancelled": ""}
 _WIDE = 240  # columns where there is no terminal: a line of a file is not cut
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
@@ -99,6 +103,21 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
         table.add_row(
             *(row.short, row.flow, row.name, row.owner, row.device, str(row.priority or "")),
             *(state(row), clock(row.since), why(row)),
+        )
+    return table
+
+
+def sweeps_table(rows: Sequence["SweepRow"], now: float) -> Table:
+    """Return sweeps, one a line; now: Unix seconds."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("sweep", "flow", "owner", "state", "trials", "running", "pruned", "failed", "best", "age"):
+        table.add_column(name, justify="right" if name in {"running", "pruned", "failed"} else "left", overflow="fold")
+    for row in rows:
+        best = "" if row.best is None else f"{row.metric} {row.best:.4g}, trial {row.best_trial}"
+        counts = (f"{row.begun} of {row.n_trials}", str(row.running), str(row.pruned), str(row.failed))
+        age = duration(max(0.0, now - row.began))
+        table.add_row(
+            row.name, row.flow, row.owner, Text(row.state, style=_SWEEP_COLOURS[row.state]), *counts, best, age
         )
     return table
 

@@ -1,7 +1,7 @@
 import csv
 
 from deployments.runs.submit import gather_parameters
-from deployments.sweeps.pictures import draw_all, importances
+from deployments.sweeps.pictures import draw_all, importances, parallel_coordinates
 from deployments.sweeps.record import read_sweep, write_sweep
 from deployments.sweeps.results import write_results
 from tests.deployments.sweeps.fake_yard import OBJECTIVE, SPACE, FakeYard, sweep_all, sweep_of
@@ -38,3 +38,12 @@ def test_without_a_complete_trial_there_is_a_table_only(tmp_path, monkeypatch):
     sweep = sweep_of(1, 1)
     write_sweep(sweep)
     assert [path.name for path in write_results(sweep, [], None)] == ["trials.csv"]
+
+
+def test_of_equal_trials_the_first_is_drawn_as_the_best_one(tmp_path):
+    sweep = sweep_of(3, 1, prune_after=0)
+    study, _ = sweep_all(tmp_path, sweep, FakeYard(lambda x, step: 1.0))
+    (axes,) = parallel_coordinates(study.trials(), SPACE, OBJECTIVE).axes
+    lines = [line.get_ydata()[0] for line in axes.get_lines() if len(line.get_ydata()) == 2 and line.get_alpha()]
+    assert lines[-1] == study.trials()[0].values["train.x"]
+    assert [text.get_text() for text in axes.texts].count("1") == 2  # an end of the parameter, and the only value

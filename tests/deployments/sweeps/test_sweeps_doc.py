@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from deployments.cli.app import app
 from deployments.runs.flow_list import load_flow
 from deployments.runs.flow_parameters import flow_parameters
-from deployments.sweeps.objective import objective_of
+from deployments.sweeps.objective import check_moves, objective_of
 from deployments.sweeps.space import check_space, parse_space
 from tasks.base.errors import ConfigError
 
@@ -61,3 +61,12 @@ def test_the_options_of_the_page_are_those_of_the_command():
 )
 def test_what_does_not_go_together_is_refused(words):
     assert isinstance(CliRunner().invoke(app, words).exception, ConfigError)
+
+
+def test_a_parameter_of_a_training_that_the_metric_does_not_see_is_refused():
+    of_detector = objective_of("recognition", None, None)
+    with pytest.raises(
+        ConfigError, match=r"index\.loss: found map/val .* need --metric recall/val_1 --direction maximize"
+    ):
+        check_moves("recognition", of_detector, ["detector.seed", "index.loss"])
+    check_moves("recognition", objective_of("recognition", "recall/val_1", "maximize"), ["index.loss", "render.seed"])
