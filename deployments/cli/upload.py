@@ -26,7 +26,7 @@ def upload(
     from deployments.inbox.sending import await_run, send, where
     from deployments.runs.submit import gather_parameters
     from deployments.stack.stack import mlflow_url
-    from gpu_pools.names import asker
+    from gpu_pools.names import asker, short_id
 
     if not path.exists():
         raise ConfigError(f"found nothing at {path}, need a file or a folder")
@@ -40,7 +40,7 @@ def upload(
     if as_json:
         print_json({"upload": sent["id"], "run": run or None, "bytes": manifest.n_bytes, "sha256": manifest.key})
     elif run:
-        typer.echo(f"run {run}: `yard show {run[:8]}` there")
+        typer.echo(f"run {run}: `yard show {short_id(run)}` there")
     else:
         typer.echo(f"sent as upload {sent['id']}; the yard makes a run of it")
 

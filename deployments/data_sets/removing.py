@@ -8,6 +8,7 @@ from deployments.api import Api
 from deployments.runs.find import RUNNING, WAITING
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target
+from gpu_pools.names import short_id
 from tasks.base.errors import ConfigError
 from tasks.store import places
 from tasks.store.datasets import DataSets
@@ -80,7 +81,7 @@ class _Readers:
         living = {"flow_runs": {"state": {"type": {"any_": [*WAITING, *RUNNING]}}}}
         found = [run for run in self._api.pages("/flow_runs/filter", living) if self._reads(run["parameters"] or {})]
         if found:
-            named = ", ".join(f"{run['id'][:8]} ({run['name']}, {run['state_name']})" for run in found[:_SHOWN])
+            named = ", ".join(f"{short_id(run['id'])} ({run['name']}, {run['state_name']})" for run in found[:_SHOWN])
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ConfigError(
                 f"found runs that need data:{self._name}: {named}{more}; need them at their end: wait, or `yard cancel`"

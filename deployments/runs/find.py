@@ -11,7 +11,7 @@ from deployments.api import Api, Json, NotFoundError
 from deployments.cli.terminal.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
 from gpu_pools.hosts.offers import SHARE_LABEL
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called, is_id, short_id
 from gpu_pools.placement.queues import QueueError, device_tags, parse_queue, queue_of
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
@@ -23,11 +23,11 @@ RUNNING = ("PENDING", "RUNNING", "CANCELLING")
 NOBODY_LOOKED = "no worker has looked at it yet"
 
 _SHORTEST_ID = 4
-_UNIQUE_ID = 8  # characters of an id, which is random
+_UNIQUE_ID = 8
 
 
 def find_run(api: Api, wanted: str, *, ended: bool = False) -> Json:
-    """Return the run that is called `wanted`, or whose id is or begins with it; a stage also as RUN/FLOW.
+    """Return the run that is called `wanted`, or whose id or beginning or short id it is; a stage also as RUN/FLOW.
 
     Args:
         api: of the server.
@@ -46,12 +46,14 @@ def find_run(api: Api, wanted: str, *, ended: bool = False) -> Json:
         raise NotFoundError(f"found no run {wanted}") from exc
     runs = list(api.pages("/flow_runs/filter", {"flow_runs": {"name": {"any_": [wanted]}}, "sort": "START_TIME_DESC"}))
     if not runs and re.fullmatch(f"[0-9a-f-]{{{_SHORTEST_ID},35}}", wanted):
-        runs = _by_beginning_of_id(api, wanted)
+        runs = _by_part_of_id(api, wanted)
     if not runs and "/" in wanted:
         runs = _stages_of_flow(api, *wanted.rsplit("/", 1))
     runs = [run for run in runs if run["parent_task_run_id"] is None] or runs  # stages are called like their pipeline
     if not runs:
-        raise NotFoundError(f"found no run {wanted!r}: need its id, the first 4 or more characters of it, or its name")
+        raise NotFoundError(
+            f"found no run {wanted!r}: need its id, the first 4 or more characters of it, its short id, or its name"
+        )
     fitting = [run for run in runs if (run["state_type"] in ENDED) == ended]
     if len(runs) > 1 and len(fitting) != 1:
         listed = "; ".join(f"{run['id']} {run['name']} ({run['state_name']})" for run in (fitting or runs)[:5])
@@ -83,10 +85,10 @@ def named_like(api: Api, beginning: str, most: int) -> list[Json]:
     return [*api.call("POST", "/flow_runs/filter", body), *api.call("POST", "/flow_runs/filter", order)]
 
 
-def _by_beginning_of_id(api: Api, part: str) -> list[Json]:
+def _by_part_of_id(api: Api, part: str) -> list[Json]:
     found: list[Json] = []
     for n, run in enumerate(api.pages("/flow_runs/filter", {"sort": "START_TIME_DESC"}), start=1):
-        if run["id"].startswith(part):
+        if is_id(run["id"], part):
             found.append(run)
         if found and len(part) >= _UNIQUE_ID and n % PAGE == 0:
             break  # the rest of a long history need not be read
@@ -106,7 +108,7 @@ class RunRow:
 
     Args:
         id, name, flow: of the run.
-        short: the beginning of the id, which every command takes for the whole.
+        short: eight characters of the id, which every command takes for the whole.
         owner: user@host; empty for a run started on Prefect's page.
         device: it has, or had; before it starts, the one it asked for.
         queue: it waits in or came from; empty for `yard run`.
@@ -258,7 +260,7 @@ def _row(run: Json, flow: str, far: RunProgress) -> RunRow:
     queue = queue_of(run)
     return RunRow(
         id=run["id"],
-        short=run["id"][:_UNIQUE_ID],
+        short=short_id(run["id"]),
         name=run["name"],
         flow=flow,
         owner=run_owner(run),

@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 import psutil
 
-from gpu_pools.names import host_name
+from gpu_pools.names import host_name, is_id, short_id
 from tasks.base.errors import ConfigError, TrainyardError
 from tasks.base.processes import end_child
 from tasks.base.startup import module_command
@@ -40,11 +40,11 @@ class Served:
     address: Address
 
     def is_called(self, wanted: str) -> bool:
-        """Return whether it is meant by a name, or by an id or its beginning."""
-        return wanted in {self.address.run, self.address.model} or self.run_id.startswith(wanted)
+        """Return whether it is meant by a name, or by an id or a part of it."""
+        return wanted in {self.address.run, self.address.model} or is_id(self.run_id, wanted)
 
     def __str__(self) -> str:
-        return f"{self.run_id[:8]} ({self.address.model} at {self.address.url})"
+        return f"{short_id(self.run_id)} ({self.address.model} at {self.address.url})"
 
 
 def served_models() -> list[Served]:

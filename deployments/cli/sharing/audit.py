@@ -77,11 +77,13 @@ def _show(rows: "list[ActRow]") -> None:
     from rich.table import Table
 
     from deployments.cli.terminal.tables import clock, console
+    from gpu_pools.names import short_id
 
     table = Table(*_COLUMNS, box=None)
     for row in rows:
         what = " ".join(filter(None, [row.act, row.details, "--force" if row.force else ""]))
-        on = f"{row.name} ({row.target[:8]})" if row.target and row.target != row.name else row.name
+        target = short_id(row.target) if row.kind == "run" else row.target[:8]
+        on = f"{row.name} ({target})" if row.target and row.target != row.name else row.name
         result = ": ".join(filter(None, [row.result, row.said]))
         place = " ".join(filter(None, [row.account and f"{row.account}@{row.host}", row.client or row.terminal]))
         table.add_row(clock(row.at), row.who, what, f"{row.kind} {on}", row.owner, result, place)

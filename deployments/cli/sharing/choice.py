@@ -48,12 +48,13 @@ class Choice:
         """List runs, and return the ids of those that the caller may change and says yes to; the others are named."""
         from deployments.runs.find import is_later
         from deployments.sharing.permissions import run_target
+        from gpu_pools.names import short_id
 
         mine = [run for run in found if not acts.fault(verb, run_target(run))]
         for run in found:
             state = "later" if is_later(run) else run["state_name"]
             left = "" if run in mine else f"  left: of {run_target(run).owner}"
-            typer.echo(f"{run['id'][:8]}  {state:<10}  {run['name']}{left}")
+            typer.echo(f"{short_id(run['id'])}  {state:<10}  {run['name']}{left}")
         if not found:
             typer.echo("no such runs")
         elif not mine:

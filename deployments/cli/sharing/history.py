@@ -103,6 +103,7 @@ def _runs_table(accounts: "Sequence[Account]") -> "Table":
     from rich.text import Text
 
     from deployments.cli.terminal.tables import duration
+    from gpu_pools.names import short_id
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "name", "flow", "owner", "device", "began"):
@@ -113,7 +114,7 @@ def _runs_table(accounts: "Sequence[Account]") -> "Table":
     table.add_column("result", overflow="fold")
     for one in accounts:
         table.add_row(
-            *(one.run[:8], one.name, one.flow, one.owner, one.device, _clock(one.began)),
+            *(short_id(one.run), one.name, one.flow, one.owner, one.device, _clock(one.began)),
             *(duration(one.waited_s) if one.waited_s >= _NOBODY_WAITS_S else "", duration(one.ran_s)),
             *(_number(one.gpu_hours or None, 2), _number(one.energy_wh, 1), _number(one.peak_memory_mib, 0)),
             *(Text(one.state, style="red" if one.failed else ""), _result(one)),

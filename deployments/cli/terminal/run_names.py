@@ -1,5 +1,6 @@
 """What a shell completes where a command takes a run."""
 
+from gpu_pools.names import short_id
 from tasks.base.errors import TrainyardError
 
 _MOST = 50
@@ -16,5 +17,5 @@ def complete_run(incomplete: str) -> list[tuple[str, str]]:
     except TrainyardError:  # the command itself says so
         return []
     names = {run["name"]: run["state_name"] for run in reversed(runs) if run["name"].startswith(incomplete)}
-    ids = {run["id"][:8]: f"{run['name']}, {run['state_name']}" for run in runs if run["id"].startswith(incomplete)}
-    return [*reversed(names.items()), *(ids.items() if incomplete else ())]
+    ids = {short_id(run["id"]): f"{run['name']}, {run['state_name']}" for run in runs}
+    return [*reversed(names.items()), *(each for each in ids.items() if incomplete and each[0].startswith(incomplete))]

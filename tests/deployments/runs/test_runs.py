@@ -183,7 +183,7 @@ def test_the_lock_of_a_run_on_this_host_says_more_than_its_page(yard):
 
 def test_a_run_is_found_by_its_id_its_beginning_and_its_name(yard):
     run = training(yard, "sought")
-    for wanted in (run["id"], run["id"][:8], run["id"].upper(), "sought"):
+    for wanted in (run["id"], run["id"][:8], run["id"][-8:], run["id"].upper(), "sought"):
         assert find_run(yard.api, wanted)["id"] == run["id"]
 
 
