@@ -17,6 +17,7 @@ from pydantic import BaseModel, create_model
 
 from deployments.runs.flow_list import entrypoint_of, load_flow
 from gpu_pools.device_count import FIELD
+from tasks.base.errors import ConfigError
 
 Schema = Mapping[str, Any]
 
@@ -69,6 +70,28 @@ def flow_parameters(flow_name: str) -> list[Parameter]:
     schema = model.model_json_schema()
     meanings = argument_meanings(inspect.getdoc(function) or "")
     return list(_walk(schema, schema.get("$defs", {}), "", {}, meanings))
+
+
+def in_form_order(flow_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a run in the order of its flow's form, which PostgreSQL does not keep.
+
+    Args:
+        flow_name: of a flow that is not ours they are in the order of the alphabet.
+        parameters: as Prefect has them.
+    """
+    try:
+        order = {parameter.name: place for place, parameter in enumerate(flow_parameters(flow_name))}
+    except ConfigError:
+        order = {}
+    return _in_order(parameters, order, "")
+
+
+def _in_order(parameters: Mapping[str, Any], order: Mapping[str, int], above: str) -> dict[str, Any]:
+    names = sorted(parameters, key=lambda name: (order.get(above + name, len(order)), name))
+    return {
+        name: _in_order(value, order, f"{above}{name}.") if isinstance(value := parameters[name], Mapping) else value
+        for name in names
+    }
 
 
 def parallel_sections(flow_name: str) -> list[str]:

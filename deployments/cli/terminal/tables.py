@@ -143,6 +143,8 @@ def log_line(line: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 def print_details(details: Mapping[str, Any], row: RunRow, stages: Sequence[RunRow]) -> None:
     """Print everything about one run."""
+    from deployments.runs.flow_parameters import in_form_order
+
     out = console()
     out.print(_facts(details, row))
     if stages:
@@ -156,7 +158,7 @@ def print_details(details: Mapping[str, Any], row: RunRow, stages: Sequence[RunR
     for past in details["states"]:
         out.print(f"{clock(past['timestamp'])}  {past['name']}  {past['message'] or ''}", soft_wrap=True)
     _section(out, "parameters")
-    out.print(yaml.safe_dump(details["parameters"], sort_keys=False).rstrip(), soft_wrap=True)
+    out.print(yaml.safe_dump(in_form_order(row.flow, details["parameters"]), sort_keys=False).rstrip(), soft_wrap=True)
     if details["summary"]:
         _section(out, "summary")
         out.print(details["summary"], soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.runs.flow_list import descriptions, entrypoints
-from deployments.runs.flow_parameters import argument_meanings, flow_parameters, parallel_sections
+from deployments.runs.flow_parameters import argument_meanings, flow_parameters, in_form_order, parallel_sections
 
 ROOT = Path(__file__).parents[3]
 FLOWS = entrypoints()
@@ -81,6 +81,13 @@ def test_a_flow_with_types_of_its_own_module_has_them_too(monkeypatch):
     assert descriptions()["digits"] == "lab.flows.digits, of TRAINYARD_FLOWS"
 
 
+def test_the_parameters_of_a_run_are_in_the_order_of_the_form():
+    stored = {"run": "r", "train": {"seed": 1, "model": "vit", "batch_size": 2, "later": 3}, "dataset": "/d"}
+    assert list(in_form_order("train_classifier", stored)) == ["dataset", "train", "run"]
+    assert list(in_form_order("train_classifier", stored)["train"]) == ["model", "batch_size", "seed", "later"]
+    assert list(in_form_order("a flow of somebody else", stored)) == ["dataset", "run", "train"]
+
+
 def test_the_meaning_of_an_argument_may_take_several_lines():
     text = "Args:\n    data: a folder,\n        or a file: both.\n    n: how many.\n\nReturns:\n    It: so."
     assert argument_meanings(f"Do it.\n\nMore.\n\n{text}") == {"data": "a folder, or a file: both.", "n": "how many."}
@@ -90,5 +97,9 @@ def test_the_meaning_of_an_argument_may_take_several_lines():
 def test_flows_that_compute_on_several_devices_are_known():
     assert {name: parallel_sections(name) for name in FLOWS if parallel_sections(name)} == {
         "classification": ["train"],
+        "recognition": ["detector", "index"],
+        "report_recognition": ["detector", "index"],
         "train_classifier": ["train"],
+        "train_detector": ["detector"],
+        "train_index": ["index"],
     }
