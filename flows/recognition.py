@@ -150,7 +150,7 @@ def recognition(
         refuse_if_taken(device, "training", n_devices)
     source = steps.check_start(data, chosen, render, detector, index)
     run = step_context.run_key()
-    run_stage(render_parts, Queue("cpu", "preparation"), data=source, render=render, run=run)
+    run_stage(render_parts, Queue("cpu", "preparation"), data=source, render=chosen.needed(render), run=run)
     shared: dict[str, Any] = {"dataset": steps.rendered(run), "run": run, "track": track}
     with ExitStack() as held:  # in a person's own process one slot, for all that computes
         if chosen.detector:

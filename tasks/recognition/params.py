@@ -322,6 +322,12 @@ class MethodParams(Params):
             raise ValueError("found neither detector nor index, need at least one")
         return self
 
+    def needed(self, render: RenderParams) -> RenderParams:
+        """Return what is to be rendered: no views where there is no index, no scenes where there is no detector."""
+        views = () if self.index else ("train_views", "val_views", "test_views", "distractor_views")
+        scenes = () if self.detector else ("train_scenes", "val_scenes", "test_scenes")
+        return render.model_copy(update=dict.fromkeys((*views, *scenes), 0))
+
 
 Methods = Annotated[MethodParams, BeforeValidator(_methods)]
 """Also as names: `[detector, index]`, or `[yolo, faiss]` as the service before had them."""
