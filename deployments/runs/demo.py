@@ -93,6 +93,9 @@ Your own video: yard run splatting --data VIDEO_OR_FOLDER --device cpu --set tra
   Prefect   the parts, the epoch tables of detector and index, and the summary under Artifacts
   MLflow    experiment `demo-recognition`: mean average precision and recall under Model metrics; scenes
             with boxes, precision-recall curves and the confusion of similar parts under Artifacts > report
+Your own images, a box and a name for each part on them:
+  yard run predict --data FOLDER_OF_IMAGES --device cpu --set predict.weights=models:/demo-recognition-index@champion \
+      --set detect.weights=models:/demo-recognition-detector@champion
 Your own parts: yard run recognition --data FOLDER_OF_MESHES --device cpu""",
     Part.ask: """
   MLflow    experiment `demo-ask`: the answers as a table and beside their pictures under Artifacts, each

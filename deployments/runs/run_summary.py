@@ -78,7 +78,8 @@ def _prediction(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     usable = report["n_pictures"] - report["n_failed"]
     yield f"{usable} of {report['n_pictures']} images read, {report['images_per_second']:.1f} a second"
     counts = report["counts"]
-    named = Table("class", Column("images", justify="right"), title=f"named by {report['model']} on {report['device']}")
+    counted = "boxes" if report.get("detector") or report.get("model_kind") == "detector" else "images"
+    named = Table("class", Column(counted, justify="right"), title=f"named by {report['model']} on {report['device']}")
     for name, count in list(counts.items())[:_CLASSES]:
         named.add_row(escape(name), str(count))
     yield named

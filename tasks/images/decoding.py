@@ -150,6 +150,16 @@ def resize_rgb(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return resized.astype(np.uint8, copy=False)
 
 
+def made_square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) in the middle of a square, whose other pixels are those of the image's rim gone on."""
+    height, width = image.shape[:2]
+    above, left = max(0, width - height) // 2, max(0, height - width) // 2
+    below, right = max(0, width - height) - above, max(0, height - width) - left
+    if height == width:
+        return image
+    return np.pad(image, ((above, below), (left, right), (0, 0)), mode="edge")
+
+
 def decode_sized(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Return an image as a model sees it, (size, size, 3) uint8 RGB.
 

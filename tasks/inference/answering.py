@@ -88,7 +88,7 @@ def _parts(
     files: ModelFiles, regions: ModelFiles | Path | None, find: Find, params: PredictParams, device: torch.device
 ) -> Answering:
     """Return a detector of parts, or an index of them."""
-    from tasks.inference.parts import answers_of_index, as_detected, index_of, indexed
+    from tasks.inference.parts import answers_of_index, as_detected, cut_as_rendered, index_of, indexed
 
     def answer(todo: Iterator[PendingImage]) -> Iterator[list[Answer]]:
         if files.kind == DETECTOR:
@@ -96,7 +96,7 @@ def _parts(
         index = index_of(files, device)
         if regions is None:
             return answers_of_index(todo, index, params.batch_size, params.n_workers)
-        return answers_in_regions(todo, find(regions), indexed(index), params.n_workers)
+        return answers_in_regions(todo, find(regions), indexed(index), params.n_workers, cut_as_rendered)
 
     return Answering(None, "fp32", answer, lambda: 1)
 

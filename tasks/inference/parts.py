@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from tasks.images.prepare import Rgb
@@ -16,6 +17,10 @@ from tasks.recognition.index.apply import PartIndex, load_index
 
 UNKNOWN = "unknown"
 """What a part that the index does not know is called."""
+_MARGIN = 0.18
+"""Of the longer side of a box, beside it on an image that an index sees: the middle of what views are rendered with."""
+_SAME = 0.6
+"""Share of their union that two boxes have in common from which on they are of one part, whatever it is called."""
 
 
 def detector_of(files: ModelFiles, device: torch.device) -> Detector:
@@ -41,11 +46,45 @@ def detecting_parts(detector: Detector, params: DetectParams) -> Detect:
     least = detector.threshold if params.min_score is None else params.min_score
 
     def detect(rgb: Rgb) -> list[Region]:
-        found = [one for one in detector([rgb])[0] if one.score >= least]
-        best = sorted(found, key=lambda one: -one.score)[: params.max_regions]
-        return [Region(one.left, one.top, one.right, one.bottom, one.score, one.name) for one in best]
+        found = [
+            Region(one.left, one.top, one.right, one.bottom, one.score, one.name)
+            for one in detector([rgb])[0]
+            if one.score >= least
+        ]
+        return once_each(sorted(found, key=lambda region: -region.score))[: params.max_regions]
 
     return detect
+
+
+def once_each(regions: Sequence[Region]) -> list[Region]:
+    """Return the regions, the surest first, without those that show again what a surer one shows."""
+    kept: list[Region] = []
+    for region in regions:
+        if all(_in_common(region, other) < _SAME for other in kept):
+            kept.append(region)
+    return kept
+
+
+def _in_common(one: Region, other: Region) -> float:
+    """Return the intersection of two regions over their union."""
+    width = min(one.right, other.right) - max(one.left, other.left)
+    height = min(one.bottom, other.bottom) - max(one.top, other.top)
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((region.right - region.left) * (region.bottom - region.top) for region in (one, other))
+    return width * height / (areas - width * height)
+
+
+def cut_as_rendered(rgb: Rgb, region: Region) -> Rgb:
+    """Return the square around a region of (H, W, 3) that a view of a part would be; at the rim its pixels go on."""
+    height, width = rgb.shape[:2]
+    across, down = (region.right - region.left) * width, (region.bottom - region.top) * height
+    side = max(1, round(max(across, down) * (1 + _MARGIN)))
+    left = round((region.left + region.right) / 2 * width - side / 2)
+    top = round((region.top + region.bottom) / 2 * height - side / 2)
+    columns = np.clip(np.arange(left, left + side), 0, width - 1)
+    rows = np.clip(np.arange(top, top + side), 0, height - 1)
+    return np.ascontiguousarray(rgb[rows[:, None], columns])
 
 
 def as_detected(crops: Sequence[Rgb], regions: Sequence[Region]) -> list[RegionAnswer]:

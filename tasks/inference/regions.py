@@ -42,6 +42,9 @@ class RegionAnswer:
     named: Named | None = None  # of a model of parts
 
 
+Cut = Callable[[Rgb, Region], Rgb]
+"""(H, W, 3) image, a region of it -> what the model is to see of it."""
+
 NameRegions = Callable[[Sequence[Rgb], Sequence[Region]], list[RegionAnswer]]
 """Crops (H, W, 3), at least one, and the regions they are cut from -> what they show."""
 
@@ -154,8 +157,16 @@ def detecting(detector: nn.Module, device: torch.device, params: DetectParams) -
     return detect
 
 
+def cut(rgb: Rgb, region: Region) -> Rgb:
+    """Return the part of (H, W, 3) that a region covers, of one pixel at least."""
+    height, width = rgb.shape[:2]
+    left, top = min(int(region.left * width), width - 1), min(int(region.top * height), height - 1)
+    right, bottom = max(left + 1, round(region.right * width)), max(top + 1, round(region.bottom * height))
+    return np.ascontiguousarray(rgb[top:bottom, left:right])
+
+
 def answers_in_regions(
-    todo: Iterator[PendingImage], detect: Detect, name: NameRegions, n_workers: int = 0
+    todo: Iterator[PendingImage], detect: Detect, name: NameRegions, n_workers: int = 0, crop: Cut = cut
 ) -> Iterator[list[Answer]]:
     """Yield the answers to the regions of each image, in order; without a region one answer that says nothing.
 
@@ -164,20 +175,20 @@ def answers_in_regions(
         detect: finds regions.
         name: names them.
         n_workers: threads that prepare images; 0: one per core.
+        crop: what `name` is given of each region.
     """
     for batch in ahead(todo, None, 1, n_workers):
         for row in batch:
-            yield _answers_of(row, detect, name)
+            yield _answers_of(row, detect, name, crop)
 
 
-def _answers_of(row: Loaded, detect: Detect, name: NameRegions) -> list[Answer]:
+def _answers_of(row: Loaded, detect: Detect, name: NameRegions, crop: Cut) -> list[Answer]:
     nothing = Answer(str(row.job.path), row.job.time_s, None, None, row.size, row.seconds, row.error, whole=row.pixels)
     started = time.perf_counter()
     regions = [] if row.pixels is None else detect(row.pixels)
     if row.pixels is None or not regions:
         return [replace(nothing, seconds=row.seconds + time.perf_counter() - started)]
-    crops = [cut(row.pixels, region) for region in regions]
-    named = name(crops, regions)
+    named = name([crop(row.pixels, region) for region in regions], regions)
     seconds = (row.seconds + time.perf_counter() - started) / len(regions)
     return [
         replace(
@@ -185,7 +196,7 @@ def _answers_of(row: Loaded, detect: Detect, name: NameRegions) -> list[Answer]:
             logits=named[number].logits,
             named=named[number].named,
             pixels=named[number].pixels,
-            size=(crops[number].shape[1], crops[number].shape[0]),
+            size=cut(row.pixels, region).shape[1::-1],
             seconds=seconds,
             region=region,
             number=number,
@@ -210,11 +221,3 @@ def classifying(predictor: Predictor, size: int, batch_size: int) -> NameRegions
         return [RegionAnswer(pixels, row) for pixels, row in zip(squashed, logits, strict=True)]
 
     return name
-
-
-def cut(rgb: Rgb, region: Region) -> Rgb:
-    """Return the part of (H, W, 3) that a region covers, of one pixel at least."""
-    height, width = rgb.shape[:2]
-    left, top = min(int(region.left * width), width - 1), min(int(region.top * height), height - 1)
-    right, bottom = max(left + 1, round(region.right * width)), max(top + 1, round(region.bottom * height))
-    return np.ascontiguousarray(rgb[top:bottom, left:right])

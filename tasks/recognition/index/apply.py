@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.base.progress import finish
-from tasks.images.decoding import resize_rgb
+from tasks.images.decoding import made_square, resize_rgb
 from tasks.recognition.index.embedding import Floats, embedding
 from tasks.recognition.index.index_folder import WEIGHTS, StoredIndex, load_embedder, read_index_folder
 from tasks.recognition.index.lookup import Lookup, Nearest
@@ -62,7 +62,11 @@ class PartIndex:
     def vectors(self, crops: Sequence[Rgb]) -> Floats:
         """Return the vectors (N, D) of crops."""
         size = self.stored.config["image_size"]
-        return finish(embedding(self._embedder, lambda place: resize_rgb(crops[place], size), len(crops), self.device))
+
+        def read(place: int) -> Rgb:
+            return resize_rgb(made_square(crops[place]), size)
+
+        return finish(embedding(self._embedder, read, len(crops), self.device))
 
     def _named(self, found: Nearest) -> Named:
         stored = self.stored

@@ -84,8 +84,9 @@ class ServedIndex(PythonModel):
         return {"part": part, "score": float(found.score), "nearest": nearest, "rotation": rotation}
 
     def _pixels(self, content: Any, row: int) -> Tensor:
-        image = self.decoding.decode_cell(content, row, self.config["image_size"])
-        return torch.from_numpy(image).permute(2, 0, 1)  # (3, S, S) uint8
+        image = self.decoding.made_square(self.decoding.decode_cell(content, row))
+        square = self.decoding.resize_rgb(image, self.config["image_size"])
+        return torch.from_numpy(square).permute(2, 0, 1)  # (3, S, S) uint8
 
 
 def load_code(path: Path) -> ModuleType:

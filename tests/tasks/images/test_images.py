@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tasks.base.errors import ImageError
-from tasks.images.decoding import resize_rgb
+from tasks.images.decoding import made_square, resize_rgb
 from tasks.images.images import encode_jpeg, read_rgb, write_jpeg
 
 
@@ -240,3 +240,11 @@ def test_a_jpeg_can_be_read_by_others(tmp_path):
     rgb = picture()
     write_jpeg(tmp_path / "a.jpg", rgb, quality=95)
     assert cv2.PSNR(np.asarray(Image.open(io.BytesIO((tmp_path / "a.jpg").read_bytes()))), rgb) > 38
+
+
+def test_what_is_beside_an_image_in_its_square_is_its_rim():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert made_square(image) is image
+    wide = np.arange(15, dtype=np.uint8).reshape(1, 5, 3)
+    assert np.array_equal(made_square(wide), np.repeat(wide, 5, axis=0))
+    assert np.array_equal(made_square(wide.transpose(1, 0, 2)), np.repeat(wide, 5, axis=0).transpose(1, 0, 2))
