@@ -54,16 +54,9 @@ QUESTIONS: dict[str, Any] = {
 
 # As much as two cores render and train on in fifteen minutes.
 RECOGNITION: dict[str, Any] = {
-    "render": {
-        "train_views": 1400,
-        "val_views": 60,
-        "test_views": 60,
-        "n_distractors": 320,
-        "distractor_views": 16,
-        "train_scenes": 1300,
-    },
+    "render": {"train_scenes": 1300},
     "detector": {"device": "cpu", "num_epochs": 25},
-    "index": {"device": "cpu", "num_epochs": 22, "batch_size": 64, "learning_rate": 2.8e-3, "start_size": 64},
+    "index": {"device": "cpu"},
     "track": {"experiment": "demo-recognition"},
 }
 

@@ -15,12 +15,12 @@ class RenderParams(Params):
 
     seed: Seed = 0
     view_size: Annotated[int, Field(ge=32, le=1024, description="Side of a view, pixels")] = 128
-    train_views: Annotated[int, Field(ge=0, le=20_000, description="Views of each part to train on")] = 120
-    val_views: Annotated[int, Field(ge=0, le=5_000, description="Views of each part to validate on")] = 20
-    test_views: Annotated[int, Field(ge=0, le=5_000, description="Views of each part to test with")] = 20
+    train_views: Annotated[int, Field(ge=0, le=20_000, description="Views of each part to train on")] = 1400
+    val_views: Annotated[int, Field(ge=0, le=5_000, description="Views of each part to validate on")] = 60
+    test_views: Annotated[int, Field(ge=0, le=5_000, description="Views of each part to test with")] = 60
     distractor_views: Annotated[
         int, Field(ge=0, le=5_000, description="Views of each shape that is no part, to learn what unknown means")
-    ] = 40
+    ] = 16
     scene_size: Annotated[int, Field(ge=64, le=2048, description="Side of a scene, pixels")] = 320
     train_scenes: Annotated[int, Field(ge=0, le=200_000, description="Scenes to train on")] = 600
     val_scenes: Annotated[int, Field(ge=0, le=20_000, description="Scenes to validate on")] = 100
@@ -43,7 +43,7 @@ class RenderParams(Params):
     distractors: Annotated[
         MaybePath, Field(description="A folder of meshes that are no parts; none: shapes are made up")
     ] = None
-    n_distractors: Annotated[int, Field(ge=0, le=1000, description="Shapes made up, where no folder is given")] = 24
+    n_distractors: Annotated[int, Field(ge=0, le=1000, description="Shapes made up, where no folder is given")] = 320
     min_quality: Annotated[int, Field(ge=1, le=100, description="JPEG quality, at least")] = 60
     max_quality: Annotated[int, Field(ge=1, le=100, description="JPEG quality, at most")] = 95
     blur: Annotated[float, Field(ge=0, le=10, description="Largest blur, pixels at a side of 256")] = 1.3
@@ -203,13 +203,13 @@ class IndexParams(training.TrainingParams):
             description="Pixels on a side in the first epochs; grows to image_size over three of five epochs, which "
             "saves a third of the work; 0: image_size throughout",
         ),
-    ] = 0
+    ] = 64
     device: Device = "cuda"
 
-    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    num_epochs: Annotated[int, Field(ge=1, le=10_000)] = 22
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
     optimizer: training.Optimizer = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2.8e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     schedule: training.Schedule = "cosine"
     warmup_epochs: training.WarmupEpochs = 1

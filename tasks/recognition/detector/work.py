@@ -142,6 +142,8 @@ def report_detector(
     _log_training(folder, config, tracker)
     _log_grades(sets, graded, int(finished["best_epoch"]), dataset, tracker)
     notes = [_export(folder, config, sets["rendered"].scenes, tracker)] if params.check_onnx else []
+    for note in notes:
+        log.info("%s", note)
     register = partial(_register, folder, config, params, tracker, sets["rendered"], finished, model_name)
     decision = tracker.unless_away(register)
     log.info("mAP@50 %.3f on %d unseen scenes", graded["rendered"].map50, graded["rendered"].n_images)
