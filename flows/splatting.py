@@ -57,7 +57,7 @@ def train_splat(
     Returns:
         The id of the MLflow run; None where the rest is to follow, or MLflow was away all along.
     """
-    with on_device(train.device, "training"):
+    with on_device(train.device, "training", train.n_devices):
         steps.train(scene, train, export, track, run, finish=finish)
         if not finish:
             return None
@@ -107,12 +107,12 @@ def splatting(
     Returns:
         The id of the MLflow run; None: MLflow was away all along.
     """
-    refuse_if_taken(train.device, "training")
+    refuse_if_taken(train.device, "training", train.n_devices)
     source = steps.check_start(data, frames, train)
     run = step_context.run_key()
     run_stage(prepare_scene, Queue("cpu", "preparation"), data=source, frames=frames, poses=poses, run=run)
     shared: dict[str, Any] = {"scene": steps.scene_of(run), "run": run, "export": export, "track": track}
-    with hold_device(train_splat, train.device):
+    with hold_device(train_splat, train.device, train.n_devices):
         run_stage(train_splat, device_queue(train.device, "training"), **shared, train=train, finish=False)
         run_stage(export_splat, Queue("cpu", "inference"), **shared, refusable=False)
     return mlflow_run.mlflow_run_id(run)

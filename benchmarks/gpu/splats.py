@@ -226,7 +226,7 @@ def million(bench: Bench) -> dict[str, Any]:
         total = photo_loss(rendered.colors, shot.rgb, None, 0.2, n_counted=shot.n_counted)
         (total + penalty(optimizer.gaussians, 0.01, 0.01)).backward()
         optimizer.step(RATES)
-        strategy.after_step(optimizer, rendered, optimizer.n_steps, RATES["means"])
+        strategy.after_step(optimizer, [rendered], optimizer.n_steps, RATES["means"])
 
     bench.peak_gib()
     found: dict[str, Any] = {"gaussians": n, "steps_s": round(1000 / bench.ms(ours, steps), 1)}

@@ -59,12 +59,12 @@ def name_rendering() -> str:
 
 def name_detector() -> str:
     """Return the name of the training of a detector."""
-    return f"{_trained()}-{DETECTOR}"
+    return _called(DETECTOR)
 
 
 def name_index() -> str:
     """Return the name of the training of an index."""
-    return f"{_trained()}-{INDEX}"
+    return _called(INDEX)
 
 
 def name_report() -> str:
@@ -121,6 +121,11 @@ def devices_of(methods: MethodParams, detector: DetectorParams, index: IndexPara
 
 def _times(n_devices: int) -> str:
     return f" (n_devices {n_devices})" if n_devices > 1 else ""
+
+
+def _called(method: str) -> str:
+    """Return the name of the training of a method; one that starts again is called so already."""
+    return _trained().removesuffix(f"-{method}") + f"-{method}"
 
 
 @task(task_run_name="check")
@@ -210,7 +215,7 @@ def _open(folder: Path, dataset: Path, params: DetectorParams | IndexParams, tra
     }
     names = DETECTOR_FREE_TO_CHANGE if isinstance(params, DetectorParams) else INDEX_FREE_TO_CHANGE
     free = {f"{folder.name}.{name}" for name in names}
-    name = _trained().removesuffix(f"-{folder.name}") + f"-{folder.name}"  # a stage is called so itself
+    name = _called(folder.name)
     return mlflow_run.open_mlflow_run(folder, recorded, params.device, track.experiment, name, free=free, last=False)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.base.params import Fraction, NoneText, Owner, Params, Seed
+from tasks.training.params import NDevices, check_devices
 
 CameraModel = Literal["OPENCV", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Preset = Literal["quick", "normal", "full"]
@@ -48,6 +49,16 @@ class SplatParams(Params):
     device: Annotated[
         str, Field(description="cuda: the least loaded GPU; cuda:1: this one; cpu; HOST/cuda:1: on that host")
     ] = "cuda"
+    n_devices: NDevices = 1
+    batch_size: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Images of a step, n_devices share them; a preset takes so many times fewer steps, and every "
+            "learning rate is multiplied by the square root",
+        ),
+    ] = 1
     preset: Annotated[Preset, Field(description="quick: a look; normal: a good result; full: the best")] = "normal"
     seed: Seed = 0
     max_steps: Annotated[int | None, Field(ge=1, le=1_000_000, description=f"Steps; {_BY_PRESET}"), NoneText] = None
@@ -72,10 +83,10 @@ class SplatParams(Params):
     grow_grad2d: Annotated[float, Field(gt=0, description="default: gradient of means2d that makes one grow")] = 0.0002
     grow_scale3d: Annotated[float, Field(gt=0, description="default: split above, clone below, share of scene")] = 0.01
     prune_scale3d: Annotated[float, Field(gt=0, description="default: removed above, share of scene")] = 0.1
-    reset_every: Annotated[int, Field(ge=1, description="default: steps between two resets of opacity")] = 3000
+    reset_every: Annotated[int, Field(ge=1, description="default: images between two resets of opacity")] = 3000
     refine_start: Annotated[int | None, Field(ge=0, description=f"First refinement; {_BY_PRESET}"), NoneText] = None
     refine_stop: Annotated[int | None, Field(ge=0, description=f"Last refinement; {_BY_PRESET}"), NoneText] = None
-    refine_every: Annotated[int, Field(ge=1, description="Steps between two refinements")] = 100
+    refine_every: Annotated[int, Field(ge=1, description="Images between two refinements")] = 100
 
     sh_degree: Annotated[int | None, Field(ge=0, le=3, description=f"Spherical harmonics; {_BY_PRESET}"), NoneText] = (
         None
@@ -118,10 +129,15 @@ class SplatParams(Params):
     near_plane: Annotated[float, Field(gt=0, description="Nearer Gaussians are not drawn, world units")] = 0.01
     num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
+    @model_validator(mode="after")
+    def _devices_share_a_batch(self) -> Self:
+        check_devices(self.device, self.n_devices, self.batch_size)
+        return self
+
 
 # On another kind of device the metrics differ in their last digits, as those of any two GPUs do; on the CPU they are
 # the same bit for bit.
-FREE_TO_CHANGE = frozenset({"device", "num_threads", "min_psnr"})
+FREE_TO_CHANGE = frozenset({"device", "n_devices", "num_threads", "min_psnr"})
 """Parameters of a fit that may change between a crash and the resumption without changing what the fit is of."""
 
 

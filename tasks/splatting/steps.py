@@ -175,7 +175,7 @@ def train(
         with open_fit_run(folder, scene, params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, images and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
-            rasterizer = rasterizer_on(device, params)
+            rasterizer = rasterizer_of(device, params)
             session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
             with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
                 FitRecorder(session, tracker, page, shown, log).run()
@@ -239,7 +239,7 @@ def finished_fit(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSe
     import torch
 
     params, device = SplatParams.model_validate(made_with["train"]), torch.device(made_with["device"])
-    session = open_session(scene, folder, params, device, rasterizer_on(torch.device("cpu"), params), None)
+    session = open_session(scene, folder, params, device, rasterizer_of(torch.device("cpu"), params), None)
     session.load_finished()
     return session
 
@@ -256,7 +256,8 @@ def open_session(
     from tasks.splatting.fit.scene import normalized, read_scene
     from tasks.splatting.fit.session import FitSession
 
-    world, _ = normalized(read_scene(allowed_path(scene)))
+    source = allowed_path(scene)
+    world, _ = normalized(read_scene(source))
     return FitSession(
         world,
         folder,
@@ -267,6 +268,7 @@ def open_session(
         clock=time.monotonic,
         deadline=deadline,
         stop_asked=stop_asked,
+        source=source,
     )
 
 
@@ -280,20 +282,12 @@ def _deadline(*, finish: bool) -> float | None:
     return None if left is None else time.monotonic() + left - min(share * left, _MOST_S)
 
 
-def rasterizer_on(device: "torch.device", params: SplatParams) -> "Rasterizer":
-    """Return what draws on a device.
+def rasterizer_of(device: "torch.device", params: SplatParams) -> "Rasterizer":
+    """Return what draws on a device; see `rasterizer_on`."""
+    from tasks.splatting.render.device_rasterizer import rasterizer_on
 
-    Raises:
-        ConfigError: a GPU's kernels are not there.
-    """
-    if device.type == "cuda":
-        from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
-
-        built = os.environ.get(EXTENSIONS)  # the slot's own GPU's
-        return CudaRasterizer(near_plane=params.near_plane, kernels=Path(built) if built else None)
-    from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
-
-    return CpuRasterizer(num_threads=params.num_threads, near_plane=params.near_plane)
+    built = os.environ.get(EXTENSIONS)  # the slot's own GPU's
+    return rasterizer_on(device, params, Path(built) if built else None)
 
 
 def open_fit_run(

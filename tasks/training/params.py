@@ -22,6 +22,26 @@ Confidence = Annotated[
 ]
 
 
+NDevices = Annotated[
+    int, Field(ge=1, le=64, description="GPUs of each host that share every batch; more than 1 needs device cuda")
+]
+
+
+def check_devices(device: str, n_devices: int, batch_size: int, n_hosts: int = 1) -> None:
+    """Refuse a number of devices that cannot share a batch.
+
+    Raises:
+        ValueError: one device is named, or the batch is smaller.
+    """
+    if n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", device):
+        raise ValueError(f"n_devices {n_devices} needs device cuda or HOST/cuda, found {device!r}")
+    if n_hosts > 1 and device != "cuda":
+        raise ValueError(f"n_hosts {n_hosts} needs device cuda, found {device!r}")
+    if n_devices * n_hosts > batch_size:
+        text = f"n_devices {n_devices}" + (f" of n_hosts {n_hosts}" if n_hosts > 1 else "")
+        raise ValueError(f"{text} needs a batch_size of at least that, found {batch_size}")
+
+
 class TrainingParams(Params):
     """What loop, optimiser and checkpoints need to know.
 
@@ -29,9 +49,7 @@ class TrainingParams(Params):
     """
 
     device: Device
-    n_devices: Annotated[
-        int, Field(ge=1, le=64, description="GPUs of each host that share every batch; more than 1 needs device cuda")
-    ] = 1
+    n_devices: NDevices = 1
     n_hosts: Annotated[
         int,
         Field(
@@ -79,13 +97,7 @@ class TrainingParams(Params):
 
     @model_validator(mode="after")
     def _devices_share_a_batch(self) -> Self:
-        if self.n_devices > 1 and not re.fullmatch(r"(.+/)?cuda", self.device):
-            raise ValueError(f"n_devices {self.n_devices} needs device cuda or HOST/cuda, found {self.device!r}")
-        if self.n_hosts > 1 and self.device != "cuda":
-            raise ValueError(f"n_hosts {self.n_hosts} needs device cuda, found {self.device!r}")
-        if self.n_processes > self.batch_size:
-            text = f"n_devices {self.n_devices}" + (f" of n_hosts {self.n_hosts}" if self.n_hosts > 1 else "")
-            raise ValueError(f"{text} needs a batch_size of at least that, found {self.batch_size}")
+        check_devices(self.device, self.n_devices, self.batch_size, self.n_hosts)
         return self
 
     @model_validator(mode="after")

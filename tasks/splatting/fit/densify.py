@@ -5,7 +5,7 @@ at `cap_max` Gaussians those that are pulled at most come first.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from tasks.geometry.rotations import rotation_matrices
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.render.rasterizer import Rendered
+from tasks.training.parallel.ranks import ALONE
 
 SPLIT_SHRINK = 1.6  # the scale of a split Gaussian is divided by this
 RESET_FACTOR = 2.0  # opacities are reset to this many times the threshold of pruning
@@ -33,16 +34,17 @@ class Densify:
     def __init__(self, settings: Settings, generator: torch.Generator, scene_size: float, n_gaussians: int) -> None:
         self._settings, self._generator, self._scene_size = settings, generator, scene_size
         self.cap_max = settings.cap_max
+        self.ranks = ALONE
         self.pull = torch.zeros(n_gaussians, device=generator.device)  # (N,) sum of gradients, in half images
         self.seen = torch.zeros(n_gaussians, device=generator.device)  # (N,) images it was in
 
     @torch.no_grad()
-    def after_step(self, optimizer: SplatOptimizer, rendered: Rendered, step: int, means_lr: float) -> None:
+    def after_step(self, optimizer: SplatOptimizer, rendered: Sequence[Rendered], step: int, means_lr: float) -> None:
         """Do what is due after an optimiser step.
 
         Args:
             optimizer: changed in place.
-            rendered: the image of the step, with the gradient by `means2d`.
+            rendered: the images of the step in this process, with the gradient by `means2d`.
             step: from 0.
             means_lr: not used by this strategy.
         """
@@ -57,15 +59,22 @@ class Densify:
         if step > 0 and step % s.reset_every == 0:
             self._reset(optimizer)
 
-    def _look(self, rendered: Rendered) -> None:
-        """Note how hard the image pulls at each Gaussian in it."""
-        grad = rendered.means2d.grad
-        assert grad is not None, "the rasteriser leaves the gradient of means2d"
-        height, width = rendered.alphas.shape
-        visible = rendered.visible
-        pull = torch.hypot(grad[:, 0] * (width / 2), grad[:, 1] * (height / 2))
-        self.pull += torch.where(visible, pull, 0.0)
-        self.seen += visible
+    def _look(self, rendered: Sequence[Rendered]) -> None:
+        """Note how hard each image pulls at each Gaussian in it, over all processes."""
+        pull, seen = torch.zeros_like(self.pull), torch.zeros_like(self.seen)
+        for image in rendered:
+            grad = image.means2d.grad
+            assert grad is not None, "the rasteriser leaves the gradient of means2d"
+            height, width = image.alphas.shape
+            # The loss is the mean over the images of the step; each one's own gradient is meant.
+            scale = self._settings.batch_size / 2
+            pull += torch.where(
+                image.visible, torch.hypot(grad[:, 0] * (width * scale), grad[:, 1] * (height * scale)), 0
+            )
+            seen += image.visible
+        self.ranks.add_up_all([pull, seen])
+        self.pull += pull
+        self.seen += seen
 
     def _grow(self, optimizer: SplatOptimizer) -> None:
         s = self._settings

@@ -1,8 +1,10 @@
 """The loop that fits Gaussians to images: a generator whose state can be saved at any step."""
 
+import dataclasses
 import gc
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +16,29 @@ from tasks.base.memory import memory_in_use
 from tasks.base.progress import Note
 from tasks.splatting.fit.densify import Densify
 from tasks.splatting.fit.exposure import Exposures
-from tasks.splatting.fit.fit_events import Done, End, FitResult, Measurement, MeasurementDone, StepsDone
+from tasks.splatting.fit.fit_events import (
+    Done,
+    End,
+    FitResult,
+    Measurement,
+    MeasurementDone,
+    Preview,
+    StepsDone,
+)
 from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.pose_opt import PoseCorrections
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.fit.training_images import TrainingImage, TrainingImages, order_of
 from tasks.splatting.loss.loss_meter import Losses
-from tasks.splatting.loss.measure import MAX_PREVIEWS, mean_score, measure
+from tasks.splatting.loss.measure import MAX_PREVIEWS, Score, mean_score, measure
 from tasks.splatting.loss.photo_loss import penalty, photo_loss
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer, Rendered
+from tasks.training.parallel.ranks import ALONE, Ranks
 
 REPORT_EVERY = 25  # steps
+COMPARE_EVERY = 100  # steps after which processes compare what they have
 FEWEST = 1000  # Gaussians that must fit into the memory
 MEANS_LR_END = 0.01  # of the means' learning rate, at the last step. Source: 3DGS, upstream gsplat
 
@@ -45,6 +57,9 @@ class Fit:
     """Everything a fit consists of: Gaussians, moments, strategy, random generator, position, losses.
 
     The order of images is a function of (seed, step); all other draws come from one generator of torch.
+
+    Several processes draw some of the images of a step each, and add up gradients and what strategies look at. All else
+    each does by itself, in the same way, with the same generator, so that all have the same Gaussians, bit for bit.
 
     Args:
         data: what to fit to, and from where.
@@ -72,7 +87,7 @@ class Fit:
         self._num_threads = num_threads
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         start = Gaussians(**{name: tensor.to(device) for name, tensor in data.start.tensors().items()})
-        self.optimizer = SplatOptimizer(start)
+        self.optimizer = SplatOptimizer(start, settings.batch_size)
         self.strategy: Mcmc | Densify = (
             Mcmc(settings, self.generator)
             if settings.strategy == "mcmc"
@@ -87,6 +102,14 @@ class Fit:
         self._seconds = {"steps": 0.0, "measuring": 0.0}
         self._losses = Losses(settings.max_steps)
         self._notes: list[str] = []
+        self.ranks = ALONE
+
+    def join(self, ranks: Ranks) -> None:
+        """Draw a share of the images of each step from now on, other processes the rest; before the first step of all.
+
+        What the first one's `state_dict` gives is the state of them all.
+        """
+        self.ranks = self.strategy.ranks = ranks
 
     @property
     def gaussians(self) -> Gaussians:
@@ -109,12 +132,15 @@ class Fit:
         Raises:
             TrainingError: the loss is not finite, or FEWEST Gaussians do not fit into the memory.
         """
+        self._compare()
         window = self._clock()
         while not self.done and not self._late():
             if self.step and self.step % self.settings.eval_every == 0 and not self._losses.is_measured(self.step):
                 yield self.measured()
                 window = self._clock()
             begun = self._clock()
+            if self.step % COMPARE_EVERY == 0:
+                self._compare()
             self._one_step()
             self._seconds["steps"] += self._clock() - begun
             for text in self._notes:
@@ -124,34 +150,58 @@ class Fit:
                 event = self._report(self._clock() - window)
                 yield event
                 window = self._clock()
+        self._compare()
         ended: End = "finished" if self.done else "deadline"
         last = self.measured()
         yield last
         yield Done(FitResult(ended, last.metrics, self._flag(last.metrics)))
 
     def _late(self) -> bool:
-        return self._deadline is not None and self._clock() >= self._deadline
+        if self.ranks.size > 1 and self.step % REPORT_EVERY:  # the first one's clock counts, and asking it takes time
+            return False
+        now, end = self.ranks.firsts(self._clock(), math.inf if self._deadline is None else self._deadline)
+        return now >= end
+
+    def _compare(self) -> None:
+        """See that all processes have the same Gaussians.
+
+        Raises:
+            TrainingError: they have not.
+        """
+        if others := self.ranks.different(_summary(self.gaussians)):
+            raise TrainingError(
+                f"after step {self.step} of {self.settings.max_steps}, process {others[0] + 1} of {self.ranks.size} "
+                "has other Gaussians than the first one, need the same: a GPU that computes wrongly does that; "
+                "`yard resume` goes on from the last checkpoint"
+            )
 
     def _one_step(self) -> None:
-        """Take a step; where the memory does not hold it, with fewer Gaussians."""
+        """Take a step; where the memory does not hold it, with fewer Gaussians.
+
+        Raises:
+            TrainingError: too few would be left, or other processes are further.
+        """
         while True:
             try:
                 self._attempt()
                 return
             except (torch.cuda.OutOfMemoryError, MemoryError) as exc:
                 reason = str(exc).split("\n")[0][:200] or type(exc).__name__
+            if self.ranks.size > 1:
+                raise TrainingError(
+                    f"{len(self.gaussians)} Gaussians do not fit into the memory of one of {self.ranks.size} devices: "
+                    f"take a smaller cap_max or max_side ({reason})"
+                )
             # Outside the except block, because the traceback keeps the tensors of the attempt alive.
             self._shrink(reason)
 
     def _attempt(self) -> None:
-        s = self.settings
-        index = order_of(s.seed, len(self.data.train), self.step)
-        shot = self.data.train[index]
-        rendered = self._render(shot, index)
-        loss = self._loss(rendered, shot, index)
-        if self.device.type == "cpu":  # on a GPU, looking would wait for it: losses are looked at now and then
-            self._losses.check(self.step, shot.camera.name, float(loss.detach()))
-        loss.backward()
+        s, n = self.settings, self.settings.batch_size
+        indices = [order_of(s.seed, len(self.data.train), self.step * n + number) for number in range(n)]
+        backgrounds = self._backgrounds()
+        mine = range(*self.ranks.bounds(n))
+        rendered, losses = zip(*(self._backward(indices[k], backgrounds[k]) for k in mine), strict=True)
+        loss = self._add_up(torch.stack(losses).sum())
         progress = self.step / s.max_steps
         means_lr = s.means_lr * self.data.scene_size * MEANS_LR_END**progress
         rates = {"means": means_lr, "scales": s.scales_lr, "opacities": s.opacities_lr}
@@ -161,14 +211,43 @@ class Fit:
         if self.poses:
             self.poses.step(progress)
         self.strategy.after_step(self.optimizer, rendered, self.step, means_lr)
-        self._losses.add(self.step, shot.camera.name, loss.detach())
+        self._losses.add(self.step, ", ".join(self.data.train.views[i].camera.name for i in indices), loss)
         self.step += 1
 
-    def _render(self, shot: TrainingImage, index: int) -> Rendered:
+    def _backgrounds(self) -> Sequence[Tensor | None]:
+        """Return what is behind each image of the step, of all processes."""
+        n = self.settings.batch_size
+        if not self.settings.random_bkgd:
+            return [None] * n
+        return list(torch.rand(n, 3, generator=self.generator, device=self.device))
+
+    def _backward(self, index: int, background: Tensor | None) -> tuple[Rendered, Tensor]:
+        """Draw an image and leave its part of the gradient of the mean loss; return it, and that part of the loss."""
+        shot = self.data.train[index]
+        rendered = self._render(shot, index, background)
+        loss = self._loss(rendered, shot, index)
+        if self.device.type == "cpu":  # on a GPU, looking would wait for it: losses are looked at now and then
+            self._losses.check(self.step, shot.camera.name, float(loss.detach()))
+        if self.settings.batch_size > 1:
+            loss = loss / self.settings.batch_size
+        loss.backward()
+        return rendered, loss.detach()
+
+    def _add_up(self, loss: Tensor) -> Tensor:
+        """Add up gradients over all processes; return the sum of their losses."""
+        if self.ranks.size == 1:
+            return loss
+        fitted = [tensor for tensor in self.gaussians.tensors().values() if tensor.numel()]
+        fitted += [each.values for each in (self.exposures, self.poses) if each]
+        for tensor in fitted:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        loss = loss.reshape(1)
+        self.ranks.add_up_all([*(tensor.grad for tensor in fitted if tensor.grad is not None), loss])
+        return loss[0]
+
+    def _render(self, shot: TrainingImage, index: int, background: Tensor | None) -> Rendered:
         s = self.settings
-        background = None
-        if s.random_bkgd:
-            background = torch.rand(3, generator=self.generator, device=self.device)
         try:
             return self._rasterizer(
                 self.gaussians,
@@ -230,18 +309,8 @@ class Fit:
     def measured(self) -> MeasurementDone:
         """Return what the fit has come to; without held-out images, the views to look at are training ones."""
         begun = self._clock()
-        s, held_out = self.settings, self.data.held_out
-        n_shown = min(MAX_PREVIEWS, len(self.data.train))
-        shown = held_out if len(held_out) else [self.data.train[i] for i in range(n_shown)]
-        degree = min(max(0, self.step - 1) // s.sh_degree_interval, s.sh_degree)  # of the last step
-        scores, previews = measure(
-            self.gaussians,
-            self._rasterizer,
-            shown,
-            sh_degree=degree,
-            antialiased=s.antialiased,
-            expose=s.exposure_opt,
-        )
+        held_out = self.data.held_out
+        scores, previews = self._scores()
         self._seconds["measuring"] += self._clock() - begun
         mean = mean_score(scores) if len(held_out) else None
         metrics = Measurement(
@@ -258,6 +327,26 @@ class Fit:
             seconds=sum(self._seconds.values()),
         )
         return MeasurementDone(metrics, tuple(previews), 0)
+
+    def _scores(self) -> tuple[list[Score], list[Preview]]:
+        """Return the score of every image that is looked at, and, in the first process, the previews."""
+        s, held_out = self.settings, self.data.held_out
+        n_shown = min(MAX_PREVIEWS, len(self.data.train))
+        shown = held_out if len(held_out) else [self.data.train[i] for i in range(n_shown)]
+        begin, end = self.ranks.bounds(len(shown))
+        n_previews = min(MAX_PREVIEWS, len(shown)) if self.ranks.first else 0
+        scores, previews = measure(
+            self.gaussians,
+            self._rasterizer,
+            shown,
+            sh_degree=min(max(0, self.step - 1) // s.sh_degree_interval, s.sh_degree),  # of the last step
+            antialiased=s.antialiased,
+            expose=s.exposure_opt,
+            numbers=range(begin, max(end, n_previews)),
+        )
+        own = [dataclasses.astuple(one) for one in scores[: end - begin]]
+        rows = torch.tensor(own, dtype=torch.float64, device=self.device).view(-1, 3)
+        return [Score(*row) for row in self.ranks.joined(rows, len(shown)).tolist()], previews
 
     def _flag(self, metrics: Measurement) -> str | None:
         if metrics.psnr is None or metrics.psnr >= self.settings.min_psnr:
@@ -297,3 +386,10 @@ class Fit:
         self.step = state["step"]
         self._seconds = dict(state["seconds"])
         self._losses.load_state_dict(state["losses"])
+
+
+def _summary(gaussians: Gaussians) -> Tensor:
+    """Return the number of Gaussians and the sum of the bits of each tensor, (7,) int64: other for other bits."""
+    tensors = gaussians.tensors().values()
+    sums = [tensor.detach().contiguous().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors]
+    return torch.stack([torch.full_like(sums[0], len(gaussians)), *sums])

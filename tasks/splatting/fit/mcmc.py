@@ -4,7 +4,7 @@ Source: 3DGS-MCMC (arXiv:2404.09591); windows and constants as upstream gsplat s
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import Settings
 from tasks.splatting.render.rasterizer import Rendered
 from tasks.splatting.render.triton_parts import triton_part
+from tasks.training.parallel.ranks import ALONE
 
 MAX_COPIES = 51  # at one place in one refinement; what is above counts as that many
 # Noise fades where a Gaussian is opaque: 1 / (1 + exp(-100 * ((1 - opacity) - 0.995))), eq. 8. Above this opacity it
@@ -34,13 +35,14 @@ class Mcmc:
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         self._settings, self._generator = settings, generator
         self.cap_max = settings.cap_max
+        self.ranks = ALONE
 
-    def after_step(self, optimizer: SplatOptimizer, rendered: Rendered, step: int, means_lr: float) -> None:
+    def after_step(self, optimizer: SplatOptimizer, rendered: Sequence[Rendered], step: int, means_lr: float) -> None:
         """Do what is due after an optimiser step.
 
         Args:
             optimizer: changed in place.
-            rendered: the image of the step; this strategy does not look at it.
+            rendered: the images of the step; this strategy does not look at them.
             step: from 0.
             means_lr: the learning rate that the means were just moved with.
         """
@@ -59,7 +61,7 @@ class Mcmc:
         alive = (~is_dead).nonzero()[:, 0]  # (A,)
         if not len(dead) or not len(alive):
             return
-        sources = alive[draw(opacities[alive], len(dead), self._generator)]  # (D,)
+        sources = alive[self._drawn(opacities[alive], len(dead))]  # (D,)
         self._share(optimizer, opacities, sources)
         copies = {name: tensor.detach()[sources] for name, tensor in optimizer.gaussians.tensors().items()}
         optimizer.overwrite(dead, copies)
@@ -73,9 +75,13 @@ class Mcmc:
         if n_more <= 0:
             return
         opacities = torch.sigmoid(optimizer.gaussians.opacities)
-        sources = draw(opacities, n_more, self._generator)
+        sources = self._drawn(opacities, n_more)
         self._share(optimizer, opacities, sources)
         optimizer.append({name: tensor.detach()[sources] for name, tensor in optimizer.gaussians.tensors().items()})
+
+    def _drawn(self, weights: Tensor, n: int) -> Tensor:
+        """Return what `draw` does, the same in all processes: a GPU adds up weights in no order of its own twice."""
+        return self.ranks.as_first(draw(weights, n, self._generator))
 
     def _share(self, optimizer: SplatOptimizer, opacities: Tensor, sources: Tensor) -> None:
         """Give each source the opacity and size that it has to have when its copies lie at its place."""

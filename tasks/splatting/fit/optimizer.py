@@ -1,5 +1,6 @@
 """Adam for tensors of Gaussians whose number changes during the fit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +23,14 @@ class SplatOptimizer:
 
     Args:
         gaussians: where to start; taken over, on their device, as leaves that want gradients.
+        batch_size: images of a step; with several, the moments forget as fast by images as with one. Source: upstream
+            gsplat examples/simple_trainer.py, after Malladi et al. 2022 (arXiv:2205.10287).
     """
 
-    def __init__(self, gaussians: Gaussians) -> None:
+    def __init__(self, gaussians: Gaussians, batch_size: int = 1) -> None:
         self.gaussians = gaussians
+        self._beta1, self._beta2 = (_by_batch(beta, batch_size) for beta in (BETA1, BETA2))
+        self._epsilon = EPSILON / math.sqrt(batch_size)
         self.n_steps = 0
         self.first = {name: torch.zeros_like(tensor) for name, tensor in gaussians.tensors().items()}
         self.second = {name: torch.zeros_like(tensor) for name, tensor in gaussians.tensors().items()}
@@ -46,7 +51,7 @@ class SplatOptimizer:
         self.n_steps += 1
         if fused := triton_part("fit.triton_steps", self.gaussians.means.device):
             rows = [fused.Moved(t, t.grad, self.first[name], self.second[name], rates[name]) for name, t in moved]
-            fused.adam(rows, self.n_steps, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
+            fused.adam(rows, self.n_steps, beta1=self._beta1, beta2=self._beta2, epsilon=self._epsilon)
         else:
             self._step_each(moved, rates)
         for _, tensor in moved:
@@ -66,11 +71,11 @@ class SplatOptimizer:
                 [before],
                 fused=True,
                 amsgrad=False,
-                beta1=BETA1,
-                beta2=BETA2,
+                beta1=self._beta1,
+                beta2=self._beta2,
                 lr=rates[name],
                 weight_decay=0.0,
-                eps=EPSILON,
+                eps=self._epsilon,
                 maximize=False,
             )
 
@@ -129,3 +134,7 @@ class SplatOptimizer:
         self.second = {name: tensor.to(device) for name, tensor in state["second"].items()}
         self.n_steps = int(state["steps"])
         self._set({name: tensor.to(device) for name, tensor in state["gaussians"].items()})
+
+
+def _by_batch(beta: float, batch_size: int) -> float:
+    return beta if batch_size == 1 else max(0.0, 1 - batch_size * (1 - beta))

@@ -18,7 +18,7 @@ class PerImage:
     """
 
     def __init__(self, name: str, values: Tensor, rate: float, decay: float = 0.0) -> None:
-        self._name, self._values = name, values
+        self._name, self.values = name, values
         self._optimizer = torch.optim.Adam([values], lr=rate, weight_decay=decay)
 
     def step(self) -> None:
@@ -32,10 +32,10 @@ class PerImage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is fitted."""
-        return {self._name: self._values.detach(), "optimizer": self._optimizer.state_dict()}
+        return {self._name: self.values.detach(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         with torch.no_grad():
-            self._values.copy_(state[self._name])
+            self.values.copy_(state[self._name])
         self._optimizer.load_state_dict(dict(state["optimizer"]))

@@ -1,5 +1,6 @@
 """The settings of a fit: the parameters, and the preset's values for those left empty."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +16,7 @@ class Settings:
 
     seed: int
     max_steps: int
+    batch_size: int  # images of a step
     max_side: int  # pixels
     eval_every: int  # steps
     min_psnr: float  # dB
@@ -112,6 +114,11 @@ def settings(params: SplatParams, device_type: str) -> Settings:
     Windows of the preset (refinement, degrees of colour) stretch with `max_steps`, so a run of half the steps does
     all of it in half the time.
 
+    With several images in a step, a preset takes as many times fewer steps, and what comes every so many images comes
+    after fewer of them; learning rates are multiplied by the square root of the number. Source: `adjust_steps` and
+    `create_splats_with_optimizers` of upstream gsplat examples/simple_trainer.py, after Malladi et al. 2022
+    (arXiv:2205.10287); there the rates of poses follow the images of one process alone.
+
     Args:
         params: as the run has them.
         device_type: "cuda" or "cpu".
@@ -122,13 +129,16 @@ def settings(params: SplatParams, device_type: str) -> Settings:
     if device_type not in _DEVICES:
         raise ValueError(f"found a device of type {device_type!r}, need cuda or cpu")
     p, values = params, _preset(device_type, params.preset)
-    steps = _or(p.max_steps, values.max_steps)
+    n = p.batch_size
+    steps = _or(p.max_steps, -(-values.max_steps // n))
     stretch = steps / values.max_steps
     mcmc = p.strategy == "mcmc"
     stop = values.refine_stop if mcmc else values.refine_stop * 3 // 5
     return Settings(
         **_as_given(p),
         max_steps=steps,
+        refine_every=max(1, round(p.refine_every / n)),
+        reset_every=max(1, round(p.reset_every / n)),
         max_side=_or(p.max_side, values.max_side),
         eval_every=_or(p.eval_every, max(1, round(values.eval_every * stretch))),
         cap_max=_or(p.cap_max, values.cap_max),
@@ -144,22 +154,31 @@ def settings(params: SplatParams, device_type: str) -> Settings:
         opacity_reg=_or(p.opacity_reg, 0.01 if mcmc else 0.0),
         scale_reg=_or(p.scale_reg, 0.01 if mcmc else 0.0),
         init_scale=_or(p.init_scale, values.init_scale if mcmc else 1.0),
-        means_lr=_or(p.means_lr, values.means_lr),
-        scales_lr=_or(p.scales_lr, 5e-3 * values.lr_factor),
-        opacities_lr=_or(p.opacities_lr, 5e-2 * values.lr_factor),
-        quats_lr=_or(p.quats_lr, 1e-3 * values.lr_factor),
-        sh0_lr=_or(p.sh0_lr, 2.5e-3 * values.lr_factor),
-        shN_lr=_or(p.shN_lr, 2.5e-3 / 20 * values.lr_factor),
+        **{name: rate * math.sqrt(n) for name, rate in _rates(p, values).items()},
     )
+
+
+def _rates(params: SplatParams, values: _Values) -> dict[str, Any]:
+    """Return the learning rates of steps of one image."""
+    p, factor = params, values.lr_factor
+    return {
+        "means_lr": _or(p.means_lr, values.means_lr),
+        "scales_lr": _or(p.scales_lr, 5e-3 * factor),
+        "opacities_lr": _or(p.opacities_lr, 5e-2 * factor),
+        "quats_lr": _or(p.quats_lr, 1e-3 * factor),
+        "sh0_lr": _or(p.sh0_lr, 2.5e-3 * factor),
+        "shN_lr": _or(p.shN_lr, 2.5e-3 / 20 * factor),
+        "exposure_lr": p.exposure_lr,
+        "pose_opt_lr": p.pose_opt_lr,
+    }
 
 
 def _as_given(params: SplatParams) -> dict[str, Any]:
     """Return the fields that no preset touches."""
     names = (
-        *("seed", "min_psnr", "strategy", "min_opacity", "prune_opa", "grow_grad2d", "grow_scale3d", "prune_scale3d"),
-        *("reset_every", "refine_every", "init_type", "init_num_pts", "init_extent", "ssim_lambda"),
-        *("antialiased", "random_bkgd", "exposure_opt", "exposure_lr"),
-        *("pose_opt", "pose_opt_lr", "pose_opt_reg"),
+        *("seed", "batch_size", "min_psnr", "strategy", "min_opacity", "prune_opa"),
+        *("grow_grad2d", "grow_scale3d", "prune_scale3d", "init_type", "init_num_pts", "init_extent", "ssim_lambda"),
+        *("antialiased", "random_bkgd", "exposure_opt", "pose_opt", "pose_opt_reg"),
     )
     return {name: getattr(params, name) for name in names}
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,9 +37,12 @@ from tasks.splatting.fit.scene import Scene, split
 from tasks.splatting.fit.training_images import TrainingImages, digest_of, scene_size
 from tasks.splatting.params import FREE_TO_CHANGE, SplatParams
 from tasks.splatting.render.cameras import Camera
+from tasks.splatting.render.device_rasterizer import n_threads
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rasterizer
 from tasks.splatting.resume_point import CHECKPOINT
+from tasks.training.parallel.helpers import Helpers
+from tasks.training.parallel.ranks import Ranks
 
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into checkpoints
 CHECKPOINT_EVERY_S = 60.0
@@ -62,6 +64,7 @@ class FitSession:
         deadline: at this time of `clock` the fit ends by itself, with what it has; None: never.
         checkpoint_every_s: seconds between two writings of the state; more where writing takes long.
         stop_asked: looked at after every event; once it is true, the state goes to disk and `run` raises StopAsked.
+        source: the folder that the scene was read from, where other processes read it too.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class FitSession:
         deadline: float | None = None,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         stop_asked: Callable[[], bool] = never,
+        source: Path | None = None,
     ) -> None:
         self.scene, self.folder, self.params, self.device = scene, folder, params, device
         self.settings = settings(params, device.type)
@@ -84,6 +88,8 @@ class FitSession:
         self.result: FitResult | None = None
         self._rasterizer, self._clock_ms, self._clock, self._deadline = rasterizer, clock_ms, clock, deadline
         self._stop_asked, self._checkpoint_every_s = stop_asked, checkpoint_every_s
+        self._source = source
+        self._data: FitData | None = None
         self._digest: str | None = None
         self.checkpoint = Checkpoint(folder / CHECKPOINT, clock)
 
@@ -107,24 +113,72 @@ class FitSession:
             DatasetError, TrainingError, StorageError: as their names say.
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last step.
         """
+        if self.params.n_devices == 1:
+            yield from self._run(None)
+            return
+        with Helpers(self._task(), self.params.n_devices, self.device) as helpers:
+            yield from self._run(helpers)
+
+    def _task(self) -> dict[str, Any]:
+        """Return how another process opens this fit to compute a share of it."""
+        return {
+            "session": "tasks.splatting.fit.share:FitShare",
+            "params_type": f"{SplatParams.__module__}:{SplatParams.__qualname__}",
+            "params": self.params.model_dump(mode="json"),
+            "dataset": str(self._source),
+            "folder": str(self.folder),
+            "cache": "",
+        }
+
+    def read_ahead(self) -> None:
+        """Read the images that fit into the memory, in a process that helps another one."""
+        for shots in (self.data.train, self.data.held_out):
+            for _ in shots.read():
+                pass
+
+    def help(self, connect: Callable[[], Ranks]) -> None:
+        """Compute a share of the fit of another process, which keeps what comes of it.
+
+        Args:
+            connect: waits until all are there; nothing is written from the other one's start until then.
+        """
+        saved = load_tensors(self.checkpoint.path) if self.checkpoint.path.is_file() else None
+        fit = self._fit()
+        if saved is not None:
+            fit.load_state_dict(saved["fit"])
+        fit.join(connect())
+        with one_thread(self.device):
+            for _ in fit.run():
+                pass
+
+    @property
+    def data(self) -> FitData:
+        """Return what is fitted to, and where it starts; made when it is first asked for."""
+        if self._data is None:
+            train, held_out = split(self.scene.views, self.params.test_every)
+            self._data = FitData(
+                TrainingImages(train, self.settings.max_side, self.device),
+                TrainingImages(held_out, self.settings.max_side, self.device),
+                self._start(),
+                scene_size(self.scene),
+            )
+        return self._data
+
+    def _run(self, helpers: Helpers | None) -> Iterator[Event]:
         saved = self.checkpoint.load(self._fingerprint()) if self.checkpoint.path.is_file() else None
         self._remove_leftovers()
-        train, held_out = split(self.scene.views, self.params.test_every)
-        data = FitData(
-            TrainingImages(train, self.settings.max_side, self.device),
-            TrainingImages(held_out, self.settings.max_side, self.device),
-            self._start(),
-            scene_size(self.scene),
-        )
-        yield from self._read_images(data)
+        yield from self._read_images(self.data)
         with one_thread(self.device):
-            fit = self._fit(data)
+            fit = self._fit()
             if saved is not None:
                 fit.load_state_dict(saved["fit"])
                 self.history = [measured_from(row) for row in saved["history"]]
                 yield Note(f"goes on after step {fit.step}, from {self.checkpoint.path}")
             else:
                 yield Note(check_fits(fit_need(self.settings), self.folder))
+            if helpers is not None:
+                fit.join(helpers.join("fp32"))
+                yield Note(f"fits in {fit.ranks.size} processes, each on a share of the images of every step")
             for event in fit.run():
                 yield self._keep(fit, event)
                 if self._stop_asked() and not (fit.done or isinstance(event, Done)):  # finishing is faster then
@@ -132,13 +186,13 @@ class FitSession:
                     raise StopAsked(f"stopped after step {fit.step}, as asked")
             self._finish(fit)
 
-    def _fit(self, data: FitData) -> Fit:
+    def _fit(self) -> Fit:
         return Fit(
-            data,
+            self.data,
             self.settings,
             self._rasterizer,
             self.device,
-            num_threads=self.params.num_threads or len(os.sched_getaffinity(0)),
+            num_threads=n_threads(self.params),
             deadline=self._deadline,
             clock=self._clock,
         )
@@ -187,7 +241,9 @@ class FitSession:
         return self._digest
 
     def _fingerprint(self) -> dict[str, str]:
-        return fingerprint_of(self.params, FREE_TO_CHANGE, self.digest)
+        # Checkpoints of before 2026-11-30 know of no batch: they are of one image.
+        free = FREE_TO_CHANGE | ({"batch_size"} if self.params.batch_size == 1 else set())
+        return fingerprint_of(self.params, free, self.digest)
 
     def _finish(self, fit: Fit) -> None:
         """Write the files people use, then the mark that says they are whole."""

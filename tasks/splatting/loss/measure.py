@@ -1,7 +1,7 @@
 """Measures a splat on images that it was not fitted to."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,7 @@ def measure(
     sh_degree: int,
     antialiased: bool,
     expose: bool,
+    numbers: Iterable[int] | None = None,
 ) -> tuple[list[Score], list[Preview]]:
     """Return the score of every image, and the first ones to look at.
 
@@ -80,10 +81,11 @@ def measure(
         sh_degree: the degree in use.
         antialiased: as fitted.
         expose: whether exposures were fitted, so that these images' are solved for.
+        numbers: of the images that are measured; None: all.
     """
     scores: list[Score] = []
     previews: list[Preview] = []
-    for index in range(len(shots)):
+    for index in range(len(shots)) if numbers is None else numbers:
         shot = shots[index]
         drawn = rasterizer(gaussians, shot.camera, sh_degree=sh_degree, antialiased=antialiased).colors
         if expose:

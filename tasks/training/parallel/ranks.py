@@ -105,6 +105,27 @@ class Ranks:
         one, other = told.tolist()
         return one, other
 
+    def add_up_all(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors over all processes, in place and in one exchange; all have the same bits afterwards."""
+        if self.size == 1:
+            return
+        flat = self.add_up(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def as_first(self, drawn: Tensor) -> Tensor:
+        """Return a tensor as the first process has it; of the same shape in all."""
+        if self.size > 1:
+            dist.broadcast(drawn, src=0)
+        return drawn
+
+    def different(self, own: Tensor) -> list[int]:
+        """Return the numbers of the processes in which a tensor is another one than in the first, in every process."""
+        if self.size == 1:
+            return []
+        found = self._from_all(own, len(own))
+        return [rank for rank, each in enumerate(found) if not torch.equal(each, found[0])]
+
     def reseed(self, seed: int, step: int) -> None:
         """Let what a network draws by itself (dropout) be a function of seed, step and process; the first draws on.
 

@@ -146,7 +146,7 @@ def refinement(device: torch.device) -> CheckResult:
     optimizer = SplatOptimizer(start.detached().moved_to(device))
     strategy = Mcmc(chosen, torch.Generator(device).manual_seed(0))
     step = (chosen.refine_start // chosen.refine_every + 1) * chosen.refine_every
-    strategy.after_step(optimizer, _no_image(optimizer.gaussians), step, 0.0)
+    strategy.after_step(optimizer, [_no_image(optimizer.gaussians)], step, 0.0)
     opacities = torch.sigmoid(optimizer.gaussians.opacities.detach())
     dead = int((opacities < chosen.min_opacity * (1 - 1e-4)).sum())
     return refinement_row(off, dead, len(opacities), math.ceil(chosen.growth * n))

@@ -35,11 +35,11 @@ def strategy(n: int, **values) -> Densify:
     return Densify(chosen, torch.Generator().manual_seed(1), 1.0, n)
 
 
-def seen(pulls: list[float], *, width: int = 200, height: int = 100) -> Rendered:
-    """Return an image that pulls at each Gaussian by so much, in halves of its width."""
+def seen(pulls: list[float], *, width: int = 200, height: int = 100) -> list[Rendered]:
+    """Return one image, which pulls at each Gaussian by so much, in halves of its width."""
     means2d = torch.zeros(len(pulls), 2)
     means2d.grad = torch.tensor([[pull / (width / 2), 0.0] for pull in pulls])
-    return Rendered(torch.zeros(height, width, 3), torch.zeros(height, width), None, means2d, torch.ones(len(pulls)))
+    return [Rendered(torch.zeros(height, width, 3), torch.zeros(height, width), None, means2d, torch.ones(len(pulls)))]
 
 
 def test_small_ones_are_cloned_and_large_ones_split():
@@ -59,25 +59,25 @@ def test_small_ones_are_cloned_and_large_ones_split():
 
 def test_the_pull_is_relative_to_the_size_of_the_picture():
     for width, expected in ((200, 1), (400, 2)):
-        picture = seen([0.00015])
+        (picture,) = seen([0.00015])
         picture.means2d.grad[:] = torch.tensor([[0.00015 / 100, 0.0]])
         wide = Rendered(torch.zeros(100, width, 3), torch.zeros(100, width), None, picture.means2d, picture.radii)
         fitted = optimizer([SMALL])
-        strategy(1).after_step(fitted, wide, 10, 0.0)
+        strategy(1).after_step(fitted, [wide], 10, 0.0)
         assert len(fitted.gaussians) == expected
 
 
 def test_the_pull_is_the_mean_over_the_pictures_a_gaussian_was_in():
     fitted, mean = optimizer([SMALL, SMALL]), strategy(2)
     for step in (8, 9):
-        picture = seen([0.0003, 0.0003])
+        (picture,) = seen([0.0003, 0.0003])
         if step == 9:
             picture.means2d.grad.zero_()
             picture.radii[1] = 0  # not in this one
-        mean.after_step(fitted, picture, step, 0.0)
-    picture = seen([0.0, 0.0])
+        mean.after_step(fitted, [picture], step, 0.0)
+    (picture,) = seen([0.0, 0.0])
     picture.radii[:] = 0
-    mean.after_step(fitted, picture, 10, 0.0)
+    mean.after_step(fitted, [picture], 10, 0.0)
     assert len(fitted.gaussians) == 3  # 0.00015 of the first is below the limit
     assert torch.equal(fitted.gaussians.means[2], fitted.gaussians.means[1])
 

@@ -12,7 +12,7 @@ from tasks.splatting.params import SplatParams
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.rasterizer import Rendered
 
-EMPTY = Rendered(torch.zeros(1, 1, 3), torch.zeros(1, 1), None, torch.zeros(0, 2), torch.zeros(0))
+EMPTY = [Rendered(torch.zeros(1, 1, 3), torch.zeros(1, 1), None, torch.zeros(0, 2), torch.zeros(0))]
 
 
 def gaussians(opacities: list[float]) -> Gaussians:

@@ -20,10 +20,15 @@ def pull(optimizer: SplatOptimizer) -> None:
     sum((tensor**3 + tensor).sum() for tensor in optimizer.gaussians.tensors().values()).backward()
 
 
-def test_steps_are_those_of_torch_adam():
-    ours = SplatOptimizer(gaussians(7))
+@pytest.mark.parametrize(
+    ("batch_size", "options"),
+    [(1, {"eps": EPSILON}), (4, {"eps": EPSILON / 2, "betas": (0.6, 0.996)})],
+    ids=["one image", "four"],
+)
+def test_steps_are_those_of_torch_adam(batch_size, options):
+    ours = SplatOptimizer(gaussians(7), batch_size)
     theirs = {name: tensor.clone().requires_grad_() for name, tensor in gaussians(7).tensors().items()}
-    adam = torch.optim.Adam([{"params": [theirs[name]], "lr": RATES[name]} for name in theirs], eps=EPSILON)
+    adam = torch.optim.Adam([{"params": [theirs[name]], "lr": RATES[name]} for name in theirs], **options)
     for _ in range(5):
         pull(ours)
         ours.step(RATES)

@@ -57,3 +57,12 @@ def test_a_run_of_one_step_has_windows_of_at_least_one():
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="'mps', need cuda or cpu"):
         settings(SplatParams(), "mps")
+
+
+def test_several_images_in_a_step_take_fewer_steps_and_larger_ones():
+    one, four = (settings(SplatParams(preset="normal", batch_size=n), "cuda") for n in (1, 4))
+    for name in ("max_steps", "eval_every", "refine_start", "refine_stop", "refine_every", "reset_every"):
+        assert getattr(four, name) * 4 == getattr(one, name), name
+    for name in ("means_lr", "scales_lr", "opacities_lr", "quats_lr", "sh0_lr", "shN_lr", "pose_opt_lr", "exposure_lr"):
+        assert getattr(four, name) == pytest.approx(2 * getattr(one, name)), name
+    assert settings(SplatParams(batch_size=4, max_steps=70), "cuda").max_steps == 70
