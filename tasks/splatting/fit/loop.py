@@ -168,7 +168,7 @@ class Fit:
         Raises:
             TrainingError: they have not.
         """
-        if others := self.ranks.different(_summary(self.gaussians)):
+        if self.ranks.size > 1 and (others := self.ranks.different(_summary(self.gaussians))):
             raise TrainingError(
                 f"after step {self.step} of {self.settings.max_steps}, process {others[0] + 1} of {self.ranks.size} "
                 "has other Gaussians than the first one, need the same: a GPU that computes wrongly does that; "
@@ -201,7 +201,7 @@ class Fit:
         backgrounds = self._backgrounds()
         mine = range(*self.ranks.bounds(n))
         rendered, losses = zip(*(self._backward(indices[k], backgrounds[k]) for k in mine), strict=True)
-        loss = self._add_up(torch.stack(losses).sum())
+        loss = self._add_up(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         progress = self.step / s.max_steps
         means_lr = s.means_lr * self.data.scene_size * MEANS_LR_END**progress
         rates = {"means": means_lr, "scales": s.scales_lr, "opacities": s.opacities_lr}

@@ -121,8 +121,6 @@ class Ranks:
 
     def different(self, own: Tensor) -> list[int]:
         """Return the numbers of the processes in which a tensor is another one than in the first, in every process."""
-        if self.size == 1:
-            return []
         found = self._from_all(own, len(own))
         return [rank for rank, each in enumerate(found) if not torch.equal(each, found[0])]
 
