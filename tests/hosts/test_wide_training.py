@@ -16,12 +16,28 @@ from gpu_pools.slots.lease import holders
 from tests.chaos.yard import FINAL, ROOT
 from tests.hosts.lab import Lab, lab
 from tests.samples import SMALL_TRAINING, write_bands
+from tests.tasks.recognition.detector.conftest import PARTS, write_scenes
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(1200)]
 
 HELPER = "tasks.training.parallel.helper"
 TRAINING = {**SMALL_TRAINING, "batch_size": 24, "device": "cuda", "optimizer": "sgd", "learning_rate": 1e-3}
 """One step an epoch: on two busy cores two processes wait for each other in every layer."""
+
+
+DETECTOR = {
+    "image_size": 64,
+    "window": 0,
+    "batch_size": 8,
+    "num_epochs": 2,
+    "precision": "fp32",
+    "device": "cuda",
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "n_workers": 1,
+    "check_onnx": False,
+    "register_model": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +156,24 @@ def test_two_hosts_train_as_one_does(made, monkeypatch):
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)  # two processes on one host
     assert losses[0] == pytest.approx(losses[2], rel=0.03)  # sums of float32 in another order
+
+
+def test_a_detector_trains_on_two_hosts_as_on_two_devices_of_one(made):
+    data = made.home / "scenes-of-parts"
+    for seed, (subset, n) in enumerate({"train": 16, "val": 4, "test": 4}.items()):
+        write_scenes(data / "scenes" / subset, n, seed)
+    (data / "parts.json").write_text(json.dumps({"parts": [{"name": name} for name in PARTS], "distractors": []}))
+    made.deploy("train_detector", "flows.recognition.train_detector", "cuda.training")
+    losses = []
+    for several in ({"n_hosts": 2}, {"n_devices": 2}):
+        detector = {**DETECTOR, **several}
+        parameters = {"dataset": str(data), "detector": detector, "finish": False}
+        run = made.submit("train_detector", "cuda.training", parameters)
+        made.until(ended(made, run), 400, "it is done")
+        with (made.home / "runs" / run / "detector" / "history.csv").open() as file:
+            losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_a_process_that_is_killed_on_the_far_host_ends_all_and_the_run_goes_on(made):
