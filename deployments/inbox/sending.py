@@ -1,4 +1,11 @@
-"""Sends a file or folder to another yard in parts, and goes on where it was cut off."""
+"""Sends a file or folder to another yard in parts, and goes on where it was cut off.
+
+It does not stand on `tasks.store`, which sends files by their content, too. A yard of an earlier version looks for the
+parts of an MLflow run, so both ways would have to stay. Parts belong to that run: they go when the inbox has them, when
+seven days are over, or with the run on MLflow's page, where an object of the store goes only after a look at all names.
+MLflow lets those write a part who may change the run; for a path of no experiment all accounts have one permission.
+And the sender may be a stranger: one stream, a TAR with its links, is bounded by one manifest before a byte is fetched.
+"""
 
 import hashlib
 import os
