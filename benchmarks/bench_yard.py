@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class BenchYard:
     """A running stack, and what the benchmarks ask of it."""
 
-    def __init__(self, home: Path, api: str, database: str) -> None:
-        self.home, self.api, self.database = home, api, database
+    def __init__(self, home: Path, api: str, database: str, env: dict[str, str]) -> None:
+        self.home, self.api, self.database, self.env = home, api, database, env
         self.notes = home / "notes"
         self.notes.mkdir()
         self.http = httpx.Client(base_url=api, timeout=120, limits=httpx.Limits(max_connections=200))
@@ -45,7 +45,7 @@ class BenchYard:
             answer = self.http.post(path, json=body)
             if answer.status_code != 503:
                 answer.raise_for_status()
-                return answer.json()
+                return answer.json() if answer.content else None
             time.sleep(0.05)
 
     def order(self, seconds: float, queue: str = "cuda:0.training") -> dict[str, Any]:
@@ -99,6 +99,6 @@ def bench_yard(n_gpus: int = 1, **env: str) -> Iterator[BenchYard]:
         subprocess.run([yard, "up", "--detach", *ports], env=own, check=True, stdout=sys.stderr)
         try:
             record = json.loads((home / "services.json").read_text())
-            yield BenchYard(home, f"{record['prefect']}/api", record["database"])
+            yield BenchYard(home, f"{record['prefect']}/api", record["database"], own)
         finally:
             subprocess.run([yard, "down", "--now"], env=own, check=True, stdout=sys.stderr)

@@ -119,6 +119,11 @@ class PoolClient:
         window = {"before_": _iso(time.time())} | ({"after_": _iso(after)} if after is not None else {})
         return self._runs({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window})
 
+    def due_or_cancelling(self) -> list[Run]:
+        """Return the runs of the pool that are due, and wait or are being cancelled, oldest first."""
+        window = {"before_": _iso(time.time())}
+        return self._runs({"state": {"type": {"any_": ["SCHEDULED", "CANCELLING"]}}, "expected_start_time": window})
+
     def in_state(self, *types: str) -> list[Run]:
         """Return the runs of the pool whose state is of one of these types."""
         return self._runs({"state": {"type": {"any_": list(types)}}})

@@ -166,6 +166,7 @@ def list_runs(
     *,
     types: Sequence[str] = (),
     scheduled: bool = False,
+    later: bool = True,
     flow: str | None = None,
     owner: str | None = None,
     limit: int = 20,
@@ -175,12 +176,13 @@ def list_runs(
     Args:
         types: of states; empty: all.
         scheduled: only those that are due later.
+        later: off: without those.
         flow: its name; None: of any, without the rounds of housekeeping and the reports that went well.
         owner: `anna`, `anna@boxa`, or `me`.
         limit: so many at most.
     """
     found: list[Json] = []
-    for body in _groups(types, scheduled, datetime.now(UTC)):
+    for body in _groups(types, scheduled, datetime.now(UTC), with_later=later):
         if flow:
             body["flows"] = {"name": {"any_": [flow]}}
         for run in api.pages("/flow_runs/filter", body):
@@ -197,7 +199,7 @@ def _is_routine(run: Json) -> bool:
     return bool(routine) and (run["work_queue_name"] or "").endswith(".housekeeping")
 
 
-def _groups(types: Sequence[str], scheduled: bool, now: datetime) -> list[Json]:
+def _groups(types: Sequence[str], scheduled: bool, now: datetime, *, with_later: bool) -> list[Json]:
     """Return what to ask for, one after the other: what runs, what waits by when it was due, what has ended (the
     newest first), and what a schedule or `--at` has put down for later (the next first)."""
     waits = [kind for kind in WAITING if not types or kind in types]
@@ -210,7 +212,8 @@ def _groups(types: Sequence[str], scheduled: bool, now: datetime) -> list[Json]:
     here = _asked(["RUNNING"] if waits and not runs else [], "EXPECTED_START_TIME_ASC")
     here["flow_runs"]["state"]["name"] = {"any_": ["Waiting"]}  # in a terminal, among those that run
     ended = _asked([kind for kind in ENDED if not types or kind in types], "END_TIME_DESC")
-    return [body for body in (run, here, due, ended, later) if body["flow_runs"]["state"]["type"]["any_"]]
+    groups = [run, here, due, ended, *([later] if with_later else [])]
+    return [body for body in groups if body["flow_runs"]["state"]["type"]["any_"]]
 
 
 def _asked(types: Sequence[str], order: str, when: Json | None = None) -> Json:

@@ -14,8 +14,9 @@ from types import FrameType
 from rich.live import Live
 
 from deployments.cli.terminal.tables import console
-from deployments.watching.picture import EVERY_S, ServerWatch, ask_server, picture
+from deployments.watching.picture import EVERY_S, Asker, ServerWatch, picture
 from deployments.watching.screen import draw
+from deployments.watching.shared_answers import SharedAnswers
 
 _END = (b"q", b"Q", b"\x1b", b"\x04")  # q, Escape, Ctrl-D; Ctrl-C comes as a signal
 _FIRST_S = 0.3  # the server's first answer, if it comes as soon as that, is in the first picture
@@ -23,13 +24,17 @@ _FIRST_S = 0.3  # the server's first answer, if it comes as soon as that, is in 
 
 def show_once() -> None:
     """Print one picture."""
-    console().print(draw(picture(ask_server())))
+    console().print(draw(picture(Asker()())))
 
 
 def follow() -> None:
     """Show pictures, each in the place of the one before, until q or Ctrl-C."""
     out = console()
-    with ServerWatch() as server, _keys() as keys, Live(console=out, screen=True, auto_refresh=False) as live:
+    with (
+        ServerWatch(SharedAnswers(Asker())) as server,
+        _keys() as keys,
+        Live(console=out, screen=True, auto_refresh=False) as live,
+    ):
         pause_s = _FIRST_S
         while True:
             live.update(draw(picture(server.last)), refresh=True)

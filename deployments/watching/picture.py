@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,6 +22,7 @@ EVERY_S = 2.0
 """Between two pictures."""
 
 _MOST_RUNS = 200
+_LIMITS_EVERY_S = 10.0
 _IN_TERMINAL = "Waiting"  # name of the state of a run in a terminal that has no slot yet, among those that run
 
 
@@ -98,19 +100,34 @@ class Picture:
         return next((row for row in self.server.rows if row.id == run_id), None)
 
 
-def ask_server() -> ServerView:
-    """Return what the server says, or why it says nothing."""
-    try:
-        with connect() as api:
-            rows = list_runs(api, types=[*RUNNING, *WAITING], limit=_MOST_RUNS)
-            return ServerView(rows, _limits(api), at=time.time())
-    except (ConfigError, ServiceError, StorageError) as exc:
-        return ServerView(fault=str(exc), at=time.time())
+class Asker:
+    """Asks the server; what seldom changes is asked for rarely: names of flows once, limits of queues now and then."""
 
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._api: Api | None = None
+        self._limits: dict[str, int] = {}
+        self._limits_at = float("-inf")
 
-def _limits(api: Api) -> dict[str, int]:
-    queues = paged(api.call, f"/work_pools/{POOL}/queues/filter", {})
-    return {row["name"]: row["concurrency_limit"] for row in queues if row["concurrency_limit"] is not None}
+    def __call__(self) -> ServerView:
+        """Return what the server says, or why it says nothing."""
+        try:
+            if self._api is None:
+                self._api = self._open.enter_context(connect())
+            rows = list_runs(self._api, types=[*RUNNING, *WAITING], later=False, limit=_MOST_RUNS)
+            return ServerView(rows, self._read_limits(self._api), at=time.time())
+        except (ConfigError, ServiceError, StorageError) as exc:
+            self._open.close()  # the server may be another one the next time
+            self._api, self._limits_at = None, float("-inf")
+            return ServerView(fault=str(exc), at=time.time())
+
+    def _read_limits(self, api: Api) -> dict[str, int]:
+        if time.monotonic() - self._limits_at >= _LIMITS_EVERY_S:
+            queues = paged(api.call, f"/work_pools/{POOL}/queues/filter", {})
+            known = {row["name"]: row["concurrency_limit"] for row in queues}
+            self._limits = {name: limit for name, limit in known.items() if limit is not None}
+            self._limits_at = time.monotonic()
+        return self._limits
 
 
 class ServerWatch:
@@ -120,7 +137,7 @@ class ServerWatch:
         ask: returns what it says.
     """
 
-    def __init__(self, ask: Callable[[], ServerView] = ask_server) -> None:
+    def __init__(self, ask: Callable[[], ServerView]) -> None:
         self.last = ServerView()
         self._ask = ask
         self._stop = threading.Event()

@@ -205,6 +205,10 @@ class HostState:
         """Return whether another host has a worker that is online."""
         return any(online for host, online in self._online(client).items() if host not in (self.name, SLURM))
 
+    def n_online(self, client: PoolClient) -> int:
+        """Return how many hosts have a worker that is online, this one included."""
+        return sum(online for host, online in self._online(client).items() if host != SLURM)
+
     def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
         online = self._online(client)

@@ -33,6 +33,9 @@ from tasks.base.errors import StorageError
 
 logger = logging.getLogger("trainyard.worker")
 
+TICK_S = 0.5
+_HOSTS_AT_EVERY_TICK = 8  # a yard of more hosts asks no more often than these would
+_BUSY_LOOK_S, _IDLE_LOOK_S = 1.0, 2.0
 HEARTBEAT_S = 15.0
 INTRUDERS_EVERY_S = 10.0
 OVERSTAYS_EVERY_S = 2.0
@@ -66,10 +69,12 @@ class Dispatcher:
         watched: bool = False,
     ) -> None:
         self._name, self._client, self._host, self._ledger, self._clock = name, client, host, ledger, clock
-        self._waitlist = waitlist = WaitList(client, clock)
+        self._waitlist = waitlist = WaitList(client, clock, self._look_every_s)
         self._kept = KeptSlots()
         self._transfers = transfers = Transfers(ledger.place, clock)
-        self._monitor = RunMonitor(client, ledger, self._kept, waitlist.put_back, clock, transfers=transfers)
+        self._monitor = RunMonitor(
+            client, ledger, self._kept, waitlist.put_back, clock, transfers=transfers, cancelling=waitlist.cancelling
+        )
         self._starter = Starter(client, host, ledger, self._kept, self._monitor, clock)
         bookings, settings = BookingReader(client, host.name, clock), SettingsReader()
         # A reader of its own: it reads only while runs wait, so the first decision on one knows a booking just made.
@@ -175,6 +180,15 @@ class Dispatcher:
         else:
             self._scheduler.turn()
             self._starter.prepare()
+
+    def _look_every_s(self) -> float:
+        """Return how often the server is asked what waits: at every tick, in a large yard as rarely as that can bear.
+
+        A run for any GPU is seen by the first of many hosts, one for a certain host within two seconds.
+        """
+        busy = bool(self.active) or bool(self._waitlist.known(WAITING_OLD_S))
+        shared = TICK_S * self._host.n_online(self._client) / _HOSTS_AT_EVERY_TICK
+        return min(shared, _BUSY_LOOK_S if busy else _IDLE_LOOK_S) - TICK_S / 2 if shared > TICK_S else 0.0
 
     def _read_queues(self) -> None:
         self._host.queues(self._client)

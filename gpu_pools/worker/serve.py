@@ -17,13 +17,12 @@ from gpu_pools.sharing.memory_peaks import MemoryForecasts
 from gpu_pools.slots.ledger import Ledger
 from gpu_pools.slurm.request import SlurmRequest
 from gpu_pools.watching.exporter import Exporter, metrics_port
-from gpu_pools.worker.dispatch import Dispatcher
+from gpu_pools.worker.dispatch import TICK_S, Dispatcher
 from gpu_pools.worker.permitted import RUN_VARIABLES
 from gpu_pools.worker.program import StopSignals, as_program, once_answered
 
 logger = logging.getLogger("trainyard.worker")
 
-TICK_S = 0.5
 _CLOSING_S = 15.0  # a worker that stops waits so long for MLflow to be told; the next one goes on with that
 
 

@@ -278,10 +278,50 @@ def test_a_run_without_a_gpu_gets_none(made, hold):
     assert made.of(run)[0]["visible"] == ""
 
 
+def worker_for_pipelines(made: Yard) -> None:
+    if "one" not in made.workers:
+        made.start_worker("one")
+    made.until(lambda: made.serves("one"), 120, "a worker for the pipeline serves")
+
+
+def test_a_training_on_two_gpus_is_one_job_that_holds_both_and_goes_on_after_a_requeue(
+    made, cluster, hold, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRAINYARD_LOCK_DIR", str(made.home / "locks"))
+    write_bands(tmp_path / "bands")
+    worker_for_pipelines(made)
+    small = small_classification(60)
+    parameters = {**small, "data": str(tmp_path / "bands"), "track": {"experiment": "two"}}
+    parameters["train"] |= {"n_devices": 2, "checkpoint_every_s": 0.1}
+    run = made.submit("classification", "cpu.pipeline", parameters, on="slurm", **SMALL)
+    training = made.home / "runs" / run / "training"
+    made.until(lambda: (training / "checkpoint.pt").exists() or made.is_(run, *FINAL)(), 240, "it has a checkpoint")
+    (job,) = cluster.command("squeue", "--noheader", "--format=%i %b", "--states=R").splitlines()
+    assert job.split()[1] == "gres:gpu:2"
+    held = {holder.uuid: holder for holder in lease.holders() if holder.uuid != "cpu"}  # which the pipeline has
+    assert held.keys() == {"GPU-simulated-0", "GPU-simulated-1"}
+    assert len({holder.run_id for holder in held.values()}) == 1
+    late = hold(1)
+    made.until(lambda: "(Resources)" in (made.state(late)["message"] or ""), 30, "another one waits for a GPU")
+    cluster.command("scontrol", "requeue", job.split()[0])
+    made.until(made.is_(run, *FINAL), 300, "it ends")
+    assert made.state(run)["type"] == "COMPLETED", made.state(run)
+    assert validated(made, "two") == list(range(1, 61))
+    made.until(made.is_(late, "COMPLETED"), 90, "and the other one has run")
+
+
+def validated(made: Yard, experiment: str) -> list[int]:
+    """Return the epochs of the only run of an experiment in MLflow, in their order."""
+    of = "from runs r join experiments e using (experiment_id)"
+    with closing(sqlite3.connect(made.home / "mlflow.db")) as database:
+        (run,) = database.execute(f"select r.run_uuid {of} where e.name = ?", (experiment,)).fetchall()
+        found = "select step from metrics where key = 'loss/val' and run_uuid = ? order by step"
+        return [step for (step,) in database.execute(found, run)]
+
+
 def test_a_pipeline_goes_on_from_its_checkpoint_in_the_same_mlflow_run(made, cluster, tmp_path):
     write_bands(tmp_path / "bands")
-    made.start_worker("one")
-    made.until(lambda: made.serves("one"), 120, "a worker for the pipeline serves")
+    worker_for_pipelines(made)
     parameters = {**small_classification(40), "data": str(tmp_path / "bands")}
     run = made.submit("classification", "cpu.pipeline", parameters, on="slurm", **SMALL)
     training = made.home / "runs" / run / "training"
@@ -291,8 +331,4 @@ def test_a_pipeline_goes_on_from_its_checkpoint_in_the_same_mlflow_run(made, clu
     cluster.command("scontrol", "requeue", jobs[0].split()[0])
     made.until(made.is_(run, *FINAL), 300, "it ends")
     assert made.state(run)["type"] == "COMPLETED", made.state(run)
-    with closing(sqlite3.connect(made.home / "mlflow.db")) as database:
-        (count,) = database.execute("select count(*) from runs").fetchone()
-        steps = [step for (step,) in database.execute("select step from metrics where key = 'loss/val' order by step")]
-    assert count == 1
-    assert steps == list(range(1, 41))
+    assert validated(made, "bands") == list(range(1, 41))

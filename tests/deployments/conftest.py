@@ -50,6 +50,7 @@ WITHOUT_SERVERS = {
     "sweeps/test_sweeps_doc.py",
     "test_trial.py",
     "watching/test_files.py",
+    "watching/test_shared_answers.py",
     "watching/test_top.py",
 }
 

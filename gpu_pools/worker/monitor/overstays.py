@@ -41,6 +41,8 @@ class Overstays:
             httpx.HTTPError: the server does not answer.
             StorageError: the bookings, or the locks, cannot be read.
         """
+        if not self._monitor.entries():
+            return
         now = self._clock()
         begun = upcoming(self._bookings.read(), now, now)
         if not begun or not self._settings.read().bookings.stops:

@@ -7,7 +7,7 @@ has exited need not have ended: it may go back into its queue, and start again f
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from gpu_pools.names import host_name
 from gpu_pools.periodic import Periodic
@@ -31,7 +31,7 @@ logger = logging.getLogger("trainyard.worker")
 _ORPHANS_EVERY_S = 20.0
 _TAKE_OVER_EVERY_S = 5.0
 _HOSTS_EVERY_S = 30.0
-_CANCELLED_EVERY_S = 1.0
+_CANCELLED_EVERY_S, _ALL_CANCELLED_EVERY_S = 1.0, 10.0  # the latter for those whose next attempt is not due yet
 _SERVER_EVERY_S = 3.0
 _SENT = (0, run_setup.EXIT_SUPERSEDED)  # a process that ended so has sent its files itself, or may not any more
 _KEPT_S = 10.0  # a slot waits so long for the word of the server on whose run it was
@@ -48,6 +48,7 @@ class RunMonitor:
         clock: Unix seconds.
         ends_mlflow: off: whoever takes the ledger over tells MLflow how runs have ended.
         transfers: sends what a run has left that could not do so itself.
+        cancelling: returns the runs that are being cancelled and were due; None: the server is asked each second.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RunMonitor:
         *,
         ends_mlflow: bool = True,
         transfers: Transfers | None = None,
+        cancelling: Callable[[], Sequence[Run]] | None = None,
     ) -> None:
         self._client, self._ledger, self._kept, self._on_return, self._clock = client, ledger, kept, on_return, clock
         self._runs = {entry.run_id: MonitoredRun(entry) for entry in ledger.entries()}
@@ -82,7 +84,8 @@ class RunMonitor:
             # Before anything is told of runs: those that go on elsewhere are no business of this host any more.
             Periodic(self._let_go_moved, _TAKE_OVER_EVERY_S, clock),
             # Before last states are written, as that takes several requests a run: a cancel does not wait for them.
-            Periodic(self._read_cancelled, _CANCELLED_EVERY_S, clock),
+            *([lambda: self._end_cancelled(cancelling())] if cancelling else []),
+            Periodic(self._read_cancelled, _ALL_CANCELLED_EVERY_S if cancelling else _CANCELLED_EVERY_S, clock),
             Periodic(self._follow_server, _SERVER_EVERY_S, clock),
             # Reads the states once more: what has exited may have been cancelled just before.
             self._set_final_states,
@@ -204,8 +207,10 @@ class RunMonitor:
         run.release_slot()
 
     def _read_cancelled(self) -> None:
+        self._end_cancelled(self._client.in_state("CANCELLING"))
+
+    def _end_cancelled(self, cancelling: Sequence[Run]) -> None:
         """Ask runs to end that a person has cancelled."""
-        cancelling = self._client.in_state("CANCELLING")
         for found in cancelling:
             if found.id in self._runs:
                 self.request_end(found.id, "cancel", "cancelled")

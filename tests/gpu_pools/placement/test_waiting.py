@@ -12,8 +12,18 @@ class Server:
     def __init__(self, *runs: Run) -> None:
         self.runs = {run.id: run for run in runs}
         self.whole = 0
+        self.asked: list[str] = []
+
+    def due_or_cancelling(self):
+        self.asked.append("both")
+        return [run for run in self.runs.values() if run.state in {"SCHEDULED", "CANCELLING"}]
+
+    def in_state(self, state):
+        self.asked.append(state)
+        return [run for run in self.runs.values() if run.state == state]
 
     def due(self, after=None):
+        self.asked.append("due")
         if after is None:
             self.whole += 1
             time.sleep(0.05)
@@ -46,3 +56,36 @@ def test_what_was_put_back_and_cancelled_since_does_not_wait():
     found.put_back("dies")
     found.put_back("deleted")
     assert found.read() == []
+
+
+def test_one_request_tells_what_waits_and_what_is_cancelled():
+    server, now = Server(run("waits"), run("ends", "CANCELLING")), [1000.0]
+    found = WaitList(server, lambda: now[0])
+    for _ in range(3):
+        assert [one.id for one in found.cancelling()] == ["ends"]
+        assert [one.id for one in found.read()] == ["waits"]
+        now[0] += 0.5
+    assert server.asked == ["both"] * 3
+
+
+def test_of_a_long_list_the_cancelled_are_asked_for_once_a_second():
+    server, now = Server(run("waits"), run("ends", "CANCELLING")), [1000.0]
+    found = WaitList(server, lambda: now[0])
+    found.read()  # takes 50 ms, so the whole list is not read again for half a second
+    assert [one.id for one in found.cancelling()] == ["ends"]
+    assert found.cancelling() == []  # not read anew
+    assert server.asked == ["due", "due", "CANCELLING", "due"]
+
+
+def test_a_large_yard_is_asked_more_rarely_and_what_was_put_back_is_still_seen_at_once():
+    server, now = Server(run("waits"), run("dies", "RUNNING")), [1000.0]
+    found = WaitList(server, lambda: now[0], lambda: 1.75)
+    for _ in range(8):
+        found.cancelling()
+        found.read()
+        now[0] += 0.5
+    assert server.asked == ["both"] * 2
+    server.runs["dies"] = run("dies")
+    found.put_back("dies")
+    found.cancelling()
+    assert [one.id for one in found.read()] == ["waits", "dies"]
