@@ -46,6 +46,22 @@ QUEUES_EVERY_S = 20.0
 WAITING_OLD_S = 60.0  # what waits is not known any more, once it was read so long ago
 
 
+def look_every_s(n_hosts: int, *, busy: bool) -> float:
+    """Return for how long at least a worker does not look again what waits; 0: it does at every tick.
+
+    A run for any GPU is seen by the first of many hosts; one for a certain host waits for that one's look, two seconds
+    at most. A cancel, and what follows on a run, wait for one second at most.
+
+    Args:
+        n_hosts: with a worker that is online.
+        busy: the worker has runs, or knows of some that wait.
+    """
+    shared = TICK_S * n_hosts / _HOSTS_AT_EVERY_TICK
+    if shared <= TICK_S:
+        return 0.0
+    return min(shared, _BUSY_LOOK_S if busy else _IDLE_LOOK_S) - TICK_S / 2  # ticks are not that punctual
+
+
 class Dispatcher:
     """Call `tick` about twice a second.
 
@@ -182,13 +198,8 @@ class Dispatcher:
             self._starter.prepare()
 
     def _look_every_s(self) -> float:
-        """Return how often the server is asked what waits: at every tick, in a large yard as rarely as that can bear.
-
-        A run for any GPU is seen by the first of many hosts, one for a certain host within two seconds.
-        """
         busy = bool(self.active) or bool(self._waitlist.known(WAITING_OLD_S))
-        shared = TICK_S * self._host.n_online(self._client) / _HOSTS_AT_EVERY_TICK
-        return min(shared, _BUSY_LOOK_S if busy else _IDLE_LOOK_S) - TICK_S / 2 if shared > TICK_S else 0.0
+        return look_every_s(self._host.n_online(self._client), busy=busy)
 
     def _read_queues(self) -> None:
         self._host.queues(self._client)

@@ -4,6 +4,7 @@ import logging
 import os
 
 from gpu_pools.slots.lease import holders
+from gpu_pools.worker.dispatch import TICK_S, look_every_s
 from tests.gpu_pools.worker.monitored import new_entry, take_slot
 
 
@@ -64,3 +65,9 @@ def test_a_run_that_shares_its_gpu_says_so_once(prefect, dispatcher, host, monke
     dispatcher.tick()
     assert prefect.runs[run_id]["tags"] == [f"GPU shared with process {os.getpid()} (x) of ben"]
     assert prefect.requests.count(("GET", f"/flow_runs/{run_id}")) == 1
+
+
+def test_a_hundred_hosts_ask_together_no_more_often_than_they_must():
+    assert [look_every_s(n, busy=False) for n in (1, 8)] == [0.0, 0.0]
+    assert [look_every_s(n, busy=False) + TICK_S / 2 for n in (16, 32, 100)] == [1.0, 2.0, 2.0]
+    assert [look_every_s(n, busy=True) + TICK_S / 2 for n in (16, 32, 100)] == [1.0, 1.0, 1.0]
