@@ -1,4 +1,4 @@
-"""Lets one of all who follow a home ask the server, and hands its answer to the others while it is fresh."""
+"""Lets one of those who follow a home ask the server, and hands its fresh answer to the others."""
 
 import os
 import time
