@@ -99,7 +99,9 @@ def test_flows_that_compute_on_several_devices_are_known():
         "classification": ["train"],
         "recognition": ["detector", "index"],
         "report_recognition": ["detector", "index"],
+        "splatting": ["train"],
         "train_classifier": ["train"],
         "train_detector": ["detector"],
         "train_index": ["index"],
+        "train_splat": ["train"],
     }
