@@ -52,9 +52,14 @@ class Placed:
         """Return points (H, 3) around it, camera frame."""
         return (self.solid.outline @ self.turn.T * F(self.size) + self.shift).astype(np.float32)
 
+    @cached_property
+    def sight(self) -> NDArray[np.float64]:
+        """Return x and y (H, 2) at depth one of the rays from the camera to the points around it."""
+        return np.asarray(self.outline[:, :2] / self.outline[:, 2:], np.float64)
+
     def box(self, camera: Camera) -> Box:
         """Return a box around the pixels that it may touch."""
-        at = camera.project(self.outline)
+        at = self.sight * camera.focal + (camera.cx, camera.cy)
         (left, top), (right, bottom) = np.clip([at.min(axis=0) - 2, at.max(axis=0) + 3], 0, camera.size).astype(int)
         return int(top), int(left), int(bottom), int(right)
 

@@ -196,12 +196,12 @@ def _near_solid(
             continue
         x, y, z = middle[0] - starts[r, 0], middle[1] - starts[r, 1], middle[2] - starts[r, 2]
         dx, dy, dz = ways[r, 0], ways[r, 1], ways[r, 2]
+        own_x = turn[0, 0] * dx + turn[1, 0] * dy + turn[2, 0] * dz
+        own_y = turn[0, 1] * dx + turn[1, 1] * dy + turn[2, 1] * dz
+        own_z = turn[0, 2] * dx + turn[1, 2] * dy + turn[2, 2] * dz
         if owner[i] == number:
-            front = outer[U(face[i])]
-            nx = turn[0, 0] * front[0] + turn[0, 1] * front[1] + turn[0, 2] * front[2]
-            ny = turn[1, 0] * front[0] + turn[1, 1] * front[1] + turn[1, 2] * front[2]
-            nz = turn[2, 0] * front[0] + turn[2, 1] * front[1] + turn[2, 2] * front[2]
-            if nx * dx + ny * dy + nz * dz > ZERO:
+            f = U(face[i])
+            if own_x * outer[f, 0] + own_y * outer[f, 1] + own_z * outer[f, 2] > ZERO:
                 continue
         row = U((i + 0.5) * inverse)
         limit = F(_FOREVER) if (row + i - row * width) & U(1) else reach

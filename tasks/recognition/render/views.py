@@ -91,8 +91,7 @@ def _up(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _framing(placed: Placed, size: int, rng: np.random.Generator) -> Camera:
     """Return the camera whose image is a square around the part, as a detector's box would be cut."""
-    at = Camera(1.0, 0.0, 0.0, size).project(placed.outline)
-    low, high = at.min(axis=0), at.max(axis=0)
+    low, high = placed.sight.min(axis=0), placed.sight.max(axis=0)
     focal = size / (float((high - low).max()) * (1 + rng.uniform(*_MARGIN)))
     middle = size * (0.5 + rng.uniform(-_SHIFT, _SHIFT, 2)) - focal * (low + high) / 2
     return Camera(focal, float(middle[0]), float(middle[1]), size)
