@@ -38,8 +38,9 @@ def smoothed(rows: Rows, bent: Flags, hits: Hits, size: int, seen: Floats) -> tu
     _look_around(size, hits.owner, seen, states, around)
     surface = (rows, size, around, _windows(size, bent), hits.owner, hits.face, hits.t, hits.normals)
     coarse, sky, lamp = np.ones((n, 2), np.float32), np.ones(n, np.float32), np.ones(n, np.float32)
-    _mean_of_board(surface, seen, coarse)
-    _mean_again(surface, coarse, sky, lamp)
+    mixed = np.empty(len(rows), np.uint32)
+    n_mixed = _mean_of_board(surface, seen, coarse, lamp, mixed)
+    _mean_again((mixed[:n_mixed], *surface[1:]), coarse, sky, lamp)
     return sky, lamp
 
 
@@ -80,8 +81,15 @@ def _any_of_four(flags: Bytes, step: int, out: Bytes) -> None:
 
 
 @fused
-def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
-    """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface."""
+def _mean_of_board(surface: Surface, seen: Floats, means: Floats, final: Floats, mixed: Rows) -> int:
+    """Write means (N, 2), for sky and lamp, over those of the 4 x 4 pixels around that see the same surface.
+
+    Where all pixels around see the same of both, the share of the lamp is `final`; all others are written to `mixed`.
+
+    Returns:
+        How many are mixed.
+    """
+    n_mixed = U(0)
     rows, size, around, bent, owner, face, t, normals = surface
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
@@ -90,8 +98,10 @@ def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
         column = i - row * width
         state = around[row >> U(2), column >> U(2)]
         if state <= 2:  # all alike
-            means[i, 1] = ZERO if state == 2 else ONE
+            means[i, 1] = final[i] = ZERO if state == 2 else ONE
             continue
+        mixed[n_mixed] = np.uint32(i)
+        n_mixed += U(1)
         # At the rim of the image the window is moved inwards: its fixed size lets the loops be unrolled.
         first = min(max(row, U(2)), width - U(2)) - U(2)
         left = min(max(column, U(2)), width - U(2)) - U(2)
@@ -124,6 +134,7 @@ def _mean_of_board(surface: Surface, seen: Floats, means: Floats) -> None:
             means[i, sky] = sum_0 / n_0
         if n_1 > ZERO:
             means[i, lamp] = sum_1 / n_1
+    return int(n_mixed)
 
 
 @fused
@@ -135,10 +146,6 @@ def _mean_again(surface: Surface, means: Floats, sky: Floats, lamp: Floats) -> N
         i = U(rows[r])
         row = U((i + 0.5) * inverse)
         column = i - row * width
-        state = around[row >> U(2), column >> U(2)]
-        if state <= 2:
-            lamp[i] = means[i, 1]
-            continue
         top, bottom = row - U(1) if row > 0 else row, min(row + U(2), width - U(1))
         left, right = column - U(1) if column > 0 else column, min(column + U(2), width - U(1))
         sky_sum, lamp_sum, n = means[i, 0], means[i, 1], ONE
