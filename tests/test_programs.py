@@ -55,3 +55,9 @@ def test_the_servers_start_from_an_interpreter_that_nothing_lies_beside(tmp_path
     }
     done = subprocess.run([lone, "-c", ANSWERS], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
     assert done.stdout.split() == ["prefect", "answers", "mlflow", "answers"], done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_is_called_like_no_module_that_it_may_need(path):
+    # Its folder stands first on the path of whatever script there runs: one called requests.py ends all of MLflow.
+    assert find_spec(path.stem) is None

@@ -4,7 +4,7 @@ The worker is idle in a yard of one host, then a run waits for a device that is 
 a hundred hosts, whose other workers are only heard of. The peer is what it asked before its looks were merged: 186
 requests a minute while idle, on two busy cores.
 
-    python benchmarks/requests.py [--seconds 60] [--cancels 8]
+    python benchmarks/server_requests.py [--seconds 60] [--cancels 8]
 """
 
 import argparse
