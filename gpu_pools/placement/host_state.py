@@ -209,11 +209,15 @@ class HostState:
         """Return how many hosts have a worker that is online, this one included."""
         return sum(online for host, online in self._online(client).items() if host != SLURM)
 
+    def look_again(self) -> None:
+        """Forget what was read of hosts and queues: no run is refused for good by what may have changed since."""
+        self._workers, self._queues = (float("-inf"), {}), (float("-inf"), {})
+
     def known_host(self, queue: Queue, client: PoolClient) -> tuple[bool, str]:
         """Return whether the host of a queue has, or had, a worker, and what to say of one that has none now."""
         online = self._online(client)
-        if queue.host not in online:  # it may have come since they were read
-            self._workers = (float("-inf"), {})
+        if queue.host not in online:
+            self.look_again()
             online = self._online(client)
         if queue.host not in online:
             return False, f"found no host {queue.host!r} for device {queue.label}; have: {', '.join(sorted(online))}"

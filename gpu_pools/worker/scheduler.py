@@ -1,7 +1,7 @@
 """Starts waiting runs on this host, and lets the others say why they wait."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from prefect.client.schemas.objects import StateType
@@ -144,8 +144,11 @@ class Scheduler:
                 left.append((run, queue))
                 continue
             asks = self._host.asks(run, queue)
-            gpus = self._host.gpus_by_host(queue.kind, self._host.queues(self._client), self._client)
-            match against_team(asks, gpus, share_a_disk=hosts_share_a_disk()):
+            against, gpus = self._team(asks)
+            if isinstance(against, Refuse):
+                self._host.look_again()
+                against, gpus = self._team(asks)
+            match against:
                 case Refuse(reason=text):
                     self._sentences.refuse(run, text)
                 case Wait() as wait:
@@ -153,6 +156,11 @@ class Scheduler:
                 case _ if self._host.name in able_hosts(asks, gpus):
                     left.append((run, queue))
         return left, waits
+
+    def _team(self, asks: Waiting) -> tuple[Decision | None, Mapping[str, tuple[int, bool]]]:
+        """Return why a run cannot start on as many hosts as it needs, None: there are enough; and the GPUs of each."""
+        gpus = self._host.gpus_by_host(asks.queue.kind, self._host.queues(self._client), self._client)
+        return against_team(asks, gpus, share_a_disk=hosts_share_a_disk()), gpus
 
     def _start_what_may(self, mine: Sequence[tuple[Run, Queue]]) -> list[tuple[Run, Wait | Refuse]]:
         """Start what may start; return why the rest does not.
@@ -267,6 +275,9 @@ class Scheduler:
             match decision:
                 case Refuse():
                     missing = self._host.elsewhere(asks, queues, self._client)
+                    if missing is None:
+                        self._host.look_again()
+                        missing = self._host.elsewhere(asks, self._host.queues(self._client), self._client)
                     if missing is None:
                         reasons.append((run, decision))
                     elif missing:

@@ -155,6 +155,21 @@ def test_what_can_never_start_fails_with_a_sentence(prefect, dispatcher, queue, 
     assert text in prefect.state(run_id)[2]
 
 
+@pytest.mark.parametrize("asks", ["a device", "several hosts"])
+def test_a_run_is_not_refused_by_what_was_read_before_another_host_came(prefect, dispatcher, host, asks):
+    dispatcher.tick()
+    host.now += 5  # which hosts there are is read twice a minute
+    prefect.workers = [{"name": "boxb", "status": "ONLINE"}]
+    prefect.queues = [{"name": "boxb.cuda:1.training", "concurrency_limit": None, "is_paused": False}]
+    if asks == "a device":
+        run_id = prefect.add_run("SCHEDULED", "cuda:1.training")
+    else:
+        parameters = {"train": {"device": "cuda", "n_devices": 1, "n_hosts": 2}}
+        run_id = prefect.add_run("SCHEDULED", "cuda.training", parameters=parameters)
+    dispatcher.tick()
+    assert prefect.state(run_id)[0] == "SCHEDULED", prefect.state(run_id)
+
+
 def test_a_run_for_a_host_without_a_worker_waits(prefect, dispatcher):
     prefect.workers = [{"name": "boxb", "status": "OFFLINE"}]
     run_id = prefect.add_run("SCHEDULED", "boxb.cpu.training")
