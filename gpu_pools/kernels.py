@@ -75,6 +75,12 @@ def built(target: Target) -> dict[str, Any]:
     return made
 
 
+def own_kernels() -> Path | None:
+    """Return the folder of the kernels that were built for the GPU of this process's slot; None: where torch looks."""
+    folder = os.environ.get(EXTENSIONS)
+    return Path(folder) if folder else None
+
+
 def kernel_environment(device: Device | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables under which a run on a GPU finds its kernels; none where they are not built.
 

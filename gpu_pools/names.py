@@ -50,18 +50,22 @@ def is_called(owner: str, name: str) -> bool:
     return name in {owner, owner.partition("@")[0]}
 
 
+SHORT_ID = 8
+"""Characters of a short id."""
+
+
 def short_id(run_id: str) -> str:
     """Return the eight characters by which people name a run: the first of its id, of a scheduled run the last.
 
     The server gives the runs of its schedules ids of version 7 (RFC 9562), which begin with the time: those of one
     minute are alike at the beginning.
     """
-    return run_id[-8:] if run_id[14:15] == "7" else run_id[:8]
+    return run_id[-SHORT_ID:] if run_id[14:15] == "7" else run_id[:SHORT_ID]
 
 
 def is_id(run_id: str, part: str) -> bool:
     """Return whether an id is meant by its beginning, or by its last eight characters."""
-    return run_id.startswith(part) or (len(part) == 8 and run_id.endswith(part))
+    return run_id.startswith(part) or (len(part) == SHORT_ID and run_id.endswith(part))
 
 
 def host_name() -> str:

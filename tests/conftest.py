@@ -52,9 +52,9 @@ class _Failures:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Tell failures at once where many tests run, of which the processes of xdist only report."""
-    if (terminal := config.pluginmanager.get_plugin("terminalreporter")) and hasattr(config.option, "dist"):
-        if config.option.dist != "no":
-            config.pluginmanager.register(_Failures(terminal))
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and config.getoption("dist", "no") != "no":
+        config.pluginmanager.register(_Failures(terminal))
 
 
 @pytest.fixture(scope="module", autouse=True)

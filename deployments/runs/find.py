@@ -11,7 +11,7 @@ from deployments.api import Api, Json, NotFoundError
 from deployments.cli.terminal.progress import RunProgress, read_progress
 from deployments.sharing.permissions import ME, is_same, run_owner
 from gpu_pools.hosts.offers import SHARE_LABEL
-from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, asker, host_name, is_called, is_id, short_id
+from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, IDLE_LABEL, SHORT_ID, asker, host_name, is_called, is_id, short_id
 from gpu_pools.placement.queues import QueueError, device_tags, parse_queue, queue_of
 from gpu_pools.prefect_pages import PAGE
 from gpu_pools.slots.use import SlotUse
@@ -23,7 +23,6 @@ RUNNING = ("PENDING", "RUNNING", "CANCELLING")
 NOBODY_LOOKED = "no worker has looked at it yet"
 
 _SHORTEST_ID = 4
-_UNIQUE_ID = 8
 
 
 def find_run(api: Api, wanted: str, *, ended: bool = False) -> Json:
@@ -90,7 +89,7 @@ def _by_part_of_id(api: Api, part: str) -> list[Json]:
     for n, run in enumerate(api.pages("/flow_runs/filter", {"sort": "START_TIME_DESC"}), start=1):
         if is_id(run["id"], part):
             found.append(run)
-        if found and len(part) >= _UNIQUE_ID and n % PAGE == 0:
+        if found and len(part) >= SHORT_ID and n % PAGE == 0:
             break  # the rest of a long history need not be read
     return found
 

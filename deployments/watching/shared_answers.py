@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from deployments.api import api_url
 from deployments.runs.find import RunRow
 from deployments.watching.picture import EVERY_S, ServerView
-from tasks.base.errors import StorageError
+from tasks.base.errors import ConfigError, StorageError
 from tasks.base.file_locks import lock
 from tasks.base.outside import read_json
 from tasks.base.workspace import home, write_json
@@ -53,7 +54,7 @@ class SharedAnswers:
         view = self._ask()
         if not view.fault:
             with suppress(StorageError):  # as above
-                write_json(path, asdict(view))
+                write_json(path, {**asdict(view), "server": _server()})
         return view
 
     def _read(self, path: Path) -> ServerView | None:
@@ -61,6 +62,14 @@ class SharedAnswers:
         try:
             found = read_json(path, StorageError)
             view = ServerView([RunRow(**row) for row in found["rows"]], found["limits"], at=found["at"])
-            return view if 0 <= self._clock() - view.at < FRESH_S else None
+            return view if found["server"] == _server() and 0 <= self._clock() - view.at < FRESH_S else None
         except (FileNotFoundError, StorageError, TypeError, KeyError):
             return None
+
+
+def _server() -> str:
+    """Return who is asked: one who follows the server of another home must not see what this home's says."""
+    try:
+        return api_url()
+    except ConfigError:  # who asks says so
+        return ""

@@ -12,6 +12,7 @@ from tasks.inference.regions import Detect, NameRegions, RegionAnswer
 from tasks.inference.sources import PendingImage
 from tasks.inference.weights import ModelFiles
 from tasks.recognition.detector.apply import Detector, load_detector
+from tasks.recognition.detector.grading.matching import overlaps
 from tasks.recognition.index.apply import Named as IndexAnswer
 from tasks.recognition.index.apply import PartIndex, load_index
 
@@ -58,21 +59,12 @@ def detecting_parts(detector: Detector, params: DetectParams) -> Detect:
 
 def once_each(regions: Sequence[Region]) -> list[Region]:
     """Return the regions, the surest first, without those that show again what a surer one shows."""
-    kept: list[Region] = []
-    for region in regions:
-        if all(_in_common(region, other) < _SAME for other in kept):
-            kept.append(region)
-    return kept
-
-
-def _in_common(one: Region, other: Region) -> float:
-    """Return the intersection of two regions over their union."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((region.right - region.left) * (region.bottom - region.top) for region in (one, other))
-    return width * height / (areas - width * height)
+    boxes = np.array([(one.left, one.top, one.right, one.bottom) for one in regions], np.float64).reshape(-1, 4)
+    in_common, kept = overlaps(boxes, boxes), list[int]()
+    for number in range(len(regions)):
+        if (in_common[number, kept] < _SAME).all():
+            kept.append(number)
+    return [regions[number] for number in kept]
 
 
 def cut_as_rendered(rgb: Rgb, region: Region) -> Rgb:

@@ -1,6 +1,5 @@
 """The Prefect tasks of the splatting pipeline."""
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.runtime import flow_run
 
-from gpu_pools.kernels import EXTENSIONS
 from gpu_pools.placement.disk import check_fits, together
 from gpu_pools.stopping import look
 from tasks.base.errors import StopAsked
@@ -169,13 +167,14 @@ def train(
         finish: the export follows, within the same time limit.
     """
     from tasks.splatting.mlflow_logging import TABLE_COLUMNS, FitRecorder, describe_poses
+    from tasks.splatting.render.device_rasterizer import rasterizer_on
 
     folder = step_dir(run, TRAINING)
     try:
         with open_fit_run(folder, scene, params, track) as (tracker, device, log):
             show_link("mlflow-run", tracker.url, "Curves, images and files in MLflow")
             describe_poses(scene.parent / REPORT, tracker)
-            rasterizer = rasterizer_of(device, params)
+            rasterizer = rasterizer_on(device, params)
             session = open_session(scene, folder, params, device, rasterizer, _deadline(finish=finish))
             with Page("training", "Fit", columns=TABLE_COLUMNS) as page, bars() as shown:
                 FitRecorder(session, tracker, page, shown, log).run()
@@ -238,8 +237,10 @@ def finished_fit(scene: Path, folder: Path, made_with: dict[str, Any]) -> "FitSe
     """
     import torch
 
+    from tasks.splatting.render.device_rasterizer import rasterizer_on
+
     params, device = SplatParams.model_validate(made_with["train"]), torch.device(made_with["device"])
-    session = open_session(scene, folder, params, device, rasterizer_of(torch.device("cpu"), params), None)
+    session = open_session(scene, folder, params, device, rasterizer_on(torch.device("cpu"), params), None)
     session.load_finished()
     return session
 
@@ -280,14 +281,6 @@ def _deadline(*, finish: bool) -> float | None:
     """
     left, share = time_left_s(), _WHOLE_SHARE if finish else _DRAWING_SHARE
     return None if left is None else time.monotonic() + left - min(share * left, _MOST_S)
-
-
-def rasterizer_of(device: "torch.device", params: SplatParams) -> "Rasterizer":
-    """Return what draws on a device; see `rasterizer_on`."""
-    from tasks.splatting.render.device_rasterizer import rasterizer_on
-
-    built = os.environ.get(EXTENSIONS)  # the slot's own GPU's
-    return rasterizer_on(device, params, Path(built) if built else None)
 
 
 def open_fit_run(

@@ -1,12 +1,10 @@
 """What a process computes that helps another one to fit."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from gpu_pools.kernels import EXTENSIONS
 from tasks.splatting.fit.scene import normalized, read_scene
 from tasks.splatting.fit.session import FitSession
 from tasks.splatting.params import SplatParams
@@ -37,8 +35,7 @@ class FitShare:
         clock_ms: Callable[[], int],
     ) -> None:
         world, _ = normalized(read_scene(scene))
-        built = os.environ.get(EXTENSIONS)  # the slot's own GPUs'
-        rasterizer = rasterizer_on(device, params, Path(built) if built else None)
+        rasterizer = rasterizer_on(device, params)
         self._session = FitSession(world, folder, params, device, rasterizer=rasterizer, clock_ms=clock_ms)
 
     def find_data(self) -> None:

@@ -1,21 +1,20 @@
 """Chooses what draws on a device."""
 
 import os
-from pathlib import Path
 
 import torch
 
+from gpu_pools.kernels import own_kernels
 from tasks.splatting.params import SplatParams
 from tasks.splatting.render.rasterizer import Rasterizer
 
 
-def rasterizer_on(device: torch.device, params: SplatParams, kernels: Path | None = None) -> Rasterizer:
+def rasterizer_on(device: torch.device, params: SplatParams) -> Rasterizer:
     """Return what draws on a device.
 
     Args:
         device: of the fit.
         params: of the fit.
-        kernels: folder of those that were built for this GPU; None: where torch looks for them.
 
     Raises:
         ConfigError: a GPU's kernels are not there.
@@ -23,7 +22,7 @@ def rasterizer_on(device: torch.device, params: SplatParams, kernels: Path | Non
     if device.type == "cuda":
         from tasks.splatting.render.cuda_rasterizer import CudaRasterizer  # noqa: PLC0415 - not there without a GPU
 
-        return CudaRasterizer(near_plane=params.near_plane, kernels=kernels)
+        return CudaRasterizer(near_plane=params.near_plane, kernels=own_kernels())
     from tasks.splatting.render.cpu_rasterizer import CpuRasterizer  # noqa: PLC0415 - its compiler, where it is used
 
     return CpuRasterizer(num_threads=n_threads(params), near_plane=params.near_plane)

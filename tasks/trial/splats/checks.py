@@ -1,14 +1,13 @@
 """Checks image, gradients, loss and refinement of splats on a device."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gpu_pools.kernels import EXTENSIONS
+from gpu_pools.kernels import own_kernels
 from tasks.base.errors import ConfigError
 from tasks.base.project_files import install_command
 from tasks.splatting.fit.mcmc import Mcmc
@@ -59,8 +58,7 @@ def rasterizer_of(where: Place) -> Rasterizer:
     """
     if not where.is_gpu:
         return CpuRasterizer(num_threads=torch.get_num_threads())
-    built = os.environ.get(EXTENSIONS)
-    return CudaRasterizer(kernels=Path(built) if built else None)
+    return CudaRasterizer(kernels=own_kernels())
 
 
 def image(where: Place, device: torch.device) -> CheckResult:

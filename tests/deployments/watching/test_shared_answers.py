@@ -48,6 +48,14 @@ def test_an_answer_that_is_not_fresh_is_asked_for_anew():
     assert server.asked == 3
 
 
+def test_an_answer_of_another_server_is_handed_to_nobody(monkeypatch):
+    server = Server()
+    for address in ("http://127.0.0.1:1/api", "http://127.0.0.1:1/api", "http://127.0.0.1:2/api"):
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        SharedAnswers(server)()
+    assert server.asked == 2
+
+
 def test_no_answer_is_handed_to_nobody(home):
     server = Server("no answer")
     assert [SharedAnswers(server)().fault for _ in range(2)] == ["no answer"] * 2

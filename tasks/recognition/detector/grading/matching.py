@@ -15,7 +15,7 @@ NOBODY, CROWD = -1, -2
 """Of a detection: no part is there, or a crowd, which is neither right nor wrong."""
 
 
-def overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
