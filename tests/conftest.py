@@ -57,6 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Failures(terminal))
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_again() -> Iterator[None]:
+    """A training in several processes shares out the cores of this one; the next test must not measure by that."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_events_to_an_earlier_server() -> Iterator[None]:
     """Prefect keeps one connection for events per process, also when the server it leads to has gone."""

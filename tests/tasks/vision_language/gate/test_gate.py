@@ -262,7 +262,9 @@ async def one_of_many(client: httpx.AsyncClient, url: str, number: int) -> None:
         body = chat("break")
     leaves_after_s = random.Random(number).uniform(0.01, 0.3) if number % 3 == 0 else 30
     try:
-        await client.post(f"{url}/v1/chat/completions", json=body, timeout=httpx.Timeout(leaves_after_s, pool=None))
+        # Patience begins when the request is sent: on busy cores some would leave before the gate has heard of them.
+        patience = httpx.Timeout(30, read=leaves_after_s, pool=None)
+        await client.post(f"{url}/v1/chat/completions", json=body, timeout=patience)
     except httpx.TimeoutException:
         return
 
