@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4, uuid5
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -43,6 +43,7 @@ class Run:
     job_variables: Mapping[str, Any]  # its own, else its deployment's
     infrastructure: str
     ended: float | None = None
+    state_id: str = ""
     owner: str = ""  # as it says itself
     scheduled: bool = False  # made by a schedule
     schedule: str = ""  # id of that
@@ -150,14 +151,23 @@ class PoolClient:
         """Return the runs that a run has started and that are not at their end."""
         return self._runs({"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": list(_ALIVE)}}})
 
-    def propose(self, run_id: str, state: State[Any]) -> str | None:
-        """Ask for a state; return the new state's id, or None where the server refuses, or the run is deleted."""
-        try:
-            result = self._client.set_flow_run_state(UUID(run_id), state)
-        except ObjectNotFound:
-            return None
-        accepted = result.status.value == "ACCEPT" and result.state is not None
-        return str(result.state.id) if accepted and result.state is not None else None
+    def propose(self, run_id: str, state: State[Any], after: str = "") -> str | None:
+        """Ask for a state; return the new state's id, or None where the server refuses, or the run is deleted.
+
+        Args:
+            run_id: of the run.
+            state: that it shall have.
+            after: id of the state that this one shall follow. Of all that ask so the server hears the first one only,
+                by Prefect's rule against a transition that is sent twice. Without it, whatever is there is followed:
+                what one worker says of a waiting run would take back the claim of another one.
+        """
+        details = {**state.state_details.model_dump(mode="json"), "flow_run_id": run_id}
+        details["transition_id"] = str(uuid5(UUID(after), "next") if after else uuid4())
+        wanted = {**state.model_dump(mode="json", include={"type", "name", "message"}), "state_details": details}
+        with _perhaps_deleted():
+            answer = self.call("POST", f"/flow_runs/{run_id}/set_state", {"state": wanted})
+            return str(answer["state"]["id"]) if answer["status"] == "ACCEPT" else None
+        return None
 
     def force(self, run_id: str, state: State[Any]) -> None:
         """Set a state whatever the server thinks; a run that was deleted stays so."""
@@ -322,6 +332,7 @@ def _run(row: Mapping[str, Any], deployment: Deployment) -> Run:
         queue=queue_of(row),
         deployment=row["deployment_id"],
         state=state.get("type", ""),
+        state_id=state.get("id", ""),
         state_name=state.get("name", ""),
         message=state.get("message") or "",
         since=datetime.fromisoformat(row["expected_start_time"] or row["created"]).timestamp(),

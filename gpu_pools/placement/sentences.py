@@ -14,6 +14,7 @@ logger = logging.getLogger("trainyard.worker")
 
 SENTENCE_EVERY_S = 10.0  # a waiting run's state is written at most so often
 _PER_TURN = 20
+_READ_AT_ONCE = 5  # of a run that another worker started meanwhile, only its claim is found out; it runs soon after
 
 
 class Sentences:
@@ -40,7 +41,8 @@ class Sentences:
             for run, decision in decisions
             if isinstance(decision, Refuse) or refuses(run) or self._is_news(run, decision, len(due))
         ]
-        self._write(news[:_PER_TURN])
+        for first in range(0, min(len(news), _PER_TURN), _READ_AT_ONCE):
+            self._write(news[first : first + _READ_AT_ONCE])
         for gone in self._said.keys() - due:
             del self._said[gone]
 
@@ -60,7 +62,7 @@ class Sentences:
         return text != decision.reason and self._clock() - when >= max(SENTENCE_EVERY_S, 0.2 * n_waiting)
 
     def _write(self, telling: Sequence[tuple[Run, Wait | Refuse]]) -> None:
-        # A run that was read some time ago may be cancelled by now; overwriting its state would revive it.
+        # A run that was read some time ago may be cancelled, or another worker's, by now.
         known = self._client.by_id([run.id for run, _ in telling])
         for run, decision in telling:
             if run.id not in known or known[run.id].state != "SCHEDULED":
@@ -69,8 +71,8 @@ class Sentences:
                 self.refuse(run, decision.reason)
             elif refuses(run):
                 text = f"refused: {decision.reason}"
-                self._client.propose(run.id, make_state(StateType.CANCELLED, "Cancelled", text))
+                self._client.propose(run.id, make_state(StateType.CANCELLED, "Cancelled", text), known[run.id].state_id)
                 self._waitlist.drop(run.id)
             else:
-                self._client.propose(run.id, waiting_state(decision.reason, run.since))
+                self._client.propose(run.id, waiting_state(decision.reason, run.since), known[run.id].state_id)
                 self._said[run.id] = (decision.reason, self._clock())

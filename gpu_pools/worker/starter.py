@@ -25,6 +25,8 @@ from tasks.base.workspace import run_dir
 
 logger = logging.getLogger("trainyard.worker")
 
+_CLAIMS = 3
+
 
 class Starter:
     """Starts runs, each of which the monitor watches from then on.
@@ -115,13 +117,13 @@ class Starter:
     def _claim_and_start(self, run: Run, entry: Entry, lease: Lease, run_lock: int, team: Sequence[str]) -> None:
         try:
             # The run's lock is held: who ran it meanwhile has ended, and said so. Prefect would start it once more.
-            if not self._waits(run):
+            if not (known := self._waits(run)):
                 lease.release()
                 return
             entrypoint, variables = self._program(run)
             # Before the claim: the others keep their devices for the run as long as it waits, and for its shares then.
             meeting = call_hosts(self._client, run, entry, len(entry.uuids), team) if team else ""
-            claim = self._claim(entry)
+            claim = self._claim(entry, known)
             if team and claim is not None:
                 dismiss_others(self._client, run.id, meeting)
         except httpx.HTTPError:  # claimed or not, the server knows; found out when it answers
@@ -142,10 +144,10 @@ class Starter:
         )
         self._start_process(entry, claim, env, lease, run_lock)
 
-    def _waits(self, run: Run) -> bool:
-        """Return whether a run waits still, and was not moved to another device since it was looked at."""
+    def _waits(self, run: Run) -> Run | None:
+        """Return a run as it is now; None: it waits no more, or was moved to another device since it was looked at."""
         known = self._client.by_id([run.id]).get(run.id)
-        return known is not None and known.state == "SCHEDULED" and known.queue == run.queue
+        return known if known is not None and known.state == "SCHEDULED" and known.queue == run.queue else None
 
     def _program(self, run: Run) -> tuple[str, dict[str, str]]:
         """Return the entrypoint of a run, and the variables that its deployment and the run itself set."""
@@ -153,10 +155,20 @@ class Starter:
         own, its = run_environment(deployment.variables), run_environment(run.job_variables)
         return own_entrypoint(deployment.entrypoint), {**own, **its}
 
-    def _claim(self, entry: Entry) -> str | None:
+    def _claim(self, entry: Entry, run: Run) -> str | None:
         """Return the id of the state in which the run is this worker's, None where the server refuses."""
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
-        return self._client.propose(entry.run_id, make_state(StateType.PENDING, "Pending", f"starts on {entry.tag}"))
+        state = make_state(StateType.PENDING, "Pending", f"starts on {entry.tag}")
+        claim, known = None, run
+        for _ in range(_CLAIMS):
+            claim = self._client.propose(run.id, state, after=known.state_id)
+            if claim is not None:
+                break
+            newer = self._waits(run)
+            if newer is None or newer.state_id == known.state_id:
+                break
+            known = newer  # another worker has said meanwhile why the run waits
+        return claim
 
     def _start_process(self, entry: Entry, claim: str, env: Mapping[str, str], lease: Lease, run_lock: int) -> None:
         folder, output = run_dir(entry.run_id), run_setup.output_file(entry.run_id)

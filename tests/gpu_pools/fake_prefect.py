@@ -141,7 +141,7 @@ class FakePrefect:
         if row is None:
             return 404, {"detail": "not found"}
         if rest == ["set_state"]:
-            if one in self.refused and not body.get("force"):
+            if not body.get("force") and (one in self.refused or _is_sent_twice(row["state"], body["state"])):
                 return 200, {"status": "REJECT", "state": row["state"], "details": {"type": "reject_details"}}
             row["state"] = {**body["state"], "id": str(uuid.uuid4()), "timestamp": _TIME}
             return 201, {"status": "ACCEPT", "state": row["state"], "details": {"type": "accept_details"}}
@@ -153,6 +153,11 @@ class FakePrefect:
         elif method == "PATCH":
             row |= body
         return 200, row
+
+
+def _is_sent_twice(before: Row, wanted: Row) -> bool:
+    sent = [(state.get("state_details") or {}).get("transition_id") for state in (before, wanted)]
+    return sent[0] is not None and sent[0] == sent[1]
 
 
 def _fits(run: Row, wanted: Mapping[str, Any]) -> bool:

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
-from prefect.testing.utilities import prefect_test_harness
 
 from gpu_pools.names import FROM_PAGE
 from gpu_pools.placement.queues import POOL
@@ -19,17 +17,12 @@ from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.usage import UsageReader, read_uses
 from gpu_pools.slots.lease import Holder, acquire
 from gpu_pools.slots.local_slot import on_device
-
-
-@flow
-def train() -> None:
-    """Do nothing; the tests give its runs their states."""
+from tests.gpu_pools.real_pool import add_run, real_pool
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _api():
-    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+def _pool():
+    with real_pool():
         yield
 
 
@@ -41,17 +34,13 @@ def api():
 
 def add(api, queue, *states, **variables):
     """Add a run of the pool, go through its states, and return its id."""
-    flow_id = api.create_flow(train)
-    deployment = api.create_deployment(flow_id, "nightly", work_pool_name=POOL, work_queue_name="cuda.training")
-    run = api.create_flow_run_from_deployment(
-        deployment, work_queue_name=queue, job_variables=variables, state=Scheduled()
-    )
+    run_id = add_run(api, queue, **variables)
     for state in states:
         if isinstance(state, float):
             time.sleep(state)
         else:
-            api.set_flow_run_state(run.id, state, force=True)
-    return str(run.id)
+            api.set_flow_run_state(run_id, state, force=True)
+    return run_id
 
 
 def one(run_id, since=0.0):

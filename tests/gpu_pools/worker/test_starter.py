@@ -6,6 +6,7 @@ import time
 import httpx
 import pytest
 
+from gpu_pools.prefect_client import waiting_state
 from gpu_pools.process import run_process, run_setup
 from gpu_pools.slots.lease import holders
 from tests.gpu_pools.worker.monitored import take_slot
@@ -57,6 +58,24 @@ def test_a_claim_that_the_server_refuses_leaves_nothing(prefect, dispatcher):
     prefect.refused = {run_id}
     assert start(dispatcher, run_id)
     assert (holders(), noted(dispatcher), dispatcher.active) == ([], [], [])
+
+
+def test_what_another_worker_says_meanwhile_is_no_obstacle(prefect, dispatcher, monkeypatch):
+    run_id = due(prefect)
+    client, answer = dispatcher._starter._client, prefect.answer
+    read = client.by_id([run_id])[run_id]
+
+    def says_something_first(method, path, body):
+        if path.endswith("/set_state"):
+            monkeypatch.setattr(prefect, "answer", answer)
+            assert client.propose(run_id, waiting_state("waits for a GPU", read.since), read.state_id)
+        return answer(method, path, body)
+
+    monkeypatch.setattr(prefect, "answer", says_something_first)
+    assert start(dispatcher, run_id)
+    (entry,) = dispatcher.active
+    assert prefect.state(run_id)[0] == "PENDING"
+    run_process.kill(run_id, entry.pid, entry.identity, run_setup.lock_path(run_id))
 
 
 def test_a_slot_that_was_taken_meanwhile_is_waited_for(prefect, dispatcher):
