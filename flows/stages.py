@@ -21,6 +21,7 @@ from gpu_pools.names import asker
 from gpu_pools.placement.queues import Queue
 from gpu_pools.process.run_files import bring_results, portable_parameters
 from gpu_pools.project_flows import full_names
+from gpu_pools.server_clock import ServerClock
 from gpu_pools.slots.local_slot import on_device
 from gpu_pools.slurm.request import FIELDS, HOST, ON
 from gpu_pools.stopping import pause
@@ -104,8 +105,8 @@ def run_queued(
     Returns:
         The runs as they ended, in the order of the requests.
     """
-    parent = str(flow_run.id)
-    with get_client(sync_client=True) as client:
+    parent, clock = str(flow_run.id), ServerClock()
+    with get_client(httpx_settings={"event_hooks": {"response": [clock.note]}}, sync_client=True) as client:
         # The stages belong to the owner of the pipeline, also where a schedule started it and no variable says so.
         variables = {"owner": asker(), **(client.read_flow_run(flow_run.id).job_variables or {})}
         if not refusable:
@@ -122,6 +123,7 @@ def run_queued(
                 deployed,
                 parameters=parameters,
                 flow_run_name=name,
+                scheduled_time=clock.date(),
                 work_queue_name=None if in_pods else queue.name,
                 idempotency_key=f"{parent}-{recipe.name}-{number}",
                 job_variables=stage_variables(variables, queue, parameters),
@@ -130,7 +132,7 @@ def run_queued(
             for number, parameters in enumerate(as_json)
         ]
         for run in started:
-            _again(client, run)
+            _again(client, run, clock)
         ended = [_wait(client, run) for run in started]
     bring_results(parent)
     return ended
@@ -168,10 +170,10 @@ def failure_of(recipe: Flow[..., Any], run: FlowRun) -> str | None:
     return f"{recipe.name} ({run.name}) is {run.state.name}: {run.state.message}"
 
 
-def _again(client: SyncPrefectClient, run: FlowRun) -> None:
+def _again(client: SyncPrefectClient, run: FlowRun, clock: ServerClock) -> None:
     """Put a run into its queue again that an earlier attempt of the running flow had started, and that had failed."""
     if run.state is not None and run.state.is_final() and not run.state.is_completed():
-        client.set_flow_run_state(run.id, AwaitingRetry())
+        client.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=clock.date()))
 
 
 def _wait(client: SyncPrefectClient, started: FlowRun, sleep: Callable[[float], None] = pause) -> FlowRun:

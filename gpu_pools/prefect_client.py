@@ -18,6 +18,7 @@ from gpu_pools.names import DEVICE_LABEL, HOST_LABEL, KIND_LABEL, OWNER_LABEL, P
 from gpu_pools.placement.queues import POOL, Kind, queue_of
 from gpu_pools.prefect_pages import PAGE, read_pages
 from gpu_pools.project_flows import flow_of
+from gpu_pools.server_clock import ServerClock
 
 WAITING = "Waiting"
 """Name of the state of a run that waits for its turn, with the sentence why."""
@@ -30,7 +31,7 @@ _ALIVE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A flow run as the server has it; times in Unix seconds."""
+    """A flow run as the server has it; times in Unix seconds, by its clock."""
 
     id: str
     name: str
@@ -75,12 +76,16 @@ class Deployment:
 
 
 class PoolClient:
-    """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer."""
+    """Prefect's API, by the few calls that the worker needs; every call raises httpx errors when it does not answer.
+
+    Attributes:
+        clock: of the server.
+    """
 
     def __init__(self) -> None:
-        self._client: SyncPrefectClient = get_client(
-            httpx_settings={"event_hooks": {"response": [_try_soon]}}, sync_client=True
-        )
+        self.clock = ServerClock()
+        hooks = {"response": [self.clock.note, _try_soon]}
+        self._client: SyncPrefectClient = get_client(httpx_settings={"event_hooks": hooks}, sync_client=True)
         self._deployments: dict[str, tuple[float, Deployment]] = {}
 
     def call(self, method: str, path: str, body: Any) -> Any:
@@ -111,18 +116,19 @@ class PoolClient:
         body = {"name": name, "concurrency_limit": limit}
         self._client.request("POST", "/work_pools/{work_pool_name}/queues", path_params=_IN_POOL, json=body)
 
-    def due(self, after: float | None = None) -> list[Run]:
+    def due(self, lately_s: float | None = None) -> list[Run]:
         """Return the runs of the pool that wait and are due, oldest first.
 
         Args:
-            after: only those due since then, Unix seconds.
+            lately_s: only those that came due within the last so many seconds.
         """
-        window = {"before_": _iso(time.time())} | ({"after_": _iso(after)} if after is not None else {})
+        now = self.clock.now()
+        window = {"before_": _iso(now)} | ({"after_": _iso(now - lately_s)} if lately_s is not None else {})
         return self._runs({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": window})
 
     def due_or_cancelling(self) -> list[Run]:
         """Return the runs of the pool that are due, and wait or are being cancelled, oldest first."""
-        window = {"before_": _iso(time.time())}
+        window = {"before_": _iso(self.clock.now())}
         return self._runs({"state": {"type": {"any_": ["SCHEDULED", "CANCELLING"]}}, "expected_start_time": window})
 
     def in_state(self, *types: str) -> list[Run]:

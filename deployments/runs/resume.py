@@ -73,7 +73,7 @@ def put_back(api: Api, run: Json, time_limit: str | None, n_devices: int | None 
             _wait(api, one, datetime.now(UTC) + _ASIDE)
             variables = {**(one["job_variables"] or {}), "time_limit": time_limit}
             api.call("PATCH", f"/flow_runs/{one['id']}", {"job_variables": variables})
-        _wait(api, one, datetime.now(UTC))
+        _wait(api, one)
     limit = "" if time_limit is None else f", with {time_limit} from its start on"
     return f"{what} waits in its queue again{limit}; it goes on from its last checkpoint{_what_follows(api, run)}"
 
@@ -95,8 +95,8 @@ def _what_follows(api: Api, run: Json) -> str:
     return f"; its pipeline is {pipeline['state_name']}: `yard resume {parent}` does what follows, now or later"
 
 
-def _wait(api: Api, run: Json, until: datetime) -> None:
-    """Let a run wait for its turn, from a time on.
+def _wait(api: Api, run: Json, until: datetime | None = None) -> None:
+    """Let a run wait for its turn, from a time on; None: from now on, by the server's clock.
 
     Raises:
         ConfigError: the server refuses.
@@ -105,7 +105,7 @@ def _wait(api: Api, run: Json, until: datetime) -> None:
         "type": "SCHEDULED",
         "name": "AwaitingRetry",
         "message": f"resumed by {asker()}",
-        "state_details": {"scheduled_time": until.isoformat()},
+        "state_details": {"scheduled_time": until.isoformat()} if until is not None else {},
     }
     answer = api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
     if answer["status"] != "ACCEPT":

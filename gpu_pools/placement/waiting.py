@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from gpu_pools.prefect_client import PoolClient, Run
 
-_MARGIN_S = 30.0  # a run is seen by the server some time after it is due, and clocks of hosts differ
+_MARGIN_S = 30.0  # a run is seen by the server some time after it is due
 _CANCELLING_EVERY_S = 1.0
 _SHARE = 0.1  # of the time at most goes into reading the whole list
 
@@ -68,7 +68,7 @@ class WaitList:
             if with_cancelling:
                 self._cancelling, self._cancelling_at = [run for run in found if run.state != "SCHEDULED"], now
         else:
-            self._known.update({run.id: run for run in self._client.due(after=self._read_at - _MARGIN_S)})
+            self._known.update({run.id: run for run in self._client.due(now - self._read_at + _MARGIN_S)})
         if with_cancelling and now - self._cancelling_at >= _CANCELLING_EVERY_S:
             self._cancelling, self._cancelling_at = self._client.in_state("CANCELLING"), now
         self._asked_at = now

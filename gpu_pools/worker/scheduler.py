@@ -246,7 +246,7 @@ class Scheduler:
         freed, entry = self._monitor.freed_at(run.id), self._monitor.get(run.id)
         if freed is not None and entry is not None:
             for tag in device_tags(entry.tag):
-                self.gaps.note(tag, kind, self._clock() - max(freed, run.since))
+                self.gaps.note(tag, kind, self._clock() - max(freed, self._client.clock.here(run.since)))
 
     def _decide(self, mine: Sequence[tuple[Run, Queue]], queues: Queues) -> list[tuple[Run, Waiting, Decision]]:
         devices = self._devices = [self._without_kept(device) for device in self._host.devices(queues)]
@@ -261,7 +261,8 @@ class Scheduler:
 
     def _asks(self, run: Run, queue: Queue) -> Waiting:
         asks, offers = self._host.asks(run, queue), self._host.online_offers(run, self._client)
-        return replace(asks, lost=self._kept.uuids(run.id), since=self._waited.since(run), offers=offers)
+        since = self._client.clock.here(self._waited.since(run))
+        return replace(asks, lost=self._kept.uuids(run.id), since=since, offers=offers)
 
     def _without_kept(self, device: DeviceState) -> DeviceState:
         """Return a device without the slots that are kept for dead runs: these ask for them again."""

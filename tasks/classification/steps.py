@@ -10,7 +10,7 @@ from prefect import task
 from prefect.runtime import flow_run, task_run
 
 from gpu_pools.placement.disk import check_fits
-from tasks.base.errors import ConfigError, PutBack, StopAsked
+from tasks.base.errors import ConfigError, StopAsked
 from tasks.base.workspace import (
     allowed_path,
     cache_dir,
@@ -255,7 +255,7 @@ def train(dataset: Path, params: TrainParams, grading: EvaluateParams, track: Tr
             keep_answers(data, folder, device, model_name=name, cache=cache, log=log.warning)
     except StopAsked as exc:
         logger().info("%s", exc)
-        exit_for_resume(put_back=str(exc) if isinstance(exc, PutBack) else "")
+        exit_for_resume(exc)
     return folder
 
 

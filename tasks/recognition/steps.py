@@ -281,7 +281,7 @@ def _train(
                 method.keep(session, shown, log)
     except StopAsked as exc:
         logger().info("%s", exc)
-        exit_for_resume()
+        exit_for_resume(exc)
     return folder
 
 

@@ -11,7 +11,7 @@ from prefect.logging.handlers import APILogWorker
 from gpu_pools.hosts import shares
 from gpu_pools.process.run_setup import DEADLINE, EXIT_STOPPED, STOP_FILE
 from gpu_pools.stopping import asked
-from tasks.base.errors import Interrupted, StopAsked
+from tasks.base.errors import Interrupted, PutBack, StopAsked
 from tasks.run.run_log import Logger
 
 
@@ -27,14 +27,14 @@ def stop_asked() -> bool:
     return asked() is not None or (path is not None and os.path.exists(path))
 
 
-def exit_for_resume(*, put_back: str = "") -> None:
+def exit_for_resume(why: StopAsked | None = None) -> None:
     """End this process at once: run and MLflow run stay as they are, until the worker starts the run again.
 
     Args:
-        put_back: why the run is to wait in its queue again without having been asked to stop; a sentence.
+        why: what has ended it, if anything was raised; after PutBack the run waits in its queue again.
     """
-    if put_back:
-        shares.put_back(put_back)
+    if isinstance(why, PutBack):
+        shares.put_back(str(why))
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=5)
     os._exit(EXIT_STOPPED)

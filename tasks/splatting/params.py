@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.base.params import Fraction, NoneText, Owner, Params, Seed
-from tasks.training.params import NDevices, check_devices
+from tasks.training.params import DeviceParams
 
 CameraModel = Literal["OPENCV", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV_FISHEYE"]
 Preset = Literal["quick", "normal", "full"]
@@ -43,13 +43,12 @@ class PosesParams(Params):
     num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
 
-class SplatParams(Params):
+class SplatParams(DeviceParams):
     """How the Gaussians are fitted. Fields that are empty take the value of the preset for the device."""
 
     device: Annotated[
         str, Field(description="cuda: the least loaded GPU; cuda:1: this one; cpu; HOST/cuda:1: on that host")
     ] = "cuda"
-    n_devices: NDevices = 1
     batch_size: Annotated[
         int,
         Field(
@@ -129,15 +128,10 @@ class SplatParams(Params):
     near_plane: Annotated[float, Field(gt=0, description="Nearer Gaussians are not drawn, world units")] = 0.01
     num_threads: Annotated[int | None, Field(ge=1, description="CPU threads; empty: all"), NoneText] = None
 
-    @model_validator(mode="after")
-    def _devices_share_a_batch(self) -> Self:
-        check_devices(self.device, self.n_devices, self.batch_size)
-        return self
-
 
 # On another kind of device the metrics differ in their last digits, as those of any two GPUs do; on the CPU they are
 # the same bit for bit.
-FREE_TO_CHANGE = frozenset({"device", "n_devices", "num_threads", "min_psnr"})
+FREE_TO_CHANGE = frozenset({"device", "n_devices", "n_hosts", "num_threads", "min_psnr"})
 """Parameters of a fit that may change between a crash and the resumption without changing what the fit is of."""
 
 

@@ -182,7 +182,7 @@ def train(
                 follow(draw(session, rasterizer, export, folder / DRAWN), shown, page, log)
     except StopAsked as exc:
         logger().info("%s", exc)
-        exit_for_resume()
+        exit_for_resume(exc)
     return folder
 
 

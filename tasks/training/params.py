@@ -42,11 +42,8 @@ def check_devices(device: str, n_devices: int, batch_size: int, n_hosts: int = 1
         raise ValueError(f"{text} needs a batch_size of at least that, found {batch_size}")
 
 
-class TrainingParams(Params):
-    """What loop, optimiser and checkpoints need to know.
-
-    A training gives the defaults that are its own, in the order of its form.
-    """
+class DeviceParams(Params):
+    """On how many devices of how many hosts a training computes."""
 
     device: Device
     n_devices: NDevices = 1
@@ -56,8 +53,31 @@ class TrainingParams(Params):
             ge=1, le=64, description="Hosts that train together, n_devices GPUs of each; more than 1 needs device cuda"
         ),
     ] = 1
-    num_epochs: int
     batch_size: int
+
+    @property
+    def n_processes(self) -> int:
+        """How many processes train together, each on a device of its own."""
+        return self.n_devices * self.n_hosts
+
+    @property
+    def n_local(self) -> int:
+        """How many of these are on one host."""
+        return self.n_devices
+
+    @model_validator(mode="after")
+    def _devices_share_a_batch(self) -> Self:
+        check_devices(self.device, self.n_devices, self.batch_size, self.n_hosts)
+        return self
+
+
+class TrainingParams(DeviceParams):
+    """What loop, optimiser and checkpoints need to know.
+
+    A training gives the defaults that are its own, in the order of its form.
+    """
+
+    num_epochs: int
     optimizer: Optimizer
     learning_rate: float  # after the warm-up
     weight_decay: float  # of all that has more than one dimension
@@ -81,24 +101,9 @@ class TrainingParams(Params):
         return 2 if self.optimizer != "sgd" else int(self.momentum > 0)
 
     @property
-    def n_processes(self) -> int:
-        """How many processes train together, each on a device of its own."""
-        return self.n_devices * self.n_hosts
-
-    @property
-    def n_local(self) -> int:
-        """How many of these are on one host."""
-        return self.n_devices
-
-    @property
     def n_kept(self) -> int:
         """How many epochs there are whose weights are kept."""
         return 0
-
-    @model_validator(mode="after")
-    def _devices_share_a_batch(self) -> Self:
-        check_devices(self.device, self.n_devices, self.batch_size, self.n_hosts)
-        return self
 
     @model_validator(mode="after")
     def _fp16_has_a_gpu(self) -> Self:

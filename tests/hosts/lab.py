@@ -36,7 +36,7 @@ class Host:
         name: of the host.
         number: from 0; its last two digits of the address.
         home: of the lab.
-        ahead_s: seconds that its clock is ahead.
+        ahead_s: seconds that its clock is ahead; negative: behind.
         apart: it shares no disk with the others.
     """
 
@@ -125,8 +125,19 @@ class Lab(Yard):
         for address in (SERVER, MOVED):
             run("ip", "addr", "add", f"{address}/24", "dev", self._bridge)
         run("ip", "link", "set", self._bridge, "up")
+        if self._is_filtered():
+            run("iptables", "-I", *self._let_through)
         for host in self.hosts.values():
             host.make(self._bridge)
+
+    @property
+    def _let_through(self) -> tuple[str, ...]:
+        return ("FORWARD", "-i", self._bridge, "-o", self._bridge, "-j", "ACCEPT")
+
+    def _is_filtered(self) -> bool:
+        """Return whether this machine drops what one host of a bridge sends to another one, as Docker lets it do."""
+        switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        return switch.is_file() and switch.read_text().strip() == "1"
 
     def start_host(self, name: str) -> None:
         """Boot a host with a worker."""
@@ -175,18 +186,22 @@ class Lab(Yard):
         for host in self.hosts.values():
             host.remove()
         subprocess.run(["ip", "link", "del", self._bridge], check=False, capture_output=True)
+        if self._is_filtered():
+            subprocess.run(["iptables", "-D", *self._let_through], check=False, capture_output=True)
 
 
 @contextmanager
 def lab(home: Path, port: int, *, apart: bool = False) -> Iterator[Lab]:
-    """Run a lab for the block: boxa and boxb with two GPUs each; the clock of boxb is four minutes ahead.
+    """Run a lab for the block: boxa and boxb with two GPUs each.
+
+    The clock of boxa is three minutes behind that of the server, the clock of boxb four minutes ahead.
 
     Args:
         home: of the lab.
         port: of Prefect's server.
         apart: the hosts share no disk.
     """
-    hosts = [Host("boxa", 0, home, apart=apart), Host("boxb", 1, home, ahead_s=240, apart=apart)]
+    hosts = [Host("boxa", 0, home, ahead_s=-180, apart=apart), Host("boxb", 1, home, ahead_s=240, apart=apart)]
     made = Lab(home, port, hosts)
     try:
         made.make()

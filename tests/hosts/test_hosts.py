@@ -50,6 +50,19 @@ def test_runs_for_any_gpu_use_those_of_all_hosts_and_the_idle_host_first(made):
     assert len(held) == 4
 
 
+@pytest.mark.parametrize("host", ["boxa", "boxb"])
+def test_a_pipeline_on_a_host_whose_clock_is_wrong_waits_for_no_clock(made, host):
+    made.deploy_classification()
+    data = made.home / "raw"
+    if not data.is_dir():
+        write_bands(data)
+    parameters = {"data": str(data), "augment": {"enabled": False}, "train": {**SMALL_TRAINING, "device": "cuda"}}
+    begun = time.monotonic()
+    run = made.submit("classification", f"{host}.cpu.pipeline", parameters)
+    made.until(made.is_(run, "COMPLETED"), 150, "it is done")
+    print(f"{host}: {time.monotonic() - begun:.0f} s")
+
+
 def test_a_host_that_is_cut_off_goes_on_with_its_run_and_nobody_else_does(made):
     run = made.hold("boxa.cuda:0.training", 130)
     free = made.hold("boxa.cuda:1.training", 130)

@@ -9,14 +9,19 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from deployments.services.service import free_port
 from gpu_pools.process.run_process import command_line
 from gpu_pools.slots.lease import holders
+from tasks.splatting.capture.frame_table import IMAGES, MODEL
+from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tests.chaos.yard import FINAL, ROOT
 from tests.hosts.lab import Lab, lab
 from tests.samples import SMALL_TRAINING, write_bands
 from tests.tasks.recognition.detector.conftest import PARTS, write_scenes
+from tests.tasks.recognition.index.conftest import write_dataset
+from tests.tasks.splatting.fit_scene import make_scene
 
 pytestmark = [pytest.mark.yard, pytest.mark.timeout(1200)]
 
@@ -25,6 +30,27 @@ TRAINING = {**SMALL_TRAINING, "batch_size": 24, "device": "cuda", "optimizer": "
 """One step an epoch: on two busy cores two processes wait for each other in every layer."""
 
 
+SPLAT = {
+    "preset": "quick",
+    "max_steps": 60,
+    "eval_every": 30,
+    "cap_max": 400,
+    "test_every": 4,
+    "batch_size": 2,
+    "device": "cuda",
+    "num_threads": 1,
+}
+INDEX = {
+    "image_size": 32,
+    "batch_size": 8,
+    "num_epochs": 2,
+    "precision": "fp32",
+    "device": "cuda",
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "n_workers": 1,
+    "register_model": False,
+}
 DETECTOR = {
     "image_size": 64,
     "window": 0,
@@ -67,6 +93,11 @@ def train(made: Lab, num_epochs: int, n_hosts: int = 2, **values: Any) -> str:
 def rows(made: Lab, run: str) -> list[dict[str, str]]:
     with (made.home / "runs" / run / "training" / "history.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def losses_of(made: Lab, run: str, step: str) -> list[float]:
+    with (made.home / "runs" / run / step / "history.csv").open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file)]
 
 
 def n_epochs(made: Lab, run: str) -> int:
@@ -151,11 +182,21 @@ def test_two_hosts_train_as_one_does(made, monkeypatch):
     alone = train(made, 3, n_hosts=1, **values)
     for other in (on_one, alone):
         made.until(ended(made, other), 300, "so are the others")
-    losses = [[float(row["train_loss"]) for row in rows(made, one)] for one in (run, on_one, alone)]
+    losses = [losses_of(made, one, "training") for one in (run, on_one, alone)]
     print(losses)
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)  # two processes on one host
     assert losses[0] == pytest.approx(losses[2], rel=0.03)  # sums of float32 in another order
+
+
+def on_two(
+    made: Lab, flow: str, section: str, values: dict[str, Any], several: dict[str, int], **parameters: Any
+) -> str:
+    """Let a training end on two hosts, or on two devices; return its run."""
+    given = {**parameters, section: {**values, **several}, "finish": False}
+    run = made.submit(flow, "cuda.training", given)
+    made.until(ended(made, run), 400, "it is done")
+    return run
 
 
 def test_a_detector_trains_on_two_hosts_as_on_two_devices_of_one(made):
@@ -166,14 +207,43 @@ def test_a_detector_trains_on_two_hosts_as_on_two_devices_of_one(made):
     made.deploy("train_detector", "flows.recognition.train_detector", "cuda.training")
     losses = []
     for several in ({"n_hosts": 2}, {"n_devices": 2}):
-        detector = {**DETECTOR, **several}
-        parameters = {"dataset": str(data), "detector": detector, "finish": False}
-        run = made.submit("train_detector", "cuda.training", parameters)
-        made.until(ended(made, run), 400, "it is done")
-        with (made.home / "runs" / run / "detector" / "history.csv").open() as file:
-            losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+        run = on_two(made, "train_detector", "detector", DETECTOR, several, dataset=str(data))
+        losses.append(losses_of(made, run, "detector"))
     assert len(losses[0]) == 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_an_index_trains_on_two_hosts_as_on_two_devices_of_one(made):
+    data = write_dataset(made.home / "views-of-parts")
+    made.deploy("train_index", "flows.recognition.train_index", "cuda.training")
+    losses = []
+    for several in ({"n_hosts": 2}, {"n_devices": 2}):
+        run = on_two(made, "train_index", "index", INDEX, several, dataset=str(data))
+        losses.append(losses_of(made, run, "index"))
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def scene(made):
+    """The folder of a scene, as the preparation leaves it; splats can be trained."""
+    folder = made.home / "scene"
+    described = make_scene(folder / IMAGES)
+    cameras = tuple(view.camera for view in described.views)
+    write_model(folder / MODEL, PinholeModel(cameras, described.points, described.colors))
+    made.deploy("train_splat", "flows.splatting.train_splat", "cuda.training")
+    return folder
+
+
+def test_a_splat_of_two_hosts_has_the_bits_of_one_of_two_devices(made, scene):
+    splats = []
+    for several in ({"n_hosts": 2}, {"n_devices": 2}, {}):
+        run = on_two(made, "train_splat", "train", SPLAT, several, scene=str(scene))
+        splats.append(torch.load(made.home / "runs" / run / "training" / "gaussians.pt", weights_only=True)["splats"])
+        if several == {"n_hosts": 2}:
+            assert "boxa/cuda:0,boxb/cuda:" in command(made, "show", run)
+    for other in splats[1:]:
+        torch.testing.assert_close(splats[0], other, rtol=0, atol=0)
 
 
 def test_a_process_that_is_killed_on_the_far_host_ends_all_and_the_run_goes_on(made):
@@ -268,6 +338,20 @@ def test_a_far_worker_that_stops_its_runs_lets_the_training_save_its_state(made)
     made.until(ended(made, run), 300, "it is done")
     assert "attempt 2" not in said(made, run)
     assert n_epochs(made, run) == 30 >= done  # none twice
+
+
+def test_a_splat_of_which_a_host_leaves_goes_on_after_its_last_step(made, scene):
+    values = {**SPLAT, "max_steps": 3000, "n_hosts": 2}
+    run = made.submit("train_splat", "cuda.training", {"scene": str(scene), "train": values, "finish": False})
+    log = made.home / "runs" / run / "output.log"
+    made.until(lambda: log.is_file() and "fits in 2 processes" in log.read_text(), 120, "it trains")
+    made.signal_worker("boxb", signal.SIGUSR1)
+    made.until(lambda: "the worker of boxb stops: waits for its hosts again" in said(made, run), 120, "it waits again")
+    made.until(lambda: "has stopped" in (made.home / "worker-boxb.log").read_text(), 60, "the worker is gone")
+    made.start_worker_again("boxb")
+    made.until(ended(made, run), 300, "it is done")
+    assert "attempt 2" not in said(made, run)
+    assert "goes on after step" in log.read_text()
 
 
 def test_a_far_host_that_dies_frees_this_one_and_the_run_goes_on_when_it_is_back(made, monkeypatch):

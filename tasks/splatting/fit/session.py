@@ -13,7 +13,7 @@ import torch
 
 from gpu_pools.placement.disk import check_fits
 from gpu_pools.stopping import never
-from tasks.base.errors import StopAsked
+from tasks.base.errors import PutBack, StopAsked
 from tasks.base.progress import Note, Progress
 from tasks.base.workspace import write_atomic, write_json
 from tasks.run.checkpoint import Checkpoint, fingerprint_of, load_tensors, save_tensors
@@ -112,11 +112,13 @@ class FitSession:
             ConfigError: the checkpoint belongs to other parameters or other data.
             DatasetError, TrainingError, StorageError: as their names say.
             StopAsked: `stop_asked` became true; a session in the same folder goes on after the last step.
+            PutBack: a host of several has to leave; a session in the same folder goes on likewise.
         """
-        if self.params.n_devices == 1:
+        p = self.params
+        if p.n_processes == 1:
             yield from self._run(None)
             return
-        with Helpers(self._task(), self.params.n_devices, self.device) as helpers:
+        with Helpers(self._task(), p.n_processes, self.device, n_local=p.n_local) as helpers:
             yield from self._run(helpers)
 
     def _task(self) -> dict[str, Any]:
@@ -184,6 +186,9 @@ class FitSession:
                 if self._stop_asked() and not (fit.done or isinstance(event, Done)):  # finishing is faster then
                     self._save(fit)
                     raise StopAsked(f"stopped after step {fit.step}, as asked")
+                if helpers is not None and helpers.leaving and not fit.done:
+                    self._save(fit)
+                    raise PutBack(f"{helpers.leaving}: waits for its hosts again, its state is saved")
             self._finish(fit)
 
     def _fit(self) -> Fit:

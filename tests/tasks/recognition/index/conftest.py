@@ -48,9 +48,9 @@ def write_poses(path, rows):
         csv.writer(file).writerows([["path", "part", "w", "x", "y", "z"], *rows])
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory):
-    root, rows = tmp_path_factory.mktemp("views"), []
+def write_dataset(root):
+    """Write the data set into a folder; return the folder."""
+    rows = []
     for seed, (subset, n) in enumerate({"train": 24, "val": 6, "test": 8}.items()):
         for name in PARTS:
             add_views(root, f"views/{subset}/{name}", name, n, seed, rows)
@@ -63,6 +63,11 @@ def dataset(tmp_path_factory):
     }
     (root / "parts.json").write_text(json.dumps(described))
     return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("views"))
 
 
 @pytest.fixture(scope="session")
