@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_all)
     group.command("get")(get)
     group.command("remove")(remove)
+    group.command("clean")(clean)
     app.add_typer(group, name="data")
 
 
@@ -112,3 +113,24 @@ def remove(
     text = f"{done.address} is removed: {found.n_bytes / 1e6:.1f} MB freed"
     text += f", {found.n_kept / 1e6:.1f} MB stay for other data sets" if found.n_kept else ""
     typer.echo(text + (" (the rest of a removal that was cut off)" if done.resumed else ""))
+
+
+def clean(as_json: Json = False) -> None:
+    """Remove from the store what no data set needs, as a put that was cut off has left it.
+
+    A put that is under way sends again what it loses.
+    """
+    from deployments.api import connect
+    from deployments.cli.terminal.tables import print_json
+    from deployments.data_sets import removing
+    from deployments.stack.stack import mlflow_url
+    from tasks.store.objects import Objects
+
+    with connect() as api, Objects(mlflow_url()) as objects:
+        freed = removing.clean(api, objects)
+    if as_json:
+        print_json({"objects": len(freed), "freed_bytes": sum(freed.values())})
+    elif freed:
+        typer.echo(f"{len(freed)} objects that no data set needs are removed: {sum(freed.values()) / 1e6:.1f} MB freed")
+    else:
+        typer.echo("nothing is left over: every object is one of a data set")

@@ -8,7 +8,7 @@ from deployments.api import Api
 from deployments.runs.find import RUNNING, WAITING
 from deployments.sharing.acts import Acts
 from deployments.sharing.permissions import Target
-from gpu_pools.names import short_id
+from gpu_pools.names import asker, short_id
 from tasks.base.errors import ConfigError
 from tasks.store import places
 from tasks.store.datasets import DataSets
@@ -56,6 +56,17 @@ def remove(api: Api, objects: Objects, address: str, *, force: bool) -> Outcome:
     unread()
     with Acts.of(api, force=force).act("remove", Target("data set", "", asked, sets.owner(gone[0]))):
         return Outcome(asked, sets.remove(gone, unread))
+
+
+def clean(api: Api, objects: Objects) -> dict[str, int]:
+    """Remove what no data set needs; return the bytes of each object.
+
+    Raises:
+        TransferError: MLflow does not answer, or refuses; the same command goes on.
+        StorageError: a manifest of the store is damaged.
+    """
+    with Acts.of(api, force=False).act("clean", Target("data sets", "", "the store", asker())):
+        return DataSets(objects).clean()
 
 
 class _Readers:

@@ -9,19 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.base.errors import ConfigError, StorageError
+from tasks.base.errors import ConfigError, StorageError, TransferError
 from tasks.base.file_locks import FOREVER, file_lock, lock, try_lock
 from tasks.base.workspace import home, storage_errors
 from tasks.store import manifest
 from tasks.store.folder import files_below
 from tasks.store.manifest import Files, Span
 from tasks.store.objects import Objects, need
-from tasks.store.packing import Progress, Sender, Sizes, bring, counted, is_here, known_places
+from tasks.store.packing import Progress, Sender, Sizes, bring, counted, is_here, known_places, objects_of
 from tasks.store.places import DATA, DATA_FOLDER
 from tasks.store.pointers import Pointer, files_of, is_name, manifest_name, names, pointers, read_files
 from tasks.store.removal import Finished, Removal, Removed, finish_others
 
 _DIGEST = re.compile("[0-9a-f]{64}")
+_TRIES = 4  # of a put between removals
 _COUNTING = frozenset({"owner", "n_files", "n_bytes"})
 
 
@@ -81,13 +82,24 @@ class DataSets:
         files = files_below(folder)
         if not files:
             raise ConfigError(f"found no file below {folder}, need at least one")
-        sent = self._send(folder, files, self._known(name), progress)
-        made = self._call(name, owner, sent)
-        while others := finish_others(self._objects):  # what a removal took away meanwhile is sent again
-            made = self._call(name, owner, self._send(folder, files, {}, progress))
-            if all(other.fault for other in others):
-                break
-        return made
+        known = self._known(name)
+        for _ in range(_TRIES):
+            sent = self._send(folder, files, known, progress)
+            made = self._call(name, owner, sent)
+            finish_others(self._objects)
+            if not (gone := self._gone(sent)):
+                return made
+            known = {}  # what a removal has taken away meanwhile is sent again
+        raise TransferError(
+            f"found {len(gone)} of {len(objects_of(sent.values()))} objects of {made.address} missing in MLflow's "
+            "artifact store, which had taken them"
+        )
+
+    def _gone(self, sent: Files) -> set[str]:
+        """Return what of a data set the store does not have any more."""
+        sizes, manifest_at = Sizes(self._objects), manifest_name(manifest.digest_of(sent))
+        gone = {name for name in objects_of(sent.values()) if sizes.of(name) is None}
+        return gone if self._objects.get(manifest_at) is not None else {*gone, manifest_at}
 
     def _known(self, name: str) -> dict[str, tuple[Span, ...]]:
         """Return where the content lies that a name stands for now, by digest; none that is missing."""
@@ -158,6 +170,11 @@ class DataSets:
     def remove(self, gone: list[Pointer], is_needed: Callable[[], object]) -> Removed:
         """Take names away, and remove the objects that no other data set has; see `Removal.run`."""
         return Removal(self._objects, gone).run(is_needed)
+
+    def clean(self) -> dict[str, int]:
+        """Remove what no data set needs, and return the bytes of each object; see `Removal.clean`."""
+        finish_others(self._objects)
+        return Removal(self._objects, []).clean()
 
     def find(self, address: str) -> DataSet:
         """Return the data set that a parameter names.

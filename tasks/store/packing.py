@@ -29,9 +29,12 @@ Progress = Callable[[int, int], None]
 """Is told how many bytes of how many have been moved."""
 
 
+OBJECTS = "objects"
+
+
 def object_name(digest: str) -> str:
     """Return where an object lies in the store."""
-    return f"objects/{digest[:3]}/{digest}"
+    return f"{OBJECTS}/{digest[:3]}/{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,12 @@ def all_pointers(objects: Objects) -> Iterator[Pointer]:
         yield from pointers(objects, name)
 
 
+MANIFESTS = "datasets"
+
+
 def manifest_name(digest: str) -> str:
     """Return where the store says which files a data set has."""
-    return f"datasets/{digest[:3]}/{digest}.json.gz"
+    return f"{MANIFESTS}/{digest[:3]}/{digest}.json.gz"
 
 
 def read_files(objects: Objects, digest: str) -> Files | None:

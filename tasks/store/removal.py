@@ -1,8 +1,9 @@
 """Removes data sets from the store, with the objects that no other data set needs.
 
 The store has no locks. So a removal first leaves a note in it, then takes the names away, then reads what is named
-still, and only then removes objects. Who puts a data set names it first, and looks for notes after that: of two at the
-same moment at least one sees the other. Who puts waits for the removal to end, and sends again what is gone.
+still, and only then removes objects. Who puts a data set names it first, and looks for notes and for its objects after
+that: of two at the same moment at least one sees the other, or what it has done. Who puts waits for the removal to end,
+and sends again what is gone.
 
 A note counts up while its process lives. One that stands still was left by a process that was killed, and whoever comes
 next goes on with it: the objects of names that are gone go, names that it had not come to stay.
@@ -20,8 +21,8 @@ from uuid import uuid4
 
 from tasks.base.errors import StorageError, TransferError
 from tasks.store.objects import Objects
-from tasks.store.packing import Sizes, object_name, objects_of
-from tasks.store.pointers import Pointer, all_pointers, files_of, manifest_name, read_files
+from tasks.store.packing import OBJECTS, Sizes, object_name, objects_of
+from tasks.store.pointers import MANIFESTS, Pointer, all_pointers, files_of, manifest_name, read_files
 
 _NOTES = "data-removals"
 _BEAT_S = 2.0
@@ -83,6 +84,21 @@ class Removal:
         self._objects.remove(self._note)
         return removed
 
+    def clean(self) -> dict[str, int]:
+        """Remove what no name stands for, as a put that was cut off leaves it; return the bytes of each object.
+
+        Raises:
+            TransferError: MLflow does not answer, or refuses; the same command goes on.
+            StorageError: a manifest is damaged.
+        """
+        with self._beating():
+            manifests = {name.partition(".")[0] for name in _all_below(self._objects, MANIFESTS)}
+            freed, named, _ = self._free(_all_below(self._objects, OBJECTS))
+            for digest in manifests - named:
+                self._objects.remove(manifest_name(digest))
+        self._objects.remove(self._note)
+        return freed
+
     def _take_names_away(self, is_needed: Callable[[], object]) -> None:
         taken: list[tuple[str, bytes]] = []
         try:
@@ -102,21 +118,31 @@ class Removal:
         digests = {pointer.digest for pointer in self._pointers}
         gone = {digest: files for digest in sorted(digests) if (files := read_files(self._objects, digest)) is not None}
         whole = objects_of(file for files in gone.values() for file in files.values())
-        named, kept = self._named(whole)
+        freed, named, kept = self._free(whole)
+        for digest in gone.keys() - named:
+            self._objects.remove(manifest_name(digest))
         sizes = Sizes(self._objects)
-        n_bytes, left = 0, whole - kept
+        return Removed(len(self._pointers), sum(freed.values()), sum(sizes.of(name) or 0 for name in kept))
+
+    def _free(self, whole: set[str]) -> tuple[dict[str, int], set[str], set[str]]:
+        """Remove those of some objects that no data set needs.
+
+        Returns:
+            The bytes of each that is gone, the digests that names stand for, and which of the objects stay.
+        """
+        named, kept = self._named(whole)
+        sizes, freed = Sizes(self._objects), dict[str, int]()
+        left = whole - kept
         with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="store") as pool:
             while left:
-                freed = dict(pool.map(lambda name: (name, self._drop(sizes, name)), sorted(left)))
-                n_bytes += sum(size for size in freed.values() if size)
-                left = {name for name, size in freed.items() if size is None}
+                done = dict(pool.map(lambda name: (name, self._drop(sizes, name)), sorted(left)))
+                freed |= {name: size for name, size in done.items() if size is not None}
+                left = {name for name, size in done.items() if size is None}
                 if self._stalled:
                     self._stalled = False
                     named, kept = self._named(whole)
                     left -= kept
-        for digest in gone.keys() - named:
-            self._objects.remove(manifest_name(digest))
-        return Removed(len(self._pointers), n_bytes, sum(sizes.of(name) or 0 for name in kept))
+        return freed, named, kept
 
     def _drop(self, sizes: Sizes, name: str) -> int | None:
         """Remove an object and return its bytes; None: it is to be asked anew whether it is needed."""
@@ -159,6 +185,11 @@ class Removal:
         self._objects.put(self._note, json.dumps(content).encode())
         self._stalled |= _now() - self._last > _STALLED_S
         self._last = _now()
+
+
+def _all_below(objects: Objects, folder: str) -> set[str]:
+    """Return the last names of all that lies in the folders of a folder."""
+    return {name for below in objects.sizes(folder) for name in objects.sizes(f"{folder}/{below}")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import mlflow
 import pytest
 
 from deployments.services.service import free_port
+from tasks.tracking.mlflow_names import FLOW_RUN
 from tests.chaos.yard import Yard
 from tests.hosts.lab import lab
 from tests.samples import SMALL_TRAINING, write_bands
@@ -140,7 +141,7 @@ def test_the_metrics_of_a_training_that_was_cut_off_arrive_later_each_once(made,
     client = mlflow.MlflowClient(made.mlflow)
     experiment = client.get_experiment_by_name("classification")
     assert experiment is not None
-    (tracked,) = client.search_runs([experiment.experiment_id])
+    (tracked,) = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN}` = '{run}'")
     history = client.get_metric_history(tracked.info.run_id, "loss/train")
     assert [metric.step for metric in history] == list(range(1, 61))
     assert tracked.info.status == "FINISHED"

@@ -47,6 +47,10 @@ def objects_in(store):
     return {name for prefix in store.sizes("objects") for name in store.sizes(f"objects/{prefix}")}
 
 
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
 def is_whole(store, name):
     sets = DataSets(store)
     files = files_of(store, sets.find(f"data:{name}").digest)
@@ -120,6 +124,64 @@ def test_a_put_of_the_same_files_at_the_same_moment_is_whole_afterwards(store, t
     remover.join()
     assert is_whole(store, "b")
     assert [pointer.name for pointer in all_pointers(store)] == ["b", "b"]
+
+
+def test_a_removal_that_comes_and_goes_while_a_put_sends_takes_nothing_from_it(store, tmp_path, monkeypatch):
+    sets = DataSets(store)
+    sets.put(make(tmp_path / "a", one=1, two=2), "a", "anna")
+    call = DataSets._call
+
+    def after_a_removal(self, name, owner, sent):
+        monkeypatch.setattr(DataSets, "_call", call)
+        assert remove(store, "a").n_bytes == 2 * LARGE
+        return call(self, name, owner, sent)
+
+    monkeypatch.setattr(DataSets, "_call", after_a_removal)
+    found = sets.put(make(tmp_path / "b", one=1, three=3), "b", "ben")  # one is there already, and not sent
+    assert is_whole(store, "b")
+    assert sets.find("data:b") == found
+
+
+def test_a_store_that_loses_what_it_takes_is_named(store, tmp_path, monkeypatch):
+    put = Objects.put
+
+    def lose(self, name, data):
+        if not name.startswith("objects/"):
+            put(self, name, data)
+
+    monkeypatch.setattr(Objects, "put", lose)
+    with pytest.raises(
+        TransferError, match="found 1 of 1 objects of data:a@[0-9a-f]+ missing in MLflow's"
+    ):
+        DataSets(store).put(make(tmp_path / "a", one=1), "a", "anna")
+
+
+def test_what_a_put_that_was_cut_off_has_left_goes(store, tmp_path, monkeypatch):
+    sets = DataSets(store)
+    sets.put(make(tmp_path / "a", one=1, two=2), "a", "anna")
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(DataSets, "_call", interrupt)
+        sets.put(make(tmp_path / "b", one=1, three=3), "b", "ben")
+    assert len(objects_in(store)) == 3
+    assert list(sets.clean().values()) == [LARGE]
+    assert is_whole(store, "a")
+    assert len(objects_in(store)) == 2
+    assert not store.sizes("data-removals")
+    assert not sets.clean()
+
+
+def test_a_put_during_a_cleaning_is_whole_afterwards(store, tmp_path, monkeypatch):
+    sets = DataSets(store)
+    call = DataSets._call
+
+    def after_a_cleaning(self, name, owner, sent):
+        monkeypatch.setattr(DataSets, "_call", call)
+        assert list(sets.clean().values()) == [LARGE, LARGE]
+        return call(self, name, owner, sent)
+
+    monkeypatch.setattr(DataSets, "_call", after_a_cleaning)
+    sets.put(make(tmp_path / "a", one=1, two=2), "a", "anna")
+    assert is_whole(store, "a")
 
 
 def test_who_was_taken_for_dead_looks_again_before_it_removes_more(store, tmp_path, monkeypatch):
