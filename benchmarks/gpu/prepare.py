@@ -37,7 +37,9 @@ MOST_BYTES = 55 * 2**20
 # Never wanted there: torch and CUDA are the machine's own, the pages of Prefect and MLflow are looked at by nobody.
 NEVER = {"trainyard", "torch", "torchvision", "triton", "uv", "pip", "setuptools"}
 LEFT_OUT = ("mlflow/server/js/", "prefect/server/ui", "/tests/", "gsplat/cuda/csrc/", "__pycache__")
-HEAVY = {"av", "pycolmap"}
+PARTS = {"embreex", "faiss-cpu", "manifold3d", "onnx", "onnxruntime", "onnxscript", "transformers", "trimesh"}
+PIECE = {"av": "heavy", "pycolmap": "heavy"} | dict.fromkeys(PARTS, "parts")
+"""The archive of a package; those not here are in `packages`."""
 
 
 def normalised(name: str) -> str:
@@ -65,13 +67,13 @@ def environment(folder: Path, python: str, torch: str, torchvision: str) -> Path
     venv = folder / "venv"
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--allow-existing", "--python", python, venv], check=True)
-    wanted = [f"torch=={torch}", f"torchvision=={torchvision}", "-e", f"{ROOT}[gpu]", "pytest", "pytest-timeout"]
+    wanted = [f"torch=={torch}", f"torchvision=={torchvision}", "-e", f"{ROOT}[gpu,parts]", "pytest", "pytest-timeout"]
     subprocess.run([*uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", *wanted], check=True)
     return venv / "bin" / "python"
 
 
-def packages(python: Path, have: set[str], heavy: bool) -> list[tuple[Path, str]]:
-    """Return the files of the packages that the GPU machine lacks, light or heavy ones, with their names."""
+def packages(python: Path, have: set[str], piece: str) -> list[tuple[Path, str]]:
+    """Return the files of the packages of an archive that the GPU machine lacks, with their names."""
     where = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True
     )
@@ -80,7 +82,7 @@ def packages(python: Path, have: set[str], heavy: bool) -> list[tuple[Path, str]
     for found in importlib.metadata.distributions(path=[str(site)]):
         name = normalised(found.metadata["Name"])
         missing = name not in have | NEVER and not name.startswith(("nvidia-", "cuda-"))
-        if missing and (name in HEAVY) == heavy:
+        if missing and PIECE.get(name, "packages") == piece:
             names = [str(file) for file in found.files or [] if not str(file).startswith("..")]
             files += [(site / file, file) for file in names if not any(part in file for part in LEFT_OUT)]
     return files
@@ -135,8 +137,8 @@ def main() -> None:
     )
     kept = [name for name in tracked if name and not name.startswith("docs/pictures/")]
     packed(folder / "project.tar.xz", [(ROOT / name, name) for name in kept])
-    packed(folder / "packages.tar.xz", packages(python, have, heavy=False))
-    packed(folder / "heavy.tar.xz", packages(python, have, heavy=True))
+    for piece in ("packages", "heavy", "parts"):
+        packed(folder / f"{piece}.tar.xz", packages(python, have, piece))
     scene = given.scene or made_scene(folder / "scene", 50, 1000)
     packed(folder / "scene.tar.xz", [(scene / part, part) for part in ("images", "sparse")])
     packed(folder / "kernels.tar.xz", kernels(python, folder, given.arch))

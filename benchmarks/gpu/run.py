@@ -26,6 +26,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SPLIT = ("split.train_ratio=0.9", "split.val_ratio=0.05")
+DEMO = "tasks.recognition.demo.parts"
+MODELS = {"detect": "detector", "predict": "index"}
+FIGURES = {"map50": "map50/test", "recall1": "recall/test_1"}
 REHEARSAL = 6.0
 """The limits of parts are that much longer on a CPU, where the smallest sizes still take longer than a GPU's own."""
 
@@ -144,25 +147,34 @@ def series(home: Path, key: str) -> list[float]:
 
 def self_test(bench: Bench) -> dict[str, Any]:
     """What the machine has, in the words of `yard doctor`."""
-    text, _ = bench.run("doctor", bench.yard("doctor"), 60)
-    return {"doctor": text.splitlines()[-12:]}
+    code, text, _ = bench.end("doctor", bench.start("doctor", bench.yard("doctor")), 60)
+    return {"exit_code": code, "doctor": text.splitlines()[-12:]}
 
 
 def tests(bench: Bench) -> dict[str, Any]:
-    """The tests marked gpu, and those of our kernels with the real compiler."""
-    files = ("render/test_cuda_rasterizer.py", "loss/test_triton_loss.py", "fit/test_triton_steps.py")
-    where = [f"tests/tasks/splatting/{name}" for name in files]
-    where += ["tests/tasks/classification/training/test_session.py", "tests/tasks/training/test_late.py"]
+    """The tests marked gpu, wherever they are, and those of our kernels with the real compiler."""
+    folder = bench.project / "tests"
+    marked = [path for path in sorted(folder.rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    ours = [folder / "tasks/splatting" / name for name in ("loss/test_triton_loss.py", "fit/test_triton_steps.py")]
     wanted = "not gpu" if bench.rehearse else "gpu"
     pytest = [bench.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if bench.rehearse:
-        where = ["tests/tasks/training/test_late.py"]
-    text, seconds = bench.run("tests", [*pytest, "-m", wanted, *where, "tests/gpu_pools/placement/test_probe.py"], 120)
-    found = {"marked": text.strip().splitlines()[-1], "seconds": round(seconds, 1)}
+        marked = [folder / name for name in ("tasks/training/test_late.py", "gpu_pools/placement/test_probe.py")]
+    text, seconds = bench.run("tests", [*pytest, "-m", wanted, *marked], 150)
+    found = {"marked": text.strip().splitlines()[-1], "files": len(marked), "seconds": round(seconds, 1)}
     if not bench.rehearse:
-        text, _ = bench.run("kernels", [*pytest, *where[1:3]], 90)
+        text, _ = bench.run("kernels", [*pytest, *ours], 90)
         found["kernels"] = text.strip().splitlines()[-1]
     return found
+
+
+def trial(bench: Bench) -> dict[str, Any]:
+    """What `yard doctor --try` finds."""
+    device = "cpu" if bench.rehearse else "cuda:0"
+    code, text, seconds = bench.end("trial", bench.start("trial", bench.yard("doctor", "--try", device, "--json")), 180)
+    checks = json.loads(text[text.index("{") :])["checks"]
+    figures = {check["check"]: f"{check['verdict']}: {check['figure']}" for check in checks}
+    return {"exit_code": code, "seconds": round(seconds, 1), **figures}
 
 
 def splats(part: str, limit_s: float) -> Callable[[Bench], dict[str, Any]]:
@@ -185,8 +197,8 @@ def splat_run(bench: Bench) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "fit_s": _last(bench, "speed/seconds"), "psnr": _last(bench, "psnr/held_out")}
 
 
-def _last(bench: Bench, key: str) -> float | None:
-    values = series(bench.work / "home", key)
+def _last(bench: Bench, key: str, home: str = "home") -> float | None:
+    values = series(bench.work / home, key)
     return round(values[-1], 2) if values else None
 
 
@@ -281,9 +293,35 @@ def predict(bench: Bench) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "images_s": float(found[1]) if found else None}
 
 
+def recognition(bench: Bench) -> dict[str, Any]:
+    """A detector and an index of the demo's parts, trained on the device; then both find and name on whole images."""
+    meshes = bench.work / "meshes"
+    if not meshes.is_dir():
+        meshes.mkdir()
+        make = f"from pathlib import Path; from {DEMO} import make_demo_parts; make_demo_parts(Path({str(meshes)!r}))"
+        bench.run("meshes", [bench.python, "-c", make], 30)
+    n, epochs = (4, 1) if bench.rehearse else (80, 8)
+    settings = (
+        *(f"render.{name}={n}" for name in ("train_views", "train_scenes")),
+        *(f"render.{name}={max(2, n // 8)}" for name in ("val_views", "test_views", "val_scenes", "test_scenes")),
+        *(f"{method}.num_epochs={epochs}" for method in ("detector", "index")),
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = bench.yard("run", "recognition", "--data", meshes, "--device", bench.device, *words)
+    _, seconds = bench.run("recognition", command, 150, "home-parts")
+    scenes = sorted((bench.work / "home-parts" / "runs").glob("*/rendered/scenes/test/images"))[-1]
+    uses = (f"{section}.weights=models:/recognition-{name}@champion" for section, name in MODELS.items())
+    words = [word for use in uses for word in ("--set", use)]
+    command = bench.yard("run", "predict", "--data", scenes, "--device", bench.device, *words)
+    _, predict_s = bench.run("find", command, 60, "home-parts")
+    found = {name: _last(bench, key, "home-parts") for name, key in FIGURES.items()}
+    return {"seconds": round(seconds, 1), "predict_s": round(predict_s, 1), **found}
+
+
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "self": self_test,
     "tests": tests,
+    "trial": trial,
     "loss": splats("loss", 40),
     "draw": splats("draw", 60),
     "fit": splats("fit", 120),
@@ -295,12 +333,13 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "vit_b_16": classifier("vit_b_16", 128, 2, 110),
     "oom": out_of_memory,
     "predict": predict,
+    "recognition": recognition,
 }
 
 
 def unpacked(pieces: Path, work: Path) -> tuple[Path, Path, Path, Path | None]:
     """Return project, interpreter, scene and kernels after unpacking; the machine's own packages come behind ours."""
-    for name in ("project", "packages", "heavy", "scene", "kernels"):
+    for name in ("project", "packages", "heavy", "parts", "scene", "kernels"):
         if (pieces / f"{name}.tar.xz").is_file() and not (work / name).is_dir():
             with tarfile.open(pieces / f"{name}.tar.xz") as archive:
                 archive.extractall(work / name, filter="data")
@@ -310,7 +349,7 @@ def unpacked(pieces: Path, work: Path) -> tuple[Path, Path, Path, Path | None]:
     purelib = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(purelib, check=True, capture_output=True, text=True).stdout.strip())
     own = [path for path in sys.path if path.endswith("site-packages")]
-    ours = [str(work / name) for name in ("project", "packages", "heavy")]
+    ours = [str(work / name) for name in ("project", "packages", "heavy", "parts")]
     (site / "zz.pth").write_text("\n".join([*ours, *own]) + "\n")
     for name, module, function in (("prefect", "prefect.cli", "app"), ("mlflow", "mlflow.cli", "cli")):
         script = venv / "bin" / name
