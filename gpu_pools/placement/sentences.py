@@ -74,5 +74,6 @@ class Sentences:
                 self._client.propose(run.id, make_state(StateType.CANCELLED, "Cancelled", text), known[run.id].state_id)
                 self._waitlist.drop(run.id)
             else:
-                self._client.propose(run.id, waiting_state(decision.reason, run.since), known[run.id].state_id)
-                self._said[run.id] = (decision.reason, self._clock())
+                state = waiting_state(decision.reason, run.since)
+                if self._client.propose(run.id, state, known[run.id].state_id):  # else the next turn looks again
+                    self._said[run.id] = (decision.reason, self._clock())

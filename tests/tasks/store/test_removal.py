@@ -150,9 +150,7 @@ def test_a_store_that_loses_what_it_takes_is_named(store, tmp_path, monkeypatch)
             put(self, name, data)
 
     monkeypatch.setattr(Objects, "put", lose)
-    with pytest.raises(
-        TransferError, match="found 1 of 1 objects of data:a@[0-9a-f]+ missing in MLflow's"
-    ):
+    with pytest.raises(TransferError, match="found 1 of 1 objects of data:a@[0-9a-f]+ missing in MLflow's"):
         DataSets(store).put(make(tmp_path / "a", one=1), "a", "anna")
 
 
