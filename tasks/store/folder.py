@@ -143,6 +143,16 @@ class SharedFolder:
             self._write_state(state)
             return len(changed) + len(gone)
 
+    def check(self, writer: str) -> None:
+        """Pass where a run still works here as far as the store knows.
+
+        Raises:
+            TakenOverError: it goes on elsewhere.
+            TransferError: MLflow does not answer, or refuses.
+        """
+        with self._held():
+            self._refuse_if_taken(self._read_state(), writer, self._manifests())
+
     def known(self) -> Files:
         """Return the latest word of all hosts on each file, without a file being moved.
 

@@ -68,6 +68,17 @@ class Sending:
         """
         self._shared.send(self._writer, claim=True)
 
+    def check(self) -> None:
+        """Look whether the run is still this process's; where it is not, `on_taken` is called.
+
+        Raises:
+            TransferError: MLflow does not answer, or refuses.
+        """
+        try:
+            self._shared.check(self._writer)
+        except TakenOverError as exc:
+            self._on_taken(exc)
+
     def finish(self) -> None:
         """Send the whole folder as it is now, after what is under way.
 
@@ -104,6 +115,16 @@ _active: list[Sending] = []
 def begin(sending: Sending) -> None:
     """Let this process's checkpoints be sent from now on."""
     _active[:] = [sending]
+
+
+def check_active() -> None:
+    """Look whether the run of this process, if it sends its files, is still this process's; see `Sending.check`.
+
+    Raises:
+        TransferError: MLflow does not answer, or refuses.
+    """
+    for sending in _active:
+        sending.check()
 
 
 def written(folder: Path) -> None:

@@ -173,6 +173,12 @@ def send_metrics(store: MlflowClient, run_id: str, rows: Sequence[tuple[str, flo
     store.log_batch(run_id, metrics=[Metric(*row) for row in rows], synchronous=True)
 
 
+def sent_metrics(store: MlflowClient, run_id: str) -> dict[str, dict[int, float]]:
+    """Return what MLflow has of a run: the value of each step, by key."""
+    keys = store.get_run(run_id).data.metrics
+    return {key: {row.step: row.value for row in store.get_metric_history(run_id, key)} for key in keys}
+
+
 def send(store: MlflowClient, card: Card, journal: Journal, entry: Mapping[str, Any]) -> None:
     """Send one entry that is not of metrics; sent twice it has the same effect as once."""
     assert card.run_id is not None

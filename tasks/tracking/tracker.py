@@ -22,13 +22,14 @@ from typing import Any, Self, TypeVar
 from tasks.base.errors import StopAsked, TrackingError
 from tasks.base.workspace import storage_errors
 from tasks.store.places import recorded
+from tasks.store.setting import hosts_share_a_disk
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, differing, now_ms, open_card, read_card, sole_writer
 from tasks.tracking.mlflow_names import check_name, flatten, param_value, tag_value
 from tasks.tracking.provenance import redacted, standard_tags
 from tasks.tracking.traces import FILE as TRACE
 from tasks.tracking.traces import Trace
-from tasks.tracking.uploader import Status, Uploader, not_sent
+from tasks.tracking.uploader import Status, Uploader, first_line, not_sent
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Tracker:
             tracker = cls(folder, card, _journal(folder, stack), mlflow_api.tracking_uri())
             changed = ", ".join(f"{key}={flat.get(key)}" for key in differing(card.params, flat))
             tracker._begin(params, flat, {**(tags or {}), **({"resumed_with": changed} if changed else {})})
+            tracker._learn()
             tracker._held = stack.pop_all()
         return tracker
 
@@ -124,6 +126,7 @@ class Tracker:
             tracker = cls(folder, card, _journal(folder, stack), mlflow_api.tracking_uri())
             tracker._append({"op": "begin", "time": now_ms()})
             tracker._connect()
+            tracker._learn()
             tracker._held = stack.pop_all()
         return tracker
 
@@ -351,6 +354,21 @@ class Tracker:
         values = {**standard_tags(), **tags}
         self._append({"op": "tags", "values": {key: tag_value(value) for key, value in values.items()}})
         self._connect()
+
+    def _learn(self) -> None:
+        """Count as logged what another host has sent after the files that this one goes on from: none stands twice."""
+        run_id = self._uploader.card.run_id
+        if hosts_share_a_disk() or not self._steps or run_id is None:
+            return
+        try:
+            known = mlflow_api.sent_metrics(mlflow_api.client(self._uploader.uri), run_id)
+        except mlflow_api.TRANSIENT as exc:
+            logger.warning("metrics that another host has sent may stand twice in MLflow (%s)", first_line(exc))
+            return
+        for key, values in known.items():
+            if fresh := values.keys() - self._steps[key]:
+                self._steps[key] |= fresh
+                self._latest[key] = values[max(values)]
 
     def _connect(self) -> None:
         self._uploader.start(_CONNECT_S if self._uploader.uri.startswith("http") else _CONNECT_FILE_S)

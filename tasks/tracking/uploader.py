@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpu_pools.stopping import look, pause
-from tasks.base.errors import TrackingError
+from tasks.base.errors import TrackingError, TransferError
+from tasks.store.sending import check_active
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, is_wanted, now_ms, read_card, sole_writer, write_card
 
@@ -198,11 +199,13 @@ class Uploader:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
+                if self.error is not None:  # the network may have been away, and another host have taken the run over
+                    check_active()
                 self._journal.sync()  # only what survives a power cut may be sent, otherwise it could be sent twice
                 self.send_all()
                 self.error = None
                 pause = _GATHER_S
-            except mlflow_api.TRANSIENT as exc:
+            except (*mlflow_api.TRANSIENT, TransferError) as exc:
                 self._complain(exc)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 if closing:

@@ -159,7 +159,9 @@ class Lab(Yard):
 
     def signal_worker(self, name: str, number: signal.Signals) -> None:
         """Send a signal to the worker of a host, and to nothing else there."""
-        (worker,) = [each for each in self.init(name).children() if WORKER[-1] in each.cmdline()]
+        locks = self.hosts[name].env["TRAINYARD_LOCK_DIR"]
+        found = [each for each in psutil.process_iter(["cmdline"]) if WORKER[-1] in (each.info["cmdline"] or ())]
+        (worker,) = [each for each in found if each.environ().get("TRAINYARD_LOCK_DIR") == locks]
         worker.send_signal(number)
 
     def start_worker_again(self, name: str) -> "subprocess.Popen[bytes]":

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from gpu_pools.placement.probe import SimulatedProbe
-from tasks.base.errors import Interrupted, StopAsked, StorageError, TrackingError
+from tasks.base.errors import Interrupted, StopAsked, StorageError, TrackingError, TransferError
+from tasks.store import sending
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, read_card, write_card
 from tasks.tracking.mlflow_names import flatten
@@ -166,6 +168,57 @@ def test_a_second_attempt_goes_on_in_the_same_run(tmp_path):
     assert rows(second.run_id, "loss") == [(1, 0.5), (2, 0.3)]
     assert rows(second.run_id, "acc") == [(1, 0.9)]
     assert mlflow_api.client().get_run(second.run_id).info.status == "FINISHED"
+
+
+def test_what_another_host_has_sent_after_its_files_were_taken_is_not_sent_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_SHARED_DISK", "no")
+    lost = Tracker.open(tmp_path / "lost", "moved", "r", {"lr": 1})
+    for step in (1, 2):
+        lost.metrics({"loss": 1 / step}, step=step)
+    lost.flush()
+    shutil.copytree(tmp_path / "lost", tmp_path / "here")  # with its checkpoint
+    lost.metrics({"loss": 1 / 3}, step=3)
+    lost.end("FAILED")
+    with Tracker.open(tmp_path / "here", "moved", "r", {"lr": 1}) as here:
+        assert here.run_id == lost.run_id
+        assert here.logged_steps("loss") == {1, 2, 3}
+        assert here.latest("loss") == 1 / 3
+        for step in (3, 4):
+            here.metrics({"loss": 1 / step}, step=step)
+    assert rows(here.run_id, "loss") == [(step, 1 / step) for step in (1, 2, 3, 4)]
+
+
+class Asked:
+    """A run's files on their way to other hosts; the first question whether it is theirs is not answered."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def check(self) -> None:
+        self.n += 1
+        if self.n == 1:
+            raise TransferError("no answer")
+
+
+def test_after_a_silence_it_is_asked_whose_run_it_is_before_anything_is_sent(tmp_path, monkeypatch):
+    asked, send = Asked(), mlflow_api.send_metrics
+    asked_before: list[int] = []
+
+    def away_at_first(*args):
+        asked_before.append(asked.n)
+        if len(asked_before) == 1:
+            raise ConnectionError("unplugged")
+        send(*args)
+
+    monkeypatch.setattr(sending, "_active", [asked])
+    monkeypatch.setattr(mlflow_api, "send_metrics", away_at_first)
+    with Tracker.open(tmp_path / "run", "silence", "r", {}) as tracker:
+        tracker.metrics({"loss": 0.5}, step=1)
+        tracker.flush()
+        tracker.metrics({"loss": 0.4}, step=2)
+    assert asked_before[:2] == [0, 2]
+    assert asked.n == 2
+    assert rows(tracker.run_id, "loss") == [(1, 0.5), (2, 0.4)]
 
 
 def test_other_parameters_are_refused(tmp_path):
