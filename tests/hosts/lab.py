@@ -160,7 +160,7 @@ class Lab(Yard):
     def signal_worker(self, name: str, number: signal.Signals) -> None:
         """Send a signal to the worker of a host, and to nothing else there."""
         locks = self.hosts[name].env["TRAINYARD_LOCK_DIR"]
-        found = [each for each in psutil.process_iter(["cmdline"]) if WORKER[-1] in (each.info["cmdline"] or ())]
+        found = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == list(WORKER)]
         (worker,) = [each for each in found if each.environ().get("TRAINYARD_LOCK_DIR") == locks]
         worker.send_signal(number)
 
