@@ -43,8 +43,7 @@ SPLAT = {
     "device": "cuda",
     "num_threads": 1,
 }
-INDEX = {
-    "image_size": 32,
+QUICK = {
     "batch_size": 8,
     "num_epochs": 2,
     "precision": "fp32",
@@ -54,19 +53,8 @@ INDEX = {
     "n_workers": 1,
     "register_model": False,
 }
-DETECTOR = {
-    "image_size": 64,
-    "window": 0,
-    "batch_size": 8,
-    "num_epochs": 2,
-    "precision": "fp32",
-    "device": "cuda",
-    "optimizer": "sgd",
-    "learning_rate": 1e-3,
-    "n_workers": 1,
-    "check_onnx": False,
-    "register_model": False,
-}
+INDEX = {**QUICK, "image_size": 32}
+DETECTOR = {**QUICK, "image_size": 64, "window": 0, "check_onnx": False}
 
 
 @pytest.fixture(scope="module")
