@@ -342,7 +342,7 @@ def test_a_far_worker_that_stops_its_runs_lets_the_training_save_its_state(made)
 
 
 def test_a_splat_of_which_a_host_leaves_goes_on_after_its_last_step(made, scene):
-    values = {**SPLAT, "max_steps": 3000, "n_hosts": 2}
+    values = {**SPLAT, "max_steps": 800, "n_hosts": 2}
     run = made.submit("train_splat", "cuda.training", {"scene": str(scene), "train": values, "finish": False})
     log = made.home / "runs" / run / "output.log"
     made.until(lambda: log.is_file() and "fits in 2 processes" in log.read_text(), 120, "it trains")
