@@ -8,11 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 import torch
 
-from gpu_pools.process.run_process import command_line
 from tasks.base.errors import StopAsked
 from tasks.classification.models import build_model
 
@@ -102,12 +100,6 @@ def finished(make: Callable[[], Any]) -> tuple[Any, Any]:
     assert again.finished
     again.load_finished()
     return done, again
-
-
-def helpers(of: int | None = None) -> list[psutil.Process]:
-    """Return the processes that compute a share of a training for a process, or for this one."""
-    children = psutil.Process(of).children(recursive=True)
-    return [each for each in children if "tasks.training.parallel.helper" in command_line(each)]
 
 
 def after(n: int, kind: type) -> Callable[[list[Any]], bool]:

@@ -1,13 +1,7 @@
 """A training in several processes: what it leaves, how it ends when one of them fails, and how it goes on."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -17,9 +11,9 @@ from tasks.classification.params import TrainParams
 from tasks.classification.training.session import TrainingSession
 from tasks.run.checkpoint import load_tensors
 from tasks.training.events import BatchDone, EpochDone
-from tests.samples import after, helpers, run_until, write_subsets
+from tests.samples import after, run_until, write_subsets
+from tests.together import end_of_both, handed_on, helpers
 
-ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
 SMALL = {
     "model": "resnet18",
@@ -55,13 +49,9 @@ def test_two_processes_leave_what_one_does_and_another_number_goes_on(dataset, t
     alone = epochs(session(dataset, "alone").run())
     # Stopped in the second epoch by two processes, gone on from by one, and to the end by two again.
     run_until(session(dataset, "shared", n_devices=2), after(5, BatchDone))
-    assert not helpers()
     assert load_tensors(tmp_path / "shared" / "checkpoint.pt")["trainer"]["position"]["step"] == 5
-    run_until(session(dataset, "shared"), after(2, BatchDone))
-    last = session(dataset, "shared", n_devices=2)
-    seen = list(last.run())
-    assert not helpers()
-    assert Note("trains in 2 processes, each on a share of every batch") in seen
+    last, seen = handed_on(lambda n: session(dataset, "shared", n_devices=n), [(1, after(2, BatchDone))], last=2)
+    assert Note("trains in 2 processes, each on a share of every batch") in seen[1]
     together = [row.metrics for row in last.history]
     assert [row.epoch for row in together] == [1, 2, 3]
     for one, other in zip(alone, together, strict=True):
@@ -107,19 +97,7 @@ for event in session.run():
 
 @pytest.mark.parametrize("who", ["helper", pytest.param("first", marks=pytest.mark.long)])
 def test_a_kill_of_one_process_ends_all_and_the_training_goes_on(dataset, tmp_path, who):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # the script and the helper import the tests' parameters
-    command = [sys.executable, "-c", SCRIPT, str(dataset)]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process:
-        while int(process.stdout.readline()) < 2:
-            pass
-        (helper,) = helpers(process.pid)
-        helper.kill() if who == "helper" else process.kill()
-        process.stdout.read()
-    assert process.returncode == -signal.SIGKILL
-    psutil.wait_procs([helper], timeout=30)
-    assert not helper.is_running()
+    end_of_both(SCRIPT, dataset, reached=2, who=who)
     again = session(dataset, "run", num_epochs=1000)
     notes = (event.text for event in again.run() if isinstance(event, Note))
     assert any(text.startswith("goes on at epoch") for text in notes)

@@ -85,6 +85,7 @@ def params():
         occlusion=0.0,
         blur=0.1,
         ema_decay=0.9,
+        quarter_turns=False,  # else four times the work also for the export
         known_lost=0.05,
         n_workers=1,
     )

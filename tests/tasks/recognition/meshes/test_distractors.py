@@ -19,18 +19,18 @@ FAMILIES = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_gives_solids_of_many_measures(family):
-    solids: list[Manifold] = [family(np.random.default_rng([5, number])) for number in range(60)]
+    solids: list[Manifold] = [family(np.random.default_rng([5, number])) for number in range(24)]
 
     boxes = np.array([solid.bounding_box() for solid in solids])
     sides = boxes[:, 3:] - boxes[:, :3]
     assert min(solid.volume() for solid in solids) > 50
     assert sides.min() > 2
     assert sides.max() < 250
-    assert len({round(solid.volume(), 3) for solid in solids}) == 60
+    assert len({round(solid.volume(), 3) for solid in solids}) == 24
 
 
 def test_made_up_shapes_can_be_rendered_and_say_nothing():
-    shapes = find_distractors(None, 120, seed=3)
+    shapes = find_distractors(None, 40, seed=3)
 
     assert [shape.name for shape in shapes[:2]] == ["shape_000", "shape_001"]
     assert not [note for shape in shapes for note in shape.notes]

@@ -1,17 +1,10 @@
 """A fit that several processes share: the Gaussians of one process, how it ends when one fails, and how it goes on."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from tasks.base.errors import TrainingError, TrainyardError
 from tasks.base.progress import Note
@@ -23,12 +16,11 @@ from tasks.splatting.params import SplatParams
 from tasks.splatting.poses.colmap_model import PinholeModel, write_model
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.training.parallel.ranks import ALONE, Ranks
-from tasks.training.parallel.rendezvous import connect, open_store
-from tests.samples import after, helpers, run_until
+from tests.samples import after
 from tests.tasks.splatting.fit_scene import make_fit, make_scene
+from tests.together import CPU, compute_together, end_of_both, handed_on, helpers
 
 STRATEGIES = ("mcmc", "default")
-ROOT, CPU = Path(__file__).parents[4], torch.device("cpu")
 EVERYTHING = {
     "max_steps": 40,
     "cap_max": 2000,
@@ -53,17 +45,14 @@ def fitted(pictures: Path, strategy: str, ranks: Ranks) -> dict:
     return {"figures": figures, **fit.state_dict()["optimizer"], "exposures": fit.exposures.affine.detach()}
 
 
-def take_part(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    ranks = connect(open_store(folder / "store", 2), Ranks(rank, 2, CPU))
-    made = {strategy: fitted(folder / str(rank), strategy, ranks) for strategy in STRATEGIES}
-    if rank == 1:  # all have them
+def take_part(ranks: Ranks, folder: Path) -> None:
+    made = {strategy: fitted(folder / str(ranks.rank), strategy, ranks) for strategy in STRATEGIES}
+    if ranks.rank == 1:  # all have them
         torch.save(made, folder / "fitted.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_of_one_image_each_end_with_the_bits_of_one_that_draws_two(tmp_path):
-    torch.multiprocessing.spawn(take_part, args=(tmp_path,), nprocs=2)
+    compute_together(2, take_part, tmp_path)
     together = torch.load(tmp_path / "fitted.pt", weights_only=True)
     torch.set_num_threads(1)
     for strategy in STRATEGIES:
@@ -74,19 +63,17 @@ def test_two_processes_of_one_image_each_end_with_the_bits_of_one_that_draws_two
         assert alone["figures"][-1][1] != alone["figures"][0][1]  # Gaussians came or went
 
 
-def meet_another(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    fit = make_fit(make_scene(folder / str(rank)), batch_size=2, max_steps=300)
-    fit.join(connect(open_store(folder / "store", 2), Ranks(rank, 2, CPU)))
+def meet_another(ranks: Ranks, folder: Path) -> None:
+    fit = make_fit(make_scene(folder / str(ranks.rank)), batch_size=2, max_steps=300)
+    fit.join(ranks)
     with pytest.raises(TrainingError, match="after step 100 of 300, process 2 of 2 has other Gaussians"):
         for event in fit.run():
-            if rank and isinstance(event, StepsDone) and event.step == 50:
+            if ranks.rank and isinstance(event, StepsDone) and event.step == 50:
                 fit.gaussians.means.data[7, 1] += 1e-7
-    dist.destroy_process_group()
 
 
 def test_processes_that_part_say_so(tmp_path):
-    torch.multiprocessing.spawn(meet_another, args=(tmp_path,), nprocs=2)
+    compute_together(2, meet_another, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +95,9 @@ def session(scene: Path, folder: Path, **values) -> FitSession:
 
 def test_two_processes_leave_what_one_does_and_another_number_goes_on(scene, tmp_path):
     list(session(scene, tmp_path / "alone").run())
-    folder = tmp_path / "shared"
-    run_until(session(scene, folder, n_devices=2), after(1, StepsDone))
-    assert not helpers()
-    run_until(session(scene, folder), after(1, StepsDone))
-    last = session(scene, folder, n_devices=2)
-    seen = list(last.run())
-    assert not helpers()
-    assert Note("fits in 2 processes, each on a share of the images of every step") in seen
+    stop = after(1, StepsDone)
+    _, seen = handed_on(lambda n: session(scene, tmp_path / "shared", n_devices=n), [(2, stop), (1, stop)], last=2)
+    assert Note("fits in 2 processes, each on a share of the images of every step") in seen[2]
     one, other = (torch.load(tmp_path / name / "gaussians.pt", weights_only=True) for name in ("alone", "shared"))
     torch.testing.assert_close(other, one, rtol=0, atol=0)
     rows = [json.loads((tmp_path / name / "finished.json").read_text())["history"] for name in ("alone", "shared")]
@@ -153,19 +135,7 @@ for event in fit.run():
 
 
 def test_a_kill_of_one_process_ends_all_and_the_fit_goes_on(scene, tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT, str(scene), str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process:
-        while int(process.stdout.readline()) < 100:
-            pass
-        (helper,) = helpers(process.pid)
-        helper.kill()
-        process.stdout.read()
-    assert process.returncode == -signal.SIGKILL
-    psutil.wait_procs([helper], timeout=30)
-    assert not helper.is_running()
+    end_of_both(SCRIPT, scene, tmp_path / "run", reached=100)
     notes = (
         event.text for event in session(scene, tmp_path / "run", max_steps=100000).run() if isinstance(event, Note)
     )

@@ -1,12 +1,12 @@
 """Real processes that train together end with what one process ends with: exact but for rounding, in float64."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import nn
 
 from tasks.classification.params import TrainParams
@@ -15,9 +15,9 @@ from tasks.training.batches import Batches
 from tasks.training.events import BatchDone
 from tasks.training.parallel.batch_norm import SharedBatchNorm, synchronise_batch_norm
 from tasks.training.parallel.ranks import ALONE, Ranks
-from tasks.training.parallel.rendezvous import connect, open_store
+from tests.together import CPU, compute_together
 
-N_IMAGES, SIZE, CPU = 22, 3, torch.device("cpu")  # of the last batch, two images, one of three processes has none
+N_IMAGES, SIZE = 22, 3  # of the last batch, two images, one of three processes has none
 OPTIONS = {
     "device": "cuda",
     "batch_size": 10,
@@ -67,14 +67,11 @@ def trained(ranks: Ranks) -> tuple[list, dict[str, torch.Tensor]]:
     return epochs, {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
-def take_part(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    ranks = connect(open_store(f"{folder}/store", size), Ranks(rank, size, CPU))
+def take_part(ranks: Ranks, folder: Path) -> None:
     epochs, weights = trained(ranks)
-    if rank == size - 1:  # all have them
-        torch.save({"epochs": [vars_of(epoch) for epoch in epochs], "weights": weights}, f"{folder}/trained.pt")
-    check_batch_norm(rank, size)
-    dist.destroy_process_group()
+    if ranks.rank == SIZE - 1:  # all have them
+        torch.save({"epochs": [vars_of(epoch) for epoch in epochs], "weights": weights}, folder / "trained.pt")
+    check_batch_norm(ranks)
 
 
 def vars_of(epoch) -> dict[str, float]:
@@ -82,7 +79,7 @@ def vars_of(epoch) -> dict[str, float]:
     return {name: float(getattr(epoch, name)) for name in names}
 
 
-def check_batch_norm(rank: int, size: int) -> None:
+def check_batch_norm(ranks: Ranks) -> None:
     """Compare with torch's own on the whole batch: of images, of rows, and where one process has nothing."""
     generator = torch.Generator().manual_seed(1)
     for own, shape in (
@@ -93,9 +90,9 @@ def check_batch_norm(rank: int, size: int) -> None:
         whole, slope = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
         expected = nn.Sequential(own.double())
         shared = copy.deepcopy(expected)
-        synchronise_batch_norm(shared, size)
+        synchronise_batch_norm(shared, ranks.size)
         assert isinstance(shared[0], SharedBatchNorm)
-        part = slice(*Ranks(rank, size).bounds(shape[0]))
+        part = slice(*ranks.bounds(shape[0]))
         x, y = whole.clone().requires_grad_(), whole[part].clone().requires_grad_()
         (expected(x) * slope).sum().backward()
         (shared(y) * slope[part]).sum().backward()
@@ -108,7 +105,7 @@ def check_batch_norm(rank: int, size: int) -> None:
 
 
 def test_several_processes_train_as_one_does(tmp_path):
-    torch.multiprocessing.spawn(take_part, args=(SIZE, str(tmp_path)), nprocs=SIZE)
+    compute_together(SIZE, take_part, tmp_path)
     together = torch.load(tmp_path / "trained.pt", weights_only=True)
     epochs, weights = trained(ALONE)
     for one, other in zip(map(vars_of, epochs), together["epochs"], strict=True):

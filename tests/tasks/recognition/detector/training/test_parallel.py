@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from tasks.base.errors import TrainyardError
 from tasks.base.progress import Note
@@ -20,11 +18,10 @@ from tasks.recognition.detector.training.trainer import Trainer
 from tasks.recognition.params import DetectorParams
 from tasks.training.events import BatchDone
 from tasks.training.parallel.ranks import ALONE, Ranks
-from tasks.training.parallel.rendezvous import connect, open_store
-from tests.samples import after, helpers, run_until
+from tests.samples import after
 from tests.tasks.recognition.detector.conftest import PARTS, SIDE, write_scenes
+from tests.together import CPU, compute_together, handed_on, helpers
 
-CPU = torch.device("cpu")
 N_SCENES, SIZE = 7, 3  # of the last batch, two images, one of three processes has none
 OPTIONS = {
     "image_size": SIDE,
@@ -59,18 +56,16 @@ def trained(folder: str, ranks: Ranks) -> tuple[EpochMetrics, dict[str, torch.Te
     return metrics, trainer.model.state_dict()
 
 
-def take_part(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    metrics, weights = trained(folder, connect(open_store(f"{folder}/store", SIZE), Ranks(rank, SIZE, CPU)))
-    if rank == SIZE - 1:  # all have them
+def take_part(ranks: Ranks, folder: str) -> None:
+    metrics, weights = trained(folder, ranks)
+    if ranks.rank == SIZE - 1:  # all have them
         torch.save({"losses": metrics.losses, "map": metrics.map, "weights": weights}, f"{folder}/trained.pt")
-    dist.destroy_process_group()
 
 
 def test_several_processes_train_as_one_does(tmp_path):
     folder = str(tmp_path / "scenes")
     write_scenes(Path(folder), N_SCENES, 0)
-    torch.multiprocessing.spawn(take_part, args=(folder,), nprocs=SIZE)
+    compute_together(SIZE, take_part, folder)
     together = torch.load(f"{folder}/trained.pt", weights_only=True)
     metrics, weights = trained(folder, ALONE)
     assert together["losses"] == pytest.approx(metrics.losses, rel=1e-5)
@@ -83,16 +78,12 @@ def session(dataset, folder, **values) -> DetectorSession:
     return DetectorSession(dataset, folder, params, CPU, cache=folder.parent / "cache", clock_ms=lambda: 0)
 
 
-def test_two_processes_leave_what_one_does_and_another_number_goes_on(dataset, tmp_path):
+def test_two_processes_go_on_where_one_has_stopped(dataset, tmp_path):
     alone = session(dataset, tmp_path / "alone")
     list(alone.run())
     folder = tmp_path / "shared"
-    run_until(session(dataset, folder, n_devices=2), after(4, BatchDone))
-    assert not helpers()
-    run_until(session(dataset, folder), after(2, BatchDone))
-    last = session(dataset, folder, n_devices=2)
-    seen = list(last.run())
-    assert Note("trains in 2 processes, each on a share of every batch") in seen
+    last, seen = handed_on(lambda n: session(dataset, folder, n_devices=n), [(1, after(4, BatchDone))], last=2)
+    assert Note("trains in 2 processes, each on a share of every batch") in seen[1]
     for one, other in zip(alone.history, last.history, strict=True):
         assert other.metrics.losses == pytest.approx(one.metrics.losses, rel=1e-3)
     assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}

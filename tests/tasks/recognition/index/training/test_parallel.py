@@ -2,18 +2,16 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from tasks.base.progress import Note
 from tasks.recognition.index.training.session import IndexSession
 from tasks.recognition.params import IndexParams
 from tasks.training.events import BatchDone
 from tasks.training.parallel.ranks import ALONE, Ranks
-from tasks.training.parallel.rendezvous import connect, open_store
-from tests.samples import after, helpers, run_until
+from tests.samples import after
+from tests.together import CPU, compute_together, handed_on
 
-CPU, SIZE = torch.device("cpu"), 3
+SIZE = 3
 OPTIONS = {
     "image_size": 32,
     "dimension": 16,
@@ -43,33 +41,27 @@ def trained(dataset, folder, ranks: Ranks) -> tuple[list, dict[str, torch.Tensor
     return figures, trainer.model.state_dict()
 
 
-def take_part(rank: int, dataset, folder) -> None:
-    torch.set_num_threads(1)
-    figures, weights = trained(dataset, folder, connect(open_store(folder / "store", SIZE), Ranks(rank, SIZE, CPU)))
-    if rank == SIZE - 1:  # all have them
+def take_part(ranks: Ranks, dataset, folder) -> None:
+    figures, weights = trained(dataset, folder, ranks)
+    if ranks.rank == SIZE - 1:  # all have them
         torch.save({"figures": figures, "weights": weights}, folder / "trained.pt")
-    dist.destroy_process_group()
 
 
 def test_several_processes_train_as_one_does(dataset, tmp_path):
-    torch.multiprocessing.spawn(take_part, args=(dataset, tmp_path), nprocs=SIZE)
+    compute_together(SIZE, take_part, dataset, tmp_path)
     together = torch.load(tmp_path / "trained.pt", weights_only=True)
     figures, weights = trained(dataset, tmp_path, ALONE)
     torch.testing.assert_close(torch.tensor(together["figures"]), torch.tensor(figures), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together["weights"], weights, rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_leave_what_one_does_and_another_number_goes_on(dataset, tmp_path):
+def test_one_process_goes_on_where_two_have_stopped(dataset, tmp_path):
     alone = session(dataset, tmp_path / "alone")
     list(alone.run())
-    folder = tmp_path / "shared"
-    run_until(session(dataset, folder, n_devices=2), after(1, BatchDone))
-    assert not helpers()
-    run_until(session(dataset, folder), after(2, BatchDone))
-    last = session(dataset, folder, n_devices=2)
-    seen = list(last.run())
-    assert Note("trains in 2 processes, each on a share of every batch") in seen
-    assert not helpers()
+    last, seen = handed_on(
+        lambda n: session(dataset, tmp_path / "shared", n_devices=n), [(2, after(1, BatchDone))], last=1
+    )
+    assert Note("trains in 2 processes, each on a share of every batch") in seen[0]
     for one, other in zip(alone.history, last.history, strict=True):
         assert other.metrics.train_loss == pytest.approx(one.metrics.train_loss, rel=1e-3)
 
