@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Rows = NDArray[np.uint32]
+Bytes = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
 """What kernels take."""
+
+F = np.float32
+U = np.uint64
+"""Numbers in kernels; of indices of all other kinds numba asks whether they are negative."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -4,21 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Flags, Floats, Ints, Rows, U, fused
 from tasks.recognition.render.composition import Box, Camera, Ground, Light, Placed
 from tasks.recognition.render.hits import Hits, pixel_rays
 from tasks.recognition.render.occlusion import occlusion
 from tasks.recognition.render.shading import Palette
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-Flags = NDArray[np.bool_]
-
-F = np.float32
-U = np.uint64
 ZERO = F(0)
 _SUBPIXELS = np.array([[-0.375, -0.125], [0.125, -0.375], [0.375, 0.125], [-0.125, 0.375]], np.float32)
 """Where the rays of a pixel at an edge go: a grid turned by 27 degrees, which smooths upright and level edges alike."""

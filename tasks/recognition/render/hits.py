@@ -1,18 +1,11 @@
 """What rays from the camera meet first, and where."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Floats, Ints, Rows, U, fused
 from tasks.recognition.render.composition import Box, Camera, Ground, Placed
 from tasks.recognition.render.raster import Seen, draw_faces, is_quicker, place
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-
-F = np.float32
-U = np.uint64  # numba looks for negative indices in all others
 ONE, ZERO = F(1), F(0)
 
 

@@ -8,15 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Floats, Ints, Rows, U, fused
 from tasks.recognition.params import Material
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-
-F = np.float32
-U = np.uint64
 ZERO, HALF, ONE = F(0), F(0.5), F(1)
 _BLOCK = 128
 """Rows whose noise is found in one loop without branches, which the compiler turns into vector instructions."""

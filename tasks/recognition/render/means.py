@@ -5,23 +5,14 @@ the mean of a tile has looked in all.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import Bytes, F, Flags, Floats, Ints, Rows, U, fused
 from tasks.recognition.render.hits import Hits
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
 Surface = tuple[Rows, int, Bytes, Bytes, Ints, Ints, Floats, Floats]
 """Pixels, side of the image, what tiles see around them, where windows see more than one surface, and what each pixel
 sees: owner, face, distance, normal."""
 
-F = np.float32
-U = np.uint64
 ONE, ZERO = F(1), F(0)
 TILE = 4
 
@@ -42,6 +33,13 @@ def smoothed(rows: Rows, bent: Flags, hits: Hits, size: int, seen: Floats) -> tu
     n_mixed = _mean_of_board(surface, seen, coarse, lamp, mixed)
     _mean_again((mixed[:n_mixed], *surface[1:]), coarse, sky, lamp)
     return sky, lamp
+
+
+@fused
+def row_and_column(i: np.uint64, width: np.uint64, inverse: float) -> tuple[np.uint64, np.uint64]:
+    """Return where pixel i of an image of this width lies; 1 / width is given, as whole numbers divide slowly."""
+    row = U((i + 0.5) * inverse)
+    return row, i - row * width
 
 
 @fused
@@ -94,8 +92,7 @@ def _mean_of_board(surface: Surface, seen: Floats, means: Floats, final: Floats,
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        row = U((i + 0.5) * inverse)
-        column = i - row * width
+        row, column = row_and_column(i, width, inverse)
         state = around[row >> U(2), column >> U(2)]
         if state <= 2:  # all alike
             means[i, 1] = final[i] = ZERO if state == 2 else ONE
@@ -144,8 +141,7 @@ def _mean_again(surface: Surface, means: Floats, sky: Floats, lamp: Floats) -> N
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        row = U((i + 0.5) * inverse)
-        column = i - row * width
+        row, column = row_and_column(i, width, inverse)
         top, bottom = row - U(1) if row > 0 else row, min(row + U(2), width - U(1))
         left, right = column - U(1) if column > 0 else column, min(column + U(2), width - U(1))
         sky_sum, lamp_sum, n = means[i, 0], means[i, 1], ONE

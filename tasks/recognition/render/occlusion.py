@@ -3,20 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Flags, Floats, Ints, Rows, U, fused
 from tasks.recognition.render.composition import Ground, Light, Placed
 from tasks.recognition.render.hits import Hits
-from tasks.recognition.render.means import TILE, smoothed
+from tasks.recognition.render.means import TILE, row_and_column, smoothed
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-Flags = NDArray[np.bool_]
-
-F = np.float32
-U = np.uint64
 ONE, ZERO = F(1), F(0)
 _BOARD = [[k for k in range(TILE * TILE) if (k // TILE + k) % 2 == color] for color in (0, 1)]
 _LIFT = F(2e-4)  # diameters that rays start above a surface
@@ -94,12 +86,10 @@ def _aim(
     for k in range(16):
         xs[k], ys[k] = radii[k] * np.cos(angles[k]), radii[k] * np.sin(angles[k])
         zs[k] = np.sqrt(max(ONE - radii[k] * radii[k], F(0.01)))
-    width = U(size)
-    inverse = 1 / size  # whole numbers divide slowly
+    width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        row = U((i + 0.5) * inverse)
-        column = i - row * width
+        row, column = row_and_column(i, width, inverse)
         place = (row & U(3)) * U(4) + (column & U(3))
         x, y, z = xs[place], ys[place], zs[place]
         nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
@@ -186,10 +176,9 @@ def _near_solid(
         outer: (F, 3) normals of the faces with all of the solid behind them, its own frame, zeros for the others.
     """
     n = U(0)
-    width = U(size)
+    width, inverse = U(size), 1 / size
     square = diameter * diameter * F(0.25)
     scale = ONE / diameter
-    inverse = 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
         if seen[i] == ZERO:
@@ -203,8 +192,8 @@ def _near_solid(
             f = U(face[i])
             if own_x * outer[f, 0] + own_y * outer[f, 1] + own_z * outer[f, 2] > ZERO:
                 continue
-        row = U((i + 0.5) * inverse)
-        limit = F(_FOREVER) if (row + i - row * width) & U(1) else reach
+        row, column = row_and_column(i, width, inverse)
+        limit = F(_FOREVER) if (row + column) & U(1) else reach
         distance = x * x + y * y + z * z
         if distance > square:
             far = diameter * F(0.5) + limit
@@ -243,8 +232,8 @@ def _near_ground(
     width, inverse = U(size), 1 / size
     for r in range(U(len(rows))):
         i = U(rows[r])
-        row = U((i + 0.5) * inverse)
-        if owner[i] == ground or seen[i] == ZERO or (row + i - row * width) & U(1):
+        row, column = row_and_column(i, width, inverse)
+        if owner[i] == ground or seen[i] == ZERO or (row + column) & U(1):
             continue
         down = -(ways[r, 0] * normal[0] + ways[r, 1] * normal[1] + ways[r, 2] * normal[2])
         if down > F(0.01):

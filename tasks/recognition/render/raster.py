@@ -1,19 +1,13 @@
 """Finds what the pixels of an image see of a solid, face by face, where that is quicker than rays."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Floats, Ints, U, fused
 from tasks.recognition.render.composition import Box, Camera, Placed
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
 Seen = tuple[Floats, Ints, Ints, Floats, Floats, Floats]
 """Of each pixel, row by row: x and y of its ray (N, 2); owner, face and depth (N,), point and normal (N, 3)."""
 
-F = np.float32
-U = np.uint64
 ONE, ZERO = F(1), F(0)
 _PIXELS_PER_FACE = 1.0
 """A face takes as long as a ray or so; from more faces than pixels on, rays through the tree are quicker."""

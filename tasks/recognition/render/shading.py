@@ -9,20 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import F, Floats, Ints, Rows, U, fused
 from tasks.recognition.render.composition import Ground, Light, Placed
 from tasks.recognition.render.hits import Hits
 from tasks.recognition.render.materials import N_VALUES, NONE, roughen
 from tasks.recognition.render.studio import MAP_SIDE, ROUGHNESS
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.uint32]
-
-F = np.float32
-U = np.uint64
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 _N_ANGLES = 33
 _BLOCK = 128

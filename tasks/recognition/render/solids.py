@@ -9,11 +9,8 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError  # type: ignore[import-untyped]
 
-from tasks.geometry.jit import fused
+from tasks.geometry.jit import Floats, Ints, fused
 from tasks.recognition.meshes.parts import Part
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
 _CREASE = np.float32(np.cos(np.deg2rad(35)))
 """Faces that meet at less are one curved surface: CAD programs turn a circle in steps of 5 to 30 degrees."""
