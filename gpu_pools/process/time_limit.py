@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from gpu_pools.placement.queues import duration_text
@@ -31,9 +30,7 @@ class TimeLimit:
             self._timer.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
 

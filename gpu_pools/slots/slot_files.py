@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_pools.placement.queues import Kind
 from tasks.base.errors import StorageError
-from tasks.base.file_locks import lock
+from tasks.base.file_locks import is_taken
 
 # Who holds a slot is written by the worker, how far the run is by the run. A half each, so that neither has to read
 # before it writes, and none undoes what the other wrote in between.
@@ -181,10 +181,7 @@ def is_locked(path: Path) -> bool:
             fd = _open(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
-        try:
-            return not lock(fd, shared=True)
-        finally:
-            os.close(fd)
+        return is_taken(fd)
 
 
 def write_holder(path: Path, holder: Holder) -> None:

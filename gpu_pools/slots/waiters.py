@@ -11,7 +11,6 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from gpu_pools.hosts.offers import LABEL, offers_of
@@ -68,9 +67,7 @@ class Announcement:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.take_back()
 
 

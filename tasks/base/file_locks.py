@@ -83,6 +83,11 @@ def is_held(path: Path) -> bool:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+    return is_taken(fd)
+
+
+def is_taken(fd: int) -> bool:
+    """Return whether anybody holds the lock of an open file, and close it."""
     try:
         return not lock(fd, shared=True)
     finally:

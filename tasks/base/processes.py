@@ -86,6 +86,11 @@ def _writes(pid: int, path: str) -> bool:
 def end_child(process: "subprocess.Popen[Any]", grace_s: float) -> None:
     """End a child in order, or kill it where it has not ended so many seconds later; one that is gone stays so."""
     process.terminate()
+    wait_or_kill(process, grace_s)
+
+
+def wait_or_kill(process: "subprocess.Popen[Any]", grace_s: float) -> None:
+    """Wait for the end of a child, or kill it where it has not ended so many seconds later."""
     try:
         process.wait(grace_s)
     except subprocess.TimeoutExpired:

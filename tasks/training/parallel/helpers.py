@@ -21,6 +21,7 @@ from gpu_pools.process.run_setup import ON, leave_word
 from gpu_pools.slots.lease import run_locks
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError, PutBack, TrainingError
+from tasks.base.processes import wait_or_kill
 from tasks.base.startup import module_command
 from tasks.training.parallel.meeting import MEET_S
 from tasks.training.parallel.other_hosts import OtherHosts
@@ -212,11 +213,7 @@ class Helpers:
         for process in self._processes:
             if kind is not None:
                 process.kill()
-            try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_or_kill(process, _END_S)
         # One on a GPU would wait for those that have been killed; it ends with this process.
         if dist.is_initialized() and (kind is None or self._device.type == "cpu"):
             dist.destroy_process_group()

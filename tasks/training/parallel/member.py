@@ -7,7 +7,6 @@ import signal
 import subprocess
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from gpu_pools.hosts.address import interface_of, own_address
@@ -17,21 +16,9 @@ from gpu_pools.slots.lease import report_progress, run_locks
 from gpu_pools.stopping import pause
 from tasks.base.errors import Interrupted
 from tasks.run.stop_request import stop_asked
+from tasks.training.parallel import meeting
 from tasks.training.parallel.helpers import start_helper
-from tasks.training.parallel.meeting import (
-    BEAT,
-    BEAT_S,
-    DONE,
-    ENDED,
-    LEAVES,
-    LEFT,
-    MEET_S,
-    OVER,
-    PROGRESS,
-    SILENT_S,
-    TAGS,
-    Meeting,
-)
+from tasks.training.parallel.meeting import Meeting
 from tasks.training.parallel.rendezvous import reach_store
 
 _LAST_WORDS_S = 3.0
@@ -48,11 +35,11 @@ def take_part(run_id: str, number: str) -> str:
         ConfigError: this host has no address that the others reach.
         Interrupted: a signal has come.
     """
-    until = time.monotonic() + MEET_S
+    until = time.monotonic() + meeting.MEET_S
     while (found := Meeting.read(run_id, number)) is None:
         if time.monotonic() > until:
-            return f"its training has not begun within {MEET_S:.0f} s"
-        pause(BEAT_S)
+            return f"its training has not begun within {meeting.MEET_S:.0f} s"
+        pause(meeting.BEAT_S)
     with Share(found, host_name()) as share:
         return share.end()
 
@@ -72,7 +59,7 @@ class Share:
         self._ranks = found.ranks_of(host)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._to_say = queue.SimpleQueue[tuple[str, str]]()
-        self._to_say.put((f"{TAGS}{host}", os.environ.get(ON, "")))
+        self._to_say.put((f"{meeting.TAGS}{host}", os.environ.get(ON, "")))
         self._heard = time.monotonic()
         self._fault = ""  # why nothing is heard any more
         self._over = self._leaves = False
@@ -103,13 +90,13 @@ class Share:
         """
         while True:
             try:
-                pause(BEAT_S / 2)
+                pause(meeting.BEAT_S / 2)
             except Interrupted:
                 self._leave("its share of the run was cancelled there")
                 raise
             codes = {rank: process.poll() for rank, process in self._processes.items()}
             if all(code == 0 for code in codes.values()):
-                self._say({f"{DONE}{self._host}": ""})
+                self._say({f"{meeting.DONE}{self._host}": ""})
                 return ""
             if reason := self._reason(codes):
                 return reason
@@ -118,7 +105,7 @@ class Share:
     def _reason(self, codes: dict[int, int | None]) -> str:
         """Return why to end, "" to go on."""
         if bad := {rank: code for rank, code in codes.items() if code}:
-            self._say({f"{ENDED}{rank}": str(code) for rank, code in bad.items()})
+            self._say({f"{meeting.ENDED}{rank}": str(code) for rank, code in bad.items()})
             rank, code = next(iter(bad.items()))
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
             return f"process {rank + 1} of {self._meeting.size} {how}"
@@ -126,11 +113,11 @@ class Share:
             return "the worker of this host stops" if self._leaves else "the training has ended"
         if self._fault:
             return f"the first process of the training is gone: {self._fault}"
-        if (silent_s := time.monotonic() - self._heard) > SILENT_S:
+        if (silent_s := time.monotonic() - self._heard) > meeting.SILENT_S:
             return f"the first process of the training has not been heard of for {silent_s:.0f} s"
         if stop_asked() and not self._leaves:  # the first process saves the state, and ends
             self._leaves = True
-            self._say({f"{LEAVES}{self._host}": ""})
+            self._say({f"{meeting.LEAVES}{self._host}": ""})
         return ""
 
     def _report(self) -> None:
@@ -145,7 +132,7 @@ class Share:
             report_progress(far["epoch"], far["n_epochs"], far["remaining_s"], far["unit"])
 
     def _leave(self, reason: str) -> None:
-        self._say({f"{LEFT}{self._host}": reason})
+        self._say({f"{meeting.LEFT}{self._host}": reason})
 
     def _say(self, words: dict[str, str]) -> None:
         """Have words told to the first process, if it can be reached before long."""
@@ -161,21 +148,19 @@ class Share:
             while not self._hung_up.is_set():
                 while not self._to_say.empty():
                     store.set(*self._to_say.get())
-                store.add(f"{BEAT}{self._host}", 1)
-                self._over = store.check([OVER])
-                if store.check([PROGRESS]):
-                    self._progress = store.get(PROGRESS).decode()
+                store.add(f"{meeting.BEAT}{self._host}", 1)
+                self._over = store.check([meeting.OVER])
+                if store.check([meeting.PROGRESS]):
+                    self._progress = store.get(meeting.PROGRESS).decode()
                 self._heard = time.monotonic()
                 with self._turn:
                     if self._to_say.empty():
                         self._said.set()
-                self._hung_up.wait(BEAT_S)
+                self._hung_up.wait(meeting.BEAT_S)
         except RuntimeError as exc:
             self._fault = " ".join(str(exc).split())[:200]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._processes.values():
             process.kill()
             process.wait()

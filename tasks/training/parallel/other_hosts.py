@@ -17,19 +17,7 @@ from gpu_pools.slots.lease import SlotProgress, own_holder
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError
 from tasks.training.parallel import meeting
-from tasks.training.parallel.meeting import (
-    BEAT,
-    DONE,
-    ENDED,
-    LEAVES,
-    LEFT,
-    MEET_S,
-    OVER,
-    PROGRESS,
-    SILENT_S,
-    TAGS,
-    Meeting,
-)
+from tasks.training.parallel.meeting import Meeting
 from tasks.training.parallel.rendezvous import reach_store, serve_store
 
 _POLL_S = 0.2
@@ -77,7 +65,7 @@ class OtherHosts:
         Raises:
             Interrupted: a signal has come.
         """
-        until = time.monotonic() + MEET_S
+        until = time.monotonic() + meeting.MEET_S
         while self.missing():
             if time.monotonic() > until:
                 return False
@@ -89,24 +77,24 @@ class OtherHosts:
         return [name for name in self.names if not self._beats(name)]
 
     def _beats(self, name: str) -> int:
-        return int(self._watching.add(f"{BEAT}{name}", 0))
+        return int(self._watching.add(f"{meeting.BEAT}{name}", 0))
 
     def ended(self) -> dict[int, int]:
         """Return the exit codes of those processes that have ended otherwise than well, by rank."""
         found = {}
         for name in self.names:
             for rank in self.meeting.ranks_of(name):
-                if self._watching.check([f"{ENDED}{rank}"]):
-                    found[rank] = int(self._watching.get(f"{ENDED}{rank}"))
+                if self._watching.check([f"{meeting.ENDED}{rank}"]):
+                    found[rank] = int(self._watching.get(f"{meeting.ENDED}{rank}"))
         return found
 
-    def lost(self, silent_s: float = SILENT_S) -> Iterator[str]:
+    def lost(self, silent_s: float = meeting.SILENT_S) -> Iterator[str]:
         """Yield of each host that has left, or has not been heard of for so many seconds, what is to be said of it."""
         now = time.monotonic()
         for name in self.names:
-            if self._watching.check([f"{LEFT}{name}"]):
-                yield f"{name} has left: {self._watching.get(f'{LEFT}{name}').decode()}"
-            elif not self._watching.check([f"{DONE}{name}"]):
+            if self._watching.check([f"{meeting.LEFT}{name}"]):
+                yield f"{name} has left: {self._watching.get(f'{meeting.LEFT}{name}').decode()}"
+            elif not self._watching.check([f"{meeting.DONE}{name}"]):
                 beats = self._beats(name)
                 before, since = self._heard.get(name, (-1, now))
                 self._heard[name] = (beats, since if beats == before else now)
@@ -115,7 +103,7 @@ class OtherHosts:
 
     def leaving(self) -> str:
         """Return which hosts have to leave soon, in a sentence; "": none."""
-        names = [name for name in self.names if self._watching.check([f"{LEAVES}{name}"])]
+        names = [name for name in self.names if self._watching.check([f"{meeting.LEAVES}{name}"])]
         return f"the worker of {' and '.join(names)} stops" if names else ""
 
     def silent_lately(self) -> Iterator[str]:
@@ -131,7 +119,7 @@ class OtherHosts:
         holder = own_holder()
         if holder is not None and holder.progress is not None and holder.progress != self._told:
             self._told = holder.progress
-            self._watching.set(PROGRESS, json.dumps(asdict(holder.progress)))
+            self._watching.set(meeting.PROGRESS, json.dumps(asdict(holder.progress)))
 
     def name_of(self, rank: int) -> str:
         """Return the host and the device of a process: boxb/cuda:1."""
@@ -140,8 +128,8 @@ class OtherHosts:
             host, tags = host_name(), os.environ.get(ON, "")
         else:
             host = self.names[rank // n - 1]
-            known = self._watching.check([f"{TAGS}{host}"])
-            tags = self._watching.get(f"{TAGS}{host}").decode() if known else ""
+            known = self._watching.check([f"{meeting.TAGS}{host}"])
+            tags = self._watching.get(f"{meeting.TAGS}{host}").decode() if known else ""
         own = device_tags(tags)
         return f"{host}/{own[rank % n]}" if len(own) == n else host
 
@@ -152,7 +140,7 @@ class OtherHosts:
             wait_s: seconds to wait until they have come to their end by themselves.
         """
         until = time.monotonic() + wait_s
-        while time.monotonic() < until and not self._watching.check([f"{DONE}{name}" for name in self.names]):
+        while time.monotonic() < until and not self._watching.check([f"{meeting.DONE}{name}" for name in self.names]):
             time.sleep(_POLL_S)
-        self._watching.set(OVER, "")
+        self._watching.set(meeting.OVER, "")
         meeting.forget(self._run_id)

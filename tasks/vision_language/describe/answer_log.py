@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tasks.base.errors import StorageError
@@ -64,9 +63,7 @@ class AnswerLog:
         except (ValueError, TypeError) as exc:
             raise StorageError(f"{self._path} is damaged ({exc}): remove it to ask all questions anew") from exc
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         with storage_errors(self._path), self._file:
             self._sync()

@@ -203,13 +203,13 @@ def test_a_host_that_is_silent_is_lost_and_one_that_leaves_says_why():
 
 
 def test_hosts_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(other_hosts, "MEET_S", 0.3)
+    monkeypatch.setattr(meeting, "MEET_S", 0.3)
     with pytest.raises(PutBack, match=r"^boxb did not come within 120 s: waits for its hosts again$"), together("end"):
         pass
 
 
 def test_a_share_whose_training_does_not_begin_ends(monkeypatch):
-    monkeypatch.setattr("tasks.training.parallel.member.MEET_S", 0.3)
+    monkeypatch.setattr(meeting, "MEET_S", 0.3)
     assert take_part(RUN, "other") == "its training has not begun within 0 s"
 
 
