@@ -238,13 +238,7 @@ class TrainParams(training.TrainingParams):
         return parts
 
 
-FREE_TO_CHANGE = frozenset(
-    {
-        *("device", "n_devices", "n_hosts", "n_workers", "checkpoint_every_s", "keep_every_epoch"),
-        *("task_id", "description"),
-    }
-)
-"""Parameters of a training that may change between a crash and the resumption without changing the result."""
+FREE_TO_CHANGE = training.FREE_TO_CHANGE | {"keep_every_epoch", "task_id", "description"}
 
 
 class EvaluateParams(Params):

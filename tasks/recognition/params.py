@@ -68,6 +68,9 @@ Network = Literal[
 ]
 
 
+_Loaders = Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")]
+
+
 class DetectorParams(training.TrainingParams):
     """Which network finds the parts, what it is trained on, and when it takes over."""
 
@@ -117,7 +120,7 @@ class DetectorParams(training.TrainingParams):
     horizontal_flip: Annotated[
         bool, Field(description="Mirror half of the scenes; not where a part's mirror image is another part")
     ] = False
-    n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
+    n_workers: _Loaders = 0
 
     real_images: Annotated[
         MaybePath,
@@ -153,21 +156,9 @@ class DetectorParams(training.TrainingParams):
         return self.window if self.network.startswith(("fcos", "fasterrcnn")) else 0
 
 
-DETECTOR_FREE_TO_CHANGE = frozenset(
-    {
-        "device",
-        "n_devices",
-        "n_hosts",
-        "n_workers",
-        "checkpoint_every_s",
-        "n_worst",
-        "check_onnx",
-        "register_model",
-        "class_margin",
-        "confidence",
-    }
-)
-"""Parameters of a training that may change between a crash and the resumption without changing the result."""
+_OF_THE_REPORT = {"n_worst", "register_model", "class_margin", "confidence"}
+DETECTOR_FREE_TO_CHANGE = training.FREE_TO_CHANGE | _OF_THE_REPORT | {"check_onnx"}
+INDEX_FREE_TO_CHANGE = training.FREE_TO_CHANGE | _OF_THE_REPORT | {"ivf_above", "n_nearest", "known_lost"}
 
 
 _GROWTH = 0.6
@@ -232,7 +223,7 @@ class IndexParams(training.TrainingParams):
         bool,
         Field(description="A vector is the mean over an image and its three quarter turns: surer, four times the work"),
     ] = True
-    n_workers: Annotated[int, Field(ge=0, le=1024, description="Threads that load images; 0: as many as cores")] = 0
+    n_workers: _Loaders = 0
 
     ivf_above: Annotated[
         int, Field(ge=1000, description="More views than this are searched in cells (FAISS IVF), fewer one by one")
@@ -272,25 +263,6 @@ class IndexParams(training.TrainingParams):
     def trains(self) -> bool:
         """Return whether anything is trained."""
         return self.train and self.backbone_folder is None
-
-
-INDEX_FREE_TO_CHANGE = frozenset(
-    {
-        "device",
-        "n_devices",
-        "n_hosts",
-        "n_workers",
-        "checkpoint_every_s",
-        "n_worst",
-        "register_model",
-        "class_margin",
-        "confidence",
-        "ivf_above",
-        "n_nearest",
-        "known_lost",
-    }
-)
-"""Parameters that may change between a crash and the resumption without changing what is trained."""
 
 
 _OLD_NAMES = {"yolo": "detector", "faiss": "index"}

@@ -1,8 +1,9 @@
 """Registers models in MLflow, whole and once, and sets the alias of the champion."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -15,6 +16,7 @@ from tasks.tracking.mlflow_api import client as store_client
 from tasks.tracking.uploader import first_line
 
 CHAMPION = "champion"
+T = TypeVar("T")
 
 
 def register(
@@ -37,11 +39,7 @@ def register(
         raise ValueError(f"found a quote in the model name {model_name!r}, need one without")
     with as_tracking_error(f"register the model of run {run_id} as {model_name!r}", uri):
         client = store_client(uri)
-        try:
-            client.create_registered_model(model_name)
-        except MlflowException as exc:
-            if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        _answer(lambda: client.create_registered_model(model_name), "RESOURCE_ALREADY_EXISTS")
         found = _version_of(client, model_name, run_id)
         if found is None:
             # Its place, not its models:/ address, which MLflow would look up in the store of the environment.
@@ -80,13 +78,10 @@ def champion(model_name: str, uri: str | None = None) -> ModelVersion | None:
         TrackingError: MLflow does not answer.
     """
     with as_tracking_error(f"ask for the champion of {model_name!r}", uri):
-        try:
-            return store_client(uri).get_model_version_by_alias(model_name, CHAMPION)
-        except MlflowException as exc:
-            # MLflow answers a missing model with one code and a missing alias with the other.
-            if exc.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                return None
-            raise
+        client = store_client(uri)
+        # MLflow answers a missing model with one code and a missing alias with the other.
+        codes = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        return _answer(lambda: client.get_model_version_by_alias(model_name, CHAMPION), *codes)
 
 
 def promote(model_name: str, version: int, *, instead_of: int | None, uri: str | None = None) -> bool:
@@ -128,11 +123,7 @@ def why_lost(run_id: str | None, names: Sequence[str], uri: str | None = None) -
         return "it was registered without a run, which would have its files"
     with as_tracking_error(f"look for the files of run {run_id}", uri):
         client = store_client(uri)
-        try:
-            client.get_run(run_id)
-        except MlflowException as exc:
-            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        if _answer(lambda: client.get_run(run_id), "RESOURCE_DOES_NOT_EXIST") is None:
             return f"its run {run_id} is gone from MLflow"
         folders = sorted({name.rpartition("/")[0] for name in names})
         found = {item.path for folder in folders for item in client.list_artifacts(run_id, folder)}
@@ -159,6 +150,16 @@ def as_tracking_error(what: str, uri: str | None) -> Iterator[None]:
     except TRANSIENT as exc:
         where = public_uri(uri or tracking_uri())
         raise TrackingError(f"cannot {what} in MLflow at {where}: {first_line(exc)}") from exc
+
+
+def _answer(ask: Callable[[], T], *refusals: str) -> T | None:
+    """Return what MLflow answers; None where it refuses with one of these codes."""
+    try:
+        return ask()
+    except MlflowException as exc:
+        if exc.error_code in refusals:
+            return None
+        raise
 
 
 def _version_of(client: MlflowClient, model_name: str, run_id: str) -> ModelVersion | None:

@@ -110,3 +110,7 @@ class TrainingParams(DeviceParams):
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision fp16 needs a GPU, found device cpu: use bf16, fp32 or auto")
         return self
+
+
+FREE_TO_CHANGE = frozenset({"device", "n_devices", "n_hosts", "n_workers", "checkpoint_every_s"})
+"""Parameters of a training that may change between a crash and the resumption without changing the result."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +92,24 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         if ranks.size > 1:
             self.pieces.n = 1  # of a batch that was cut for one device, this one has a part
             self._forward = ranks.wrapped(self.model, skips=self._skips)
+
+    def _shuffled(self, read: Callable[[int], np.ndarray], labels: Sequence[int]) -> Batches:
+        """Return the images to train on as batches, each epoch in another order, of which this process has its share.
+
+        Args:
+            read: gives the image of a place.
+            labels: of each image.
+        """
+        return Batches(
+            read,
+            labels,
+            self.params.batch_size,
+            shuffle=True,
+            seed=self.params.seed,
+            n_workers=self.params.n_workers,
+            pin=self.device.type == "cuda",
+            mine=self.ranks.slices,
+        )
 
     @property
     def _skips(self) -> bool:

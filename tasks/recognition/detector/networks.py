@@ -351,25 +351,20 @@ class _Ssd(detection.ssd.SSD):  # type: ignore[misc]
 
     n_places = 0
 
-    def compute_loss(
-        self,
-        targets: Targets,
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        matched_idxs: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """Return the parts of the loss; the arguments are those that SSD gives."""
-        self.n_places = sum(int((which >= 0).sum()) for which in matched_idxs)
-        return cast(dict[str, Tensor], super().compute_loss(targets, head_outputs, anchors, matched_idxs))
+    def compute_loss(self, *given: Any) -> dict[str, Tensor]:
+        """Return the parts of the loss; the arguments are those that SSD gives, the last one which part lies where."""
+        self.n_places = sum(int((which >= 0).sum()) for which in given[-1])
+        return cast(dict[str, Tensor], super().compute_loss(*given))
 
 
 def _ssdlite(n_classes: int, size: int) -> Detector:
     build = detection.ssdlite320_mobilenet_v3_large
-    network = build(weights=None, weights_backbone=None, num_classes=n_classes + 1, detections_per_img=MAX_FOUND)
-    network.__class__ = _Ssd  # torchvision's function, with all that it knows of this network, makes no other class
-    network.score_thresh = MIN_SCORE
-    network.transform.fixed_size = (size, size)
-    return TorchvisionDetector(network, size, first_label=1)
+    made = build(weights=None, weights_backbone=None, num_classes=n_classes + 1)
+    pixels = {"image_mean": made.transform.image_mean, "image_std": made.transform.image_std}
+    limits = {"nms_thresh": made.nms_thresh, "topk_candidates": made.topk_candidates}
+    limits |= {"score_thresh": MIN_SCORE, "detections_per_img": MAX_FOUND}
+    parts = (made.backbone, made.anchor_generator, (size, size), n_classes + 1)
+    return TorchvisionDetector(_Ssd(*parts, head=made.head, **pixels, **limits), size, first_label=1)
 
 
 def _faster_rcnn(name: str, n_classes: int, size: int) -> Detector:

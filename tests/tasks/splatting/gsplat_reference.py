@@ -118,37 +118,19 @@ class Kernels:
         return (found[0].int(), *found[1:])
 
     @classmethod
-    def projection_ewa_3dgs_fused_bwd(
-        cls,
-        means: Tensor,
-        covars: None,
-        quats: Tensor,
-        scales: Tensor,
-        viewmats: Tensor,
-        Ks: Tensor,
-        width: int,
-        height: int,
-        eps2d: float,
-        camera_model: str,
-        radii: Tensor,
-        conics: Tensor,
-        compensations: Tensor | None,
-        v_means2d: Tensor,
-        v_depths: Tensor,
-        v_conics: Tensor,
-        v_compensations: Tensor | None,
-        viewmats_requires_grad: bool,
-    ) -> tuple[Tensor | None, ...]:
+    def projection_ewa_3dgs_fused_bwd(cls, *arguments: Any) -> tuple[Tensor | None, ...]:
+        drawn, (radii, _, compensations, *by_outputs, _) = arguments[:10], arguments[10:]
+        means, _, quats, scales, viewmats, *lens, camera_model = drawn
         given = [t.detach().requires_grad_() for t in (means, quats, scales, viewmats)]
         with torch.enable_grad():
             found = cls.projection_ewa_3dgs_fused_fwd(
                 given[0], None, given[1], given[2], None, given[3],
-                *(Ks, width, height, eps2d, 0.01, 1e10, 0.0, compensations is not None, camera_model),
+                *(*lens, 0.01, 1e10, 0.0, compensations is not None, camera_model),
             )  # fmt: skip
             inside = (radii > 0).all(-1)  # (1, N)
             weighed = [
                 (torch.where(inside if out.ndim == 2 else inside[..., None], out, 0) * by).sum()
-                for out, by in zip(found[1:], (v_means2d, v_depths, v_conics, v_compensations), strict=True)
+                for out, by in zip(found[1:], by_outputs, strict=True)
                 if by is not None
             ]
             by_means, by_quats, by_scales, by_views = torch.autograd.grad(sum(weighed), given)

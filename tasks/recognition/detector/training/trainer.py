@@ -76,16 +76,7 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
         def read(number: int) -> Rgb:
             return pixels_of(plan(p.seed, epoch, number, scenes, p), scenes, trained_size(p, epoch))
 
-        return Batches(
-            read,
-            range(len(scenes)),
-            p.batch_size,
-            shuffle=True,
-            seed=p.seed,
-            n_workers=p.n_workers,
-            pin=self.device.type == "cuda",
-            mine=self.ranks.slices,
-        )
+        return self._shuffled(read, range(len(scenes)))
 
     def _targets(self, numbers: Tensor, scenes: Scenes) -> Targets:
         p, rows = self.params, []

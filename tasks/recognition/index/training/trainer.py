@@ -74,16 +74,7 @@ class Trainer(TensorTrainer[Recogniser, IndexParams, EpochMetrics]):
 
     def _batches(self, views: Views) -> Batches:
         params, epoch = self.params, self.epoch
-        return Batches(
-            lambda place: augmented(views.read(place), params, epoch, place),
-            views.labels.tolist(),
-            params.batch_size,
-            shuffle=True,
-            seed=params.seed,
-            n_workers=params.n_workers,
-            pin=self.device.type == "cuda",
-            mine=self.ranks.slices,
-        )
+        return self._shuffled(lambda place: augmented(views.read(place), params, epoch, place), views.labels.tolist())
 
     def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
         ((images, labels),) = group

@@ -2,55 +2,30 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from gpu_pools.process.run_setup import ON
-from tasks.base.errors import ConfigError, TrainingError
-from tasks.classification.params import TrainParams
+from tasks.base.errors import ConfigError
 from tasks.training.parallel.helpers import Helpers
+from tests.runners import ROOT
+from tests.tasks.training.parallel.adding import add_up, adding
 
-ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
-
-
-class Failing:
-    """A session whose second process fails after its first exchange."""
-
-    def __init__(self, dataset: Path, *_: object, **__: object) -> None:
-        self._text = dataset.name
-
-    def find_data(self) -> None:
-        pass
-
-    def help(self, precision: str, connect) -> None:
-        ranks = connect()
-        assert (ranks.rank, ranks.size, precision) == (1, 2, "bf16")
-        dist.all_reduce(torch.ones(1))
-        if not self._text:
-            raise AssertionError("nothing to say")
-        raise TrainingError(self._text)
-
-
-def task(text: str) -> dict[str, object]:
-    params = {"session": f"{__name__}:Failing", "params_type": "tasks.classification.params:TrainParams"}
-    return {**params, "params": TrainParams().model_dump(mode="json"), "dataset": text, "folder": ".", "cache": "."}
 
 
 def lead(text: str) -> None:
     """Be the first of two processes, in one of its own: it is killed where the other one dies of a signal."""
-    total = torch.ones(1)
+    added = False
     try:
-        with Helpers(task(text), 2, CPU) as them:
-            ranks = them.join("bf16")
-            assert (ranks.rank, ranks.size) == (0, 2)
-            dist.all_reduce(total)
-            dist.all_reduce(total)  # the other one has failed by now
+        with Helpers(adding(text), 2, CPU) as them:
+            add_up(them.join("bf16"))
+            added = True
+            dist.all_reduce(torch.ones(1))  # the other one has failed by now
     finally:
-        assert total.item() == 2
+        assert added
         assert not dist.is_initialized()
 
 
@@ -71,4 +46,4 @@ def test_a_process_that_fails_between_two_steps_is_named_with_its_reason(monkeyp
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="found 1 GPUs, need 2 for n_devices 2"):
-        Helpers(task(""), 2, torch.device("cuda"))
+        Helpers(adding(""), 2, torch.device("cuda"))

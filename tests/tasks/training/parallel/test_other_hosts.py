@@ -3,7 +3,6 @@
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,7 +14,6 @@ from gpu_pools.process.run_process import MARK, command_line
 from gpu_pools.process.run_setup import MEETING, ON
 from gpu_pools.slots.slot_files import SlotProgress
 from tasks.base.errors import ConfigError, PutBack, TrainingError
-from tasks.classification.params import TrainParams
 from tasks.training.parallel import helpers, meeting, other_hosts
 from tasks.training.parallel.helpers import Helpers
 from tasks.training.parallel.meeting import Meeting
@@ -23,29 +21,12 @@ from tasks.training.parallel.member import Share, take_part
 from tasks.training.parallel.other_hosts import OtherHosts
 from tasks.training.parallel.rendezvous import reach_store
 from tests.gpu_pools.placement.test_place import holder
+from tests.runners import ROOT
+from tests.tasks.training.parallel.adding import add_up, adding
 
-ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
 PATIENCE = timedelta(seconds=20)
 RUN = "0" * 8 + "-0000" * 3 + "-" + "0" * 12
-
-
-class Adding:
-    """A session whose processes add up their ranks, once; then it does what its data set is called."""
-
-    def __init__(self, dataset: Path, *_: object, **__: object) -> None:
-        self._then = dataset.name
-
-    def find_data(self) -> None:
-        pass
-
-    def help(self, precision: str, connect) -> None:
-        ranks = connect()
-        dist.all_reduce(torch.tensor(float(ranks.rank)))
-        if self._then == "hang":
-            time.sleep(60)
-        if self._then != "end":
-            raise TrainingError(self._then)
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +40,7 @@ def _two_hosts(monkeypatch, tmp_path):
 
 
 def together(then: str) -> Helpers:
-    params = {"session": f"{__name__}:Adding", "params_type": "tasks.classification.params:TrainParams"}
-    task = {**params, "params": TrainParams().model_dump(mode="json"), "dataset": then, "folder": ".", "cache": "."}
-    return Helpers(task, 2, CPU, n_local=1)
+    return Helpers(adding(then), 2, CPU, n_local=1)
 
 
 class FarHost(threading.Thread):
@@ -78,14 +57,6 @@ class FarHost(threading.Thread):
             self.said = share.end()
 
 
-def add_up(them: Helpers) -> None:
-    ranks = them.join("fp32")
-    assert (ranks.rank, ranks.size) == (0, 2)
-    total = torch.tensor(float(ranks.rank))
-    dist.all_reduce(total)
-    assert total.item() == 1
-
-
 def far_helper() -> psutil.Process:
     children = psutil.Process().children(recursive=True)
     return next(each for each in children if "tasks.training.parallel.helper" in command_line(each))
@@ -100,7 +71,7 @@ def test_they_meet_compute_together_and_end_well(tmp_path):
         listening = {each.laddr for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN"}
         assert ("127.0.0.1", Meeting.read(RUN, "one").port) in listening
         assert all(address.ip == "127.0.0.1" for address in listening)
-        add_up(them)
+        add_up(them.join("bf16"))
     far.join(30)
     assert far.said == ""
     assert not path.exists()
@@ -114,7 +85,7 @@ def test_a_process_that_fails_on_the_other_host_is_named_with_its_reason():
         pytest.raises(TrainingError, match=r"^process 2 of 2 \(boxb/cuda:0\) failed: out of luck$"),
         together("out of luck") as them,
     ):
-        add_up(them)
+        add_up(them.join("bf16"))
         dist.all_reduce(torch.ones(1))  # the other one has failed by now
     far.join(30)
     assert far.said == "process 2 of 2 failed with exit code 1"
@@ -127,7 +98,7 @@ def test_a_process_that_is_killed_on_the_other_host_ends_this_one(monkeypatch):
     far = FarHost()
     far.start()
     with together("hang") as them:
-        add_up(them)
+        add_up(them.join("bf16"))
         far_helper().kill()
         assert ended.wait(20)
         monkeypatch.setattr(helpers, "_END_S", 0.1)
@@ -141,7 +112,7 @@ def test_the_end_of_this_one_ends_the_other_host():
     far = FarHost()
     far.start()
     with pytest.raises(ZeroDivisionError), together("hang") as them:
-        add_up(them)
+        add_up(them.join("bf16"))
         raise ZeroDivisionError
     far.join(30)
     assert far.said == "the training has ended"
@@ -170,7 +141,7 @@ def test_a_host_that_has_to_leave_says_so_and_computes_until_this_one_has_ended(
     far = FarHost()
     far.start()
     with pytest.raises(ZeroDivisionError), together("hang") as them:
-        add_up(them)
+        add_up(them.join("bf16"))
         assert not them.leaving
         monkeypatch.setattr("tasks.training.parallel.member.stop_asked", lambda: True)
         until = time.monotonic() + 20
