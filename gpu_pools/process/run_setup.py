@@ -38,6 +38,12 @@ EXIT_SUPERSEDED = 76
 """The run was no longer in the state its process was started for: it belongs to somebody else, or to nobody."""
 
 
+def read_meeting() -> tuple[str, tuple[str, ...]]:
+    """Return the number of this run's meeting and the hosts that are to come to it; none: it is on this host alone."""
+    number, _, names = os.environ.get(MEETING, "").partition(" ")
+    return number, tuple(filter(None, names.split(",")))
+
+
 def stop_file(run_id: str) -> Path:
     """Return the file that asks the run to stop at its next checkpoint."""
     return run_dir(run_id) / "stop"

@@ -1,14 +1,15 @@
 """The MLflow run of a training, held for a step with its device and its log."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu_pools.placement.probe import Device, get_probe, resolve_device
-from gpu_pools.process.run_setup import DEVICE, ON
+from gpu_pools.process.run_setup import DEVICE, ON, read_meeting
 from gpu_pools.slots.lease import own_holders
 from gpu_pools.slots.slot_meter import slot_use
 from gpu_pools.slots.use import SlotUse
@@ -102,14 +103,28 @@ def hold_mlflow_run(
     from tasks.tracking.tracker import Tracker
 
     probe, gpu = get_probe(), slot_gpu(wanted)
+    uuids = [holder.uuid for holder in own_holders()] or [gpu.uuid] if gpu else []
     where = os.environ.get(ON) or (gpu.tag if gpu else "cpu")
-    tags = {"device": f"{where} ({gpu.name})" if gpu else where, FLOW_RUN: run_key()}
+    device = device_text(where, [probe.device(uuid).name for uuid in uuids], read_meeting()[1])
+    tags = {"device": device, FLOW_RUN: run_key()}
     opened = Tracker.open(folder, experiment, name, parameters, tags, free_to_change=free)
     with _logged(opened, folder) as (tracker, log):
-        uuids = [holder.uuid for holder in own_holders()] or [gpu.uuid] if gpu else []
         watch = ForeignWatch(tracker, log, probe, uuids) if uuids else nullcontext()
         with SystemSampler(tracker, probe, uuids), watch:
             yield tracker, log
+
+
+def device_text(where: str, names: Sequence[str], others: Sequence[str] = ()) -> str:
+    """Return what a run computes on, as people read it: `cpu`, `cuda:0,cuda:2 (2 x NVIDIA H200)`.
+
+    Args:
+        where: its devices on this host, as people write them.
+        names: the product of each of its GPUs here.
+        others: hosts with as many devices each that compute with this one.
+    """
+    products = ", ".join(f"{n} x {name}" if n > 1 else name for name, n in Counter(names).items())
+    here = f"{where} ({products})" if products else where
+    return f"{here}, and as many on {' and '.join(others)}" if others else here
 
 
 @contextmanager

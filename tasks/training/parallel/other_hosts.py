@@ -12,7 +12,7 @@ from gpu_pools.hosts.address import interface_of, own_address
 from gpu_pools.names import host_name
 from gpu_pools.placement.queues import device_tags
 from gpu_pools.process.run_process import MARK
-from gpu_pools.process.run_setup import MEETING, ON
+from gpu_pools.process.run_setup import ON, read_meeting
 from gpu_pools.slots.lease import SlotProgress, own_holder
 from gpu_pools.stopping import pause
 from tasks.base.errors import ConfigError
@@ -38,8 +38,7 @@ class OtherHosts:
     """
 
     def __init__(self, task: Mapping[str, Any], size: int, n_local: int, device: str) -> None:
-        number, _, names = os.environ.get(MEETING, "").partition(" ")
-        self.names = tuple(filter(None, names.split(",")))
+        number, self.names = read_meeting()
         if len(self.names) + 1 != size // n_local:
             raise ConfigError(
                 f"found a run on {len(self.names) + 1} of {size // n_local} hosts: `yard submit` places a run on "
