@@ -144,7 +144,7 @@ def holding(ids: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def sweep(*extra: str) -> tuple[dict[str, Any], float]:
+def clean(*extra: str) -> tuple[dict[str, Any], float]:
     """Return the receipt of `yard run housekeeping`, and the seconds that it took."""
     before = set(Path(os.environ["TRAINYARD_HOME"]).glob("runs/*/housekeeping/receipt.json"))
     keep = ["cache=20MB", "deleted_runs=1s"]
@@ -179,9 +179,9 @@ def measure(home: Path, n_runs: int, n_bytes: int) -> dict[str, Any]:
     stays = [path for path in ended if path.name != "checkpoint.pt"] + needed + pictures
     with holding(of["held"]):
         protected = files([run for kind in PROTECTED for run in of[kind]]) + stays
-        planned, _ = sweep("--set", "dry_run=true")
+        planned, _ = clean("--set", "dry_run=true")
         before = du(home)
-        receipt, seconds = sweep()
+        receipt, seconds = clean()
         lost = before - du(home, without=receipt["run"])
     return {
         "runs": n_runs,

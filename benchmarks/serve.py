@@ -172,7 +172,7 @@ async def measure(engine_url: str, pid: int, model: str, listener: socket.socket
         await storm(url, n_requests)
         rests = await engine_rests(pid)
         await gate.engine.close()
-        found |= {"requests": n_requests, "generations_left": 0 if rests else 1, "slots_left": LIMIT - gate.turns.taken}
+        found |= {"requests": n_requests, "generations_left": 0 if rests else 1, "slots_left": LIMIT - gate.slots.taken}
         found |= {"rss_grown_mib": round(rss_mib() - before, 1)}
     return found
 

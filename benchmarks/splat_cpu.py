@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks.splatting.loss.cpu_loss import photometric_loss
+from tasks.splatting.loss.cpu_loss import cpu_photometric_loss
 from tasks.splatting.render.cameras import Camera
 from tasks.splatting.render.cpu_rasterizer import CpuRasterizer
 from tasks.splatting.render.gaussians import Gaussians
@@ -89,7 +89,7 @@ def step_shares(draw: Draw, n: int, width: int, threads: int, steps: int) -> dic
         shown = draw(gaussians, camera)
         times.append(time.perf_counter())
         colors = shown.colors.detach().requires_grad_()
-        photometric_loss(colors, target, 0.2, num_threads=threads).backward()
+        cpu_photometric_loss(colors, target, 0.2, num_threads=threads).backward()
         times.append(time.perf_counter())
         shown.colors.backward(colors.grad)
         times.append(time.perf_counter())

@@ -23,7 +23,7 @@ def upload(
     from deployments.cli.terminal.tables import print_json
     from deployments.data_sets.transfer_bar import transfer_bar
     from deployments.inbox.parcel import describe
-    from deployments.inbox.sending import await_run, send, where
+    from deployments.inbox.uploading import await_run, send, where
     from deployments.runs.submit import gather_parameters
     from deployments.stack.stack import mlflow_url
     from gpu_pools.names import asker, short_id

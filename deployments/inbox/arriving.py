@@ -33,7 +33,7 @@ from deployments.inbox.places import (
     taking,
     write_item,
 )
-from deployments.inbox.sending import REFUSED, SENDING, SENT, TAKEN
+from deployments.inbox.uploading import REFUSED, SENDING, SENT, TAKEN
 from deployments.runs.flow_list import entrypoints
 from deployments.services.service import ServiceError
 from gpu_pools.periodic import Periodic

@@ -7,9 +7,9 @@ import anyio
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from pydantic import Field
 
+from deployments.notices.delivery import send
 from deployments.notices.messages import Message, parse
 from deployments.notices.receipts import deliver
-from deployments.notices.sending import send
 from gpu_pools.sharing.settings import read_settings
 from tasks.base.errors import TrainyardError
 

@@ -109,7 +109,7 @@ def process_environment(
     return {"OMP_NUM_THREADS": str(threads), **os.environ, **extra, **own}
 
 
-def sweep(run_id: str) -> None:
+def clean_up(run_id: str) -> None:
     """Remove what a run leaves behind however it ends: its temporary files and the request to stop."""
     shutil.rmtree(run_dir(run_id) / "tmp", ignore_errors=True)
     stop_file(run_id).unlink(missing_ok=True)

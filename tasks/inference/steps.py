@@ -75,7 +75,7 @@ def with_folders(
 def scratch() -> Iterator[Path]:
     """Yield a folder for what the run needs while it lasts; nothing of it is left, however the block ends.
 
-    Of a killed process the worker removes it (`gpu_pools.process.run_setup.sweep`), the run's next attempt, or
+    Of a killed process the worker removes it (`gpu_pools.process.run_setup.clean_up`), the run's next attempt, or
     housekeeping.
     """
     parent = run_dir(run_key()) / "tmp"

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks.vision_language.gate.counters import LEFT, Counters, Totals
-from tasks.vision_language.gate.turns import Turns
+from tasks.vision_language.gate.request_slots import RequestSlots
 
 if TYPE_CHECKING:
     from tasks.tracking.tracker import Tracker
@@ -18,12 +18,12 @@ class Record:
     """Rows of figures; none while nothing happens.
 
     Args:
-        counters, turns: of the gate.
+        counters, slots: of the gate.
         tracker: gets the rows, numbered on from those of the attempts before a restart.
     """
 
-    def __init__(self, counters: Counters, turns: Turns, tracker: "Tracker") -> None:
-        self._counters, self._turns, self._tracker = counters, turns, tracker
+    def __init__(self, counters: Counters, slots: RequestSlots, tracker: "Tracker") -> None:
+        self._counters, self._slots, self._tracker = counters, slots, tracker
         self._step = max(tracker.logged_steps(_STEP_KEY), default=-1) + 1
         self._at, self._before = time.monotonic(), counters.totals()
         self._queue: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class Record:
             StorageError: the journal cannot be written.
         """
         now, totals = time.monotonic(), self._counters.totals()
-        queue = (self._turns.taken, self._turns.waiting, self._turns.limit)
+        queue = (self._slots.taken, self._slots.waiting, self._slots.limit)
         if (totals, queue) != (self._before, self._queue):
             rate = (totals.new_tokens - self._before.new_tokens) / (now - self._at)
             self._tracker.metrics({**_row(totals, queue, rate), **self._times()}, self._step)

@@ -137,7 +137,7 @@ def _serve(
     ends = Ends(*(None if text is None else parse_duration(text) for text in texts))
 
     def say(url: str) -> None:
-        text = f"serves {door.model} at {url}, {door.turns.limit} requests at once"
+        text = f"serves {door.model} at {url}, {door.slots.limit} requests at once"
         logger().info("%s", text)
         token = str(token_file) if token_file else None
         here = Address(str(flow_run.name), url, door.model, engine.process.pid, host_name(), token)
@@ -145,7 +145,7 @@ def _serve(
         show_markdown("address", text, "Where the model answers")
 
     try:
-        record = Record(door.counters, door.turns, tracker).write
+        record = Record(door.counters, door.slots, tracker).write
         return serve_until(door, listener, engine, ends, Around(say, record, Rivals().first))
     finally:
         (run_folder / ADDRESS).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _gate(
 ) -> "Gate":
     from tasks.vision_language.gate.app import Gate
     from tasks.vision_language.gate.engine import Engine
-    from tasks.vision_language.gate.turns import limit_for
+    from tasks.vision_language.gate.request_slots import limit_for
 
     behind = Engine(url, model_name(engine, folder, url), asks_usage=engine != "transformers")
     return Gate(behind, folder.name, gate.limit or limit_for(free_mib), gate, prepare)

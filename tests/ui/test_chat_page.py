@@ -119,11 +119,11 @@ def test_an_answer_grows_and_stop_ends_its_generation(engine, browser):
     with gate_before(engine.url) as (gate, url), opened(browser, url) as page:
         ask(page, "slow")
         page.get_by_text("w3 ").wait_for()
-        assert engine.running == gate.turns.taken == 1
+        assert engine.running == gate.slots.taken == 1
         length = len(page.locator(".answer .text").inner_text())
         page.wait_for_function("n => document.querySelector('.answer .text').textContent.length > n", arg=length)
         page.get_by_role("button", name="Stop").click()
-        until(lambda: engine.running == gate.turns.taken == 0)
+        until(lambda: engine.running == gate.slots.taken == 0)
         page.get_by_text(", stopped").wait_for()
         metrics = httpx.get(f"{url}/metrics").text
         assert "trainyard_gate_requests_running 0.0" in metrics
@@ -139,11 +139,11 @@ def test_a_new_talk_and_a_closed_page_end_the_generation_too(engine, browser):
             ask(page, "slow")
             page.get_by_text("w3 ").wait_for()
             page.get_by_role("button", name="New talk").click()
-            until(lambda: gate.turns.taken == 0)
+            until(lambda: gate.slots.taken == 0)
             assert page.locator("article").count() == 0
             ask(page, "slow")
             page.get_by_text("w3 ").wait_for()
-        until(lambda: gate.turns.taken == 0)
+        until(lambda: gate.slots.taken == 0)
 
 
 def test_who_is_refused_reads_why_and_can_ask_again(engine, browser):
@@ -153,7 +153,7 @@ def test_who_is_refused_reads_why_and_can_ask_again(engine, browser):
         ask(page, "words 2")
         page.get_by_text("The server is busy. Try again in 5 seconds.").wait_for()
         other.get_by_role("button", name="Stop").click()
-        until(lambda: gate.turns.taken == 0)
+        until(lambda: gate.slots.taken == 0)
         page.get_by_role("button", name="Ask again").click()
         page.get_by_text("2 tokens").wait_for()
         assert page.locator(".fault").count() == 0

@@ -96,7 +96,7 @@ def _noted(act: str, name: str) -> Iterator[None]:
 
 
 def _mlflow() -> "MlflowHttp":
-    from deployments.inbox.sending import where
+    from deployments.inbox.uploading import where
     from deployments.stack.stack import mlflow_url
 
     return where(mlflow_url())

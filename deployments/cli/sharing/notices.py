@@ -43,8 +43,8 @@ def try_out(
     who: Annotated[str | None, typer.Argument(metavar="[OWNER|RECIPIENT]", help="All of them without one")] = None,
 ) -> None:
     """Send a message to each recipient now, and say what its server answered; not by way of Prefect."""
+    from deployments.notices.delivery import send
     from deployments.notices.messages import SendError
-    from deployments.notices.sending import send
     from deployments.notices.trying import chosen, try_message
     from gpu_pools.sharing.settings import read_settings
     from tasks.base.errors import ConfigError

@@ -224,7 +224,7 @@ class RunMonitor:
         for run in self._exited:
             found = known.get(run.id)
             if found is None:  # deleted in Prefect
-                run_setup.sweep(run.id)
+                run_setup.clean_up(run.id)
                 self._end(run, mlflow_status("cancelled"))
             else:
                 state = self._final_state(run, found)

@@ -14,7 +14,7 @@ def set_final_state(client: PoolClient, run: Run, found: FinalState, entry: Entr
     Raises:
         httpx.HTTPError: the server does not answer.
     """
-    run_setup.sweep(run.id)
+    run_setup.clean_up(run.id)
     if found.outcome == "nothing":
         return
     died = found.outcome in ("waits", "crashed") and entry.ending is None

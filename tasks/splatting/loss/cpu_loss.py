@@ -190,7 +190,7 @@ class _Photometric(torch.autograd.Function):
         return ctx.saved_tensors[0] * by_loss, None, None, None, None
 
 
-def photometric_loss(
+def cpu_photometric_loss(
     image: Tensor, target: Tensor, ssim_lambda: float, *, mask: Tensor | None = None, num_threads: int = 1
 ) -> Tensor:
     """Return (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM), a scalar, differentiable by image.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.splatting.loss.cpu_loss import C1, C2, WINDOW, photometric_loss, window
+from tasks.splatting.loss.cpu_loss import C1, C2, WINDOW, cpu_photometric_loss, window
 from tasks.splatting.render.gaussians import Gaussians
 from tasks.splatting.render.triton_parts import triton_part
 
@@ -40,10 +40,10 @@ def photo_loss(
     if not n_counted:
         return (drawn * 0).sum()
     if fused := triton_part("loss.triton_loss", drawn.device):
-        found: Tensor = fused.photometric_loss(drawn, taken, mask, ssim_lambda, n_counted=n_counted)
+        found: Tensor = fused.triton_photometric_loss(drawn, taken, mask, ssim_lambda, n_counted=n_counted)
         return found
     if drawn.device.type == "cpu":
-        return photometric_loss(drawn, as_float(taken), ssim_lambda, mask=mask, num_threads=num_threads)
+        return cpu_photometric_loss(drawn, as_float(taken), ssim_lambda, mask=mask, num_threads=num_threads)
     return tensor_loss(drawn, as_float(taken), mask, ssim_lambda, n_counted)
 
 

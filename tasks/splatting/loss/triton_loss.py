@@ -200,7 +200,7 @@ class _Photometric(torch.autograd.Function):
         return ctx.saved_tensors[0] * by_loss, None, None, None, None
 
 
-def photometric_loss(
+def triton_photometric_loss(
     drawn: Tensor, taken: Tensor, mask: Tensor | None, ssim_lambda: float, *, n_counted: int
 ) -> Tensor:
     """Return (1 - ssim_lambda) * L1 + ssim_lambda * (1 - SSIM), a scalar, differentiable by `drawn`.

@@ -22,7 +22,7 @@ from tasks.vision_language.gate.fetch import Hosts
 from tasks.vision_language.gate.form import read_form
 from tasks.vision_language.gate.order import Order, Rules, read_order
 from tasks.vision_language.gate.refusal import Refusal, bad
-from tasks.vision_language.gate.turns import Turns
+from tasks.vision_language.gate.request_slots import RequestSlots
 from tasks.vision_language.params import GateParams
 from tasks.vision_language.token_file import read_token
 
@@ -68,9 +68,9 @@ class Gate:
     """
 
     def __init__(self, engine: Engine, model: str, limit: int, params: GateParams, prepare: PrepareParams) -> None:
-        self.engine, self.model, self.turns = engine, model, Turns(limit)
+        self.engine, self.model, self.slots = engine, model, RequestSlots(limit)
         self._params = params
-        self.counters = Counters(self.turns)
+        self.counters = Counters(self.slots)
         self._rules = Rules(
             *(model, prepare, params.max_images, params.max_body_mib * _MIB, params.max_tokens, params.image_folder),
             hosts=Hosts.of(params.image_hosts),
@@ -83,7 +83,7 @@ class Gate:
 
     def idle_s(self) -> float:
         """Return for how long nobody has asked for anything that needs the engine."""
-        if self.turns.taken or self.turns.waiting:
+        if self.slots.taken or self.slots.waiting:
             self._last = time.monotonic()
         return time.monotonic() - self._last
 
@@ -114,7 +114,7 @@ class Gate:
         def form(order: Order) -> OpenAi | Plain:
             return Plain() if plain else OpenAi(self.model, usage=order.usage)
 
-        return Door(self.engine, self.turns, self.counters, self._params, read=read, form=form)
+        return Door(self.engine, self.slots, self.counters, self._params, read=read, form=form)
 
     def _read_json(self, data: bytes, content_type: str) -> Order:
         if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -145,7 +145,7 @@ class Gate:
             limit = 0
         if not 1 <= limit <= 1000:
             return _refused(bad("need a body with a number from 1 to 1000"))
-        was, self.turns.limit = self.turns.limit, limit
+        was, self.slots.limit = self.slots.limit, limit
         return JSONResponse({"limit": limit, "was": was})
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tasks.vision_language.gate.turns import Turns
+from tasks.vision_language.gate.request_slots import RequestSlots
 
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -34,10 +34,10 @@ class Counters:
     """The figures of one gate.
 
     Args:
-        turns: whose slots are shown.
+        slots: that are shown.
     """
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, slots: RequestSlots) -> None:
         self._all = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by what they were answered", ["answer"])
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of questions, images included")
@@ -48,9 +48,9 @@ class Counters:
         """Seconds to the first text, the latest ones; who reads them may clear them."""
         self.rate = self._histogram("tokens_per_second", "Of an answer, from its first token", _RATES)
         for name, read in (
-            ("requests_running", lambda: turns.taken),
-            ("requests_waiting", lambda: turns.waiting),
-            ("requests_limit", lambda: turns.limit),
+            ("requests_running", lambda: slots.taken),
+            ("requests_waiting", lambda: slots.waiting),
+            ("requests_limit", lambda: slots.limit),
         ):
             Gauge(f"trainyard_gate_{name}", "Now", registry=self._all).set_function(read)
 

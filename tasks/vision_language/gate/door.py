@@ -11,7 +11,7 @@ from tasks.vision_language.gate.counters import LEFT, Counters, Watch
 from tasks.vision_language.gate.engine import Engine, Piece
 from tasks.vision_language.gate.order import Order
 from tasks.vision_language.gate.refusal import Refusal
-from tasks.vision_language.gate.turns import Turns
+from tasks.vision_language.gate.request_slots import RequestSlots
 from tasks.vision_language.params import GateParams
 
 R = TypeVar("R")
@@ -72,7 +72,7 @@ class Door:
 
     Args:
         engine: that is asked.
-        turns: whose slots it takes.
+        slots: of which it takes one for each request.
         counters: that count.
         params: the limits.
         read: makes an order of a request.
@@ -82,14 +82,14 @@ class Door:
     def __init__(
         self,
         engine: Engine,
-        turns: Turns,
+        slots: RequestSlots,
         counters: Counters,
         params: GateParams,
         *,
         read: Read,
         form: Callable[[Order], Form],
     ) -> None:
-        self._engine, self._turns, self._counters, self._params = engine, turns, counters, params
+        self._engine, self._slots, self._counters, self._params = engine, slots, counters, params
         self._read, self._form = read, form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +111,7 @@ class Door:
     async def _in_turn(self, headers: dict[str, str], receive: Receive, reply: Reply) -> None:
         watch = Watch(self._counters)
         try:
-            async with self._turns.turn(self._params.wait_s):
+            async with self._slots.turn(self._params.wait_s):
                 # Only now: what waits in the line takes no memory.
                 data = await read_body(receive, self._params.max_body_mib * _MIB, self._params.body_limit_s)
                 work = self._in_time(data, headers.get("content-type", ""), watch, reply)

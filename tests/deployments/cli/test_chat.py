@@ -79,12 +79,12 @@ def test_what_is_not_answered_is_one_sentence_and_the_rest_is_not_asked(engine, 
         with subprocess.Popen(
             [YARD, "chat", "--url", url, "-p", "slow"], env=environment(tmp_path), stdout=subprocess.PIPE
         ) as slow:
-            until(lambda: gate.turns.taken == 1, 30)
+            until(lambda: gate.slots.taken == 1, 30)
             done = yard(tmp_path, "chat", "--url", url, "-p", "words 1")
             assert done.stderr == "error: busy: 1 requests are being answered, at most 1 at once; try again\n"
             slow.send_signal(signal.SIGINT)
             assert slow.wait(10) == 130
-        until(lambda: gate.turns.taken == 0)
+        until(lambda: gate.slots.taken == 0)
 
 
 def test_the_token_is_that_of_the_file(engine, tmp_path):
@@ -146,7 +146,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(engine, tmp_path,
         person.see("w3 ")
         person.type("\x03")
         person.see("(stopped)")
-        until(lambda: gate.turns.taken == engine.running == 0)
+        until(lambda: gate.slots.taken == engine.running == 0)
         person.see("> ")
         person.type("/nothing\n")
         person.see("error: found /nothing")

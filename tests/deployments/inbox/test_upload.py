@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.app import app
-from deployments.inbox import arriving, mlflow_http, parcel, sending
+from deployments.inbox import arriving, mlflow_http, parcel, uploading
 from deployments.inbox import take as taker
 from deployments.inbox.arriving import Arrivals, fetch
 from deployments.inbox.mlflow_http import MlflowHttp
@@ -60,17 +60,17 @@ def test_a_file_arrives_as_it_was_and_becomes_a_run(yard, mlflow, tmp_path):
     path = big_file(tmp_path)
     steps = []
     manifest = manifest_of(path, split={"seed": 4})
-    upload = sending.send(mlflow, path, manifest, lambda done, of: steps.append((done, of)))
+    upload = uploading.send(mlflow, path, manifest, lambda done, of: steps.append((done, of)))
     assert steps == [(PART_BYTES, BIG), (2 * PART_BYTES, BIG), (BIG, BIG)]
     receive(mlflow)
-    run = yard.read(sending.await_run(mlflow, upload["id"], 0))
+    run = yard.read(uploading.await_run(mlflow, upload["id"], 0))
     ((folder, item),) = items(done())
     assert (item.run, item.upload, item.name) == (run["id"], upload["id"], "room.mp4")
     assert run["parameters"] == {"data": str(folder / "data" / "room.mp4"), "split": {"seed": 4}}
     assert run["job_variables"]["owner"] == "anna@laptop"
     assert (folder / "data" / "room.mp4").read_bytes() == path.read_bytes()
     assert mlflow.run(upload["id"])["status"] == "FINISHED"
-    again = sending.send(mlflow, path, manifest)
+    again = uploading.send(mlflow, path, manifest)
     assert again["id"] == upload["id"]  # not a second time
     receive(mlflow)
     assert len(runs(yard, "room-")) == 1
@@ -82,9 +82,9 @@ def test_a_folder_arrives_as_it_was(yard, mlflow, tmp_path):
     manifest = manifest_of(folder)
     os.utime(folder / "calm" / "0.png", (1, 1))
     assert manifest_of(folder) == manifest  # of the content alone
-    upload = sending.send(mlflow, folder, manifest)
+    upload = uploading.send(mlflow, folder, manifest)
     receive(mlflow)
-    data = Path(yard.read(sending.await_run(mlflow, upload["id"], 0))["parameters"]["data"])
+    data = Path(yard.read(uploading.await_run(mlflow, upload["id"], 0))["parameters"]["data"])
     assert {p.relative_to(data): p.read_bytes() for p in data.rglob("*.png")} == {
         p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.png")
     }
@@ -93,9 +93,9 @@ def test_a_folder_arrives_as_it_was(yard, mlflow, tmp_path):
 
 def test_an_archive_goes_the_way_of_the_inbox_from_there_on(yard, mlflow, tmp_path):
     zipped(images(tmp_path / "packed"), tmp_path / "packed.zip")
-    upload = sending.send(mlflow, tmp_path / "packed.zip", manifest_of(tmp_path / "packed.zip"))
+    upload = uploading.send(mlflow, tmp_path / "packed.zip", manifest_of(tmp_path / "packed.zip"))
     receive(mlflow)
-    run = yard.read(sending.await_run(mlflow, upload["id"], 0))
+    run = yard.read(uploading.await_run(mlflow, upload["id"], 0))
     assert run["parameters"]["data"].endswith("/unpacked/packed")
 
 
@@ -108,7 +108,7 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(mlflow, tmp_path, monkeyp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sending.send(mlflow, path, manifest, cut_off)
+        uploading.send(mlflow, path, manifest, cut_off)
     receive(mlflow)
     assert list(items(done())) == []  # nothing half
     sent = []
@@ -116,9 +116,9 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(mlflow, tmp_path, monkeyp
     monkeypatch.setattr(
         MlflowHttp, "put", lambda self, run, name, data: (sent.append(name), put(self, run, name, data))
     )
-    upload = sending.send(mlflow, path, manifest)
+    upload = uploading.send(mlflow, path, manifest)
     assert sent == [f"parts/{manifest.file_of(2)}"]
-    assert upload["tags"]["upload.state"] == sending.SENT
+    assert upload["tags"]["upload.state"] == uploading.SENT
 
 
 def test_a_server_that_stops_answering_is_asked_again_and_then_named(mlflow, tmp_path, monkeypatch):
@@ -132,11 +132,11 @@ def test_a_server_that_stops_answering_is_asked_again_and_then_named(mlflow, tmp
             raise ServiceError("no answer")
         return put(self, run, name, data)
 
-    monkeypatch.setattr(sending, "_PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(uploading, "_PAUSES_S", (0, 0, 0))
     monkeypatch.setattr(MlflowHttp, "put", flaky)
-    assert sending.send(mlflow, path, manifest)["tags"]["upload.state"] == sending.SENT
+    assert uploading.send(mlflow, path, manifest)["tags"]["upload.state"] == uploading.SENT
     with pytest.raises(ServiceError, match="no answer from MLflow at http://127.0.0.1:9"):
-        sending.send(MlflowHttp("http://127.0.0.1:9"), path, manifest)
+        uploading.send(MlflowHttp("http://127.0.0.1:9"), path, manifest)
 
 
 def test_a_file_that_changes_while_it_is_sent_is_refused(mlflow, tmp_path):
@@ -144,13 +144,13 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(mlflow, tmp_path):
     manifest = manifest_of(path)
     path.write_bytes(b"other" * 1000)
     with pytest.raises(DatasetError, match="has changed while it was sent"):
-        sending.send(mlflow, path, manifest)
+        uploading.send(mlflow, path, manifest)
 
 
 def rejected_with(mlflow, upload):
     receive(mlflow)
     with pytest.raises(DatasetError, match="^the yard has rejected it: ") as caught:
-        sending.await_run(mlflow, upload["id"], 0)
+        uploading.await_run(mlflow, upload["id"], 0)
     assert mlflow.run(upload["id"])["status"] == "FAILED"
     assert list(taking().iterdir()) == [] == list(items(done()))
     return str(caught.value)
@@ -159,15 +159,15 @@ def rejected_with(mlflow, upload):
 def test_a_part_that_arrives_damaged_is_said_and_sent_anew(mlflow, tmp_path):
     path = big_file(tmp_path)
     manifest = manifest_of(path)
-    upload = sending.send(mlflow, path, manifest)
+    upload = uploading.send(mlflow, path, manifest)
     mlflow.put(upload["id"], f"parts/{manifest.file_of(1)}", b"x" * PART_BYTES)
     assert "part 2 of 3 has arrived damaged: send it again" in rejected_with(mlflow, upload)
     ((folder, item),) = items(rejected())
     assert "part 2 of 3" in (folder / "why.txt").read_text()
-    again = sending.send(mlflow, path, manifest)
+    again = uploading.send(mlflow, path, manifest)
     assert again["id"] != upload["id"]
     receive(mlflow)
-    assert sending.await_run(mlflow, again["id"], 0)
+    assert uploading.await_run(mlflow, again["id"], 0)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_manifest_that_lies_is_rejected(mlflow, tmp_path, change, why):
     path = tmp_path / "small.mp4"
     path.write_bytes(os.urandom(1000))
     manifest = manifest_of(path)
-    upload = sending._begin(mlflow, manifest)
+    upload = uploading._begin(mlflow, manifest)
     mlflow.put(upload["id"], f"parts/{manifest.file_of(0)}", path.read_bytes())
     mlflow.put(upload["id"], "upload.json", json.dumps({**json.loads(manifest.as_bytes()), **change}).encode())
-    mlflow.tag(upload["id"], upload_state=sending.SENT)
+    mlflow.tag(upload["id"], upload_state=uploading.SENT)
     assert why in rejected_with(mlflow, upload)
 
 
@@ -201,21 +201,21 @@ def test_where_the_yard_has_a_password_an_upload_must_know_it(yard, mlflow, tmp_
     manifest = manifest_of(path)
     make_password()
     monkeypatch.setenv(CLIENT, "yard:guessed")
-    upload = sending.send(mlflow, path, manifest)
+    upload = uploading.send(mlflow, path, manifest)
     monkeypatch.delenv(CLIENT)
     assert f"without the yard's password: set {CLIENT} where it is sent" in rejected_with(mlflow, upload)
     monkeypatch.setenv(CLIENT, password())
-    upload = sending.send(mlflow, path, manifest)
+    upload = uploading.send(mlflow, path, manifest)
     monkeypatch.delenv(CLIENT)
     receive(mlflow)
-    assert sending.await_run(mlflow, upload["id"], 0)
+    assert uploading.await_run(mlflow, upload["id"], 0)
 
 
 def test_an_upload_that_nobody_finishes_is_given_up_after_a_week(mlflow, tmp_path, monkeypatch):
     path = big_file(tmp_path)
-    upload = sending._begin(mlflow, manifest_of(path))
+    upload = uploading._begin(mlflow, manifest_of(path))
     receive(mlflow)
-    assert mlflow.run(upload["id"])["tags"]["upload.state"] == sending.SENDING
+    assert mlflow.run(upload["id"])["tags"]["upload.state"] == uploading.SENDING
     monkeypatch.setattr(arriving, "_UNFINISHED_S", -10)
     receive(mlflow)
     assert "was not finished in seven days" in rejected_with(mlflow, upload)
@@ -261,11 +261,11 @@ step = 0
 while True:
     step += 1
     manifest = manifest_of(source, split={"seed": step})
-    upload = sending.send(mlflow, source, manifest)
+    upload = uploading.send(mlflow, source, manifest)
     status = child(turns, step, "urllib.Request")
     assert status in {0, signal.SIGKILL}, status
     assert child(turns, 0) == 0
-    print(upload["id"], sending.await_run(mlflow, upload["id"], 0))
+    print(upload["id"], uploading.await_run(mlflow, upload["id"], 0))
     if status == 0:
         break
 """

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from deployments.notices.delivery import mail_of, slack_text
 from deployments.notices.messages import Message, compose, parse
-from deployments.notices.sending import mail_of, slack_text
 from gpu_pools.sharing.notice_settings import MailServer
 from gpu_pools.sharing.notices import Notice, notice_id
 

@@ -55,7 +55,7 @@ def test_the_requests_at_once_are_changed_and_a_refusal_is_told(home):
     with gate_before(NOBODY) as (gate, url):
         write(home, "aaaa1111", url)
         served = find_served(None)
-        assert (set_requests_at_once(served, 7), gate.turns.limit) == (3, 7)
+        assert (set_requests_at_once(served, 7), gate.slots.limit) == (3, 7)
         with pytest.raises(ConfigError, match="refuses 0: need a body with a number from 1 to 1000"):
             set_requests_at_once(served, 0)
     with pytest.raises(ConfigError, match="does not answer"):

@@ -5,7 +5,7 @@ import pytest
 from tasks.tracking import mlflow_api
 from tasks.tracking.tracker import Tracker
 from tasks.vision_language.gate.counters import Counters, Watch
-from tasks.vision_language.gate.turns import Turns
+from tasks.vision_language.gate.request_slots import RequestSlots
 from tasks.vision_language.record import Record
 
 
@@ -28,9 +28,9 @@ def series(run_id, key):
 
 
 def test_a_row_is_written_where_something_has_happened_and_goes_on_after_a_restart(at_home):
-    counters, turns = Counters(Turns(3)), Turns(3)
+    counters, slots = Counters(RequestSlots(3)), RequestSlots(3)
     with Tracker.open(at_home / "run", "serving", "a", {}) as tracker:
-        record = Record(counters, turns, tracker)
+        record = Record(counters, slots, tracker)
         for n_answers in (0, 2, 0, 1):
             for _ in range(n_answers):
                 answered(counters, 5)
@@ -38,12 +38,12 @@ def test_a_row_is_written_where_something_has_happened_and_goes_on_after_a_resta
         counters.requests.labels("429").inc()
         counters.requests.labels("502").inc()
         record.write()
-        turns.limit = 5
+        slots.limit = 5
         record.write()
         tracker.leave_open()
     with Tracker.reopen(at_home / "run") as tracker:
-        again = Counters(turns)
-        record = Record(again, turns, tracker)
+        again = Counters(slots)
+        record = Record(again, slots, tracker)
         answered(again, 1)
         record.write()
     run = tracker.run_id
@@ -56,9 +56,9 @@ def test_a_row_is_written_where_something_has_happened_and_goes_on_after_a_resta
 
 
 def test_the_95th_percentile_is_one_of_the_times(at_home):
-    counters = Counters(Turns(1))
+    counters = Counters(RequestSlots(1))
     with Tracker.open(at_home / "run", "serving", "a", {}) as tracker:
-        record = Record(counters, Turns(1), tracker)
+        record = Record(counters, RequestSlots(1), tracker)
         counters.first_times.extend(n / 100 for n in range(100, 0, -1))
         counters.requests.labels("200").inc()
         record.write()

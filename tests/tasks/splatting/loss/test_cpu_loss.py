@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.splatting.loss.cpu_loss import photometric_loss, ssim
+from tasks.splatting.loss.cpu_loss import cpu_photometric_loss, ssim
 
 
 def pictures(seed, height, width):
@@ -41,7 +41,7 @@ def test_loss_and_gradient_are_those_of_plain_torch(seed, height, width, ssim_la
     expected = plain_loss(exact, target.double(), ssim_lambda)
     expected.backward()
     image.requires_grad_()
-    found = photometric_loss(image, target, ssim_lambda)
+    found = cpu_photometric_loss(image, target, ssim_lambda)
     (3 * found).backward()
     assert found.item() == pytest.approx(expected.item(), abs=2e-6)
     scale = exact.grad.abs().max()
@@ -63,7 +63,7 @@ def test_threads_change_no_bit():
     results = []
     for num_threads in (1, 2, 3):
         copy = image.clone().requires_grad_()
-        loss = photometric_loss(copy, target, 0.2, num_threads=num_threads)
+        loss = cpu_photometric_loss(copy, target, 0.2, num_threads=num_threads)
         loss.backward()
         results.append((loss.item(), copy.grad))
     assert all(loss == results[0][0] and torch.equal(grad, results[0][1]) for loss, grad in results)
@@ -74,7 +74,7 @@ def test_pixels_outside_the_mask_have_no_part():
     mask = torch.zeros(24, 30, dtype=torch.bool)
     mask[3:20, 4:25] = True
     image.requires_grad_()
-    loss = photometric_loss(image, target, 0.2, mask=mask)
+    loss = cpu_photometric_loss(image, target, 0.2, mask=mask)
     loss.backward()
     assert image.grad[~mask].abs().max() == 0
     assert image.grad[mask].abs().min() > 0
@@ -94,10 +94,10 @@ def test_pixels_outside_the_mask_have_no_part():
 )
 def test_pictures_that_cannot_be_compared_are_named(image, target, words):
     with pytest.raises(ValueError, match=words):
-        photometric_loss(image, target, 0.2)
+        cpu_photometric_loss(image, target, 0.2)
 
 
 def test_a_mask_that_counts_nothing_is_an_error():
     image, target = pictures(1, 24, 30)
     with pytest.raises(ValueError, match=r"mask \(24, 30\) counts no pixel"):
-        photometric_loss(image, target, 0.2, mask=torch.zeros(24, 30, dtype=torch.bool))
+        cpu_photometric_loss(image, target, 0.2, mask=torch.zeros(24, 30, dtype=torch.bool))

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tasks.splatting.loss.cpu_loss import photometric_loss
+from tasks.splatting.loss.cpu_loss import cpu_photometric_loss
 from tasks.splatting.loss.photo_loss import photo_loss, tensor_loss
-from tasks.splatting.loss.triton_loss import photometric_loss as triton_loss
+from tasks.splatting.loss.triton_loss import triton_photometric_loss
 from tests.tasks.splatting.fit_scene import arc, true_gaussians
 
 DEVICE = "cpu" if "TRITON_INTERPRET" in os.environ else "cuda"
@@ -32,7 +32,7 @@ def exact_loss(x, y, mask, share):
 
 
 def by_numba(x, y, mask, share):
-    return photometric_loss(x, y, share, mask=mask)
+    return cpu_photometric_loss(x, y, share, mask=mask)
 
 
 def by_torch(x, y, mask, share):
@@ -42,7 +42,9 @@ def by_torch(x, y, mask, share):
 def by_triton(x, y, mask, share):
     x, y = x.to(DEVICE), y.to(DEVICE)
     mask = None if mask is None else mask.to(DEVICE)
-    return triton_loss(x, y, mask, share, n_counted=x.shape[0] * x.shape[1] if mask is None else int(mask.sum())).cpu()
+    return triton_photometric_loss(
+        x, y, mask, share, n_counted=x.shape[0] * x.shape[1] if mask is None else int(mask.sum())
+    ).cpu()
 
 
 def drawn_scene():
@@ -118,7 +120,7 @@ def test_bytes_mean_what_a_file_means_by_them():
 )
 def test_pictures_that_cannot_be_compared_are_named(drawn, taken, words):
     with pytest.raises(ValueError, match=words):
-        triton_loss(drawn, taken, None, 0.2, n_counted=400)
+        triton_photometric_loss(drawn, taken, None, 0.2, n_counted=400)
 
 
 @pytest.mark.gpu

@@ -101,7 +101,7 @@ def test_curl_is_answered_at_the_addresses_of_the_service_before(engine, tmp_pat
 def test_four_at_once_where_three_may_one_is_refused_at_once(engine):
     with gate_before(engine.url, time_limit_s=2) as (gate, url):
         threads = [in_background(url, "slow") for _ in range(3)]
-        until(lambda: gate.turns.taken == 3)
+        until(lambda: gate.slots.taken == 3)
         begun = time.monotonic()
         answer = ask(url, "words 1", image=URL)
         took_s = time.monotonic() - begun
@@ -110,16 +110,16 @@ def test_four_at_once_where_three_may_one_is_refused_at_once(engine):
         assert took_s < 0.5  # of a busy machine; benchmarks/serve.py holds it to 50 ms
         for thread in threads:
             thread.join(10)
-        until(lambda: gate.turns.taken == 0)
+        until(lambda: gate.slots.taken == 0)
         assert ask(url, "words 1").status_code == 200
 
 
 def test_one_more_waits_where_it_may_and_the_limit_changes_while_running(engine):
     with gate_before(engine.url, limit=1, wait_s=20) as (gate, url), ThreadPoolExecutor(2) as pool:
         in_background(url, "slow")
-        until(lambda: gate.turns.taken == 1)
+        until(lambda: gate.slots.taken == 1)
         waits = pool.submit(ask, url, "words 1")
-        until(lambda: gate.turns.waiting == 1)
+        until(lambda: gate.slots.waiting == 1)
         assert httpx.put(f"{url}/limit", content="0").status_code == 400
         assert httpx.put(f"{url}/limit", content="2").json() == {"limit": 2, "was": 1}
         assert waits.result(5).status_code == 200  # the slow one is cut off with the server
@@ -132,7 +132,7 @@ def test_the_time_limit_ends_the_generation(engine, stream):
         assert "longer than 0.3 s" in answer.text
         assert answer.status_code == (200 if stream else 504)
         assert ask(url, "hang", stream=stream).status_code == 504  # no text yet: a status can still say it
-        until(lambda: engine.running == gate.turns.taken == 0)
+        until(lambda: engine.running == gate.slots.taken == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -144,7 +144,7 @@ def test_a_client_that_leaves_ends_the_generation(engine, stream):
                 with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=0.3) as answer:
                     for _ in answer.iter_bytes():
                         raise httpx.ReadTimeout("leaves amid the text")
-            until(lambda: engine.running == gate.turns.taken == 0)
+            until(lambda: engine.running == gate.slots.taken == 0)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_an_engine_that_fails_is_told_in_openais_form(engine, word, status, says
         answer = ask(url, word)
         assert answer.status_code == status
         assert says in error_of(answer)
-        assert gate.turns.taken == 0
+        assert gate.slots.taken == 0
 
 
 def test_an_error_amid_a_stream_is_its_last_event(engine):
@@ -195,7 +195,7 @@ def test_a_request_that_never_arrives_gives_its_slot_back(engine):
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
             assert b"408" in client.recv(1000)
-            until(lambda: gate.turns.taken == 0)
+            until(lambda: gate.slots.taken == 0)
 
 
 def test_pages_of_other_sites_and_other_host_names_are_refused(engine):
@@ -279,7 +279,7 @@ def test_of_sixty_requests_a_third_of_which_end_badly_nothing_is_left(engine, mo
     with gate_before(engine.url, wait_s=20, time_limit_s=1) as (gate, url):
         n_files = len(os.listdir("/proc/self/fd"))
         asyncio.run(all_of_them(url))
-        until(lambda: engine.running == gate.turns.taken == gate.turns.waiting == 0)
+        until(lambda: engine.running == gate.slots.taken == gate.slots.waiting == 0)
         assert ask(url, "words 1").status_code == 200
         until(lambda: len(os.listdir("/proc/self/fd")) <= n_files + 2)
         counted = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if "requests_total{" in line]

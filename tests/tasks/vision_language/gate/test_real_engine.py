@@ -98,7 +98,7 @@ def test_the_engine_stops_computing_when(engine, leaves):
         # it is asked something else.
         asked = ({**body, "messages": [{"role": "user", "content": f"Count to {n}."}]} for n in range(3, 13))
         assert any(cut_off(f"{address}/v1/chat/completions", one, leaves) for one in asked)
-        until(lambda: gate.turns.taken == 0)
+        until(lambda: gate.slots.taken == 0)
     if psutil.Process(process.pid).is_running():
         until(lambda: cpu_share(process.pid) < 0.1)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from deployments.notices.delivery import send
 from deployments.notices.messages import SendError
-from deployments.notices.sending import send
 from deployments.notices.trying import chosen, try_message
 from deployments.services.service import free_port
 from gpu_pools.sharing.notice_settings import NoticeSettings
@@ -163,6 +163,6 @@ def test_who_is_tried():
 
 
 def test_a_mail_server_that_says_nothing_is_not_waited_for_long(monkeypatch):
-    monkeypatch.setattr("deployments.notices.sending._TIMEOUT_S", 0.3)
+    monkeypatch.setattr("deployments.notices.delivery._TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(SendError, match="takes nothing .*timed out"):
         send(to_mail(silent.getsockname()[1]), "anna", try_message("anna"))

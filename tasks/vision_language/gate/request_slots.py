@@ -10,7 +10,7 @@ from tasks.vision_language.gate.refusal import Refusal
 RETRY_AFTER_S = 5
 
 
-class Turns:
+class RequestSlots:
     """Slots for requests; all methods are called in one event loop.
 
     Args:
