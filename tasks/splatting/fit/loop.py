@@ -103,6 +103,7 @@ class Fit:
         self._losses = Losses(settings.max_steps)
         self._notes: list[str] = []
         self.ranks = ALONE
+        self._compared: int | None = None  # the step after which processes last did
 
     def join(self, ranks: Ranks) -> None:
         """Draw a share of the images of each step from now on, other processes the rest; before the first step of all.
@@ -163,12 +164,15 @@ class Fit:
         return now >= end
 
     def _compare(self) -> None:
-        """See that all processes have the same Gaussians.
+        """See that all processes have the same Gaussians, once after a step.
 
         Raises:
             TrainingError: they have not.
         """
-        if self.ranks.size > 1 and (others := self.ranks.different(_summary(self.gaussians))):
+        if self.ranks.size == 1 or self._compared == self.step:
+            return
+        self._compared = self.step
+        if others := self.ranks.different(_summary(self.gaussians)):
             raise TrainingError(
                 f"after step {self.step} of {self.settings.max_steps}, process {others[0] + 1} of {self.ranks.size} "
                 "has other Gaussians than the first one, need the same: a GPU that computes wrongly does that; "

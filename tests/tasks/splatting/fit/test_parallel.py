@@ -76,6 +76,19 @@ def test_processes_that_part_say_so(tmp_path):
     compute_together(2, meet_another, tmp_path)
 
 
+def see_when_they_compare(ranks: Ranks, folder: Path) -> None:
+    fit = make_fit(make_scene(folder / str(ranks.rank)), batch_size=2, max_steps=101)
+    fit.join(ranks)
+    steps, different = [], Ranks.different
+    Ranks.different = lambda self, own: (steps.append(fit.step), different(self, own))[1]  # in a process of its own
+    list(fit.run())
+    assert steps == [0, 100, 101]
+
+
+def test_processes_compare_what_they_have_once_after_a_step(tmp_path):
+    compute_together(2, see_when_they_compare, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
     """The folder of a scene, as the preparation leaves it."""
