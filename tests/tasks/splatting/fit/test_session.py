@@ -118,7 +118,7 @@ def test_a_checkpoint_of_other_pictures_is_refused(session, tmp_path):
 def test_what_may_change_may_change(session):
     run_until(session(), after(1, StepsDone))
     change = {"device": "cuda:1", "num_threads": 1, "min_psnr": 3.0}
-    assert {*change, "n_devices"} == FREE_TO_CHANGE  # the number of processes: test_parallel.py
+    assert {*change, "n_devices", "n_hosts"} == FREE_TO_CHANGE  # the number of processes: test_parallel.py
     assert list(session(**change).run())
 
 
