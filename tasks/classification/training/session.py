@@ -78,7 +78,7 @@ class TrainingSession(FolderSession[TrainParams, Trainer, EpochMetrics]):
     def _events(self, trainer: Trainer) -> Iterator[BatchDone | EpochMetrics]:
         p, ranks = self.params, trainer.ranks
         train = self._batches("train", shuffle=p.shuffle, seed=p.seed, mine=ranks.slices)
-        return trainer.run(train, self._batches("val", join_last=False, mine=ranks.turns))
+        return trainer.run(train, self._batches("val", join_last=False, mine=ranks.whole_batches))
 
     def find_data(self) -> None:
         """Find the images; each is read when it is asked for."""

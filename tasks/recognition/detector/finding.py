@@ -56,7 +56,7 @@ def find_all(
         n_workers=params.n_workers,
         pin=device.type == "cuda",
         join_last=False,
-        mine=ranks.turns,
+        mine=ranks.whole_batches,
     )
     padded, pieces = OneShape(device), Pieces(device)
 

@@ -53,7 +53,7 @@ class Ranks:
         """Return this process's slice of each batch: how a training is shared."""
         return [batch[slice(*self.bounds(len(batch)))] for batch in batches]
 
-    def turns(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def whole_batches(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return every `size`-th batch, from this process's number on: how a validation is shared."""
         return list(batches[self.rank :: self.size])
 
@@ -138,7 +138,7 @@ class Ranks:
         """Yield the answers of all processes to all batches, in the order of the batches, in every process.
 
         Args:
-            answers: of this process to its `turns`: (B, n_columns) float32 and labels (B,) int64, on the device.
+            answers: to this process's `whole_batches`: (B, n_columns) float32 and labels (B,) int64, on the device.
             sizes: how many images each batch has.
             n_columns: of an answer.
         """

@@ -58,7 +58,7 @@ def trained(ranks: Ranks) -> tuple[list, dict[str, torch.Tensor]]:
     normalise = trainer._normalise
     trainer._normalise = lambda images: normalise(images).double()
     trainer.join(ranks)
-    val = batches(join_last=False, mine=ranks.turns)
+    val = batches(join_last=False, mine=ranks.whole_batches)
     model, forward = trainer.graded_model, trainer.graded_model.forward
     model.forward = lambda images: forward(images.double())
     train = batches(shuffle=True, mine=ranks.slices)

@@ -21,7 +21,7 @@ def test_slices_cover_a_batch_in_order_and_are_of_equal_length_but_for_one(n, si
 @given(lengths=st.lists(st.integers(1, 9), max_size=20), size=st.integers(1, 5))
 def test_turns_cover_all_batches_once(lengths, size):
     batches = [np.arange(length) + 100 * number for number, length in enumerate(lengths)]
-    turns = [Ranks(rank, size).turns(batches) for rank in range(size)]
+    turns = [Ranks(rank, size).whole_batches(batches) for rank in range(size)]
     again = [batch for row in itertools.zip_longest(*turns) for batch in row if batch is not None]
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
 
