@@ -8,6 +8,7 @@ this module is one (pyproject.toml), so that `prefect server start` with the yar
 """
 
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,6 +57,7 @@ def guard_server() -> None:
     if hasattr(make, "__wrapped__"):
         return
     _take_turns()
+    _ask_again()
 
     @wraps(make)
     def create_app(*args: Any, **options: Any) -> Any:
@@ -91,6 +93,24 @@ def _take_turns() -> None:
                 SQLITE_BEGIN_MODE.reset(token)
 
     AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
+
+
+def _ask_again() -> None:
+    """Answer 503, after which clients come again, while PostgreSQL or Redis is away.
+
+    Prefect does so where a connection broke, and answers 500 where none could be made: a run that asked then failed.
+    """
+    from prefect.server.api import server
+
+    known = server.is_client_retryable_exception
+
+    @wraps(known)
+    def is_retryable(exc: Exception) -> bool:
+        redis: Any = sys.modules.get("redis.exceptions")  # of a lab
+        away = (redis.ConnectionError, redis.TimeoutError) if redis else ()
+        return known(exc) or isinstance(exc, (ConnectionError, TimeoutError, socket.gaierror, *away))
+
+    server.is_client_retryable_exception = is_retryable
 
 
 def _check_address() -> None:

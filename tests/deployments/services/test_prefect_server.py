@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 
 import pytest
+import redis
 
 from deployments.services.prefect_server import guard_server
 
@@ -50,3 +51,19 @@ def test_a_session_that_reads_beside_a_transaction_does_not_wait_for_it(tmp_path
         await engine.dispose()
 
     asyncio.run(read_while_writing())
+
+
+@pytest.mark.parametrize(
+    ("exc", "status"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed"), 503),  # PostgreSQL is being started again
+        (redis.exceptions.ConnectionError("Connection refused"), 503),
+        (ValueError("a fault of the program"), 500),
+    ],
+    ids=["database", "redis", "fault"],
+)
+def test_clients_are_to_come_again_while_the_database_or_redis_is_away(exc, status):
+    from prefect.server.api import server
+
+    guard_server()
+    assert asyncio.run(server.custom_internal_exception_handler(None, exc)).status_code == status
