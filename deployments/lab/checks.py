@@ -4,7 +4,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from importlib import metadata
@@ -24,6 +24,8 @@ LEAST_REDIS = (6, 2)
 MOST_SKEW_S = 30.0
 """Leases, heartbeats and signatures of S3 compare the clocks of two machines."""
 
+Heads = Mapping[str, bool]
+
 _PATIENCE_S = 5
 _PROBE = "yard-probe"
 
@@ -40,15 +42,29 @@ def check_lab(config: LabConfig, *, upgrade: bool = False) -> list[str]:
         StorageError: others can read one.
     """
     faults = list(check_secrets(config))
-    if config.database and config.redis and config.files and "services" in config.here:
-        for name, heads in ((config.database.prefect, prefect_heads()), (config.database.mlflow, mlflow_heads())):
-            faults += check_database(config.database, name, dict.fromkeys(heads, True) if upgrade else heads)
-        faults += check_redis(config.redis)
-        faults += check_files(config.files)
+    if "services" in config.here:
+        heads = (prefect_heads(), mlflow_heads())
+        faults += check_servers(config, [dict.fromkeys(known, True) for known in heads] if upgrade else heads)
     else:
         faults += check_prefect(config)
         faults += check_mlflow(config)
     return faults
+
+
+def check_servers(config: LabConfig, heads: Sequence[Heads | None] = (None, None)) -> list[str]:
+    """Return a sentence for each fault of PostgreSQL, Redis and S3.
+
+    Args:
+        config: of the lab, on the host of its services.
+        heads: what `check_database` needs for Prefect's and MLflow's tables; None: they are not looked at.
+    """
+    faults: list[str] = []
+    if config.database and config.redis and config.files:
+        for name, known in zip((config.database.prefect, config.database.mlflow), heads, strict=True):
+            faults += check_database(config.database, name, known)
+        faults += check_redis(config.redis)
+        faults += check_files(config.files)
+    return list(dict.fromkeys(faults))  # both databases are on one server
 
 
 def check_secrets(config: LabConfig) -> Iterator[str]:
@@ -62,13 +78,13 @@ def check_secrets(config: LabConfig) -> Iterator[str]:
         yield f"found no file {config.certificates}, need the certificate of the lab's own authority"
 
 
-def check_database(config: DatabaseConfig, name: str, heads: Mapping[str, bool]) -> Iterator[str]:
+def check_database(config: DatabaseConfig, name: str, heads: Heads | None) -> Iterator[str]:
     """Yield what is wrong with one of the databases.
 
     Args:
         config: where PostgreSQL is.
         name: of the database.
-        heads: each state of its tables that this version knows, and whether it is the newest.
+        heads: each state of its tables that this version knows, and whether it is the newest; None: any will do.
     """
     import psycopg
 
@@ -105,7 +121,7 @@ def _no_connection(said: str, config: DatabaseConfig, name: str) -> str:
     return f"{where} does not answer: {said.strip().splitlines()[0] if said.strip() else 'no reason given'}"
 
 
-def _inside(connection: Any, where: str, name: str, heads: Mapping[str, bool]) -> Iterator[str]:
+def _inside(connection: Any, where: str, name: str, heads: Heads | None) -> Iterator[str]:
     major = connection.info.server_version // 10_000
     if major < LEAST_POSTGRES:
         yield f"found {where} of version {major}, need {LEAST_POSTGRES} or newer"
@@ -115,7 +131,7 @@ def _inside(connection: Any, where: str, name: str, heads: Mapping[str, bool]) -
     if not may:
         yield f"{where} lets this user make no tables in {name}: `ALTER DATABASE {name} OWNER TO ...` does"
     (there,) = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    if not there:
+    if not there or heads is None:
         return
     for (state,) in connection.execute("SELECT version_num FROM alembic_version").fetchall():
         if state not in heads:
@@ -206,6 +222,8 @@ def check_files(config: FilesConfig) -> Iterator[str]:
 def _no_bucket(exc: Any, config: FilesConfig, where: str) -> str:
     code = str(exc.response.get("Error", {}).get("Code", ""))
     what = exc.operation_name
+    if code in {"502", "503", "504"}:
+        return f"{where} does not answer, only a proxy in front of it ({code})"
     if code in {"404", "NoSuchBucket"}:
         return f"{where} has no bucket {config.bucket}: make it there"
     if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch"}:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from deployments.api import connect
@@ -102,8 +103,9 @@ def check() -> Health:
         if not service.healthy:
             faults.append(_sick(record, name, service))
     faults += _dead_processes(record)
-    database = _database(record)
-    if record and not database["up"]:
+    faults += (lab := _lab_faults(record))
+    database = _database(record, lab)
+    if record and not database["up"] and not lab:
         faults.append(f"PostgreSQL is not up; the end of {log_file('postgres')}:\n{tail(log_file('postgres'), 5)}")
     up = bool(services) and services["prefect"].healthy
     workers, queues, bookings = _of_server(record, faults) if up else ([], [], [])
@@ -163,8 +165,12 @@ def _down(record: dict[str, Any], pid: int | None) -> str:
 
 def _service(record: dict[str, Any], name: str) -> ServiceHealth:
     url: str = record[name]
-    works = healthy(url + _HEALTH[name])
-    version = str(ask(url, ("GET", _VERSION[name], None))[0]) if works else None
+    works, version = healthy(url + _HEALTH[name]), None
+    if works:
+        try:
+            version = str(ask(url, ("GET", _VERSION[name], None))[0])
+        except ServiceError:  # it listens, but its database is away
+            works = False
     pid = next((number for program, number in record.get("pids", {}).items() if program.startswith(name)), None)
     return ServiceHealth(url, works, version, pid if pid and identity(pid) else None)
 
@@ -172,12 +178,27 @@ def _service(record: dict[str, Any], name: str) -> ServiceHealth:
 def _sick(record: dict[str, Any], name: str, service: ServiceHealth) -> str:
     program = next((program for program in record.get("pids", {}) if program.startswith(name)), name)
     log = log_file(program)
-    return f"{name} does not answer at {service.url}; the end of {log}:\n{tail(log, 5)}"
+    proxied = ", where the lab has its proxy" if "lab" in record else ""
+    return f"{name} does not answer at {service.url}{proxied}; the end of {log}:\n{tail(log, 5)}"
 
 
-def _database(record: dict[str, Any]) -> dict[str, Any]:
+def _lab_faults(record: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the servers of a lab that this host's services stand on."""
+    if "lab" not in record or "prefect-services" not in record.get("pids", {}):
+        return []
+    from deployments.lab.checks import check_servers
+    from deployments.lab.config import read_config
+
+    try:
+        return check_servers(read_config(Path(record["lab"]), ("services",)))
+    except (ConfigError, StorageError) as exc:
+        return [str(exc)]
+
+
+def _database(record: dict[str, Any], lab_faults: list[str]) -> dict[str, Any]:
     if lab := record.get("lab"):
-        return {"kind": "postgres", "version": None, "place": f"the lab of {lab}", "up": True}
+        up = not any(fault.startswith("PostgreSQL") for fault in lab_faults)
+        return {"kind": "postgres", "version": None, "place": f"the lab of {lab}", "up": up}
     if uses_postgres():
         found = postgres_record()
         return {

@@ -223,7 +223,8 @@ class Supervisor:
             child.start()
         self._await([*self._services, *self._workers.values()], wait)
         deadline = time.monotonic() + START_LIMIT_S
-        self._withdraw(parts.env["PREFECT_API_URL"], deadline, wait)
+        # Where the services are, by the first of them, which gets the pool as well: their proxy may be started later.
+        self._withdraw((parts.applying or parts).env["PREFECT_API_URL"], deadline, wait)
         while any(child.code != 0 for child in applying):
             for child in applying:
                 check_start(child.program, child.code, deadline)

@@ -116,6 +116,14 @@ def test_a_bucket_that_is_missing_or_not_writable(servers):
     assert "has no bucket nowhere: make it there" in one(check_files(changed(servers.files, place="s3://nowhere/a")))
 
 
+def test_a_proxy_with_no_bucket_behind_it(servers, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    with process(["caddy", "respond", "--listen", address, "--status", "502"], tmp_path, "caddy"):
+        files = changed(servers.files, endpoint=f"http://{address}")
+        said = f"S3 at http://{address} does not answer, only a proxy in front of it (502)"
+        assert wait_for(lambda: [*check_files(files)] == [said]), [*check_files(files)]
+
+
 def test_redis_that_forgets(servers):
     with redis.Redis.from_url(servers.redis.url) as store:
         store.config_set("maxmemory", "10mb")
@@ -142,13 +150,15 @@ files: {{place: s3://nowhere/a, endpoint: "{servers.files.endpoint}", key_file: 
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=ROOT, timeout=100)
     assert done.returncode == 1
     lines = done.stderr.removeprefix("error: ").splitlines()
-    assert [line[:24] for line in lines if "UserWarning" not in line] == [
-        "found no password and ml",
-        "PostgreSQL at 127.0.0.1:",
-        "PostgreSQL at 127.0.0.1:",
-        "Redis at 127.0.0.1:" + servers.redis.address[10:15],
-        "S3 at http://127.0.0.1:" + servers.files.endpoint[17:18],
-    ]
+    assert (
+        [line[:24] for line in lines if "UserWarning" not in line]
+        == [
+            "found no password and ml",
+            "PostgreSQL at 127.0.0.1:",  # once for both databases
+            "Redis at 127.0.0.1:" + servers.redis.address[10:15],
+            "S3 at http://127.0.0.1:" + servers.files.endpoint[17:18],
+        ]
+    )
     done = subprocess.run([*command, "--here", "worker"], capture_output=True, text=True, env=environ, cwd=ROOT)
     assert f"Prefect at http://{nowhere}/api does not answer" in done.stderr
     assert f"MLflow at http://{nowhere} does not answer" in done.stderr

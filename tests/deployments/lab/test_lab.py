@@ -2,10 +2,13 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +35,20 @@ class Lab:
     folder: Path
     prefect: str
     mlflow: str
+    restarted: ExitStack
+    """Has the servers that a test has started again, until the lab has ended."""
+
+    def status(self, host: str) -> str:
+        """Return what `yard status` says on a host, well or not."""
+        return self._run(host, ["status"]).stdout
 
     def yard(self, host: str, *words: object) -> str:
         """Return what a command of `yard` says on a host."""
+        done = self._run(host, words)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    def _run(self, host: str, words: Iterable[object]) -> "subprocess.CompletedProcess[str]":
         env = {name: value for name, value in os.environ.items() if name not in OWN} | {
             "TRAINYARD_HOME": str(self.folder / host),
             "TRAINYARD_LOCK_DIR": str(self.folder / "locks"),
@@ -42,9 +56,7 @@ class Lab:
             "HOME": str(self.folder),
         }
         command = [sys.executable, "-m", "deployments.cli.app", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=280)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=280)
 
     def api_processes(self) -> list[psutil.Process]:
         found = []
@@ -61,6 +73,7 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     with ExitStack() as stack:
         servers = stack.enter_context(lab_servers())
+        restarted = stack.enter_context(ExitStack())
         ports = [free_port() for _ in range(3)]
         first = next(port for port in range(20_000, 30_000, 7) if all(is_free(port + n) for n in (0, 1)))
         subprocess.run(["sh", FILES / "certificates.sh", HOST, folder / "ca"], check=True, capture_output=True)
@@ -93,8 +106,7 @@ mlflow_port: {ports[2]}
             "XDG_CONFIG_HOME": str(folder / "caddy"),
         }
         caddy = ["caddy", "run", "--config", str(FILES / "Caddyfile"), "--adapter", "caddyfile"]
-        stack.enter_context(process(caddy, folder, "caddy", env=environ))
-        found = Lab(servers, folder, f"https://{HOST}:{ports[0]}", f"https://{HOST}:{ports[1]}")
+        found = Lab(servers, folder, f"https://{HOST}:{ports[0]}", f"https://{HOST}:{ports[1]}", restarted)
         found.yard("services", "auth", "init", folder / "auth")
         # The other hosts need the passwords alone.
         shutil.copytree(folder / "auth", folder / "copied", ignore=shutil.ignore_patterns("*.ini"))
@@ -102,6 +114,9 @@ mlflow_port: {ports[2]}
             stack.callback(found.yard, host, "down", "--now")
             said = found.yard(host, "up", "--stack", "lab", "--config", folder / file, "--detach")
             assert "works" in said
+            if host == "services":  # which need no proxy to start, as the workers do
+                stack.enter_context(process(caddy, folder, "caddy", env=environ))
+                assert wait_for(lambda: "is well" in found.status("services"), 60)
         yield found
 
 
@@ -166,6 +181,30 @@ def test_secrets_are_in_no_command_line_and_no_log(lab):
     for secret in (*secrets, "yard-secret", "redis-secret", KEY[1]):
         assert secret not in words
         assert not [log for log in logs if secret in log]
+
+
+def test_no_run_fails_while_the_database_is_away(lab, tmp_path):
+    """Prefect answered 500 where no connection could be made, and a pipeline asks every second how its stage is."""
+    data, cluster = write_images(tmp_path / "data"), lab.servers.folder / "postgres"
+    lab.yard("worker", "submit", "classification", f"data={data}", *SMALL, "--device", "cpu", "--name", "away")
+
+    def state(name="away"):
+        return next(row["state"] for row in json.loads(lab.yard("worker", "runs", "--json")) if row["name"] == name)
+
+    assert wait_for(lambda: state() == "Running", 60)
+    pid = int((cluster / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGINT)
+    assert wait_for(lambda: not (cluster / "postmaster.pid").exists(), 30)
+    time.sleep(5)  # in which the pipeline asks
+    said = lab.status("services")
+    assert f"fault: PostgreSQL at {lab.servers.database.address} does not answer" in said
+    owner = cluster.stat()
+    who = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
+    again = shlex.split((cluster / "postmaster.opts").read_text())
+    lab.restarted.enter_context(process(again, lab.servers.folder, "postgres", **who))
+    wait_for(lambda: state() not in {"Pending", "Running"}, 200)
+    assert state() == "Completed"
+    assert "is well" in lab.status("worker")
 
 
 def test_a_redis_that_forgets_all_stops_neither_schedules_nor_events(lab):
