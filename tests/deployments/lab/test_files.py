@@ -20,19 +20,36 @@ def test_the_settings_are_whole_and_those_of_a_worker_are_a_part_of_them(tmp_pat
     assert read_config(tmp_path / "worker.yaml").prefect == config.prefect
 
 
+def compose():
+    return yaml.safe_load((FILES / "compose.yaml").read_text())
+
+
 def test_the_services_of_compose_are_those_of_the_settings():
-    config, compose = read_config(FILES / "lab.yaml"), yaml.safe_load((FILES / "compose.yaml").read_text())
-    ports = {name: service["ports"][0].rpartition(":")[0] for name, service in compose["services"].items()}
-    assert ports == {
-        "postgres": config.database.address,
-        "redis": config.redis.address,
-        "s3": config.files.endpoint.removeprefix("http://"),
+    config = read_config(FILES / "lab.yaml")
+    ports = {name: one["ports"] for name, one in compose()["services"].items() if "ports" in one}
+    assert {name: [port.rpartition(":")[0] for port in all_of] for name, all_of in ports.items()} == {
+        "postgres": [config.database.address],
+        "redis": [config.redis.address],
+        "s3-door": [config.files.endpoint.removeprefix("http://")],
     }
-    secrets = {name: Path(one["file"]) for name, one in compose["secrets"].items()}
-    assert secrets["postgres"] == config.database.password_file
-    assert secrets["redis"] == config.redis.password_file
-    for service in compose["services"].values():
-        assert set(service.get("secrets", [])) <= secrets.keys()
+    assert {name: Path(one["file"]) for name, one in compose()["secrets"].items()} == {
+        "postgres": config.database.password_file,
+        "redis": config.redis.password_file,
+        "s3": config.files.key_file,
+    }
+
+
+def test_what_the_services_of_compose_use_is_there():
+    content = compose()
+    for name, service in content["services"].items():
+        assert set(service.get("secrets", [])) <= content["secrets"].keys(), name
+        for place in (volume.split(":")[0] for volume in service["volumes"]):
+            assert (FILES / place).exists() if place.startswith(".") else place in content["volumes"], name
+
+
+def test_services_that_ask_for_no_password_are_out_of_reach():
+    """SeaweedFS lets whoever reaches its other ports read, write, and make keys."""
+    assert compose()["services"]["s3"]["network_mode"] == "none"
 
 
 def test_the_proxy_asks_the_processes_of_the_settings():
