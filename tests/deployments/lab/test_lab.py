@@ -188,8 +188,9 @@ def test_no_run_fails_while_the_database_is_away(lab, tmp_path):
     data, cluster = write_images(tmp_path / "data"), lab.servers.folder / "postgres"
     lab.yard("worker", "submit", "classification", f"data={data}", *SMALL, "--device", "cpu", "--name", "away")
 
-    def state(name="away"):
-        return next(row["state"] for row in json.loads(lab.yard("worker", "runs", "--json")) if row["name"] == name)
+    def state():
+        rows = json.loads(lab.yard("worker", "runs", "--json"))
+        return next(row["state"] for row in rows if (row["name"], row["flow"]) == ("away", "classification"))
 
     assert wait_for(lambda: state() == "Running", 60)
     pid = int((cluster / "postmaster.pid").read_text().split()[0])
@@ -202,8 +203,11 @@ def test_no_run_fails_while_the_database_is_away(lab, tmp_path):
     who = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
     again = shlex.split((cluster / "postmaster.opts").read_text())
     lab.restarted.enter_context(process(again, lab.servers.folder, "postgres", **who))
-    wait_for(lambda: state() not in {"Pending", "Running"}, 200)
+    wait_for(lambda: state() in {"Completed", "Failed", "Crashed"}, 200)
     assert state() == "Completed"
+    with lab.servers.connect("prefect") as connection:
+        counts = connection.execute("SELECT run_count FROM flow_run WHERE name = 'away'").fetchall()
+    assert set(counts) == {(1,)}  # it went on, and had not to begin again
     assert "is well" in lab.status("worker")
 
 
