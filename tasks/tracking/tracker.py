@@ -61,7 +61,9 @@ class Tracker:
         self._steps: dict[str, set[int]] = defaultdict(set)
         self._latest: dict[str, float] = {}
         self._images: set[tuple[str, int]] = set()
+        self._goes_on = False
         for entry, _ in journal.entries():
+            self._goes_on = True
             if entry["op"] == "metrics":
                 self._latest |= entry["values"]
                 for key in entry["values"]:
@@ -358,7 +360,7 @@ class Tracker:
     def _learn(self) -> None:
         """Count as logged what another host has sent after the files that this one goes on from: none stands twice."""
         run_id = self._uploader.card.run_id
-        if hosts_share_a_disk() or not self._steps or run_id is None:
+        if hosts_share_a_disk() or not self._goes_on or run_id is None:
             return
         try:
             known = mlflow_api.sent_metrics(mlflow_api.client(self._uploader.uri), run_id)

@@ -116,7 +116,7 @@ def test_a_host_that_was_cut_off_for_long_gives_its_run_up(made, data):
     made.until(lambda: not ledger.is_file(), 120, "the host that was cut off gives it up")
     assert "taken over by another host" in (made.home / f"worker-{first}.log").read_text()
     assert host_of(made, run) == other
-    assert made.state(run)["type"] == "RUNNING"
+    made.until(made.is_(run, "RUNNING"), 60, "it runs there")
     _, before = losses(made, "twice")
     made.until(lambda: max(losses(made, "twice")[1]) > max(before) + 20, 120, "its epochs arrive")
     _, steps = losses(made, "twice")

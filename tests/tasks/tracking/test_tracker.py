@@ -170,20 +170,21 @@ def test_a_second_attempt_goes_on_in_the_same_run(tmp_path):
     assert mlflow_api.client().get_run(second.run_id).info.status == "FINISHED"
 
 
-def test_what_another_host_has_sent_after_its_files_were_taken_is_not_sent_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_known", [0, 2])
+def test_what_another_host_has_sent_after_its_files_were_taken_is_not_sent_again(tmp_path, monkeypatch, n_known):
     monkeypatch.setenv("TRAINYARD_SHARED_DISK", "no")
     lost = Tracker.open(tmp_path / "lost", "moved", "r", {"lr": 1})
-    for step in (1, 2):
+    for step in (1, 2, 3):
+        if step == n_known + 1:
+            lost.flush()
+            shutil.copytree(tmp_path / "lost", tmp_path / "here")  # with its checkpoint
         lost.metrics({"loss": 1 / step}, step=step)
-    lost.flush()
-    shutil.copytree(tmp_path / "lost", tmp_path / "here")  # with its checkpoint
-    lost.metrics({"loss": 1 / 3}, step=3)
     lost.end("FAILED")
     with Tracker.open(tmp_path / "here", "moved", "r", {"lr": 1}) as here:
         assert here.run_id == lost.run_id
         assert here.logged_steps("loss") == {1, 2, 3}
         assert here.latest("loss") == 1 / 3
-        for step in (3, 4):
+        for step in (n_known + 1, 3, 4):
             here.metrics({"loss": 1 / step}, step=step)
     assert rows(here.run_id, "loss") == [(step, 1 / step) for step in (1, 2, 3, 4)]
 
