@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -198,29 +199,30 @@ def on_two(
     return run
 
 
+def see_two_hosts_train_as_two_devices(
+    made: Lab, flow: str, section: str, values: dict[str, Any], dataset: Path
+) -> None:
+    """Train on two hosts, and on two devices of one, and compare the losses of the two epochs."""
+    made.deploy(flow, f"flows.recognition.{flow}", "cuda.training")
+    losses = []
+    for several in ({"n_hosts": 2}, {"n_devices": 2}):
+        run = on_two(made, flow, section, values, several, dataset=str(dataset))
+        losses.append(losses_of(made, run, section))
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_a_detector_trains_on_two_hosts_as_on_two_devices_of_one(made):
     data = made.home / "scenes-of-parts"
     for seed, (subset, n) in enumerate({"train": 16, "val": 4, "test": 4}.items()):
         write_scenes(data / "scenes" / subset, n, seed)
     (data / "parts.json").write_text(json.dumps({"parts": [{"name": name} for name in PARTS], "distractors": []}))
-    made.deploy("train_detector", "flows.recognition.train_detector", "cuda.training")
-    losses = []
-    for several in ({"n_hosts": 2}, {"n_devices": 2}):
-        run = on_two(made, "train_detector", "detector", DETECTOR, several, dataset=str(data))
-        losses.append(losses_of(made, run, "detector"))
-    assert len(losses[0]) == 2
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    see_two_hosts_train_as_two_devices(made, "train_detector", "detector", DETECTOR, data)
 
 
 def test_an_index_trains_on_two_hosts_as_on_two_devices_of_one(made):
     data = write_dataset(made.home / "views-of-parts")
-    made.deploy("train_index", "flows.recognition.train_index", "cuda.training")
-    losses = []
-    for several in ({"n_hosts": 2}, {"n_devices": 2}):
-        run = on_two(made, "train_index", "index", INDEX, several, dataset=str(data))
-        losses.append(losses_of(made, run, "index"))
-    assert len(losses[0]) == 2
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    see_two_hosts_train_as_two_devices(made, "train_index", "index", INDEX, data)
 
 
 @pytest.fixture(scope="module")
