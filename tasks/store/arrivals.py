@@ -11,6 +11,7 @@ from tasks.store.datasets import DataSets
 from tasks.store.folder import SharedFolder
 from tasks.store.objects import Objects
 from tasks.store.places import Needs
+from tasks.store.setting import hosts_share_a_disk
 
 Told = Callable[[str, int, int], None]
 """Is told what is brought, and how many bytes of how many are here."""
@@ -38,6 +39,21 @@ def run_folder(objects: Objects, run_id: str) -> SharedFolder:
     if (path := run_path(run_id)) is None:
         raise ConfigError(f"found the run {run_id!r}, need letters, digits, '_', '-' and '.'")
     return SharedFolder(path, f"runs/{run_id}", objects)
+
+
+def goes_on_elsewhere(part: Path) -> bool:
+    """Return whether a run that made a folder here, before its process died, works on another host by now.
+
+    Args:
+        part: a folder in that of the run.
+
+    Raises:
+        TransferError: MLflow does not answer, or refuses.
+    """
+    if hosts_share_a_disk() or run_path(part.parent.name) != part.parent:
+        return False
+    with Objects.of_environment() as objects:
+        return run_folder(objects, part.parent.name).goes_on_elsewhere(part.name)
 
 
 def bring_needs(objects: Objects, needs: Needs, told: Told = lambda what, done, total: None) -> Arrived:

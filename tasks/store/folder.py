@@ -153,6 +153,20 @@ class SharedFolder:
         with self._held():
             self._refuse_if_taken(self._read_state(), writer, self._manifests())
 
+    def goes_on_elsewhere(self, part: str) -> bool:
+        """Return whether who wrote a part of the folder, as it lies here, has written on another host since.
+
+        Args:
+            part: a folder in that of the run.
+
+        Raises:
+            TransferError: MLflow does not answer, or refuses.
+        """
+        with self._held():
+            state = self._read_state()
+            writers = {file.writer for path, file in state.files.items() if path.startswith(f"{part}/")}
+            return any(name.writer in writers and text not in state.read for text, name in self._manifests().items())
+
     def known(self) -> Files:
         """Return the latest word of all hosts on each file, without a file being moved.
 

@@ -17,7 +17,7 @@ from mlflow.telemetry import set_telemetry_client
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.base.errors import TrackingError
+from tasks.base.errors import TrackingError, TransferError
 from tasks.base.file_locks import file_lock
 from tasks.base.servers.database import mlflow_uri
 from tasks.base.servers.mlflow_account import let_in
@@ -115,7 +115,7 @@ def is_hopeless(error: BaseException) -> bool:
 
 def is_away(fault: TrackingError) -> bool:
     """Whether it is MLflow that did not answer, or could not, so that the same may succeed later."""
-    return isinstance(fault.__cause__, TRANSIENT) and not is_hopeless(fault.__cause__)
+    return isinstance(fault.__cause__, (*TRANSIENT, TransferError)) and not is_hopeless(fault.__cause__)
 
 
 def ensure_run(store: MlflowClient, uri: str, card: Card) -> Card:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gpu_pools.stopping import look, pause
 from tasks.base.errors import TrackingError, TransferError
+from tasks.store.arrivals import goes_on_elsewhere
 from tasks.store.sending import check_active
 from tasks.tracking import mlflow_api
 from tasks.tracking.journal import Card, Journal, is_wanted, now_ms, read_card, sole_writer, write_card
@@ -251,7 +252,8 @@ def not_sent(uploader: Uploader, journal: Journal) -> TrackingError:
 def upload(folder: Path, status: Status | None = None) -> str:
     """Send what a dead run left unsent in `folder`; return the MLflow run's id. Twice is as good as once.
 
-    It ends early where a process waits to go on with the run, which then sends the rest.
+    It ends early where a process waits to go on with the run, which then sends the rest. Where another host goes on
+    with the run, nothing is sent: that one logs the same, and how the run ends.
 
     Args:
         folder: as given to `Tracker.open`.
@@ -266,6 +268,10 @@ def upload(folder: Path, status: Status | None = None) -> str:
     with sole_writer(folder), ExitStack() as stack:
         journal = Journal(folder)
         stack.callback(journal.close)
+        if _is_old(folder) and card.run_id is not None:
+            for _, offset in journal.entries(journal.sent):
+                journal.mark_sent(offset)
+            return card.run_id
         if status and not journal.ended:
             journal.append({"op": "end", "status": status, "time": now_ms()})
         uploader = Uploader(folder, card, journal, mlflow_api.tracking_uri(), gives_way=True)
@@ -277,3 +283,15 @@ def upload(folder: Path, status: Status | None = None) -> str:
         shutil.rmtree(journal.outbox, ignore_errors=True)
         assert uploader.card.run_id is not None
         return uploader.card.run_id
+
+
+def _is_old(folder: Path) -> bool:
+    """Return whether another host goes on with a run, and logs what this one has logged, and how it ends.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    try:
+        return goes_on_elsewhere(folder)
+    except TransferError as exc:
+        raise TrackingError(f"cannot ask whether the run in {folder} goes on on another host: {exc}") from exc

@@ -178,6 +178,25 @@ def test_a_server_that_is_away_is_said_in_a_sentence(tmp_path, name):
         SharedFolder(tmp_path, name, away).bring()
 
 
+def test_who_comes_back_knows_that_its_training_goes_on_elsewhere(objects, name, hosts):
+    a, b = hosts
+    lost, taker, pipeline = (SharedFolder(folder, name, objects) for folder in (a, b, b))
+    write(a, training__checkpoint=b"epoch 1")
+    assert not lost.goes_on_elsewhere("training")  # nobody was told of it yet
+    lost.send("run", claim=True)
+    assert not lost.goes_on_elsewhere("training")
+    taker.bring()
+    assert not taker.goes_on_elsewhere("training")
+    taker.send("run", claim=True)
+    assert lost.goes_on_elsewhere("training")
+    assert not lost.goes_on_elsewhere("split")
+    assert not taker.goes_on_elsewhere("training")
+    write(b, report__table=b"x")
+    pipeline.send("another run")
+    lost.bring()
+    assert not lost.goes_on_elsewhere("training")  # it has what the other host knows
+
+
 def test_a_host_that_was_cut_off_sends_nothing_once_its_run_goes_on_elsewhere(objects, name, hosts, tmp_path):
     a, b = hosts
     cut_off, taker = SharedFolder(a, name, objects), SharedFolder(b, name, objects)
@@ -188,6 +207,9 @@ def test_a_host_that_was_cut_off_sends_nothing_once_its_run_goes_on_elsewhere(ob
     assert taker.send("run", claim=True) == 0
     with pytest.raises(TakenOverError, match="run run goes on"):
         cut_off.send("run")
+    with pytest.raises(TakenOverError, match="run run goes on"):
+        cut_off.check("run")
+    taker.check("run")
     write(b, checkpoint=b"epoch 2")
     taker.send("run")
     cut_off.bring()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tasks.tracking.mlflow_names import flatten
 from tasks.tracking.provenance import command_line, git_revision
 from tasks.tracking.system import SystemSampler, gpu_samples
 from tasks.tracking.tracker import Tracker
+from tasks.tracking.unsent import find_unsent
 from tasks.tracking.uploader import Uploader, upload
 
 ROOT = Path(__file__).parents[3]
@@ -187,6 +189,19 @@ def test_what_another_host_has_sent_after_its_files_were_taken_is_not_sent_again
         for step in (n_known + 1, 3, 4):
             here.metrics({"loss": 1 / step}, step=step)
     assert rows(here.run_id, "loss") == [(step, 1 / step) for step in (1, 2, 3, 4)]
+
+
+def test_what_a_lost_host_has_not_sent_is_left_to_the_one_that_goes_on(tmp_path, monkeypatch):
+    with Tracker.open(tmp_path / "run", "left", "r", {}) as lost:
+        lost.metrics({"loss": 0.5}, step=1)
+        lost.leave_open()
+    with closing(Journal(tmp_path / "run")) as journal:
+        journal.append({"op": "metrics", "time": 1, "step": 2, "values": {"loss": 0.4}})
+    monkeypatch.setattr("tasks.tracking.uploader.goes_on_elsewhere", lambda folder: folder == tmp_path / "run")
+    assert upload(tmp_path / "run", "KILLED") == lost.run_id
+    assert rows(lost.run_id, "loss") == [(1, 0.5)]
+    assert mlflow_api.client().get_run(lost.run_id).info.status == "RUNNING"
+    assert not find_unsent(tmp_path.name)
 
 
 class Asked:
