@@ -17,7 +17,7 @@ import yaml
 
 from deployments.inbox.places import make_inbox
 from deployments.notices.channels import ensure_channels
-from deployments.runs.flow_list import load_flow
+from deployments.runs.flow_list import entrypoints, load_flow
 from deployments.runs.local import data_parameter, device_sections
 from deployments.runs.prefect_http import asking
 from deployments.services.programs import POOL_IS_THERE
@@ -47,7 +47,8 @@ def apply(spec_file: Path = SPEC) -> int:
     spec = yaml.safe_load(spec_file.read_text())
     spec["deployments"] += more_deployments()
     load_early(spec)
-    make_inbox([name for name in map(_flow_name, spec["deployments"]) if takes_data(name)])
+    ours = entrypoints().keys() & map(_flow_name, spec["deployments"])  # another file's flows have no inbox
+    make_inbox([name for name in sorted(ours) if takes_data(name)])
     return anyio.run(_apply, spec)
 
 
