@@ -1,6 +1,6 @@
 """What a worker knows at the end of a turn, for those who read it from another thread."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pools.placement.host_state import CPU, HostState
@@ -64,6 +64,7 @@ def worker_state(
     at: float,
     *,
     waiting: Sequence[Run] | None,
+    here: Callable[[float], float],
     answered: bool,
     draining: bool,
     n_runs: int,
@@ -71,9 +72,10 @@ def worker_state(
 ) -> WorkerState:
     """Return the state of a worker, from what it has read already; `waiting`: the runs that are due, None: not known.
 
+    `here` says when a time of the server is by this host's clock.
     The other arguments are those of `WorkerState`.
     """
-    queues = None if waiting is None else tuple(_queues(host, waiting))
+    queues = None if waiting is None else tuple(_queues(host, waiting, here))
     slots = tuple(_slots(host))
     return WorkerState(host.name, worker, at, answered, draining, n_runs, host.gpus, slots, queues, gaps)
 
@@ -88,7 +90,7 @@ def _slots(host: HostState) -> Iterator[SlotLimit]:
                 yield SlotLimit(tag, uuid, kind, limit, paused)
 
 
-def _queues(host: HostState, waiting: Sequence[Run]) -> Iterator[WaitingQueue]:
+def _queues(host: HostState, waiting: Sequence[Run], here: Callable[[float], float]) -> Iterator[WaitingQueue]:
     """Yield the queues in which something waits, and those that a run may be put into at any time."""
     due: dict[str, list[float]] = {name: [] for name in host.known_queues}
     for run in waiting:
@@ -97,4 +99,5 @@ def _queues(host: HostState, waiting: Sequence[Run]) -> Iterator[WaitingQueue]:
         queue, known = queue_or_none(name), host.known_queues.get(name)
         # A host's own queues stand beside those without its name, and most are never used.
         if queue is not None and (since or queue.host is None):
-            yield WaitingQueue(queue, len(since), min(since, default=None), known is not None and known.paused)
+            oldest = here(min(since)) if since else None
+            yield WaitingQueue(queue, len(since), oldest, known is not None and known.paused)

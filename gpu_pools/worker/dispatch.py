@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import httpx
 
@@ -141,12 +140,12 @@ class Dispatcher:
 
     def state(self) -> WorkerState:
         """Return what is known now, for another thread; it asks nobody."""
-        waiting, here = self._waitlist.known(WAITING_OLD_S), self._client.clock.here
         return worker_state(
             self._host,
             self._name,
             self._clock(),
-            waiting=waiting and [replace(run, since=here(run.since)) for run in waiting],
+            waiting=self._waitlist.known(WAITING_OLD_S),
+            here=self._client.clock.here,
             answered=self._answered,
             draining=self._draining,
             n_runs=len(self.active),

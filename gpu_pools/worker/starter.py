@@ -159,16 +159,14 @@ class Starter:
         """Return the id of the state in which the run is this worker's, None where the server refuses."""
         self._ledger.write(entry)  # before the claim: a worker killed in between is found out by it
         state = make_state(StateType.PENDING, "Pending", f"starts on {entry.tag}")
-        claim, known = None, run
         for _ in range(_CLAIMS):
-            claim = self._client.propose(run.id, state, after=known.state_id)
-            if claim is not None:
-                break
+            if claim := self._client.propose(run.id, state, after=run.state_id):
+                return claim
             newer = self._waits(run)
-            if newer is None or newer.state_id == known.state_id:
-                break
-            known = newer  # another worker has said meanwhile why the run waits
-        return claim
+            if newer is None or newer.state_id == run.state_id:
+                return None
+            run = newer  # another worker has said meanwhile why the run waits
+        return None
 
     def _start_process(self, entry: Entry, claim: str, env: Mapping[str, str], lease: Lease, run_lock: int) -> None:
         folder, output = run_dir(entry.run_id), run_setup.output_file(entry.run_id)

@@ -87,7 +87,7 @@ class DataSets:
             sent = self._send(folder, files, known, progress)
             made = self._call(name, owner, sent)
             finish_others(self._objects)
-            if not (gone := self._gone(sent)):
+            if not (gone := self._gone(sent, made.digest)):
                 return made
             known = {}  # what a removal has taken away meanwhile is sent again
         raise TransferError(
@@ -95,9 +95,9 @@ class DataSets:
             "artifact store, which had taken them"
         )
 
-    def _gone(self, sent: Files) -> set[str]:
+    def _gone(self, sent: Files, digest: str) -> set[str]:
         """Return what of a data set the store does not have any more."""
-        sizes, manifest_at = Sizes(self._objects), manifest_name(manifest.digest_of(sent))
+        sizes, manifest_at = Sizes(self._objects), manifest_name(digest)
         gone = {name for name in objects_of(sent.values()) if sizes.of(name) is None}
         return gone if self._objects.get(manifest_at) is not None else {*gone, manifest_at}
 

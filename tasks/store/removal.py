@@ -93,7 +93,7 @@ class Removal:
         """
         with self._beating():
             manifests = {name.partition(".")[0] for name in _all_below(self._objects, MANIFESTS)}
-            freed, named, _ = self._free(_all_below(self._objects, OBJECTS))
+            freed, named, _ = self._free(_all_below(self._objects, OBJECTS), Sizes(self._objects))
             for digest in manifests - named:
                 self._objects.remove(manifest_name(digest))
         self._objects.remove(self._note)
@@ -118,20 +118,24 @@ class Removal:
         digests = {pointer.digest for pointer in self._pointers}
         gone = {digest: files for digest in sorted(digests) if (files := read_files(self._objects, digest)) is not None}
         whole = objects_of(file for files in gone.values() for file in files.values())
-        freed, named, kept = self._free(whole)
+        sizes = Sizes(self._objects)
+        freed, named, kept = self._free(whole, sizes)
         for digest in gone.keys() - named:
             self._objects.remove(manifest_name(digest))
-        sizes = Sizes(self._objects)
         return Removed(len(self._pointers), sum(freed.values()), sum(sizes.of(name) or 0 for name in kept))
 
-    def _free(self, whole: set[str]) -> tuple[dict[str, int], set[str], set[str]]:
+    def _free(self, whole: set[str], sizes: Sizes) -> tuple[dict[str, int], set[str], set[str]]:
         """Remove those of some objects that no data set needs.
+
+        Args:
+            whole: the objects.
+            sizes: of what the store has.
 
         Returns:
             The bytes of each that is gone, the digests that names stand for, and which of the objects stay.
         """
         named, kept = self._named(whole)
-        sizes, freed = Sizes(self._objects), dict[str, int]()
+        freed: dict[str, int] = {}
         left = whole - kept
         with ThreadPoolExecutor(_N_THREADS, thread_name_prefix="store") as pool:
             while left:
@@ -218,14 +222,12 @@ class Finished:
     """A removal that another process had begun, and what became of it.
 
     Args:
-        names: that it took away; empty: it has ended by itself meanwhile.
+        names: that it took away; empty: it has ended by itself meanwhile, or cannot be finished.
         removed: what was left to do, by this process.
-        fault: why it cannot be finished; nobody removes anything now.
     """
 
     names: frozenset[str] = frozenset()
     removed: Removed | None = None
-    fault: str = ""
 
 
 def finish_others(objects: Objects) -> list[Finished]:
@@ -245,8 +247,8 @@ def _finish(objects: Objects, place: str, data: bytes | None) -> Finished:
         note = Note.read(place, data)
         gone = [pointer for pointer in note.pointers if objects.get(pointer.place) is None]  # the others stay
         return Finished(frozenset(each.name for each in gone), Removal(objects, gone, place).run(lambda: None))
-    except StorageError as exc:
-        return Finished(fault=str(exc))
+    except StorageError:  # the next removal says so: until that is mended, nobody can remove anything
+        return Finished()
 
 
 def _at_rest(objects: Objects, place: str) -> bytes | None:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.gpu_pools.fake_prefect import fake_prefect, pool_client
+from tests.gpu_pools.real_pool import real_pool
 
 
 @pytest.fixture
@@ -17,3 +18,10 @@ def client(prefect):
     """Yield a worker's client of the stand-in."""
     with pool_client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def on_a_real_server():
+    """Run a real server with the pool for the tests of a file."""
+    with real_pool():
+        yield

@@ -7,13 +7,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 
 from gpu_pools.prefect_client import PoolClient, make_state, waiting_state
-from tests.gpu_pools.real_pool import add_run, real_pool
+from tests.gpu_pools.real_pool import add_run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _pool():
-    with real_pool():
-        yield
+pytestmark = pytest.mark.usefixtures("on_a_real_server")
 
 
 @pytest.fixture

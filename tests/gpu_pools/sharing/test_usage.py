@@ -17,13 +17,9 @@ from gpu_pools.prefect_client import PoolClient
 from gpu_pools.sharing.usage import UsageReader, read_uses
 from gpu_pools.slots.lease import Holder, acquire
 from gpu_pools.slots.local_slot import on_device
-from tests.gpu_pools.real_pool import add_run, real_pool
+from tests.gpu_pools.real_pool import add_run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _pool():
-    with real_pool():
-        yield
+pytestmark = pytest.mark.usefixtures("on_a_real_server")
 
 
 @pytest.fixture
