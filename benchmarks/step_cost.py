@@ -3,6 +3,7 @@
 Triton interprets our kernels, gsplat's PyTorch versions stand in for its own; every operation of torch that would be a
 launch counts as one, so does every kernel of ours, and what gsplat's functions do inside counts as the rasteriser's. A
 wait is what needs a value or a size from the GPU before it can go on. `ratio` is splat_launches / 40, the bound.
+Networks are trained on a device that is none, whose tensors lie apart from the CPU's, so that copies are seen as well.
 
     python benchmarks/step_cost.py
 """
@@ -28,28 +29,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tasks.classification.models import build_model
 from tasks.classification.params import TrainParams
 from tasks.classification.training.train import Trainer
+from tasks.recognition.detector.training.session import DetectorSession
+from tasks.recognition.index.training.session import IndexSession
+from tasks.recognition.params import DetectorParams, IndexParams
 from tasks.splatting.fit import triton_steps
 from tasks.splatting.loss import triton_loss
 from tasks.splatting.render import fused_draw
 from tasks.splatting.render.cuda_rasterizer import CudaRasterizer
 from tasks.training.batches import Batches
+from tasks.training.events import BatchDone
+from tests.far_device import FAR, FREE, WAITS, Far
+from tests.tasks.recognition.detector.conftest import write_dataset as write_detector_dataset
+from tests.tasks.recognition.index.conftest import write_dataset as write_index_dataset
 from tests.tasks.splatting.fit_scene import make_fit, make_scene
 from tests.tasks.splatting.gsplat_reference import Kernels
 
 MOST_LAUNCHES = 40
-PARTS = {"render.fused_draw": fused_draw, "loss.triton_loss": triton_loss, "fit.triton_steps": triton_steps}
-WAITS = {
-    *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"),
-    *("bincount", "repeat_interleave", "histc"),
+ALL_OPTIONS: dict[str, Any] = {
+    "mixup": 0.4,
+    "horizontal_flip": True,
+    "ema_decay": 0.9,
+    "clip_grad_norm": 1.0,
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+    "accumulate": 2,
 }
+"""Of a training of a classifier: all that its steps can have to do."""
+PARTS = {"render.fused_draw": fused_draw, "loss.triton_loss": triton_loss, "fit.triton_steps": triton_steps}
 # Methods that bring values to the host, and functions that send the host's, without an operation that tells.
 CARRIES = {"tolist", "numpy", "cpu", "__array__", "tensor", "as_tensor"}
-# Making room, views, and Python's numbers: nothing is launched for them.
-FREE = {
-    *("empty", "empty_like", "empty_strided", "new_empty", "view", "_unsafe_view", "reshape", "as_strided", "alias"),
-    *("select", "slice", "unsqueeze", "squeeze", "permute", "transpose", "t", "expand", "detach", "split", "unbind"),
-    *("split_with_sizes", "lift_fresh", "scalar_tensor", "is_same_size", "unsafe_split", "chunk", "view_as"),
-}
 
 
 class _Carried(TorchFunctionMode):
@@ -181,42 +189,76 @@ def splat_step(steps: int = 2, **settings: Any) -> Calls:
     return calls
 
 
-def train_steps(n_steps: int = 3) -> Calls:
+def train_steps(n_steps: int = 3, **options: Any) -> Far:
     """Return what steps of a training of ResNet-18 call between the ends of epochs, the first one left out.
 
     The loss is looked at in one of them, as it is every fifty steps.
+
+    Args:
+        n_steps: counted.
+        options: of the training, by the names of its parameters.
     """
-    params = TrainParams(model="resnet18", pretrained=False, batch_size=4, image_size=32, num_epochs=1)
+    params = TrainParams(model="resnet18", pretrained=False, batch_size=4, image_size=32, num_epochs=1, **options)
     torch.manual_seed(0)
-    images = torch.randint(0, 255, (4 * (n_steps + 3), 32, 32, 3), dtype=torch.uint8).numpy()
+    images = torch.randint(0, 255, (4 * params.accumulate * (n_steps + 3), 32, 32, 3), dtype=torch.uint8).numpy()
     batches = Batches(lambda i: images[i], [i % 2 for i in range(len(images))], 4, n_workers=1)
-    trainer = Trainer(build_model("resnet18", 2, 32), 2, params, torch.device("cpu"), "fp32")
-    looks: list[Any] = []
-    trainer._late.exchange = lambda value: float(bool(looks.append(value)))  # a GPU's event is asked, not waited for
-    trainer.step = 48
-    calls, events = Calls(), trainer.run(batches, batches)
-    next(events)
-    with calls:
-        for _ in range(n_steps):
-            next(events)
+    with Far() as far:
+        model = build_model("resnet18", 2, 32)
+        average = build_model("resnet18", 2, 32) if params.ema_decay else None
+        trainer = Trainer(model, 2, params, FAR, "fp32", ema_copy=average)
+        looks: list[Any] = []
+        # A GPU's event is asked, not waited for.
+        trainer._late.exchange = lambda value: float(bool(looks.append(value)))
+        trainer.step = 48
+        _count(trainer.run(batches, batches), far, n_steps)
     assert looks, "the loss is looked at in one of these steps"
-    return calls
+    return far
+
+
+def detector_steps(network: str = "fcos_small", n_steps: int = 3) -> Far:
+    """Return what steps of a training of a detector call, with eight images each, the first one left out."""
+    with tempfile.TemporaryDirectory() as name, Far() as far:
+        folder = write_detector_dataset(Path(name) / "data", {"train": 8 * (n_steps + 2), "val": 2, "test": 2})
+        small = {"image_size": 64, "window": 0, "batch_size": 8, "num_epochs": 1, "n_workers": 1}
+        params = DetectorParams(network=network, device="cpu", precision="fp32", **small)
+        session = DetectorSession(folder, Path(name) / "run", params, FAR, cache=Path(name), clock_ms=lambda: 0)
+        _count(session.run(), far, n_steps)
+    return far
+
+
+def index_steps(n_steps: int = 3) -> Far:
+    """Return what steps of a training of an index call, with eight views each, the first one left out."""
+    with tempfile.TemporaryDirectory() as name, Far() as far:
+        small = {"image_size": 32, "start_size": 0, "batch_size": 8, "num_epochs": 1, "n_workers": 1}
+        params = IndexParams(device="cpu", precision="fp32", **small)
+        folder = write_index_dataset(Path(name) / "data")
+        session = IndexSession(folder, Path(name) / "run", params, FAR, cache=Path(name), clock_ms=lambda: 0)
+        _count(session.run(), far, n_steps)
+    return far
+
+
+def _count(events: Iterator[Any], far: Far, n_steps: int) -> None:
+    """Run a training until steps are counted; the first, in which things are sent once, is not."""
+    steps = (event for event in events if isinstance(event, BatchDone))
+    next(steps)
+    far.clear()
+    for _ in range(n_steps):
+        next(steps)
 
 
 def main() -> None:
     """Count, print a table, and the metrics as JSON."""
     splat = splat_step(opacity_reg=0.01, scale_reg=0.01)
-    train = train_steps()
     print("a step of a splat's fit, without gsplat's own kernels")
     for name, n in splat.launches.most_common():
         print(f"  {n:3d}  {name}")
-    print(f"waits: {dict(splat.waits)}; in three steps of ResNet-18: {dict(train.waits)}")
-    figures = {
-        "splat_launches": splat.launches.total(),
-        "splat_waits": splat.waits.total(),
-        "train_waits": train.waits.total(),
-        "ratio": round(splat.launches.total() / MOST_LAUNCHES, 3),
-    }
+    print(f"waits: {dict(splat.waits)}")
+    figures: dict[str, float] = {"splat_launches": splat.launches.total(), "splat_waits": splat.waits.total()}
+    trainings = {"train": train_steps(**ALL_OPTIONS), "index": index_steps(), "detector": detector_steps()}
+    for kind, far in trainings.items():
+        figures |= {f"{kind}_launches": far.launches.total() // 3, f"{kind}_waits": far.waits.total()}
+        print(f"{kind}: {figures[f'{kind}_launches']} launches a step, waits in three: {dict(far.waits)}")
+    figures["ratio"] = round(splat.launches.total() / MOST_LAUNCHES, 3)
     print(json.dumps(figures))
 
 

@@ -163,22 +163,35 @@ class _Coming:
             job.cancel()
 
 
-def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on the device; a GPU fetches it when it comes to it, and is not waited for."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def ahead(batches: Iterator[Batch], device: torch.device, *, labels_stay: bool = False) -> Iterator[Batch]:
     """Yield the batches on the device; a GPU fetches each, on a stream of its own, while it computes on the one before.
 
     Args:
         batches: on the host; page-locked for a GPU.
         device: where they shall be; on the CPU they are yielded as they are.
+        labels_stay: on the host, for whoever looks something up by them.
     """
+
+    def fetched_of(images: Tensor, labels: Tensor) -> Batch:
+        there = images.to(device, non_blocking=True)
+        return there, labels if labels_stay else labels.to(device, non_blocking=True)
+
     if device.type != "cuda":
-        yield from batches
+        for batch in batches:
+            yield fetched_of(*batch)
         return
     stream = torch.cuda.Stream(device)
     fetched: Batch | None = None
-    for images, labels in batches:
+    for batch in batches:
         ready = fetched
         try:
-            fetched = _fetched(images, labels, device, stream)
+            with torch.cuda.stream(stream):
+                fetched = fetched_of(*batch)
         except torch.OutOfMemoryError:
             fetched = None
         if ready is not None:
@@ -186,15 +199,11 @@ def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         if fetched is None:  # no memory for two: this batch is made after the other one is done
             ready = None
             torch.cuda.empty_cache()
-            fetched = _fetched(images, labels, device, stream)
+            with torch.cuda.stream(stream):
+                fetched = fetched_of(*batch)
         _use_here(fetched, stream)
     if fetched is not None:
         yield fetched
-
-
-def _fetched(images: Tensor, labels: Tensor, device: torch.device, stream: torch.cuda.Stream) -> Batch:
-    with torch.cuda.stream(stream):
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def _use_here(batch: Batch, stream: torch.cuda.Stream) -> None:
@@ -202,7 +211,8 @@ def _use_here(batch: Batch, stream: torch.cuda.Stream) -> None:
     current = torch.cuda.current_stream()
     current.wait_stream(stream)
     for tensor in batch:
-        tensor.record_stream(current)
+        if tensor.is_cuda:
+            tensor.record_stream(current)
 
 
 class Normalise:

@@ -59,15 +59,15 @@ class MovingAverage:
         self._decay = decay
         self._own: list[Tensor] = list(copy.parameters())
         self._source: list[Tensor] = list(model.parameters())
-        self._buffers = list(zip(copy.buffers(), model.buffers(), strict=True))
+        self._own_buffers: list[Tensor] = list(copy.buffers())
+        self._buffers: list[Tensor] = list(model.buffers())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights after optimiser step `step` (from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._own, self._source, 1 - decay)
-        for own, source in self._buffers:
-            own.copy_(source)
+        torch._foreach_copy_(self._own_buffers, self._buffers)
 
 
 def copy_to_average(build: Callable[[], N], decay: float) -> N | None:

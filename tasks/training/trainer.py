@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tasks.base.errors import TrainingError
 from tasks.base.memory import memory_in_use
-from tasks.training.batches import Batches, ahead
+from tasks.training.batches import Batch, Batches, ahead
 from tasks.training.early_stopping import EarlyStopping, Score
 from tasks.training.events import BatchDone, EpochBasics
 from tasks.training.late import Late, Pace
@@ -190,7 +190,7 @@ class BaseTrainer(ABC, Generic[N, P, M]):
         steps_per_epoch = -(-n_batches // self._accumulate)
         self.model.train()
         group: list[tuple[Tensor, Tensor]] = []
-        loaded = self._pace.waited(ahead(train.epoch(self.epoch, self.batch), self.device), self._clock)
+        loaded = self._pace.waited(self._ahead(train.epoch(self.epoch, self.batch)), self._clock)
         for number, batch in enumerate(loaded, self.batch + 1):
             group.append(batch)
             if len(group) < self._accumulate and number < n_batches:
@@ -204,6 +204,10 @@ class BaseTrainer(ABC, Generic[N, P, M]):
                 self._check_finite(self._late.exchange(self._summed_loss()))
             yield BatchDone(self.epoch, self.batch, n_batches)
         self._check_finite()
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches where they are needed."""
+        return ahead(batches, self.device)
 
     def _in_pieces(self, attempt: Callable[[int], R], images: Tensor, n_images: int) -> R:
         """Return what an attempt with a number of pieces gives; cut further as the GPU's memory asks for it.

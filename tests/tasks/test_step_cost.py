@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from benchmarks.step_cost import MOST_LAUNCHES, splat_step, train_steps
+from benchmarks.step_cost import ALL_OPTIONS, MOST_LAUNCHES, detector_steps, index_steps, splat_step, train_steps
+from tests.far_device import FAR, Far
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("counted where kernels are interpreted, on a machine without a GPU", allow_module_level=True)
@@ -25,8 +26,24 @@ def test_fitting_poses_and_exposures_and_the_classic_strategy_wait_for_nothing()
     assert calls.waits == {"_local_scalar_dense": 2}
 
 
-def test_a_step_of_a_training_waits_for_nothing_between_the_ends_of_epochs():
-    assert not train_steps().waits
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS, {"optimizer": "sgd"}], ids=["plain", "all options", "sgd"])
+def test_a_step_of_a_training_waits_for_nothing_between_the_ends_of_epochs(options):
+    assert not train_steps(**options).waits
+
+
+def test_a_step_of_an_index_waits_for_nothing():
+    assert not index_steps().waits
+
+
+def test_a_step_of_the_small_detector_waits_for_nothing():
+    assert not detector_steps().waits
+
+
+@pytest.mark.parametrize("network", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_torchvisions_detectors_have_all_they_compute_with_on_the_device(network):
+    # They wait to choose boxes, and image by image; an operation on tensors of two places would be refused.
+    waits = detector_steps(network, n_steps=1).waits
+    assert not {wait for wait in waits if wait.endswith("from the device")}
 
 
 def test_a_wait_would_be_seen():
@@ -47,3 +64,29 @@ def test_a_wait_would_be_seen():
         torch.bincount(values.long())
         torch.repeat_interleave(values, values.long())
     assert calls.waits.total() == 10
+
+
+def test_a_far_device_counts_waits_and_refuses_tensors_of_two_places():
+    import torch
+
+    with Far() as far:
+        values = torch.arange(4.0).to(FAR, non_blocking=True)
+        layer = torch.nn.Linear(4, 2, device=FAR)
+        far.clear()
+        layer(values).sum().backward()
+        assert layer.weight.grad.device == FAR
+        values[values > 1] = 0.0
+        assert not far.waits
+        assert far.launches
+        float(values.sum())
+        values[values > 1].sum()
+        values.cpu()
+        values.tolist()
+        values[torch.tensor([1])].sum()
+        torch.tensor([1.0], device=FAR)
+        values.copy_(torch.ones(4))
+        assert far.waits.total() == 7
+        with pytest.raises(RuntimeError, match="found far:0 and cpu"):
+            values + torch.ones(4)
+        with pytest.raises(TypeError, match="numpy"):
+            values.numpy()

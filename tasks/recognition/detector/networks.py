@@ -5,17 +5,19 @@ A copy of this file is kept with every detector in MLflow and used there, so it 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import FeaturePyramidNetwork, generalized_box_iou_loss
+from torchvision.ops import FeaturePyramidNetwork
 
 MAX_FOUND = 100
 """Detections kept of an image; as many as COCO's mean average precision counts."""
@@ -46,11 +48,12 @@ class Detector(nn.Module):
         """Return each part of the loss, a scalar that is the mean over images (B, 3, S, S) in [0, 1]."""
         raise NotImplementedError
 
-    def n_counted(self, targets: Targets) -> int:
+    def n_counted(self, targets: Targets) -> int | Tensor:
         """Return by how many images, places or boxes the losses of these targets, just computed, were divided.
 
         0 stands for 1: that is what networks divide by where there is nothing. Where several processes have a part of
-        a batch each, the loss of the batch is the mean of theirs, weighed by these numbers.
+        a batch each, the loss of the batch is the mean of theirs, weighed by these numbers. A network that counts on
+        the device gives a scalar there, which nobody has to wait for.
         """
         return len(targets)
 
@@ -67,7 +70,7 @@ class TorchvisionDetector(Detector):
     """One of torchvision's detectors.
 
     Args:
-        network: takes a list of images and, in training, targets.
+        network: takes images and, in training, targets.
         image_size: S.
         first_label: of the first part: 1 where 0 is the background.
     """
@@ -75,33 +78,50 @@ class TorchvisionDetector(Detector):
     def __init__(self, network: nn.Module, image_size: int, first_label: int) -> None:
         super().__init__(image_size)
         self.network, self._first = network, first_label
+        network.transform = _SameSize(cast(Any, network.transform))
 
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """See Detector."""
-        self._keep_size(images)
         rows = [{"boxes": row["boxes"], "labels": row["labels"] + self._first} for row in targets]
-        return cast(dict[str, Tensor], self.network(list(images), rows))
+        return cast(dict[str, Tensor], self.network(images, rows))
 
-    def n_counted(self, targets: Targets) -> int:
+    def n_counted(self, targets: Targets) -> int | Tensor:
         """See Detector; faster R-CNN divides by what it draws, of each image as much."""
-        counting = [module for module in self.network.modules() if isinstance(module, (_SmallHead, _Ssd))]
-        return counting[0].n_places if counting else len(targets)
+        return self.network.n_places if isinstance(self.network, (_SmallFcos, _Ssd)) else len(targets)
 
     def find(self, images: Tensor) -> Found:
         """See Detector."""
-        self._keep_size(images)
-        found = [{name: row[name] for name in ("boxes", "scores", "labels")} for row in self.network(list(images))]
+        found = [{name: row[name] for name in ("boxes", "scores", "labels")} for row in self.network(images)]
         for row in found:
             row["labels"] = row["labels"] - self._first
             row["boxes"], row["scores"] = row["boxes"].float(), row["scores"].float()
         return found
 
-    def _keep_size(self, images: Tensor) -> None:
-        """Let torchvision take images in the size they have: windows of scenes are smaller."""
-        transform, size = cast(Any, self.network.transform), images.shape[-1]
-        transform.min_size, transform.max_size = (size,), size
-        if transform.fixed_size is not None:
-            transform.fixed_size = (size, size)
+
+class _SameSize(nn.Module):
+    """Normalises images (B, 3, S, S) all at once, in the place of torchvision's transform.
+
+    That one resizes each image to the size it has, and takes its mean and spread to the device each time, for which a
+    GPU is waited for. Sides are multiples of 32, as its networks need them.
+
+    Args:
+        transform: torchvision's, for its `image_mean` and `image_std`.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        super().__init__()
+        for name in ("mean", "std"):  # not part of the weights: they are the same in every detector
+            values = torch.tensor(getattr(transform, f"image_{name}")).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, images: Tensor, targets: Any = None) -> tuple[ImageList, Any]:
+        """Return the images with the sizes that torchvision asks for, and the targets."""
+        normal = (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        return ImageList(normal, [(images.shape[-2], images.shape[-1])] * len(images)), targets
+
+    def postprocess(self, found: Found, sizes: Any, original_sizes: Any) -> Found:
+        """Return the detections, whose boxes are right for images in their own size."""
+        return found
 
 
 class TransformersDetector(Detector):
@@ -283,7 +303,6 @@ class _SmallHead(FCOSHead):  # type: ignore[misc]
 
     def __init__(self, width: int, n_classes: int, depth: int) -> None:
         super().__init__(width, 1, n_classes, depth)
-        self.n_places = 0  # with a part, of the last loss
         # Batch norm takes half the time of group norm.
         self.classification_head = _Levels(
             partial(FCOSClassificationHead, width, 1, n_classes, depth, 0.5, norm_layer=nn.BatchNorm2d), ("cls_logits",)
@@ -300,39 +319,102 @@ class _SmallHead(FCOSHead):  # type: ignore[misc]
             out["cls_logits"] = out["cls_logits"].softmax(-1).clamp(1e-6, 1 - 1e-6).logit()
         return out
 
-    def compute_loss(
-        self,
-        targets: Targets,
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        matched_idxs: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """Return the parts of the loss; the arguments are those that FCOS gives."""
-        pairs = [(row, which[which >= 0]) for row, which in zip(targets, matched_idxs, strict=True)]
-        boxes = torch.cat([row["boxes"][which] for row, which in pairs])  # (P, 4), of places with a part
-        labels = torch.cat([row["labels"][which] for row, which in pairs])
-        there = torch.stack(matched_idxs) >= 0  # (B, places)
-        self.n_places, n_places = len(labels), max(1, len(labels))
-        found = self.box_coder.decode(head_outputs["bbox_regression"][there], torch.stack(anchors)[there])
-        fit = head_outputs["bbox_ctrness"].squeeze(2)
-        wanted = torch.zeros_like(fit)
-        wanted[there] = _paired_iou(found.detach(), boxes).to(wanted.dtype)
+    def losses(self, out: dict[str, Tensor], places: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the loss. All places are computed, for choosing some makes a program wait for a GPU.
+
+        Args:
+            out: of the head, for B images and P places.
+            places: (P, 4) squares around them.
+            boxes: (B, P, 4) of the part that each place is to find; anything where it is to find none.
+            labels: (B, P) of the parts, -1 where there is none.
+        """
+        there = labels >= 0
+        n_places = there.sum().clamp(min=1)
+        found = self.box_coder.decode(out["bbox_regression"], places)
+        overlap, generalized = _overlaps(found, boxes)
+        fit = out["bbox_ctrness"].squeeze(2)
+        wanted = torch.where(there, overlap.detach(), 0.0).to(fit.dtype)
         weight = (fit.detach().sigmoid() - wanted).abs() ** self._FOCUS
         each = F.binary_cross_entropy_with_logits(fit, wanted, reduction="none")
-        classes = F.cross_entropy(head_outputs["cls_logits"][there], labels, reduction="sum")
+        logits = out["cls_logits"].flatten(0, 1)
+        classes = F.cross_entropy(logits, labels.flatten(), reduction="sum", ignore_index=-1)
         return {
             "classification": classes / n_places,
-            "box": generalized_box_iou_loss(found, boxes, reduction="sum") / n_places,
+            "box": torch.where(there, 1 - generalized, 0.0).sum() / n_places,
             "quality": (weight * each).sum() / n_places,
         }
 
 
-def _paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the intersection over union (P,) of boxes (P, 4) and (P, 4), row by row."""
-    low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
-    common = (high - low).clamp(min=0).prod(1)
-    areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (boxes, others)]
-    return common / (areas[0] + areas[1] - common).clamp(min=1e-6)
+def _overlaps(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the intersection over union (...,) of boxes (..., 4) pair by pair, and the generalized one.
+
+    Source: Rezatofighi et al. 2019 (arXiv:1902.09630).
+    """
+    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    first, last = torch.minimum(boxes[..., :2], others[..., :2]), torch.maximum(boxes[..., 2:], others[..., 2:])
+    common, around = _area((high - low).clamp(min=0)), _area(last - first)
+    union = _area(boxes[..., 2:] - boxes[..., :2]) + _area(others[..., 2:] - others[..., :2]) - common
+    overlap = common / union.clamp(min=1e-6)
+    return overlap, overlap - (around - union) / around.clamp(min=1e-6)
+
+
+def _area(sides: Tensor) -> Tensor:
+    return sides[..., 0] * sides[..., 1]
+
+
+class _SmallFcos(detection.FCOS):  # type: ignore[misc]
+    """FCOS whose places are matched with parts for all images at once, and never by waiting for a GPU."""
+
+    n_places: int | Tensor = 0
+    """With a part, of the last loss."""
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Any:
+        """Return losses where targets are given, else detections."""
+        if targets is None:
+            return super().forward(images)
+        scenes, _ = self.transform(images)
+        levels = list(self.backbone(scenes.tensors).values())
+        one = ImageList(scenes.tensors, scenes.image_sizes[:1])  # the places of one image are those of all
+        places = self.anchor_generator(one, levels)[0]
+        # A row more than the fullest image has parts, so that there is one.
+        boxes = F.pad(pad_sequence([row["boxes"] for row in targets], batch_first=True), (0, 0, 0, 1))
+        labels = F.pad(pad_sequence([row["labels"] for row in targets], True, -1), (0, 1), value=-1)
+        which = self._matched(places, [level[0, 0].numel() for level in levels], boxes, labels >= 0)
+        wanted = labels.gather(1, which.clamp(min=0)).where(which >= 0, -1)
+        self.n_places = (wanted >= 0).sum()
+        chosen = boxes.gather(1, which.clamp(min=0)[..., None].expand(-1, -1, 4))
+        return self.head.losses(self.head(levels), places, chosen, wanted)
+
+    @torch.no_grad()
+    def _matched(self, places: Tensor, sizes: Sequence[int], boxes: Tensor, real: Tensor) -> Tensor:
+        """Return which box each place is to find, (B, P), -1 where there is none.
+
+        A place lies in the box and near its middle, and its level is the one for boxes of that size; of several boxes
+        it is the smallest. Source: FCOS (arXiv:1904.01355) sec. 3.1 and 3.2, and its center sampling.
+
+        Args:
+            places: (P, 4) squares, level after level.
+            sizes: places of each level.
+            boxes: (B, M, 4).
+            real: (B, M), false where there is no box.
+        """
+        side = places[:, 2] - places[:, 0]
+        x, y = ((places[:, :2] + places[:, 2:]) / 2).T[..., None]  # (P, 1) each
+        left, top, right, bottom = boxes[:, None].unbind(-1)  # (B, 1, M) each
+        ways = (x - left, y - top, right - x, bottom - y)  # (B, P, M) each
+        nearest, farthest = reduce(torch.minimum, ways), reduce(torch.maximum, ways)
+        off = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
+        least, most = 4 * side, 8 * side
+        least[: sizes[0]] = 0
+        most[-sizes[-1] :] = math.inf
+        fits = (
+            (farthest > least[:, None])
+            & (farthest < most[:, None])
+            & (off < self.center_sampling_radius * side[:, None])
+        )
+        area = torch.where(fits & (nearest > 0) & real[:, None], (right - left) * (bottom - top), math.inf)
+        smallest, which = area.min(-1)
+        return which.where(smallest < math.inf, -1)
 
 
 def _fcos_small(n_classes: int, size: int) -> Detector:
@@ -342,18 +424,18 @@ def _fcos_small(n_classes: int, size: int) -> Detector:
     shared = {"score_thresh": MIN_SCORE, "nms_thresh": 0.5, "detections_per_img": MAX_FOUND, "topk_candidates": 300}
     sizes = {"min_size": size, "max_size": size}
     head = _SmallHead(width, n_classes, 2)
-    network = detection.FCOS(backbone, n_classes, anchor_generator=anchors, head=head, **sizes, **shared)
+    network = _SmallFcos(backbone, n_classes, anchor_generator=anchors, head=head, **sizes, **shared)
     return TorchvisionDetector(network, size, first_label=0)
 
 
 class _Ssd(detection.ssd.SSD):  # type: ignore[misc]
     """SSD, which says of how many places with a part its last loss is the mean."""
 
-    n_places = 0
+    n_places: int | Tensor = 0
 
     def compute_loss(self, *given: Any) -> dict[str, Tensor]:
         """Return the parts of the loss; the arguments are those that SSD gives, the last one which part lies where."""
-        self.n_places = sum(int((which >= 0).sum()) for which in given[-1])
+        self.n_places = (torch.stack(given[-1]) >= 0).sum()
         return cast(dict[str, Tensor], super().compute_loss(*given))
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from tasks.recognition.detector.training.augment import boxes_of, pixels_of, pla
 from tasks.recognition.detector.training.events import EpochMetrics
 from tasks.recognition.detector.training.scenes import Rgb, Scenes
 from tasks.recognition.params import DetectorParams
-from tasks.training.batches import Batches
+from tasks.training.batches import Batch, Batches, ahead, sent
 from tasks.training.early_stopping import Score
 from tasks.training.events import BatchDone
 from tasks.training.precision import Precision, autocast
@@ -78,17 +79,23 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
 
         return self._shuffled(read, range(len(scenes)))
 
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return ahead(batches, self.device, labels_stay=True)  # they are the numbers of scenes
+
     def _targets(self, numbers: Tensor, scenes: Scenes) -> Targets:
-        p, rows = self.params, []
-        for number in numbers.tolist():
-            boxes, labels = boxes_of(plan(p.seed, self.epoch, number, scenes, p), scenes, trained_size(p, self.epoch))
-            rows.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
-        return [{name: value.to(self.device, non_blocking=True) for name, value in row.items()} for row in rows]
+        p, size = self.params, trained_size(self.params, self.epoch)
+        rows = [boxes_of(plan(p.seed, self.epoch, n, scenes, p), scenes, size) for n in numbers.tolist()]
+        lengths = [len(labels) for _, labels in rows]
+        # Those of all images at once: each way to a GPU costs as much as a kernel.
+        pairs = [
+            sent(torch.from_numpy(np.concatenate(each)), self.device).split(lengths) for each in zip(*rows, strict=True)
+        ]
+        return [{"boxes": boxes, "labels": labels} for boxes, labels in zip(*pairs, strict=True)]
 
     def _backward(self, group: Group, sizes: Sequence[int], steps_per_epoch: int) -> None:
         ((images, numbers),) = group
         assert self._scenes is not None, "run comes first"
-        targets = self._targets(numbers.cpu(), self._scenes)
+        targets = self._targets(numbers, self._scenes)
 
         def attempt(n_pieces: int) -> Losses:
             if self.ranks.size > 1:
@@ -132,10 +139,10 @@ class Trainer(BaseTrainer[Detector, DetectorParams, EpochMetrics]):
         rows = torch.stack([value.detach().double() for value in losses.values()]) * (weight * n_images)
         return dict(zip(losses, self.ranks.add_up(rows), strict=True))
 
-    def _weight(self, n: int) -> Tensor:
+    def _weight(self, n: int | Tensor) -> Tensor:
         """Return what the mean over n counts in the mean over those of all processes, float64."""
-        own = torch.tensor(float(n), dtype=torch.float64, device=self.device)
-        return max(1, n) / self.ranks.add_up(own).clamp(min=1)
+        own = torch.as_tensor(n, dtype=torch.float64, device=self.device)
+        return own.clamp(min=1) / self.ranks.add_up(own.clone()).clamp(min=1)
 
     def _stand_in(self, images: Tensor) -> tuple[Tensor, Targets]:
         """Return a black image without parts, of the size of the others."""

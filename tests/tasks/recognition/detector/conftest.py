@@ -42,11 +42,15 @@ def write_scenes(folder, n, seed):
     return images
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory):
-    """The folder of a small rendered data set."""
-    folder = tmp_path_factory.mktemp("dataset")
-    for seed, (subset, n) in enumerate({"train": 24, "val": 6, "test": 8}.items()):
+def write_dataset(folder, numbers):
+    """Write the data set into a folder, so many scenes in each subset; return the folder."""
+    for seed, (subset, n) in enumerate(numbers.items()):
         write_scenes(folder / "scenes" / subset, n, seed)
     (folder / "parts.json").write_text(json.dumps({"parts": [{"name": name} for name in PARTS], "distractors": []}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """The folder of a small rendered data set."""
+    return write_dataset(tmp_path_factory.mktemp("dataset"), {"train": 24, "val": 6, "test": 8})

@@ -1,7 +1,12 @@
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.models import detection
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import box_iou, generalized_box_iou
 
-from tasks.recognition.detector.networks import build
+from tasks.recognition.detector.networks import _overlaps, build
+from tests.far_device import FAR, Far
 
 D_FINE = {
     "model_type": "d_fine",
@@ -89,6 +94,75 @@ def test_every_network_gives_losses_with_gradients_and_detections(of):
         assert row["labels"].dtype == torch.int64
         assert set(row["labels"].tolist()) <= {0, 1, 2}
         assert ((row["boxes"] >= 0) & (row["boxes"] <= 64)).all()
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        config("d_fine", transformers=D_FINE, mean=[0, 0, 0], std=[1, 1, 1]),
+        config("rf_detr", transformers=RF_DETR, mean=[0.5] * 3, std=[0.2] * 3),
+    ],
+    ids=lambda of: of["network"],
+)
+def test_networks_of_transformers_have_all_they_compute_with_on_the_device(of):
+    with Far():
+        model = build(of).to(FAR).train()
+        images = torch.rand(2, 3, 64, 64).to(FAR)
+        targets = [{name: value.to(FAR) for name, value in row.items()} for row in TARGETS]
+        losses = model.losses(images, targets)
+        sum(losses.values()).backward()
+        assert {value.device for value in losses.values()} == {FAR}
+        found = model.eval().find(images)
+        assert {value.device for row in found for value in row.values()} == {FAR}
+
+
+def scene_boxes(generator, n, size):
+    low = torch.rand(n, 2, generator=generator) * size * 0.8
+    return torch.cat([low, low + 4 + torch.rand(n, 2, generator=generator) * size * 0.6], dim=1)
+
+
+def test_places_are_matched_with_parts_as_torchvision_does_it():
+    generator, size = torch.Generator().manual_seed(3), 128
+    model = build({**config("fcos_small"), "image_size": size}).network
+    rows = [
+        {"boxes": scene_boxes(generator, n, size), "labels": torch.randint(0, 3, (n,), generator=generator)}
+        for n in (0, 1, 7, 12)
+    ]
+    levels = [torch.zeros(4, 64, side, side) for side in (16, 8, 4)]
+    scenes, _ = model.transform(torch.rand(4, 3, size, size))
+    anchors = model.anchor_generator(scenes, levels)
+    theirs = {}
+
+    class Head(torch.nn.Module):
+        def compute_loss(self, targets, outputs, anchors, matched):
+            theirs["matched"] = torch.stack(matched)
+            return {}
+
+    model.head = Head()
+    detection.FCOS.compute_loss(model, rows, {}, anchors, [256, 64, 16])
+    boxes = pad_sequence([row["boxes"] for row in rows], batch_first=True)
+    labels = pad_sequence([row["labels"] for row in rows], True, -1)
+    mine = model._matched(anchors[0], [256, 64, 16], boxes, labels >= 0)
+    assert (mine >= 0).sum() > 50
+    assert torch.equal(mine, theirs["matched"])
+
+
+def test_the_generalized_overlap_is_torchvisions():
+    generator = torch.Generator().manual_seed(4)
+    boxes, others = (scene_boxes(generator, 50, 64) for _ in range(2))
+    overlap, generalized = _overlaps(boxes, others)
+    torch.testing.assert_close(overlap, box_iou(boxes, others).diagonal(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(generalized, generalized_box_iou(boxes, others).diagonal(), rtol=1e-5, atol=1e-6)
+
+
+def test_images_are_normalised_as_by_torchvisions_transform():
+    model = build(config("fcos_small")).network
+    theirs = GeneralizedRCNNTransform(64, 64, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    wanted, _ = theirs(list(images))
+    found, _ = model.transform(images)
+    assert torch.equal(found.tensors, wanted.tensors)
+    assert found.image_sizes == wanted.image_sizes
 
 
 def test_the_score_of_the_small_network_is_that_of_the_box_times_that_of_the_part():
