@@ -21,13 +21,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tasks.splatting.fit.loop import Fit, FitData
+from tasks.splatting.fit.loop import Fit
 from tasks.splatting.fit.mcmc import Mcmc
 from tasks.splatting.fit.optimizer import SplatOptimizer
 from tasks.splatting.fit.presets import settings
-from tasks.splatting.fit.scene import normalized, read_scene, split
+from tasks.splatting.fit.scene import normalized, read_scene
 from tasks.splatting.fit.session import FitSession
-from tasks.splatting.fit.training_images import TrainingImage, TrainingImages, scene_size
+from tasks.splatting.fit.training_images import TrainingImage, TrainingImages
 from tasks.splatting.loss.measure import mean_score, measure
 from tasks.splatting.loss.photo_loss import penalty, photo_loss
 from tasks.splatting.params import SplatParams
@@ -163,12 +163,8 @@ def our_fit(bench: Bench, steps: int) -> tuple[Fit, float]:
     params = SplatParams(device=bench.device.type, preset="quick", max_steps=steps, eval_every=steps, **side)
     given: dict[str, Any] = {"rasterizer": bench.rasterizer, "clock_ms": lambda: 0}
     session = FitSession(world, Path(tempfile.mkdtemp()), params, bench.device, **given)
-    train, held_out = split(world.views, params.test_every)
-    shots = [TrainingImages(views, session.settings.max_side, bench.device) for views in (train, held_out)]
-    for part in shots:
-        for _ in part.read():
-            pass
-    fit = session._fit(FitData(*shots, session._start(), scene_size(world)))
+    session.read_ahead()
+    fit = session._fit()
     bench.peak_gib()
     begun = time.perf_counter()
     while not fit.done:
