@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tasks.splatting.render.triton_parts import LAUNCH
+
 _BLOCK = 1024
 
 
@@ -89,7 +91,7 @@ def adam(moved: Sequence[Moved], steps: int, *, beta1: float, beta2: float, epsi
         arguments += [*arguments[:4], 0, 0.0]
     n_blocks = sum(triton.cdiv(one.values.numel(), _BLOCK) for one in moved)
     corrections = (1 - beta1**steps, (1 - beta2**steps) ** 0.5)
-    _adam_six[(n_blocks,)](*arguments, *corrections, beta1, beta2, epsilon, BLOCK=_BLOCK)
+    _adam_six[(n_blocks,)](*arguments, *corrections, beta1, beta2, epsilon, BLOCK=_BLOCK, **LAUNCH)
 
 
 @triton.jit(do_not_specialize=["n", "seed"])
@@ -155,7 +157,7 @@ def shake(
         still: from this opacity on nothing moves.
     """
     n = len(means)
-    options = {"STEEPNESS": steepness, "CENTRE": centre, "STILL": still, "BLOCK": 256}
+    options = {"STEEPNESS": steepness, "CENTRE": centre, "STILL": still, "BLOCK": 256, **LAUNCH}
     _shake[(triton.cdiv(n, 256),)](means, scales, quats, opacities, n, seed, strength, **options)
 
 
@@ -193,7 +195,7 @@ class Penalty(torch.autograd.Function):
         ctx.weights = opacity_reg / n, scale_reg / (3 * n)
         ctx.save_for_backward(scales, logits)
         sums = torch.empty(triton.cdiv(n, _BLOCK), device=scales.device)
-        _weigh[(len(sums),)](scales, logits, sums, n, *ctx.weights, BLOCK=_BLOCK)
+        _weigh[(len(sums),)](scales, logits, sums, n, *ctx.weights, BLOCK=_BLOCK, **LAUNCH)
         return sums.sum()
 
     @staticmethod
@@ -202,5 +204,7 @@ class Penalty(torch.autograd.Function):
         scales, logits = ctx.saved_tensors
         by_scales, by_logits = torch.empty_like(scales), torch.empty_like(logits)
         n = len(logits)
-        _unweigh[(triton.cdiv(n, 256),)](scales, logits, by_scales, by_logits, by_loss, n, *ctx.weights, BLOCK=256)
+        _unweigh[(triton.cdiv(n, 256),)](
+            scales, logits, by_scales, by_logits, by_loss, n, *ctx.weights, BLOCK=256, **LAUNCH
+        )
         return by_scales, by_logits, None, None

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tasks.splatting.loss.cpu_loss import C1, C2, EDGE, WINDOW, window
+from tasks.splatting.render.triton_parts import LAUNCH
 
 _BLOCK = 256
 _C1, _C2 = float(C1), float(C2)
@@ -180,7 +181,7 @@ class _Photometric(torch.autograd.Function):
         gradient = torch.empty_like(drawn) if wanted else drawn
         loss = torch.empty((), dtype=torch.float32, device=drawn.device)
         weights = window(drawn.device, torch.float32)
-        given = {"IS_BYTES": taken.dtype == torch.uint8, "IS_MASKED": mask is not None, "BLOCK": _BLOCK}
+        given = {"IS_BYTES": taken.dtype == torch.uint8, "IS_MASKED": mask is not None, "BLOCK": _BLOCK, **LAUNCH}
         seen = drawn if mask is None else mask.view(torch.uint8)
         sizes = (height, width)
         if with_ssim:
@@ -189,7 +190,7 @@ class _Photometric(torch.autograd.Function):
         gathered = (drawn, taken, seen, weights, slopes, gradient, distances, *sizes, l1_weight, ssim_weight)
         _gather[(n_distances,)](*gathered, WITH_SLOPES=with_ssim and wanted, WITH_GRADIENT=wanted, **given)
         weighed = (n_distances, n_likenesses, l1_weight, ssim_weight, share)
-        _total[(1,)](distances, likenesses, loss, *weighed, BLOCK=1024)
+        _total[(1,)](distances, likenesses, loss, *weighed, BLOCK=1024, **LAUNCH)
         if wanted:
             ctx.save_for_backward(gradient)
         return loss

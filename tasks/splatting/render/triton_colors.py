@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tasks.splatting.render.triton_parts import LAUNCH
+
 _BLOCK = 128
 
 
@@ -191,7 +193,7 @@ def _back(
 def activated(scales: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return standard deviations (N, 3) and opacities (N,) of what is fitted."""
     extents, opacities = torch.empty_like(scales), torch.empty_like(logits)
-    _activate[(triton.cdiv(len(scales), 256),)](scales, logits, extents, opacities, len(scales), BLOCK=256)
+    _activate[(triton.cdiv(len(scales), 256),)](scales, logits, extents, opacities, len(scales), BLOCK=256, **LAUNCH)
     return extents, opacities
 
 
@@ -208,7 +210,7 @@ def colors_of(means: Tensor, sh0: Tensor, shN: Tensor, radii: Tensor, view: Tens
     colors = torch.empty_like(means)
     grid = (triton.cdiv(len(means), _BLOCK),)
     sizes = (len(means), 3 * shN.shape[1])
-    _color[grid](means, sh0, shN, radii, view, colors, *sizes, N_BASES=(sh_degree + 1) ** 2, BLOCK=_BLOCK)
+    _color[grid](means, sh0, shN, radii, view, colors, *sizes, N_BASES=(sh_degree + 1) ** 2, BLOCK=_BLOCK, **LAUNCH)
     return colors
 
 
@@ -235,5 +237,5 @@ def by_fitted(
     grid = (triton.cdiv(len(means), _BLOCK),)
     read = (means, shN, radii, view, extents, opacities, colors, by_colors)
     written = (by_means, by_extents, by_opacities, by_sh0, by_shN, len(means), 3 * shN.shape[1])
-    _back[grid](*read, *written, N_BASES=(sh_degree + 1) ** 2, N_HELD=n_held, BLOCK=_BLOCK)
+    _back[grid](*read, *written, N_BASES=(sh_degree + 1) ** 2, N_HELD=n_held, BLOCK=_BLOCK, **LAUNCH)
     return by_sh0[:, None], by_shN

@@ -1,7 +1,6 @@
-"""What Triton interprets without a GPU is also compiled for the GPUs there are, by the compiler and assembler it brings.
+"""What Triton interprets without a GPU, its compiler and assembler take as well.
 
-The interpreter takes more than the compiler does. Each kernel is compiled for the arguments that fits and losses call it
-with.
+The interpreter takes more than they do. Each kernel is compiled for the arguments that fits and losses call it with.
 """
 
 import inspect
@@ -99,15 +98,14 @@ def calls():
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_kernel_compiles(calls, capability, tmp_path):
     names = {row[1] for row in calls}
-    assert names == {"_activate", "_color", "_back", "_compare", "_gather", "_total", "_adam_six", "_shake"} | {
-        "_weigh",
-        "_unweigh",
-    }
+    losses, steps = {"_compare", "_gather", "_total"}, {"_adam_six", "_shake", "_weigh", "_unweigh"}
+    assert names == {"_activate", "_color", "_back"} | losses | steps
     environ = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environ |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error::UserWarning:triton", "-c", COMPILE, str(capability)]
+    command = [sys.executable, "-c", COMPILE, str(capability)]
     done = subprocess.run(command, input=json.dumps(calls), env=environ, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in done.stderr
     sizes = [line.split() for line in done.stdout.splitlines()]
     assert {name for name, _ in sizes} == names
     assert all(int(size) > 1000 for _, size in sizes)
