@@ -60,6 +60,8 @@ class FarTensor(Tensor):
         """Give values that torch reads from the CPU's memory alone."""
         if func is Tensor.tolist:
             return args[0].cpu().tolist()
+        if getattr(func, "__name__", "") == "__index__":  # of torch.tensor([a scalar]), which lets nobody look on
+            return args[0].near.__index__()
         if func is Tensor.numpy:
             raise TypeError(f"can't convert {FAR} device type tensor to numpy, use Tensor.cpu() first")
         with torch._C.DisableTorchFunctionSubclass():  # what comes from the CPU stays a tensor of the CPU
@@ -157,7 +159,9 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = func(*tree_map(_near, args), **tree_map(_near, kwargs))
     if not goes_far:
         return out if name != "copy_" else args[0]
-    out = tree_map(lambda value: FarTensor(value) if isinstance(value, Tensor) else value, out)
+    # In inference mode a view of a tensor from outside is none of inference.
+    with torch.inference_mode(torch.is_inference_mode_enabled() and all(value.is_inference() for value in far)):
+        out = tree_map(lambda value: FarTensor(value) if isinstance(value, Tensor) else value, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if far else out
 
 
