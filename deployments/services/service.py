@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,11 +136,19 @@ def log_file(name: str) -> Path:
     return home() / "logs" / f"{name}.log"
 
 
+_given: deque[int] = deque(maxlen=64)
+"""Ports that `free_port` has found last: of two services that are about to start, neither gets the other's."""
+
+
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on now, another one than the times before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.append(port)
+            return port
 
 
 def check_port(port: int, name: str) -> None:

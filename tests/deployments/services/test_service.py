@@ -236,3 +236,17 @@ def test_the_third_ctrl_c_lets_go_of_the_runs(home):
     said = drained(workers, signal.SIGINT, signal.SIGINT, signal.SIGINT)
     assert said[-1] == "leaves 1 run alone; the next worker takes over"
     assert workers["box"].code == -signal.SIGKILL
+
+
+def test_two_services_are_never_given_the_same_port(monkeypatch):
+    numbers = iter([4001, 4001, 4002])
+
+    class Probe(socket.socket):
+        def bind(self, address):
+            """Take nothing."""
+
+        def getsockname(self):
+            return "127.0.0.1", next(numbers)
+
+    monkeypatch.setattr("deployments.services.service.socket.socket", Probe)
+    assert [free_port(), free_port()] == [4001, 4002]
