@@ -21,6 +21,7 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ SPLIT = ("split.train_ratio=0.9", "split.val_ratio=0.05")
 DEMO = "tasks.recognition.demo.parts"
 MODELS = {"detect": "detector", "predict": "index"}
 FIGURES = {"map50": "map50/test", "recall1": "recall/test_1"}
+FOUGHT_IN = "home-fight"
+"""A rehearsal has a simulated GPU there: the CPU has room for several."""
 REHEARSAL = 6.0
 """The limits of parts are that much longer on a CPU, where the smallest sizes still take longer than a GPU's own."""
 
@@ -63,7 +66,16 @@ class Bench:
         own = {"TRAINYARD_HOME": str(self.work / home), "TRAINYARD_LOCK_DIR": str(self.work / f"{home}-locks")}
         path = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         built = {"TORCH_EXTENSIONS_DIR": str(self.kernels)} if self.kernels else {}
-        return {**os.environ, **own, **built, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(self.project)}
+        made_up = {"TRAINYARD_SIMULATE_GPUS": "1"} if self.rehearse and home == FOUGHT_IN else {}
+        return {
+            **os.environ,
+            **own,
+            **built,
+            **made_up,
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(self.project),
+        }
 
     def start(self, name: str, command: Sequence[str | Path], home: str = "home") -> subprocess.Popen[bytes]:
         """Start a command whose output goes to a file of that name."""
@@ -108,12 +120,14 @@ class Bench:
         """Return a command of yard."""
         return [self.python, "-m", "deployments.cli.app", *words]
 
-    def training(self, model: str, batch: int, epochs: int, data: Path, *more: str) -> list[str | Path]:
+    def training(
+        self, model: str, batch: int, epochs: int, data: Path, *more: str, device: str = ""
+    ) -> list[str | Path]:
         """Return the command of a classification from scratch on a folder of classes."""
         settings = (f"train.model={model}", f"train.batch_size={batch}", f"train.num_epochs={epochs}")
         rest = ("train.pretrained=false", "augment.enabled=false", *more)
         return self.yard(
-            *("run", "classification", "--data", data, "--device", self.device),
+            *("run", "classification", "--data", data, "--device", device or self.device),
             *(word for setting in (*settings, *rest) for word in ("--set", setting)),
         )
 
@@ -202,18 +216,20 @@ def _last(bench: Bench, key: str, home: str = "home") -> float | None:
     return round(values[-1], 2) if values else None
 
 
-def classifier(model: str, batch: int, epochs: int, limit_s: float) -> Callable[[Bench], dict[str, Any]]:
-    """Return a training of that model against the plain loop on random tensors."""
+def classifier(model: str, batch: int, epochs: int, limit_s: float, *more: str) -> Callable[[Bench], dict[str, Any]]:
+    """Return a training of that model, perhaps with more settings, against the plain loop on random tensors."""
+    name = "-".join([model, *(setting.partition("=")[0].rpartition(".")[2] for setting in more)])
 
     def run(bench: Bench) -> dict[str, Any]:
         size, n = (4, 60) if bench.rehearse else (batch, 16_000)
         rounds = 2 if bench.rehearse else epochs
         small = ("train.image_size=32",) if bench.rehearse and model != "vit_b_16" else ()
-        home = f"home-{model}"
+        home = f"home-{name}"
         data = bench.pictures("pictures", n)
-        _, seconds = bench.run(model, bench.training(model, size, rounds, data, *SPLIT, *small), limit_s, home)
+        training = bench.training(model, size, rounds, data, *SPLIT, *small, *more)
+        _, seconds = bench.run(name, training, limit_s, home)
         plain = [bench.python, bench.project / "benchmarks/gpu/classifier.py", model, "--batch", str(size)]
-        text, _ = bench.run(f"plain-{model}", [*plain, *(["--rehearse"] if bench.rehearse else [])], 60)
+        text, _ = bench.run(f"plain-{name}", [*plain, *(["--rehearse"] if bench.rehearse else [])], 60)
         limit, found = json_of(text), series(bench.work / home, "speed/images_per_s")
         waits = series(bench.work / home, "speed/data_wait_share")
         best = max(found[1:], default=found[-1])
@@ -249,12 +265,14 @@ def resume(bench: Bench) -> dict[str, Any]:
 def fight(bench: Bench) -> dict[str, Any]:
     """Three processes want one GPU: one has it, one is refused, one waits; the first is killed, the third goes on."""
     data = bench.pictures("few", 100 if bench.rehearse else 3000)
-    first = bench.start("first", bench.training("resnet18", 32, 500, data, "train.image_size=64"))
-    log, second = bench.work / "first.log", bench.training("resnet18", 32, 1, data, "train.image_size=64")
+    training = partial(bench.training, "resnet18", 32, device="cuda:0")
+    first = bench.start("first", training(500, data, "train.image_size=64"), FOUGHT_IN)
+    log, second = bench.work / "first.log", training(1, data, "train.image_size=64")
     while first.poll() is None and b"epoch 1/" not in log.read_bytes() and bench.left > 0:
         time.sleep(0.05)
-    code, text, refused_s = bench.end("refused", bench.start("refused", [*second, "--when-busy", "refuse"]), 40)
-    third = bench.start("third", second)
+    refused = bench.start("refused", [*second, "--when-busy", "refuse"], FOUGHT_IN)
+    code, text, refused_s = bench.end("refused", refused, 40)
+    third = bench.start("third", second, FOUGHT_IN)
     time.sleep(min(15.0, max(0.0, bench.left)))
     waited = third.poll() is None
     os.killpg(first.pid, signal.SIGKILL)
@@ -289,8 +307,17 @@ def predict(bench: Bench) -> dict[str, Any]:
     data = bench.pictures("few", 100 if bench.rehearse else 3000)
     command = bench.yard("run", "predict", "--data", data, "--device", bench.device)
     text, seconds = bench.run("predict", [*command, "--set", f"predict.weights={weights[0]}"], 90)
-    found = re.search(r"([\d.]+) images/s", text)
-    return {"seconds": round(seconds, 1), "images_s": float(found[1]) if found else None}
+    found = re.search(r"([\d.,]+) a second", text)
+    if found is None:
+        raise RuntimeError("predict does not say how many images a second it reads")
+    return {"seconds": round(seconds, 1), "images_s": float(found[1].replace(",", ""))}
+
+
+def decode(bench: Bench) -> dict[str, Any]:
+    """What decoding on the GPU would bring a prediction."""
+    command = [bench.python, bench.project / "benchmarks/gpu/decoding.py", *(["--rehearse"] if bench.rehearse else [])]
+    text, _ = bench.run("decode", command, 60)
+    return json_of(text)
 
 
 def recognition(bench: Bench) -> dict[str, Any]:
@@ -333,6 +360,8 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "vit_b_16": classifier("vit_b_16", 128, 2, 110),
     "oom": out_of_memory,
     "predict": predict,
+    "decode": decode,
+    "compile": classifier("resnet50", 256, 3, 150, "train.compile=true"),
     "recognition": recognition,
 }
 
