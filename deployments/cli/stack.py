@@ -145,10 +145,10 @@ def down(
     now: Annotated[bool, typer.Option("--now", help="Stop the runs at their next checkpoint, to go on later")] = False,
 ) -> None:
     """End the services of `yard up`, once the runs of their worker have ended."""
-    from deployments.stack.daemon import stop_stack
+    from deployments.stack.daemon import ENDED, stop_stack
 
     try:
-        typer.echo("all has ended" if stop_stack(typer.echo, now=now) else "the services are not up: nothing to end")
+        typer.echo(ENDED if stop_stack(typer.echo, now=now) else "the services are not up: nothing to end")
     except KeyboardInterrupt:
         typer.echo("it goes on ending in the background; `yard down --now` stops the runs at their next checkpoint")
         sys.exit(130)

@@ -22,6 +22,9 @@ from tasks.base.servers.alive import supervisor
 from tasks.base.startup import module_command
 from tasks.base.workspace import home, storage_errors
 
+ENDED = "all has ended"
+"""The last line of the log, and the last word of whoever waits for it."""
+
 
 def log_path() -> Path:
     """Return the log of the supervisor."""
@@ -112,7 +115,9 @@ def stop_stack(say: Say, *, now: bool) -> bool:
         while True:
             lives = identity(pid) == created
             for line in log:
-                say(line.rstrip("\n").partition(" ")[2].partition(" ")[2])  # without day and time
+                text = line.rstrip("\n").partition(" ")[2].partition(" ")[2]  # without day and time
+                if text != ENDED:  # who waits says so
+                    say(text)
             if not lives:
                 break
             time.sleep(0.1)
@@ -146,7 +151,7 @@ def main() -> None:
     except TrainyardError as exc:
         report("error", str(exc))
         sys.exit(1)
-    log_line("all has ended")
+    log_line(ENDED)
 
 
 if __name__ == "__main__":

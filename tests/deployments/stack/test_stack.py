@@ -168,6 +168,7 @@ def test_down_ends_all_of_it_and_what_it_held_stays(stack):
     pids, environment = [*stack_record()["pids"].values(), stack_record()["supervisor"]], stack_environment()
     done = yard(stack, "down")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all has ended")
+    assert done.stdout.count("all has ended") == 1
     assert not [pid for pid in pids if identity(pid)]
     assert not postgres_keeper().alive()
     assert not services_file().exists()
