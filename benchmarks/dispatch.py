@@ -12,8 +12,11 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from bench_yard import BenchYard, bench_yard
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench_yard import BenchYard, bench_yard
 
 
 def latencies(yard: BenchYard, n: int) -> list[float]:

@@ -84,7 +84,8 @@ def arrivals(days: float, load: float, seed: int) -> list[Job]:
         seed: the same seed, the same runs.
     """
     rng = random.Random(seed)
-    total_s, jobs = load * N_GPUS * days * DAY, []
+    total_s = load * N_GPUS * days * DAY
+    jobs: list[Job] = []
     for person, part in PEOPLE.items():
         left_s = total_s * part / sum(PEOPLE.values())
         while left_s > 0:

@@ -26,13 +26,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-from outage_training import HURRY, read_gaps
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.outage_training import HURRY, read_gaps
 from deployments.services.programs import mlflow_service, prefect_service, worker_program
 from deployments.services.service import Program, free_port, kill_session, spawn, stop
 from gpu_pools.process.run_process import MARK
@@ -120,9 +123,15 @@ class Yard:
 
     def _make(self, path: str, body: Any) -> str:
         """Make something and return its id; SQLite refuses now and then, and what has a key is made once."""
-        made: list[Any] = []
-        until(lambda: made.append(self._ask("POST", path, body)) or made[-1], 60, f"Prefect takes {path}")
-        return str(made[-1]["id"])
+        made: Any = None
+
+        def ask() -> object:
+            nonlocal made
+            made = self._ask("POST", path, body)
+            return made
+
+        until(ask, 60, f"Prefect takes {path}")
+        return str(made["id"])
 
     def _deploy(self) -> str:
         flow = self._make("/flows/", {"name": "outage_training"})
@@ -151,6 +160,10 @@ class Yard:
     def epoch(self, run: str) -> int:
         """Return how many epochs a training has done."""
         return len(read_gaps(self.folder(run)))
+
+    def beyond(self, run: str, epoch: int) -> bool:
+        """Return whether a training has done more than so many epochs."""
+        return self.epoch(run) > epoch
 
     def state(self, run: str) -> str:
         """Return Prefect's name of a run's state; empty: it does not answer."""
@@ -203,8 +216,7 @@ def mlflow_killed(yard: Yard, run: str) -> None:
     """MLflow is killed a moment after it has begun to work on a batch, four times."""
     for delay_s in (0.01, 0.03, 0.1, 0.3):
         yard.mlflow.signal(signal.SIGSTOP)
-        begun = yard.epoch(run)
-        until(lambda begun=begun: yard.epoch(run) > begun + 2 or yard.epoch(run) > 16, 60, "a batch is under way")
+        until(partial(yard.beyond, run, min(yard.epoch(run) + 2, 16)), 60, "a batch is under way")
         yard.mlflow.signal(signal.SIGCONT)
         time.sleep(delay_s)
         yard.mlflow.kill()
@@ -323,7 +335,7 @@ class Result:
 
 def compare(found: Stored, plain: Stored, folder: Path) -> tuple[int, int, int]:
     """Return how many rows are lost, how many are there twice, and how many files, parameters and tags are wrong."""
-    logged = Counter(
+    logged: Counter[tuple[str, int, float]] = Counter(
         (key, entry["step"], value)
         for entry, _ in read_lines(folder / "journal.jsonl")
         if entry["op"] == "metrics"

@@ -104,7 +104,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as tmp:
         make_jpegs(Path(tmp), args.images)
         paths = sorted(Path(tmp).iterdir())
-        pixels = [cv2.resize(read_prepared(p, PrepareParams(), args.size), (args.size, args.size)) for p in paths]
+        sized = (cv2.resize(read_prepared(p, PrepareParams(), args.size), (args.size, args.size)) for p in paths)
+        pixels = [np.asarray(image, dtype=np.uint8) for image in sized]
         tensors = [stacked(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
         sides = {
             "model alone": lambda: model_alone(predictor, tensors),

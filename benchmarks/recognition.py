@@ -62,7 +62,7 @@ def views_of(parts: Sequence[Part], n_views: int) -> list[View]:
 
 def through_pixels(views: Sequence[View], params: RenderParams) -> list[Rays]:
     """Return what casts a ray through each pixel of each view."""
-    rays = []
+    rays: list[Rays] = []
     for solid, pose, key in views:
         placed, camera = place_view(solid, pose, params, np.random.default_rng(key))
         flat = pixel_rays(camera)
@@ -119,7 +119,11 @@ def rendering_rates(parts: Sequence[Part], n_views: int, n_rounds: int) -> dict[
         for cast in rays:
             cast()
 
-    sides = {"pixels' rays": partial(theirs, pixels), "all rays": partial(theirs, [*pixels, *others]), "ours": ours}
+    sides: dict[str, Callable[[], None]] = {
+        "pixels' rays": partial(theirs, pixels),
+        "all rays": partial(theirs, [*pixels, *others]),
+        "ours": ours,
+    }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(n_rounds):
         for name, work in sides.items():
@@ -153,8 +157,10 @@ def measure_run() -> dict[str, float]:
     """Return the figures of a recognition of the demo's parts, in a home of its own."""
     with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as folder:
         home, meshes, strangers = (Path(folder) / name for name in ("home", "parts", "strangers"))
-        meshes.mkdir(), strangers.mkdir()
-        make_demo_parts(meshes), make_unknown_parts(strangers)
+        for place in (meshes, strangers):
+            place.mkdir()
+        make_demo_parts(meshes)
+        make_unknown_parts(strangers)
         parameters = Path(folder) / "parameters.json"
         parameters.write_text(json.dumps(RECOGNITION))
         command = [sys.executable, "-m", "deployments.cli.app", "run", "recognition", "--data", str(meshes)]

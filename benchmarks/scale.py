@@ -28,6 +28,7 @@ from uuid import uuid4
 
 import psutil
 from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -81,7 +82,8 @@ class Client:
 @contextmanager
 def processes(n: int, settings: dict[str, str]) -> Iterator[Client]:
     """Have `n` of Prefect's processes up for the block, and the one behind them."""
-    programs = prefect_programs([free_port() for _ in range(n)], "http://127.0.0.1", settings)
+    ports = [free_port() for _ in range(n)]
+    programs = prefect_programs(ports, "http://127.0.0.1", settings)
     pids: list[int] = []
     with ExitStack() as stack:
         for program in programs:
@@ -92,7 +94,7 @@ def processes(n: int, settings: dict[str, str]) -> Iterator[Client]:
             while not program.answers(0):
                 check_start(program, process.poll(), deadline)
                 time.sleep(0.2)
-        yield Client([program.port for program in programs[:-1]], pids)
+        yield Client(ports, pids)
 
 
 def cpu_s(*pids: int) -> float:
@@ -177,7 +179,7 @@ def cost(client: Client, deployment: str, servers: Servers, n: int) -> dict[str,
 
     def look() -> list[float]:
         with servers.connect("prefect", user="postgres") as connection:
-            found = [float(connection.execute(one).fetchone()[0]) for one in written]
+            found = [float(connection.execute(one).fetchall()[0][0]) for one in written]
         trees = (client.pids[:-1], client.pids[-1:], (postmaster,))
         return [*found, *(1000 * cpu_s(*tree) for tree in trees)]
 
@@ -244,7 +246,7 @@ async def followers(ports: Sequence[int], client: Client, n: int, seconds: int) 
     delays: list[float] = []
 
     async def follow(port: int, ready: asyncio.Event) -> None:
-        async with connect(f"ws://127.0.0.1:{port}/api/logs/out", subprotocols=["prefect"]) as link:
+        async with connect(f"ws://127.0.0.1:{port}/api/logs/out", subprotocols=[Subprotocol("prefect")]) as link:
             await link.send(json.dumps({"type": "auth", "token": None}))
             await link.recv()
             await link.send(json.dumps({"type": "filter", "filter": {"level": {"ge_": 0}}}))
@@ -285,22 +287,19 @@ def queue_of(client: Client, deployment: str, servers: Servers, n_waiting: int) 
     time.sleep(20)  # its events are written
     grown = (_size(servers) - before) / max(1, 100 * n_calls)
     waiting = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
-    looks: dict[str, Callable[[], object]] = {
-        "poll_10k_ms": lambda: client.ask("POST", "/work_pools/gpu/get_scheduled_flow_runs", {"limit": 200}),
-        "list_10k_ms": lambda: client.ask("POST", "/flow_runs/filter", waiting | {"limit": 200}),
-        "page_10k_ms": lambda: client.ask("POST", "/flow_runs/paginate", waiting | {"limit": 10, "page": 1}),
-        "count_10k_ms": lambda: client.ask("POST", "/flow_runs/count", waiting),
+    looks: dict[str, Callable[[Any], object]] = {
+        "poll_10k_ms": lambda _: client.ask("POST", "/work_pools/gpu/get_scheduled_flow_runs", {"limit": 200}),
+        "list_10k_ms": lambda _: client.ask("POST", "/flow_runs/filter", waiting | {"limit": 200}),
+        "page_10k_ms": lambda _: client.ask("POST", "/flow_runs/paginate", waiting | {"limit": 10, "page": 1}),
+        "count_10k_ms": lambda _: client.ask("POST", "/flow_runs/count", waiting),
     }
-    found = {
-        name: 1000 * statistics.median(timed(lambda _, one=one: one(), [0], 1) for _ in range(7))
-        for name, one in looks.items()
-    }
+    found = {name: 1000 * statistics.median(timed(look, [0], 1) for _ in range(7)) for name, look in looks.items()}
     return found | {"fill_10k_s": filled, "bytes_per_waiting_run": grown}
 
 
 def _size(servers: Servers) -> int:
     with servers.connect("prefect", user="postgres") as connection:
-        return int(connection.execute("SELECT pg_database_size('prefect')").fetchone()[0])
+        return int(connection.execute("SELECT pg_database_size('prefect')").fetchall()[0][0])
 
 
 def locks(n_gpus: int) -> float:

@@ -21,9 +21,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench_yard import BenchYard, bench_yard
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench_yard import BenchYard, bench_yard
 
 IDLE_BEFORE = 186  # requests a minute
 _HOP = {"connection", "keep-alive", "transfer-encoding", "host"}
@@ -117,7 +120,7 @@ def show(title: str, found: Counter[str]) -> int:
 
 def cancels(yard: BenchYard, n: int) -> list[float]:
     """Return the seconds from the request to cancel a run that computes until its worker asks it to end."""
-    found = []
+    found: list[float] = []
     own = {"deployments": {"id": {"any_": [yard.deployment]}}}
     for live in yard.post("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, **own}):
         cancelled(yard, live["id"])
@@ -181,7 +184,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cancels", type=int, default=8)
     args = parser.parse_args()
-    figures = {}
+    figures: dict[str, float] = {}
     with bench_yard() as yard:
         server = Counted(yard.api)
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -70,8 +70,8 @@ def peer(url: str, source: Path, target: Path) -> tuple[float, float]:
 def main() -> None:
     """Measure both in turn, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("images", 1500), ("mib", 192), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+    for option, default in (("images", 1500), ("mib", 192), ("rounds", 3)):
+        parser.add_argument(f"--{option}", type=int, default=default)
     args = parser.parse_args()
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     rows: dict[str, list[float]] = {name: [] for name in ("sent", "brought", "again", "peer_sent", "peer_brought")}

@@ -8,10 +8,14 @@ The peers are the replaced service's own figures: 0.85 s for twenty creations, 0
 import argparse
 import json
 import statistics
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from bench_yard import BenchYard, bench_yard
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench_yard import BenchYard, bench_yard
 
 PEER_CREATES_S, PEER_READS_S = 0.85, 0.32
 QUEUE = "cpu.training"  # its limit is set to 0: what is submitted there stays

@@ -55,19 +55,19 @@ def bare_loop(train: list[Any], val: list[Any], epochs: int, precision: str) -> 
 
     torch.manual_seed(0)
     model = build_model("resnet18", CLASSES).to(memory_format=torch.channels_last)
-    bf16 = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": precision == "bf16"}
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     for _ in range(epochs):
         model.train()
         for x, y in train:
-            with torch.autocast(**bf16):
+            with autocast():
                 logits = model(x)
             loss = F.cross_entropy(logits.float(), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
-        with torch.inference_mode(), torch.autocast(**bf16):
+        with torch.inference_mode(), autocast():
             for x, y in val:
                 F.cross_entropy(model(x).float(), y)
 

@@ -16,7 +16,7 @@ def make(job: tuple[Path, int]) -> None:
     picture = cv2.resize(coarse, (320, 256), interpolation=cv2.INTER_CUBIC)
     place = int(rng.integers(60, 260)), int(rng.integers(60, 196))
     cv2.circle(picture, place, 12 + 4 * label, (label * 25, 255 - label * 25, 128), -1)
-    picture = cv2.add(picture, rng.integers(0, 12, picture.shape, dtype=np.uint8))
+    picture = cv2.add(picture, rng.integers(0, 12, (256, 320, 3), dtype=np.uint8))
     cv2.imwrite(str(folder / f"c{label}" / f"{number:06}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 

@@ -91,7 +91,7 @@ def packages(python: Path, have: set[str], piece: str) -> list[tuple[Path, str]]
 def kernels(python: Path, folder: Path, arch: str) -> list[tuple[Path, str]]:
     """Build gsplat's kernels and return the libraries with their names."""
     home = folder / "home"
-    command = [python, "-m", "deployments.cli.app", "kernels", "build", "--arch", arch]
+    command: list[str | Path] = [python, "-m", "deployments.cli.app", "kernels", "build", "--arch", arch]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "TRAINYARD_HOME": str(home)})
     return [(path, str(path.relative_to(home))) for path in sorted((home / "kernels").rglob("*")) if _kept(path)]
 
@@ -103,10 +103,10 @@ def _kept(path: Path) -> bool:
 def made_scene(target: Path, n_views: int, width: int) -> Path:
     """Render the room of `make demo` from known cameras; return the folder as users of COLMAP have it, no points."""
     room = make_room(0)
-    cameras = [
+    cameras = tuple(
         replace(camera.resized(width, width * 3 // 4), name=f"{number:03}.jpg")
         for number, camera in enumerate(demo_cameras(n_views))
-    ]
+    )
     for camera in cameras:
         (target / "images").mkdir(parents=True, exist_ok=True)
         picture = render(room, camera)[..., ::-1]

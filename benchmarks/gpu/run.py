@@ -171,7 +171,7 @@ def tests(bench: Bench) -> dict[str, Any]:
     marked = [path for path in sorted(folder.rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     ours = [folder / "tasks/splatting" / name for name in ("loss/test_triton_loss.py", "fit/test_triton_steps.py")]
     wanted = "not gpu" if bench.rehearse else "gpu"
-    pytest = [bench.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    pytest: list[str | Path] = [bench.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if bench.rehearse:
         marked = [folder / name for name in ("tasks/training/test_late.py", "gpu_pools/placement/test_probe.py")]
     text, seconds = bench.run("tests", [*pytest, "-m", wanted, *marked], 150)
@@ -195,7 +195,8 @@ def splats(part: str, limit_s: float) -> Callable[[Bench], dict[str, Any]]:
     """Return one part of `splats.py`."""
 
     def run(bench: Bench) -> dict[str, Any]:
-        command = [bench.python, bench.project / "benchmarks/gpu/splats.py", part, "--scene", bench.scene]
+        script = bench.project / "benchmarks/gpu/splats.py"
+        command: list[str | Path] = [bench.python, script, part, "--scene", bench.scene]
         command += ["--rehearse"] if bench.rehearse else ["--kernels", bench.kernels or ""]
         text, _ = bench.run(f"splats-{part}", command, limit_s)
         return json_of(text)
@@ -223,12 +224,13 @@ def classifier(model: str, batch: int, epochs: int, limit_s: float, *more: str) 
     def run(bench: Bench) -> dict[str, Any]:
         size, n = (4, 60) if bench.rehearse else (batch, 16_000)
         rounds = 2 if bench.rehearse else epochs
-        small = ("train.image_size=32",) if bench.rehearse and model != "vit_b_16" else ()
+        side = 32 if bench.rehearse and model != "vit_b_16" else 224  # of both sides
         home = f"home-{name}"
         data = bench.pictures("pictures", n)
-        training = bench.training(model, size, rounds, data, *SPLIT, *small, *more)
+        training = bench.training(model, size, rounds, data, *SPLIT, f"train.image_size={side}", *more)
         _, seconds = bench.run(name, training, limit_s, home)
-        plain = [bench.python, bench.project / "benchmarks/gpu/classifier.py", model, "--batch", str(size)]
+        script = bench.project / "benchmarks/gpu/classifier.py"
+        plain: list[str | Path] = [bench.python, script, model, "--batch", str(size), "--side", str(side)]
         text, _ = bench.run(f"plain-{name}", [*plain, *(["--rehearse"] if bench.rehearse else [])], 60)
         limit, found = json_of(text), series(bench.work / home, "speed/images_per_s")
         waits = series(bench.work / home, "speed/data_wait_share")
@@ -375,7 +377,7 @@ def unpacked(pieces: Path, work: Path) -> tuple[Path, Path, Path, Path | None]:
     venv = work / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     python = venv / "bin" / "python"
-    purelib = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    purelib: list[str | Path] = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(purelib, check=True, capture_output=True, text=True).stdout.strip())
     own = [path for path in sys.path if path.endswith("site-packages")]
     ours = [str(work / name) for name in ("project", "packages", "heavy", "parts")]
@@ -384,7 +386,7 @@ def unpacked(pieces: Path, work: Path) -> tuple[Path, Path, Path, Path | None]:
         script = venv / "bin" / name
         script.write_text(f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
         script.chmod(0o755)
-    compile_all = [python, "-m", "compileall", "-q", "-j", "0", work / "project", work / "packages"]
+    compile_all: list[str | Path] = [python, "-m", "compileall", "-q", "-j", "0", work / "project", work / "packages"]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(compile_all, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ, check=False)
     folder = next(iter(sorted((work / "kernels" / "kernels").glob("*"))), None)
