@@ -35,7 +35,7 @@ def files(n: int) -> list[bytes]:
         rng = np.random.default_rng(number)
         coarse = rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)
         image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        noise = rng.integers(0, 24, image.shape, dtype=np.uint8)
+        noise = rng.integers(0, 24, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         found.append(cv2.imencode(".jpg", cv2.add(image, noise), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
     return found
 

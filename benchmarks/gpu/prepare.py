@@ -5,8 +5,8 @@
 
 The GPU machine has Python 3.12, torch for CUDA and torchvision, gcc, and the packages that `--have` lists, a name a
 line (`pip list --format=freeze` of that machine is well). In FOLDER then lie archives of at most 55 MiB: the project,
-the kernels for gsplat (ten minutes to half an hour), a scene with known cameras (rendered, or the one given), and every
-package that is missing there, those above that size split from the rest.
+the kernels for gsplat (three minutes for each capability on two cores), a scene with known cameras (rendered, or the
+one given), and every package that is missing there, those above that size split from the rest.
 """
 
 import argparse

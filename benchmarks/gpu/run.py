@@ -317,8 +317,8 @@ def predict(bench: Bench) -> dict[str, Any]:
 
 def decode(bench: Bench) -> dict[str, Any]:
     """What decoding on the GPU would bring a prediction."""
-    command = [bench.python, bench.project / "benchmarks/gpu/decoding.py", *(["--rehearse"] if bench.rehearse else [])]
-    text, _ = bench.run("decode", command, 60)
+    command: list[str | Path] = [bench.python, bench.project / "benchmarks/gpu/decoding.py"]
+    text, _ = bench.run("decode", [*command, *(["--rehearse"] if bench.rehearse else [])], 60)
     return json_of(text)
 
 
