@@ -67,7 +67,8 @@ class MovingAverage:
         """Move towards the weights after optimiser step `step` (from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._own, self._source, 1 - decay)
-        torch._foreach_copy_(self._own_buffers, self._buffers)
+        if self._buffers:  # a ViT has none
+            torch._foreach_copy_(self._own_buffers, self._buffers)
 
 
 def copy_to_average(build: Callable[[], N], decay: float) -> N | None:

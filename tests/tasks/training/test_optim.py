@@ -46,6 +46,16 @@ def test_the_average_follows_quickly_at_first_and_copies_the_buffers():
     assert average.model.weight.item() == pytest.approx(0.9 * 10.0 + 0.1 * 11)
 
 
+def test_the_average_of_a_model_without_buffers_follows_as_well():
+    model, copy = nn.Linear(2, 1), nn.Linear(2, 1)
+    average = MovingAverage(model, copy, decay=0.9)
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 1.0
+    average.update(0)
+    torch.testing.assert_close(average.model.weight.detach(), before + 0.9)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_biases_and_norms_are_not_decayed(name):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
