@@ -417,10 +417,18 @@ class _SmallFcos(detection.FCOS):  # type: ignore[misc]
         return which.where(smallest < math.inf, -1)
 
 
+class _ExactPlaces(AnchorGenerator):  # type: ignore[misc]
+    """Places in float32: in bf16, which features may have, those beyond 1,024 pixels are 0 or 16 wide instead of 8."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Return the places (P, 4) for each image; of features only sizes count."""
+        return cast(list[Tensor], super().forward(image_list, [level[:1, :1].float() for level in feature_maps]))
+
+
 def _fcos_small(n_classes: int, size: int) -> Detector:
     width = 64
     backbone = SmallBackbone((32, 64, 128, 256), width)
-    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    anchors = _ExactPlaces(((8,), (16,), (32,)), ((1.0,),) * 3)
     shared = {"score_thresh": MIN_SCORE, "nms_thresh": 0.5, "detections_per_img": MAX_FOUND, "topk_candidates": 300}
     sizes = {"min_size": size, "max_size": size}
     head = _SmallHead(width, n_classes, 2)

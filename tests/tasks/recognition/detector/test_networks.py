@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models import detection
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, generalized_box_iou
 
@@ -145,6 +146,15 @@ def test_places_are_matched_with_parts_as_torchvision_does_it():
     mine = model._matched(anchors[0], [256, 64, 16], boxes, labels >= 0)
     assert (mine >= 0).sum() > 50
     assert torch.equal(mine, theirs["matched"])
+
+
+def test_places_of_large_images_are_exact_in_any_format():
+    model = build({**config("fcos_small"), "image_size": 1280}).network
+    levels = [torch.zeros(1, 2, side, side, dtype=torch.bfloat16) for side in (160, 80, 40)]
+    (places,) = model.anchor_generator(ImageList(torch.zeros(1, 3, 1280, 1280), [(1280, 1280)]), levels)
+    sides = places[:, 2:] - places[:, :2]
+    assert sides[:25600].unique().tolist() == [8.0]
+    assert sides[25600:32000].unique().tolist() == [16.0]
 
 
 def test_the_generalized_overlap_is_torchvisions():
