@@ -39,6 +39,7 @@ def test_decoding_is_measured(monkeypatch, capsys):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_all_parts_are_rehearsed_and_none_fails(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "gpu" / "run.py", tmp_path / "out", "--rehearse"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)

@@ -4,6 +4,7 @@ A copy of this file is kept with every detector in MLflow and used there, so it 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, cast
@@ -79,6 +80,10 @@ class TorchvisionDetector(Detector):
         super().__init__(image_size)
         self.network, self._first = network, first_label
         network.transform = _SameSize(cast(Any, network.transform))
+        two_stages = hasattr(network, "rpn")  # faster R-CNN
+        first: Any = network.rpn if two_stages else network
+        first.anchor_generator = _ExactPlaces(first.anchor_generator)
+        _answer_exactly(first.head, *([cast(Any, network).roi_heads.box_predictor] if two_stages else []))
 
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """See Detector."""
@@ -96,6 +101,52 @@ class TorchvisionDetector(Detector):
             row["labels"] = row["labels"] - self._first
             row["boxes"], row["scores"] = row["boxes"].float(), row["scores"].float()
         return found
+
+
+class _ExactPlaces(nn.Module):
+    """Gives places in float32. In bf16, which features may have, those beyond 1,024 pixels are 0 or 16 wide, not 8.
+
+    Args:
+        generator: torchvision's, of anchors or default boxes.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, images: ImageList, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the places (P, 4) for each image; of features only sizes count."""
+        return cast(list[Tensor], self.generator(images, [level[:1, :1].float() for level in features]))
+
+
+class _Exact(nn.Module):
+    """Computes in float32 whatever the format around it is: the sides of D-FINE's boxes are sums of its numbers."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Return what the module returns."""
+        with torch.autocast(first.device.type, enabled=False):
+            return cast(Tensor, self.inner(first.float(), *(each.float() for each in others)))
+
+
+def _answer_exactly(*heads: nn.Module) -> None:
+    """Let heads answer in float32.
+
+    Boxes are made of their answers in the same format, and in bf16 lie 2 pixels apart from 256 on, 4 from 512 on.
+    """
+    for head in heads:
+        head.register_forward_hook(_as_float)
+
+
+def _as_float(head: nn.Module, given: Any, out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return out.float()
+    if isinstance(out, dict):
+        return {name: _as_float(head, given, value) for name, value in out.items()}
+    return type(out)(_as_float(head, given, value) for value in out)
 
 
 class _SameSize(nn.Module):
@@ -417,18 +468,10 @@ class _SmallFcos(detection.FCOS):  # type: ignore[misc]
         return which.where(smallest < math.inf, -1)
 
 
-class _ExactPlaces(AnchorGenerator):  # type: ignore[misc]
-    """Places in float32: in bf16, which features may have, those beyond 1,024 pixels are 0 or 16 wide instead of 8."""
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the places (P, 4) for each image; of features only sizes count."""
-        return cast(list[Tensor], super().forward(image_list, [level[:1, :1].float() for level in feature_maps]))
-
-
 def _fcos_small(n_classes: int, size: int) -> Detector:
     width = 64
     backbone = SmallBackbone((32, 64, 128, 256), width)
-    anchors = _ExactPlaces(((8,), (16,), (32,)), ((1.0,),) * 3)
+    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
     shared = {"score_thresh": MIN_SCORE, "nms_thresh": 0.5, "detections_per_img": MAX_FOUND, "topk_candidates": 300}
     sizes = {"min_size": size, "max_size": size}
     head = _SmallHead(width, n_classes, 2)
@@ -473,6 +516,8 @@ TORCHVISION: dict[str, Callable[[int, int], Detector]] = {
 }
 """Name -> takes the number of classes and the size of the images."""
 TRANSFORMERS = ("rf_detr", "d_fine")
+_HEAD = re.compile(r"(.*[._])?(bbox|class)_(embed|head)(\.\d+)?")
+"""Where their heads for boxes and classes stand; some lie in a list of layers."""
 
 
 def build(config: Mapping[str, Any]) -> Detector:
@@ -497,4 +542,9 @@ def _transformers(name: str, config: Mapping[str, Any]) -> nn.Module:
         "d_fine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
     }
     config_kind, kind = kinds[name]
-    return cast(nn.Module, kind(config_kind.from_dict(dict(config))))
+    network = cast(nn.Module, kind(config_kind.from_dict(dict(config))))
+    if name == "d_fine":
+        decoder = cast(Any, network).model.decoder
+        decoder.integral = _Exact(decoder.integral)
+    _answer_exactly(*(part for place, part in network.named_modules() if _HEAD.fullmatch(place)))
+    return network

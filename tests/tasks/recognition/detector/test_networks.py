@@ -117,6 +117,27 @@ def test_networks_of_transformers_have_all_they_compute_with_on_the_device(of):
         assert {value.device for row in found for value in row.values()} == {FAR}
 
 
+@pytest.mark.parametrize(
+    "of",
+    [
+        {**config("fcos_small"), "image_size": 640},
+        {**config("ssdlite320_mobilenet_v3_large"), "image_size": 640},
+        {**config("fasterrcnn_mobilenet_v3_large_320_fpn"), "image_size": 640},
+        config("d_fine", transformers=D_FINE, mean=[0, 0, 0], std=[1, 1, 1]),
+        config("rf_detr", transformers=RF_DETR, mean=[0.5] * 3, std=[0.2] * 3),
+    ],
+    ids=lambda of: of["network"],
+)
+def test_boxes_are_finer_than_the_steps_of_bf16(of):
+    torch.manual_seed(0)
+    model, size = build(of).eval(), of["image_size"]
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        boxes = model.find(torch.rand(1, 3, size, size))[0]["boxes"]
+    inside = boxes[(boxes > size / 8) & (boxes < size - 0.01)]
+    assert len(inside) > 5
+    assert (inside == inside.bfloat16().float()).float().mean() < 0.5
+
+
 def scene_boxes(generator, n, size):
     low = torch.rand(n, 2, generator=generator) * size * 0.8
     return torch.cat([low, low + 4 + torch.rand(n, 2, generator=generator) * size * 0.6], dim=1)
