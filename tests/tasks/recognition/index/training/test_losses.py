@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tasks.recognition.index.training.losses import MarginHead
 
@@ -36,3 +37,13 @@ def test_a_share_of_the_margin_is_in_force():
     head.share = 0.5
     vector = torch.nn.functional.normalize(head.directions.detach(), dim=1)
     assert head(vector, torch.tensor([0])).item() == pytest.approx(0.8, abs=1e-5)
+
+
+def test_cosines_are_finer_than_the_steps_of_bf16():
+    torch.manual_seed(0)
+    head = MarginHead(16, 5, "cosface", 0.2, 16.0)
+    vectors = F.normalize(torch.randn(8, 16), dim=1)
+    labels = torch.arange(8) % 5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = head(vectors, labels)
+    assert torch.equal(mixed, head(vectors, labels))
