@@ -105,7 +105,7 @@ class Far(TorchDispatchMode):
         out = _computed(func, args, kwargs or {})
         name = func.overloadpacket.__name__
         if any(isinstance(value, FarTensor) for value in tree_leaves((args, kwargs, out))):
-            if wait := _wait(name, args, kwargs or {}):
+            if wait := _wait(name, args, kwargs or {}, out):
                 self.waits[wait] += 1
             elif name not in FREE:
                 self.launches[name] += 1
@@ -117,12 +117,11 @@ class Far(TorchDispatchMode):
         self.waits.clear()
 
 
-def _wait(name: str, args: Any, kwargs: dict[str, Any]) -> str:
+def _wait(name: str, args: Any, kwargs: dict[str, Any], out: Any) -> str:
     """Return what an operation waits for, "" where it does not."""
     if name in ("_to_copy", "copy_"):
         source = args[1] if name == "copy_" else args[0]
-        from_far = isinstance(source, FarTensor)
-        to_far = isinstance(args[0], FarTensor) if name == "copy_" else _goes_far(args[0], kwargs)
+        from_far, to_far = isinstance(source, FarTensor), isinstance(out, FarTensor)
         if from_far == to_far or to_far and (kwargs.get("non_blocking") or args[2:3] == (True,)):
             return ""
         return f"{name} to the device" if to_far else f"{name} from the device"
@@ -133,11 +132,6 @@ def _wait(name: str, args: Any, kwargs: dict[str, Any]) -> str:
             return f"{name} by a mask"
         return f"{name} by the host's" if any(not isinstance(index, FarTensor) for index in given) else ""
     return name if name in WAITS else ""
-
-
-def _goes_far(tensor: Tensor, kwargs: dict[str, Any]) -> bool:
-    wanted = kwargs.get("device")
-    return isinstance(tensor, FarTensor) if wanted is None else torch.device(wanted).type == FAR.type
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

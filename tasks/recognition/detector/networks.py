@@ -431,9 +431,10 @@ class _SmallFcos(detection.FCOS):  # type: ignore[misc]
         boxes = F.pad(pad_sequence([row["boxes"] for row in targets], batch_first=True), (0, 0, 0, 1))
         labels = F.pad(pad_sequence([row["labels"] for row in targets], True, -1), (0, 1), value=-1)
         which = self._matched(places, [level[0, 0].numel() for level in levels], boxes, labels >= 0)
-        wanted = labels.gather(1, which.clamp(min=0)).where(which >= 0, -1)
-        self.n_places = (wanted >= 0).sum()
-        chosen = boxes.gather(1, which.clamp(min=0)[..., None].expand(-1, -1, 4))
+        there, which = which >= 0, which.clamp(min=0)
+        self.n_places = there.sum()
+        wanted = labels.gather(1, which).where(there, -1)
+        chosen = boxes.gather(1, which[..., None].expand(-1, -1, 4))
         return self.head.losses(self.head(levels), places, chosen, wanted)
 
     @torch.no_grad()
